@@ -1,0 +1,171 @@
+//! Tensors: what comes in ([`TensorView`]) and what goes out ([`Tensor`]).
+
+use crate::{Error, Result};
+use backplane_abi::dtype::{DType, dense_bytes};
+use std::borrow::Cow;
+
+/// A number that can be an element.
+pub trait Element: Copy + Send + Sync + 'static + sealed::Plain {
+    /// Its type.
+    const DTYPE: DType;
+}
+
+pub(crate) mod sealed {
+    /// Plain numbers, whose every bit pattern is a value.
+    pub trait Plain {}
+}
+
+macro_rules! elements {
+    ($($t:ty => $dtype:ident),*) => { $(
+        impl sealed::Plain for $t {}
+        impl Element for $t { const DTYPE: DType = DType::$dtype; }
+    )* };
+}
+elements!(u8 => Uint8, u16 => Uint16, u32 => Uint32, u64 => Uint64, i8 => Int8, i16 => Int16, i32 => Int32,
+    i64 => Int64, f32 => Fp32, f64 => Fp64, half::f16 => Fp16, half::bf16 => Bf16);
+
+/// A tensor of a request: borrowed from the host until the request is finished.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: DType,
+    pub(crate) shape: &'a [i64],
+    pub(crate) data: &'a [u8],
+}
+
+impl<'a> TensorView<'a> {
+    /// Its name.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// Its element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Its sides; empty for a scalar.
+    pub fn shape(&self) -> &'a [i64] {
+        self.shape
+    }
+
+    /// How many elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().map(|&side| side as usize).product()
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its memory, dense and row-major.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// Its elements; copied only where the memory is not aligned for `T`.
+    ///
+    /// # Errors
+    /// When its type is not `T`'s.
+    pub fn elements<T: Element>(&self) -> Result<Cow<'a, [T]>> {
+        if self.dtype != T::DTYPE {
+            return Err(Error::invalid(format!(
+                "tensor `{}` is {}, and must be {}",
+                self.name,
+                self.dtype.name(),
+                T::DTYPE.name()
+            ))
+            .with_param(self.name));
+        }
+        Ok(crate::sys::cast(self.data))
+    }
+
+    /// Its byte strings, in row-major order.
+    ///
+    /// # Errors
+    /// When it is not of type BYTES, or the lengths do not add up.
+    pub fn strings(&self) -> Result<Vec<&'a [u8]>> {
+        let bad = || {
+            Error::invalid(format!("tensor `{}` does not hold {} byte strings", self.name, self.len()))
+                .with_param(self.name)
+        };
+        if self.dtype != DType::Bytes {
+            return Err(Error::invalid(format!(
+                "tensor `{}` is {}, and must be BYTES",
+                self.name,
+                self.dtype.name()
+            ))
+            .with_param(self.name));
+        }
+        let (mut rest, mut strings) = (self.data, Vec::new());
+        for _ in 0..self.len() {
+            let (head, tail) = rest.split_first_chunk::<4>().ok_or_else(bad)?;
+            let (string, tail) = tail.split_at_checked(u32::from_le_bytes(*head) as usize).ok_or_else(bad)?;
+            strings.push(string);
+            rest = tail;
+        }
+        if rest.is_empty() { Ok(strings) } else { Err(bad()) }
+    }
+}
+
+/// A tensor of a result. Dense, row-major; its memory is handed to the host, not copied.
+#[derive(Debug)]
+pub struct Tensor {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) shape: Vec<i64>,
+    pub(crate) data: crate::sys::Memory,
+}
+
+impl Tensor {
+    /// Numbers in `shape`.
+    ///
+    /// # Errors
+    /// When `shape` does not have as many elements as `data`.
+    pub fn new<T: Element>(name: impl Into<String>, shape: &[i64], data: Vec<T>) -> Result<Self> {
+        let (name, bytes) = (name.into(), std::mem::size_of_val(data.as_slice()));
+        if dense_bytes(T::DTYPE, shape) != Some(bytes) {
+            return Err(Error::internal(format!(
+                "output `{name}` has {} elements, not {shape:?}",
+                data.len()
+            )));
+        }
+        Ok(Self { name, dtype: T::DTYPE, shape: shape.to_vec(), data: crate::sys::Memory::of(data) })
+    }
+
+    /// Byte strings in `shape`.
+    ///
+    /// # Errors
+    /// When `shape` does not have as many elements as `strings`, or one is longer than 4 GiB.
+    pub fn strings<S: AsRef<[u8]>>(name: impl Into<String>, shape: &[i64], strings: &[S]) -> Result<Self> {
+        let name = name.into();
+        if dense_bytes(DType::Uint8, shape) != Some(strings.len()) {
+            return Err(Error::internal(format!(
+                "output `{name}` has {} elements, not {shape:?}",
+                strings.len()
+            )));
+        }
+        let mut data = Vec::with_capacity(strings.iter().map(|s| s.as_ref().len() + 4).sum());
+        for string in strings {
+            let string = string.as_ref();
+            let len = u32::try_from(string.len())
+                .map_err(|_| Error::internal(format!("a byte string of output `{name}` is over 4 GiB")))?;
+            data.extend_from_slice(&len.to_le_bytes());
+            data.extend_from_slice(string);
+        }
+        Ok(Self { name, dtype: DType::Bytes, shape: shape.to_vec(), data: crate::sys::Memory::of(data) })
+    }
+
+    /// Memory as it is, for element types without a Rust type (BOOL) or data that is already laid out.
+    ///
+    /// # Errors
+    /// When `shape` of `dtype` does not take as many bytes as `data` has.
+    pub fn raw(name: impl Into<String>, dtype: DType, shape: &[i64], data: Vec<u8>) -> Result<Self> {
+        let name = name.into();
+        if dtype != DType::Bytes && dense_bytes(dtype, shape) != Some(data.len()) {
+            return Err(Error::internal(format!("output `{name}` has {} bytes, not {shape:?}", data.len())));
+        }
+        Ok(Self { name, dtype, shape: shape.to_vec(), data: crate::sys::Memory::of(data) })
+    }
+}
