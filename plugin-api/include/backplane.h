@@ -15,7 +15,7 @@
  * ---- Rules that hold for every table and struct ---------------------------------------------------------
  * 1. It starts with struct_size and flags. The writer sets struct_size to the sizeof it was compiled with;
  *    the reader treats members beyond it as absent (BP_HAS). Unknown bits in the upper half of flags
- *    (BP_FLAG_REQUIRED_MASK) must be refused with BP_UNIMPLEMENTED; unknown bits in the lower half are
+ *    (BP_FLAG_REQUIRED_MASK) must be refused with BP_BAD_STRUCT; unknown bits in the lower half are
  *    ignored. Arrays of structs carry a stride: element i is at base + i * stride.
  * 2. Within major 1 members are only appended. Nothing is reordered, retyped or reused. Reserved members are 0.
  * 3. No implicit padding (gcc -Wpadded), so a member added later never hides in an old hole.
@@ -372,7 +372,7 @@ typedef struct bp_model {
   void (*close)(struct bp_model *model);
 } bp_model;
 
-/* The library itself. */
+/* The library itself. Until init has returned BP_OK the other functions answer BP_BAD_STATE, and get_extension NULL. */
 typedef struct bp_plugin {
   uint32_t struct_size, flags;
   void *self;

@@ -18,8 +18,8 @@ pub struct Error {
     pub message: String,
     /// For machines: a stable word such as `context_length_exceeded`.
     pub reason: Option<String>,
-    /// Figures: `{"n_prompt": 5000}`.
-    pub details: Map<String, Value>,
+    /// Figures: `{"n_prompt": 5000}`. Boxed, since every result of a plugin is as large as its error.
+    pub details: Box<Map<String, Value>>,
     /// When it is worth trying again.
     pub retry_after: Option<Duration>,
     /// Whether the instance that failed can serve no more; the host replaces it.
@@ -34,7 +34,7 @@ impl Error {
             code,
             message: message.into(),
             reason: None,
-            details: Map::new(),
+            details: Box::default(),
             retry_after: None,
             poisons: false,
             panicked: false,

@@ -50,6 +50,14 @@ fn panic_error(payload: Box<dyn std::any::Any + Send>) -> Error {
     Error::panic(text)
 }
 
+/// How long a struct of ABI 1.0 was: up to and including its last member of then. A peer that writes less is broken;
+/// `size_of` would also refuse every older peer as soon as a member is appended.
+macro_rules! since_1_0 {
+    ($table:ty, $last:ident: $type:ty) => {
+        std::mem::offset_of!($table, $last) + size_of::<$type>()
+    };
+}
+
 // ---- the plugin's side ------------------------------------------------------------------------------------------
 
 struct PluginBox<P> {
@@ -70,9 +78,8 @@ pub unsafe fn entry<P: Plugin>(
     if host.is_null() || out.is_null() {
         return BP_NULL_ARGUMENT;
     }
-    // Everything of 1.0 must be there: up to and including `finish`.
     // SAFETY: the caller's promise.
-    if unsafe { bp_host::read(host, size_of::<bp_host>()) }.is_none() {
+    if unsafe { bp_host::read(host, since_1_0!(bp_host, finish: usize)) }.is_none() {
         return BP_BAD_STRUCT;
     }
     let mut plugin =
@@ -109,6 +116,9 @@ unsafe fn plugin_of<'a, P: Plugin>(plugin: *mut bp_plugin) -> &'a PluginBox<P> {
 unsafe extern "C" fn init<P: Plugin>(plugin: *mut bp_plugin, config_json: bp_str, err: bp_err) -> bp_code {
     // SAFETY: the host calls with what `entry` gave it.
     let this = unsafe { plugin_of::<P>(plugin) };
+    if this.plugin.get().is_some() {
+        return BP_BAD_STATE;
+    }
     answer(this.host, err, || {
         // SAFETY: valid until we return, says the header.
         let text = unsafe { config_json.bytes() };
@@ -131,7 +141,8 @@ unsafe extern "C" fn bid<P: Plugin>(
 ) -> bp_code {
     // SAFETY: the host calls with what `entry` gave it; the query is valid until we return.
     let (this, query) = unsafe { (plugin_of::<P>(plugin), bp_query::read(query, 0)) };
-    let (Some(query), false) = (query, out.is_null()) else { return BP_BAD_STRUCT };
+    // SAFETY: null, or a bid of the host's that says how long it is.
+    let (Some(query), Some(_)) = (query, unsafe { bp_bid::read(out, 0) }) else { return BP_BAD_STRUCT };
     let Some(plugin) = this.plugin.get() else { return BP_BAD_STATE };
     let claim = guard(|| {
         Ok(plugin.bid(&Query {
@@ -187,11 +198,14 @@ unsafe extern "C" fn model_open<P: Plugin>(
 ) -> bp_code {
     // SAFETY: the host calls with what `entry` gave it.
     let this = unsafe { plugin_of::<P>(plugin) };
+    let Some(plugin) = this.plugin.get() else { return BP_BAD_STATE };
+    if out.is_null() {
+        return BP_NULL_ARGUMENT;
+    }
     answer(this.host, err, || {
-        let plugin = this.plugin.get().ok_or_else(|| Error::internal("model_open was called before init"))?;
         // SAFETY: valid until we return.
         let spec: ModelSpec = serde_json::from_slice(unsafe { model_json.bytes() })?;
-        let model = ModelBox::leak(this.host, plugin.open(&spec)?)?;
+        let model = ModelBox::leak(this.host, &spec, plugin.open(&spec)?)?;
         // SAFETY: the host passes a place to write to.
         unsafe { *out = model };
         Ok(())
@@ -214,11 +228,31 @@ struct ModelBox {
     table: bp_model,
     host: Host,
     describe: String,
+    card: Arc<Card>,
     model: Box<dyn Model>,
 }
 
+/// What a model was opened to serve.
+struct Card {
+    name: String,
+    capabilities: Vec<String>,
+}
+
+impl Card {
+    /// Requests for other capabilities are refused by the SDK, so that no plugin answers a question nobody asked.
+    fn serves(&self, capability: &str) -> bool {
+        self.capabilities.is_empty() || self.capabilities.iter().any(|served| served == capability)
+    }
+
+    fn refuse(&self, request: Request) {
+        let (name, asked, served) = (&self.name, request.capability(), self.capabilities.join("`, `"));
+        let message = format!("model `{name}` does not serve `{asked}`, it serves `{served}`");
+        request.finish(Err(Error::new(Code::Unimplemented, message)));
+    }
+}
+
 impl ModelBox {
-    fn leak(host: Host, model: Box<dyn Model>) -> Result<*mut bp_model> {
+    fn leak(host: Host, spec: &ModelSpec, model: Box<dyn Model>) -> Result<*mut bp_model> {
         let describe = serde_json::to_string(&model.describe())
             .map_err(|error| Error::internal(format!("the model's description is not JSON: {error}")))?;
         let (exec_class, max_inflight, max_batch) = match model.execution() {
@@ -226,7 +260,8 @@ impl ModelBox {
             Execution::Concurrent { max_inflight, max_batch } => (BP_CONCURRENT, max_inflight, max_batch),
             Execution::Continuous { max_inflight } => (BP_CONTINUOUS, max_inflight, 1),
         };
-        let boxed = Box::into_raw(Box::new(ModelBox { table: bp_model::new(), host, describe, model }));
+        let card = Arc::new(Card { name: spec.name.clone(), capabilities: spec.capabilities.clone() });
+        let boxed = Box::into_raw(Box::new(ModelBox { table: bp_model::new(), host, describe, card, model }));
         // SAFETY: just made, and nobody else has it yet. `describe` does not move: it is behind the box.
         unsafe {
             (*boxed).table = bp_model {
@@ -271,8 +306,12 @@ unsafe extern "C" fn instance_new(
             index: placement.index,
         };
         let instance = this.model.instance(&seat)?;
-        let boxed =
-            Box::into_raw(Box::new(InstanceBox { table: bp_instance::new(), host: this.host, instance }));
+        let boxed = Box::into_raw(Box::new(InstanceBox {
+            table: bp_instance::new(),
+            host: this.host,
+            card: this.card.clone(),
+            instance,
+        }));
         // SAFETY: just made, nobody else has it yet; the host passes a place to write to.
         unsafe {
             (*boxed).table = bp_instance {
@@ -351,6 +390,7 @@ unsafe extern "C" fn model_close(model: *mut bp_model) {
 struct InstanceBox {
     table: bp_instance,
     host: Host,
+    card: Arc<Card>,
     instance: Box<dyn Instance>,
 }
 
@@ -361,12 +401,14 @@ unsafe fn instance_of<'a>(instance: *mut bp_instance) -> &'a InstanceBox {
     unsafe { &*(*instance).self_.cast::<InstanceBox>() }
 }
 
+const REQUEST_1_0: usize = since_1_0!(bp_request, capability_version: u32);
+
 unsafe extern "C" fn submit(
     instance: *mut bp_instance,
     requests: *const bp_request,
     n: u32,
     stride: u32,
-    err: bp_err,
+    _err: bp_err,
 ) -> bp_code {
     // SAFETY: the host calls with what instance_new gave it.
     let this = unsafe { instance_of(instance) };
@@ -376,8 +418,7 @@ unsafe extern "C" fn submit(
     let mut taken = Vec::with_capacity(n as usize);
     for row in 0..n as usize {
         // SAFETY: n rows at this stride, says the header; each begins with its size.
-        let raw =
-            unsafe { bp_request::read(requests.byte_add(row * stride as usize), size_of::<bp_request>()) };
+        let raw = unsafe { bp_request::read(requests.byte_add(row * stride as usize), REQUEST_1_0) };
         match raw {
             Some(raw) => taken.push(Request { raw, host: this.host, finished: false }),
             None => {
@@ -387,10 +428,18 @@ unsafe extern "C" fn submit(
             }
         }
     }
-    answer(this.host, err, || {
-        this.instance.submit(taken);
+    // From here on every request is finished, by the instance or by its Drop: the answer is OK even after a panic.
+    if let Err(error) = guard(|| {
+        let foreign = taken.extract_if(.., |request| !this.card.serves(request.capability()));
+        foreign.for_each(|request| this.card.refuse(request));
+        if !taken.is_empty() {
+            this.instance.submit(taken);
+        }
         Ok(())
-    })
+    }) {
+        log(this.host, Level::Error, &format!("submit: {error}"));
+    }
+    BP_OK
 }
 
 unsafe extern "C" fn cancel(instance: *mut bp_instance, request: bp_req) -> bp_code {
@@ -672,58 +721,76 @@ pub fn cast<T: crate::tensor::Element>(bytes: &[u8]) -> Cow<'_, [T]> {
 
 pub fn tensors(request: &Request) -> Result<Vec<TensorView<'_>>> {
     let (base, stride) = (request.raw.r#in, request.raw.in_stride as usize);
-    (0..request.raw.n_in as usize)
+    let tensors = (0..request.raw.n_in as usize)
         .map(|row| {
             // SAFETY: n_in rows at in_stride, valid until finish (header, bp_request).
             unsafe { view(base.byte_add(row * stride)) }
         })
-        .collect()
+        .collect::<Result<Vec<_>>>()?;
+    let mut names: Vec<_> = tensors.iter().map(TensorView::name).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::invalid(format!("tensor `{}` comes twice", pair[0])).with_param(pair[0])),
+        None => Ok(tensors),
+    }
 }
 
+/// A tensor as the SDK shows it: in CPU memory, dense, with exactly the bytes that its shape takes. After this
+/// function nothing about its shape is in doubt.
+///
 /// # Safety
 /// `tensor` and what it points to stay valid for `'a`.
 unsafe fn view<'a>(tensor: *const bp_tensor) -> Result<TensorView<'a>> {
     // SAFETY: the caller's promise.
-    let raw = unsafe { bp_tensor::read(tensor, std::mem::offset_of!(bp_tensor, sync_kind)) }
+    let raw = unsafe { bp_tensor::read(tensor, since_1_0!(bp_tensor, sync: u64)) }
         .ok_or_else(|| Error::invalid("a tensor of the request is malformed"))?;
     // SAFETY: the caller's promise.
     let name =
         unsafe { raw.name.text() }.ok_or_else(|| Error::invalid("the name of a tensor is not UTF-8"))?;
     let wrong = |what: &str| Error::invalid(format!("tensor `{name}` {what}")).with_param(name);
     let dtype = DType::from_raw(raw.code, raw.bits)
+        .filter(|_| raw.lanes == 1)
         .ok_or_else(|| wrong("has an element type the SDK does not know"))?;
     if raw.dev_type != BP_DEV_CPU {
         return Err(wrong("is not in CPU memory"));
     }
-    let shape: &[i64] = if raw.ndim <= 0 || raw.shape.is_null() {
-        &[]
-    } else {
+    let shape: &[i64] = match usize::try_from(raw.ndim) {
+        Ok(0) => &[],
         // SAFETY: ndim values, says the header.
-        unsafe { std::slice::from_raw_parts(raw.shape, raw.ndim as usize) }
+        Ok(ndim) if !raw.shape.is_null() => unsafe { std::slice::from_raw_parts(raw.shape, ndim) },
+        _ => return Err(wrong(&format!("has {} dimensions and no shape", raw.ndim))),
     };
+    // One byte an element: how many elements there are, and whether that is a number at all.
+    let count = dense_bytes(DType::Uint8, shape)
+        .ok_or_else(|| wrong(&format!("has the shape {shape:?}, which no tensor has")))?;
     if !raw.strides.is_null() {
         // SAFETY: ndim values when not null.
         let strides = unsafe { std::slice::from_raw_parts(raw.strides, shape.len()) };
         let mut dense = 1;
         for (&side, &stride) in shape.iter().zip(strides).rev() {
-            if side > 1 && stride != dense {
+            if side > 1 && count > 0 && stride != dense {
                 return Err(wrong("is not dense"));
             }
-            dense *= side;
+            dense = dense.saturating_mul(side);
         }
     }
-    let data: &[u8] = if raw.data.is_null() || raw.nbytes == 0 {
+    let (offset, nbytes) = (raw.byte_offset, raw.nbytes);
+    if offset.checked_add(nbytes).is_none_or(|end| end > isize::MAX as u64) {
+        return Err(wrong(&format!("claims {nbytes} bytes at offset {offset}, which no memory has")));
+    }
+    let data: &[u8] = if raw.data.is_null() || nbytes == 0 {
         &[]
     } else {
         // SAFETY: nbytes behind data + byte_offset, says the header.
         unsafe {
-            std::slice::from_raw_parts(
-                raw.data.cast::<u8>().byte_add(raw.byte_offset as usize),
-                raw.nbytes as usize,
-            )
+            std::slice::from_raw_parts(raw.data.cast::<u8>().byte_add(offset as usize), nbytes as usize)
         }
     };
-    if dtype != DType::Bytes && dense_bytes(dtype, shape) != Some(data.len()) {
+    if dtype == DType::Bytes {
+        if !crate::tensor::holds_strings(data, count) {
+            return Err(wrong(&format!("has {} bytes, which are not {count} byte strings", data.len())));
+        }
+    } else if dense_bytes(dtype, shape) != Some(data.len()) {
         return Err(wrong(&format!("has {} bytes, which is not {shape:?} of {}", data.len(), dtype.name())));
     }
     Ok(TensorView { name, dtype, shape, data })
@@ -829,7 +896,8 @@ pub fn call(call: Call<'_>) -> Result<Answer> {
 
 unsafe extern "C" fn on_chunk(ctx: *mut c_void, chunk: *const bp_chunk) -> bp_code {
     // SAFETY: `ctx` is the Arc of `call`, alive until on_done; the chunk is valid until we return.
-    let (inbox, chunk) = unsafe { (&*ctx.cast::<Inbox>(), bp_chunk::read(chunk, size_of::<bp_chunk>())) };
+    let (inbox, chunk) =
+        unsafe { (&*ctx.cast::<Inbox>(), bp_chunk::read(chunk, since_1_0!(bp_chunk, stride: u32))) };
     let Some(chunk) = chunk else { return BP_BAD_STRUCT };
     let taken = guard(|| {
         let mut state = inbox.answer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -857,7 +925,7 @@ unsafe extern "C" fn on_done(ctx: *mut c_void, done: *const bp_done) {
     // SAFETY: `ctx` is the Arc of `call`, given away to exactly this last callback.
     let inbox = unsafe { Arc::from_raw(ctx.cast::<Inbox>()) };
     // SAFETY: valid until we return.
-    let done = unsafe { bp_done::read(done, size_of::<bp_done>()) };
+    let done = unsafe { bp_done::read(done, since_1_0!(bp_done, confidence: f64)) };
     let result = match &done {
         None => Err(Error::internal("the host ended the call with a malformed struct")),
         // SAFETY: null, or valid until we return.

@@ -84,12 +84,8 @@ impl<'a> TensorView<'a> {
     /// Its byte strings, in row-major order.
     ///
     /// # Errors
-    /// When it is not of type BYTES, or the lengths do not add up.
+    /// When it is not of type BYTES.
     pub fn strings(&self) -> Result<Vec<&'a [u8]>> {
-        let bad = || {
-            Error::invalid(format!("tensor `{}` does not hold {} byte strings", self.name, self.len()))
-                .with_param(self.name)
-        };
         if self.dtype != DType::Bytes {
             return Err(Error::invalid(format!(
                 "tensor `{}` is {}, and must be BYTES",
@@ -98,15 +94,24 @@ impl<'a> TensorView<'a> {
             ))
             .with_param(self.name));
         }
-        let (mut rest, mut strings) = (self.data, Vec::new());
-        for _ in 0..self.len() {
-            let (head, tail) = rest.split_first_chunk::<4>().ok_or_else(bad)?;
-            let (string, tail) = tail.split_at_checked(u32::from_le_bytes(*head) as usize).ok_or_else(bad)?;
-            strings.push(string);
-            rest = tail;
-        }
-        if rest.is_empty() { Ok(strings) } else { Err(bad()) }
+        let mut rest = self.data;
+        Ok(std::iter::from_fn(|| next_string(&mut rest)).collect())
     }
+}
+
+/// Takes the first byte string off `rest`: a little-endian length and that many bytes.
+fn next_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, tail) = rest.split_first_chunk::<4>()?;
+    let (string, tail) = tail.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    *rest = tail;
+    Some(string)
+}
+
+/// Whether `data` is exactly `count` byte strings.
+pub(crate) fn holds_strings(data: &[u8], count: usize) -> bool {
+    let mut rest = data;
+    // Each takes four bytes at least: a count beyond that needs no walk.
+    count <= data.len() / 4 && (0..count).all(|_| next_string(&mut rest).is_some()) && rest.is_empty()
 }
 
 /// A tensor of a result. Dense, row-major; its memory is handed to the host, not copied.
@@ -167,5 +172,24 @@ impl Tensor {
             return Err(Error::internal(format!("output `{name}` has {} bytes, not {shape:?}", data.len())));
         }
         Ok(Self { name, dtype, shape: shape.to_vec(), data: crate::sys::Memory::of(data) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_strings_add_up_or_are_refused() {
+        let bytes = [2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0];
+        let view = TensorView { name: "s", dtype: DType::Bytes, shape: &[2], data: &bytes };
+        assert_eq!(view.strings().unwrap(), [&b"ab"[..], b""]);
+        assert!(holds_strings(&bytes, 2));
+        assert!(!holds_strings(&bytes, 1), "something is left");
+        assert!(!holds_strings(&bytes, 3), "one is missing");
+        assert!(!holds_strings(&bytes[..5], 1), "one is cut");
+        assert!(!holds_strings(&[255, 255, 255, 255], 1), "a length beyond the end");
+        assert!(!holds_strings(&bytes, usize::MAX));
+        assert!(holds_strings(&[], 0));
     }
 }
