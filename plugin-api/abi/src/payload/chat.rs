@@ -77,7 +77,7 @@ pub struct Message {
 }
 
 /// What a message says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Content {
     /// Plain text.
@@ -85,13 +85,8 @@ pub enum Content {
     /// Text and other media in order.
     Parts(Vec<Part>),
     /// None: an assistant message that only calls tools.
+    #[default]
     Absent,
-}
-
-impl Default for Content {
-    fn default() -> Self {
-        Content::Absent
-    }
 }
 
 /// A part of a message.

@@ -1,0 +1,103 @@
+//! The JSON Schemas in `docs/capabilities/` say what the payload types say.
+
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod support;
+
+use backplane_abi::payload::tensor::Description;
+use backplane_abi::payload::{Usage, chat, classify, complete, embed, rerank, tensor};
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Value, json};
+
+/// A document that describes the named parts; the types they are made of stand under `$defs`.
+fn document(title: &str, about: &str, describe: impl FnOnce(&mut Parts)) -> String {
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    let mut parts = Parts { generator, properties: serde_json::Map::new() };
+    describe(&mut parts);
+    let definitions = Value::Object(parts.generator.take_definitions(true));
+    let schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": title,
+        "description": about,
+        "type": "object",
+        "properties": parts.properties,
+        "$defs": definitions,
+    });
+    serde_json::to_string_pretty(&schema).unwrap() + "\n"
+}
+
+struct Parts {
+    generator: SchemaGenerator,
+    properties: serde_json::Map<String, Value>,
+}
+
+impl Parts {
+    fn add<T: JsonSchema>(&mut self, name: &str) -> &mut Self {
+        let schema = self.generator.subschema_for::<T>();
+        self.properties.insert(name.to_owned(), schema.into());
+        self
+    }
+}
+
+#[test]
+fn the_published_schemas_are_those_of_the_types() {
+    let documents = [
+        (
+            chat::CAPABILITY,
+            document("chat/1", "A conversation in, the next message out, piece by piece.", |parts| {
+                parts.add::<chat::Params>("params").add::<chat::Chunk>("chunk").add::<Usage>("usage");
+            }),
+        ),
+        (
+            complete::CAPABILITY,
+            document("complete/1", "Text in, its continuation out.", |parts| {
+                parts.add::<complete::Params>("params").add::<complete::Chunk>("chunk").add::<Usage>("usage");
+            }),
+        ),
+        (
+            embed::CAPABILITY,
+            document(
+                "embed/1",
+                "Texts in, one chunk with the tensor `embeddings`, FP32 [inputs, dimensions], out.",
+                |parts| {
+                    parts.add::<embed::Params>("params").add::<Usage>("usage");
+                },
+            ),
+        ),
+        (
+            rerank::CAPABILITY,
+            document(
+                "rerank/1",
+                "A query and documents in, one chunk with a relevance for each document out.",
+                |parts| {
+                    parts.add::<rerank::Params>("params").add::<rerank::Chunk>("chunk").add::<Usage>("usage");
+                },
+            ),
+        ),
+        (
+            classify::CAPABILITY,
+            document("classify/1", "Texts in, one chunk with labels and scores for each out.", |parts| {
+                parts.add::<classify::Params>("params").add::<classify::Chunk>("chunk").add::<Usage>("usage");
+            }),
+        ),
+        (
+            tensor::CAPABILITY,
+            document(
+                "tensor.infer/1",
+                "Named tensors in, named tensors out; they travel beside the JSON.",
+                |parts| {
+                    parts.add::<tensor::Params>("params");
+                },
+            ),
+        ),
+        (
+            "describe",
+            document("describe", "What an opened model says of itself: bp_model.describe_json.", |parts| {
+                parts.add::<Description>("description");
+            }),
+        ),
+    ];
+    for (name, text) in documents {
+        let file = if name == "describe" { "describe".to_owned() } else { format!("{name}.1") };
+        support::golden(&format!("../../docs/capabilities/{file}.schema.json"), &text, "schemas");
+    }
+}
