@@ -1,5 +1,7 @@
 //! `backplane.h` compiles everywhere it promises to, and its comments are the manual it promises to be.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test helper fails by panicking")]
+
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod support;
 

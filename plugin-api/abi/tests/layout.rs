@@ -1,5 +1,7 @@
 //! The Rust tables are laid out as C lays out `backplane.h`, and stay laid out that way.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test helper fails by panicking")]
+
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod support;
 

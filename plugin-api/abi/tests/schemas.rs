@@ -1,5 +1,7 @@
 //! The JSON Schemas in `docs/capabilities/` say what the payload types say.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test helper fails by panicking")]
+
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod support;
 
