@@ -1,1 +1,90 @@
-//! Under construction.
+//! Echo: the plugin to copy, and the one to test a host with.
+//!
+//! It serves one capability, `echo`, and gives back what it is given: text in as many pieces as asked for, and tensors
+//! as they came. On request it is slow, fails, panics, hangs, or asks another plugin (see [`params`]).
+//!
+//! A plugin is three traits. [`Plugin`] is the library and opens models; [`Model`] is an opened model and makes
+//! instances; [`Instance`] is a running copy and takes requests. This one has a kind of instance for each of the three
+//! ways a host can call one, chosen by the model's parameter `execution`:
+//!
+//! - `concurrent`: called from several threads at once. [`each`] makes such an instance out of a function.
+//! - `serial`: called on one thread with up to eight requests, as an engine that computes batches wants it ([`serial`]).
+//! - `continuous`: takes requests at any time and schedules them itself, as a language model does ([`continuous`]).
+//!
+//! Most plugins need the first and nothing else: then [`echo`] and this file are all there is.
+
+mod continuous;
+mod echo;
+mod params;
+mod serial;
+
+use backplane_plugin::prelude::*;
+use serde::Deserialize;
+
+/// The library. It has no state of its own; one that needs the host's log or its configuration keeps them here.
+struct EchoPlugin;
+
+impl Plugin for EchoPlugin {
+    const ID: &'static str = "dev.backplane.echo";
+
+    fn init(host: Host, _config: &Value) -> Result<Self> {
+        host.log(Level::Debug, "echo is ready");
+        Ok(EchoPlugin)
+    }
+
+    fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
+        let Parameters { execution } = model.parameters()?;
+        Ok(Box::new(EchoModel { execution }))
+    }
+}
+
+/// `[parameters]` of a model's card. A misspelt one is an error that names it.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Parameters {
+    execution: Class,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Class {
+    #[default]
+    Concurrent,
+    Serial,
+    Continuous,
+}
+
+/// An opened model. Here is the place for weights that instances share.
+struct EchoModel {
+    execution: Class,
+}
+
+impl Model for EchoModel {
+    fn execution(&self) -> Execution {
+        match self.execution {
+            Class::Concurrent => Execution::Concurrent { max_inflight: 64, max_batch: 1 },
+            Class::Serial => Execution::Serial { max_batch: 8 },
+            Class::Continuous => Execution::Continuous { max_inflight: 64 },
+        }
+    }
+
+    fn describe(&self) -> Description {
+        Description { platform: Some("echo".to_owned()), ..Description::default() }
+    }
+
+    fn instance(&self, _seat: &Seat) -> Result<Box<dyn Instance>> {
+        match self.execution {
+            Class::Concurrent => Ok(each(|request| echo::serve(request, None))),
+            Class::Serial => Ok(Box::<serial::Serial>::default()),
+            Class::Continuous => Ok(Box::new(continuous::Continuous::start()?)),
+        }
+    }
+
+    /// A word is a token here. A host that knows the number before it admits a request can hold a token budget.
+    fn count_tokens(&self, _capability: &str, params_json: &str) -> Result<Option<u64>> {
+        let params: params::Params = serde_json::from_str(params_json)?;
+        Ok(Some(params.words()))
+    }
+}
+
+export_plugin!(EchoPlugin, include_str!("../plugin.toml"));
