@@ -1,2 +1,3 @@
-//! Under construction.
+//! Language models in GGUF, served by llama.cpp.
 pub mod engine;
+pub mod sys;

@@ -62,11 +62,6 @@ impl ChatTemplate {
         Ok(Self { environment, bos, eos, native_tools })
     }
 
-    /// Whether the template itself knows tools.
-    pub fn knows_tools(&self) -> bool {
-        self.native_tools
-    }
-
     /// The prompt text, ending where the assistant goes on.
     ///
     /// # Errors

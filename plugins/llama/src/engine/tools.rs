@@ -47,11 +47,6 @@ impl ToolParser {
         self.calls
     }
 
-    /// Whether the text so far ends inside a call.
-    pub fn in_call(&self) -> bool {
-        self.call.is_some()
-    }
-
     /// Takes a piece of the answer.
     pub fn push(&mut self, text: &str) -> Parsed {
         let mut parsed = Parsed::default();
@@ -453,7 +448,6 @@ mod tests {
         let parsed = parser.push("<tool_call>{\"name\": \"f\", \"arguments\": {\"city\": \"Par");
         assert_eq!(parsed.calls[0].name.as_deref(), Some("f"));
         assert_eq!(parsed.calls[1].arguments, "{\"city\": \"Par");
-        assert!(parser.in_call());
     }
 
     fn any_text() -> impl Strategy<Value = String> {

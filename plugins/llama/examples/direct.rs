@@ -1,0 +1,167 @@
+//! The yardstick: llama-cpp-2 called directly, without an engine, beside the engine, in one run.
+//!
+//! ```text
+//! cargo run --release -p backplane-llama --example direct -- MODEL.gguf [ROUNDS]
+//! ```
+//!
+//! Prints tokens per second of both at one and at four streams (greedy, one thread, rounds alternating) and the
+//! ratio, then what a token's log-probabilities cost. `make bench` reads the lines that begin with `bench`.
+#![expect(clippy::print_stdout, reason = "it prints what it measured")]
+
+use backplane_llama::engine::{Config, Delta, Engine, Push, Sink, Terms, Unlimited, bench};
+use backplane_plugin::payload::{Sampling, Usage, complete};
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::sampling::LlamaSampler;
+use llama_cpp_2::token::LlamaToken;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Instant;
+
+const TOKENS: u32 = 64;
+const PROMPTS: [&str; 4] = [
+    "The history of bread begins",
+    "A sailing boat needs",
+    "In the mountains of the north",
+    "Once upon a time there was a",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let path = arguments.next().ok_or("usage: direct MODEL.gguf [ROUNDS]")?;
+    let rounds: usize = arguments.next().map_or(Ok(5), |n| n.parse())?;
+    backplane_llama::sys::route_log(Box::new(|_, _| {}));
+    let config = Config { threads: 1, prompt_threads: 1, context: Some(1024), ..Config::default() };
+    let engine = Engine::open(Path::new(&path), config, Arc::new(Unlimited))?;
+    let backend = bench::backend()?;
+    let model = LlamaModel::load_from_file(backend, &path, &LlamaModelParams::default())?;
+    for streams in [1, 4] {
+        let (mut direct, mut through) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            direct.push(by_hand(backend, &model, streams)?);
+            through.push(by_engine(&engine, streams)?);
+        }
+        let (direct, through) = (median(direct), median(through));
+        println!(
+            "bench llama streams={streams} direct={direct:.1} engine={through:.1} ratio={:.3} (tokens/s, median of {rounds})",
+            through / direct
+        );
+    }
+    for vocabulary in [49_152, 151_936] {
+        let (ours, plain, top) = bench::logprobs(vocabulary);
+        println!(
+            "bench logprobs vocabulary={vocabulary} log_sum_exp={ours:.1} plain={plain:.1} top_20={top:.1} (microseconds)"
+        );
+    }
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Tokens per second after the prompts, all streams together.
+fn by_hand(
+    backend: &LlamaBackend,
+    model: &LlamaModel,
+    streams: usize,
+) -> Result<f64, Box<dyn std::error::Error>> {
+    let params = LlamaContextParams::default()
+        .with_n_ctx(NonZeroU32::new(4096))
+        .with_n_batch(256)
+        .with_n_ubatch(256)
+        .with_n_seq_max(4)
+        .with_kv_unified(true)
+        .with_n_threads(1)
+        .with_n_threads_batch(1);
+    let mut context = model.new_context(backend, params)?;
+    let mut batch = LlamaBatch::new(256, 1);
+    let mut at = Vec::new();
+    for (stream, prompt) in PROMPTS.iter().take(streams).enumerate() {
+        let tokens = model.vocab().tokenize(prompt.as_bytes(), true, false);
+        for (i, &token) in tokens.iter().enumerate() {
+            batch.add(token, i as i32, &[stream as i32], i + 1 == tokens.len())?;
+        }
+        at.push((tokens.len() as i32, batch.n_tokens() - 1));
+    }
+    context.decode(&mut batch)?;
+    let mut samplers: Vec<LlamaSampler> = (0..streams).map(|_| LlamaSampler::greedy()).collect();
+    let mut tokens: Vec<LlamaToken> =
+        samplers.iter_mut().zip(&at).map(|(sampler, &(_, last))| sampler.sample(&context, last)).collect();
+    let began = Instant::now();
+    let mut text = Vec::new();
+    for _ in 1..TOKENS {
+        batch.clear();
+        for (stream, &token) in tokens.iter().enumerate() {
+            model.vocab().token_to_piece_into(token, &mut text, false, None);
+            batch.add(token, at[stream].0, &[stream as i32], true)?;
+            at[stream].0 += 1;
+        }
+        context.decode(&mut batch)?;
+        for (stream, token) in tokens.iter_mut().enumerate() {
+            *token = samplers[stream].sample(&context, stream as i32);
+        }
+    }
+    Ok(f64::from((TOKENS - 1) * streams as u32) / began.elapsed().as_secs_f64())
+}
+
+struct Collect {
+    started: bool,
+    events: Sender<Event>,
+}
+
+enum Event {
+    First(Instant),
+    End(Instant),
+}
+
+impl Sink for Collect {
+    fn push(&mut self, _: &Delta) -> Push {
+        if !std::mem::replace(&mut self.started, true) {
+            let _ = self.events.send(Event::First(Instant::now()));
+        }
+        Push::Taken
+    }
+
+    fn is_gone(&self) -> bool {
+        false
+    }
+
+    fn finish(self: Box<Self>, _: backplane_plugin::Result<Usage>) {
+        let _ = self.events.send(Event::End(Instant::now()));
+    }
+}
+
+fn by_engine(engine: &Engine, streams: usize) -> Result<f64, Box<dyn std::error::Error>> {
+    let (sender, events) = channel();
+    for prompt in PROMPTS.iter().take(streams) {
+        let params = complete::Params {
+            prompt: complete::Prompt::Text((*prompt).to_owned()),
+            max_tokens: Some(TOKENS),
+            sampling: Sampling { temperature: Some(0.0), ignore_eos: true, ..Sampling::default() },
+            ..complete::Params::default()
+        };
+        engine.complete(
+            &params,
+            Terms::default(),
+            Box::new(Collect { started: false, events: sender.clone() }),
+        );
+    }
+    drop(sender);
+    let (mut first, mut end) = (None, Instant::now());
+    for event in events {
+        match event {
+            // The clock starts when all streams run, as it does by hand.
+            Event::First(at) => first = Some(at),
+            Event::End(at) => end = at,
+        }
+    }
+    let began = first.ok_or("the engine gave nothing")?;
+    Ok(f64::from((TOKENS - 1) * streams as u32) / (end - began).as_secs_f64())
+}

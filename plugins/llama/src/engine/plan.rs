@@ -1,0 +1,100 @@
+//! How much memory a model will take, from its header alone.
+
+use super::gguf::Header;
+use super::{CacheType, Config};
+use backplane_plugin::{Error, Result};
+
+/// Memory of a model once it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Weights.
+    pub weights: u64,
+    /// Keys and values of all slots.
+    pub cache: u64,
+    /// Buffers of a step, and the vocabulary.
+    pub scratch: u64,
+    /// Tokens one request may take in all.
+    pub context: u32,
+}
+
+impl Plan {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.cache + self.scratch
+    }
+
+    /// Plans for a file.
+    ///
+    /// Held by `tests/engine.rs` against what the process really takes.
+    ///
+    /// # Errors
+    /// `model_invalid` when the header lacks what every model has; `InvalidArgument` for a context the model was
+    /// not trained for.
+    pub fn new(header: &Header, config: &Config) -> Result<Self> {
+        let architecture = header.architecture();
+        let need = |key: &str| {
+            header.of_architecture(key).ok_or_else(|| {
+                Error::model_invalid(format!("the model file is not valid: it lacks `{architecture}.{key}`"))
+            })
+        };
+        if architecture.is_empty() {
+            return Err(Error::model_invalid("the model file is not valid: it lacks `general.architecture`"));
+        }
+        let layers = need("block_count")?;
+        let width = need("embedding_length")?;
+        if layers == 0 || layers > 4096 || width == 0 || width > 1 << 20 {
+            return Err(Error::model_invalid(format!(
+                "the model file is not valid: it claims {layers} layers of width {width}"
+            )));
+        }
+        let context = context(header, config)?;
+        // A model without attention (recurrent) has no cache that grows.
+        let heads = header.of_architecture("attention.head_count").unwrap_or(0);
+        let head = if heads == 0 { 0 } else { width / heads };
+        let key = header.of_architecture("attention.key_length").unwrap_or(head);
+        let value = header.of_architecture("attention.value_length").unwrap_or(head);
+        let kv_heads = header
+            .per_layer(&format!("{architecture}.attention.head_count_kv"), layers)
+            .unwrap_or_else(|| vec![heads; layers as usize]);
+        let per_token: u64 =
+            kv_heads.iter().take(layers as usize).map(|heads| heads.saturating_mul(key + value)).sum();
+        let tokens = u64::from(context) * u64::from(config.slots);
+        let (block, bytes) = config.cache_type.block();
+        let vocabulary = header.vocabulary.max(header.of_architecture("vocab_size").unwrap_or(0));
+        let batch = u64::from(config.batch);
+        // The largest buffers of a step: a row of logits for each token, the widest layer, the attention mask. The
+        // vocabulary takes a few hundred bytes an entry as text, hash map and merges.
+        let inner = header.of_architecture("feed_forward_length").unwrap_or(4 * width);
+        let scratch = 4 * batch * (vocabulary + 3 * inner.max(width) + 6 * width)
+            + 4 * u64::from(config.slots) * vocabulary
+            + 2 * batch * tokens
+            + 300 * vocabulary
+            + (16 << 20);
+        Ok(Self { weights: header.tensor_bytes, cache: per_token * tokens / block * bytes, scratch, context })
+    }
+}
+
+/// Tokens one request may take: as configured, else 4096 or what the model was trained for, whichever is less.
+fn context(header: &Header, config: &Config) -> Result<u32> {
+    const USUAL: u32 = 4096;
+    let trained =
+        header.of_architecture("context_length").and_then(|n| u32::try_from(n).ok()).unwrap_or(USUAL);
+    match config.context {
+        Some(context) if context > trained => Err(Error::invalid(format!(
+            "`context` is {context}, and the model was trained for {trained} tokens"
+        ))
+        .with_param("context")),
+        Some(context) => Ok(context),
+        None => Ok(trained.min(USUAL)),
+    }
+}
+
+impl CacheType {
+    /// Numbers in a block, bytes of a block.
+    fn block(self) -> (u64, u64) {
+        match self {
+            Self::F16 => (1, 2),
+            Self::Q8_0 => (32, 34),
+        }
+    }
+}
