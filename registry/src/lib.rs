@@ -1,1 +1,45 @@
-//! Under construction.
+//! What is installed: models with their sources, checksums and cards, and plugin libraries read without being run.
+//!
+//! Synchronous and plain: no server, no actors, no command line. A pull reports to a callback and can be stopped; the
+//! caller gives it a thread.
+//!
+//! ```no_run
+//! use backplane_registry::{Models, Progress, PullOptions};
+//!
+//! let models = Models::at("/var/lib/backplane");
+//! let installed = models.pull("smollm2", &PullOptions::default(), &mut |step| {
+//!     if let Progress::Downloading { done, total, .. } = step {
+//!         eprintln!("{done} of {total:?}");
+//!     }
+//! })?;
+//! println!("{} {:?}", installed.name, installed.file("model"));
+//! # Ok::<(), backplane_registry::RegistryError>(())
+//! ```
+
+mod capability;
+mod card;
+mod catalogue;
+mod digest;
+mod error;
+mod models;
+mod name;
+pub mod plugin;
+mod progress;
+mod pull;
+pub mod runtime;
+mod settings;
+mod source;
+mod store;
+mod strict;
+
+pub use capability::Capability;
+pub use card::{Card, FileSpec, Kind, Limits, MemoryHint, platform};
+pub use catalogue::Catalogue;
+pub use digest::{Digest, NotADigest};
+pub use error::{RegistryError, Result};
+pub use models::{Installed, InstalledFile, Listing, Models, PlannedFile, PullOptions, PullPlan, Removed};
+pub use name::ModelName;
+pub use progress::Progress;
+pub use pull::LARGE;
+pub use settings::{Settings, Token};
+pub use source::{Package, Source};

@@ -1,0 +1,406 @@
+//! The model card, `model.toml`: what a model is, what serves it, and which files it is made of.
+//!
+//! A card is the whole truth about an installed model. `pull` writes one from the catalogue or makes one up for a
+//! bare file; a person can write one next to files of their own, naming them by `path`.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::capability::Capability;
+use crate::digest::Digest;
+use crate::error::{RegistryError, Result};
+use crate::name::ModelName;
+use crate::source::Source;
+use crate::strict;
+
+/// A card. Unknown keys are refused with the nearest right name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    pub name: ModelName,
+    /// Other names that find this model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<ModelName>,
+    #[serde(default, skip_serializing_if = "Kind::is_model")]
+    pub kind: Kind,
+    /// Version of a runtime; it names the folder that the runtime is put in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// SPDX expression where there is one, else the licence's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub homepage: Option<String>,
+    /// Id of the plugin that has to open the model; without it any plugin that opens the format may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+    /// `gguf`, `onnx`, ...: matched against the formats a plugin opens.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub format: String,
+    /// What the model serves. Empty in the file means the default of its format.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<Capability>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub languages: Vec<String>,
+    /// Class names in the order of the model's output; a longer list is a file with the role `labels`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// The longest context the model was made for, in tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<u32>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub memory: MemoryHint,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
+    /// Handed to the plugin as it stands: context, slots, pooling, pre- and post-processing.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+    #[serde(default)]
+    pub files: Vec<FileSpec>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    #[default]
+    Model,
+    /// A shared library that plugins open, such as ONNX Runtime.
+    Runtime,
+}
+
+impl Kind {
+    fn is_model(&self) -> bool {
+        *self == Kind::Model
+    }
+}
+
+/// What the model needs beside its files, in bytes. A guess until the host has measured it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryHint {
+    /// Once per instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<u64>,
+    /// For each token of context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_token: Option<u64>,
+}
+
+/// Limits that hold where the configuration says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Requests that run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// Requests that may wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<u32>,
+    /// Tokens of output per request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u32>,
+}
+
+/// One file of a model, from exactly one of `source`, `parts` and `path`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSpec {
+    /// What the file is to the plugin: `model`, `tokenizer`, `labels`, `library`. Each role stands once.
+    pub role: String,
+    /// The file's own name, for those who care (a runtime is installed under it).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Pin. A file without one is trusted when it is first pulled, and pinned then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Bytes to transfer, where that is not `size`: a package carries more than the one file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download: Option<u64>,
+    /// `linux/x86_64`: the file is only for this system. Without it, for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Sources whose bytes, joined in order, are the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
+    /// A local file, relative to the card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// This machine as cards write it.
+pub fn platform() -> String {
+    format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH)
+}
+
+/// What a model of this format can do when its card does not say.
+fn default_capabilities(format: &str) -> &'static [&'static str] {
+    match format {
+        "gguf" => &["chat", "complete"],
+        "onnx" => &["tensor.infer"],
+        _ => &[],
+    }
+}
+
+impl Card {
+    /// Reads and checks a card. `origin` (a path, "the catalogue") stands before the error.
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        let invalid = |reason| RegistryError::InvalidCard { origin: origin.to_owned(), reason };
+        let mut card: Self = strict::from_toml(text).map_err(invalid)?;
+        if card.capabilities.is_empty() {
+            card.capabilities =
+                default_capabilities(&card.format).iter().map(|name| Capability::new(name, 1)).collect();
+        }
+        card.check().map_err(invalid)?;
+        Ok(card)
+    }
+
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(RegistryError::io("read", path))?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| RegistryError::InvalidCard {
+            origin: format!("the card of `{}`", self.name),
+            reason: error.to_string(),
+        })
+    }
+
+    /// A card for one bare file, whose format is known by its extension.
+    pub(crate) fn for_file(name: ModelName, file_name: &str, source: &Source) -> Result<Self> {
+        let extension = file_name.rsplit_once('.').map_or("", |(_, extension)| extension);
+        let format = match extension.to_ascii_lowercase().as_str() {
+            "gguf" => "gguf",
+            "onnx" => "onnx",
+            _ => {
+                return Err(RegistryError::InvalidSource {
+                    source_uri: source.to_string(),
+                    reason: format!(
+                        "`{file_name}` is neither a .gguf nor an .onnx file; for another format write a model.toml and pull that"
+                    ),
+                });
+            }
+        };
+        Self::parse(
+            &format!(
+                "name = \"{name}\"\nformat = \"{format}\"\n[[files]]\nrole = \"model\"\nsource = {}\n",
+                toml::Value::String(source.to_string())
+            ),
+            &source.to_string(),
+        )
+    }
+
+    /// The files for this machine.
+    pub fn files_here(&self) -> impl Iterator<Item = &FileSpec> {
+        let here = platform();
+        self.files.iter().filter(move |file| file.platform.as_ref().is_none_or(|platform| *platform == here))
+    }
+
+    /// Sum of the sizes of the files for this machine, where all are known.
+    pub fn size(&self) -> Option<u64> {
+        self.files_here().map(|file| file.size).sum()
+    }
+
+    /// First 12 digits of the SHA-256 of all that makes two models behave alike: the card without names and
+    /// provenance. A copy under another name has the same id.
+    pub fn id(&self) -> Result<String> {
+        let same = ModelName::from_file_stem("id")?;
+        let mut canonical = Self { name: same, aliases: Vec::new(), homepage: None, ..self.clone() };
+        canonical.description = None;
+        for file in &mut canonical.files {
+            *file = FileSpec {
+                role: file.role.clone(),
+                sha256: file.sha256,
+                path: file.path.clone(),
+                size: file.size,
+                ..FileSpec::default()
+            };
+        }
+        Ok(Digest::of(canonical.to_toml()?.as_bytes()).short())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let wanted = match self.kind {
+            Kind::Model => "model",
+            Kind::Runtime => "library",
+        };
+        match self.kind {
+            Kind::Model if self.format.is_empty() => {
+                return Err("`format` is missing: name it, such as `gguf` or `onnx`".into());
+            }
+            Kind::Model if self.capabilities.is_empty() => {
+                return Err(format!(
+                    "`capabilities` is missing, and the format `{}` has no default",
+                    self.format
+                ));
+            }
+            Kind::Runtime => {
+                let version = self.version.as_deref().ok_or("a runtime needs a `version`")?;
+                safe_file_name(version).map_err(|reason| format!("`version`: {reason}"))?;
+            }
+            Kind::Model => {}
+        }
+        let here = platform();
+        let mut roles = BTreeSet::new();
+        let mut elsewhere = Vec::new();
+        for file in &self.files {
+            file.check().map_err(|reason| format!("file `{}`: {reason}", file.role))?;
+            match &file.platform {
+                Some(platform) if *platform != here => elsewhere.push(platform.as_str()),
+                _ if !roles.insert(file.role.as_str()) => {
+                    return Err(format!("two files have the role `{}`", file.role));
+                }
+                _ => {}
+            }
+        }
+        if roles.contains(wanted) {
+            Ok(())
+        } else if elsewhere.is_empty() {
+            Err(format!("no file has the role `{wanted}`"))
+        } else {
+            Err(format!("there is no `{wanted}` for {here}, only for {}", elsewhere.join(", ")))
+        }
+    }
+}
+
+impl FileSpec {
+    /// Where the bytes come from, in order.
+    pub fn sources(&self) -> Result<Vec<Source>> {
+        self.source.iter().chain(&self.parts).map(|uri| uri.parse()).collect()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.role.is_empty()
+            || !self.role.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'))
+        {
+            return Err("a role consists of lower-case letters, digits, `_`, `-` and `.`".into());
+        }
+        if let Some(name) = &self.name {
+            safe_file_name(name).map_err(|reason| format!("`name`: {reason}"))?;
+        }
+        let origins = usize::from(self.source.is_some())
+            + usize::from(!self.parts.is_empty())
+            + usize::from(self.path.is_some());
+        if origins != 1 {
+            return Err(format!(
+                "exactly one of `source`, `parts` and `path` is needed, {origins} are given"
+            ));
+        }
+        if let Some(path) = &self.path {
+            let inside =
+                path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+            if !inside || path.as_os_str().is_empty() {
+                return Err(format!("`path` has to lie beside the card, `{}` does not", path.display()));
+            }
+        }
+        self.sources().map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// One component of a path, and a plain one.
+fn safe_file_name(name: &str) -> Result<(), String> {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+'));
+    if plain && !name.is_empty() && name.len() <= 128 && !name.starts_with('.') {
+        Ok(())
+    } else {
+        Err(format!("`{name}` cannot be a file name here"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "name = 'm'\nformat = 'gguf'\n[[files]]\nrole = 'model'\npath = 'm.gguf'\n";
+
+    fn refusal(text: &str) -> String {
+        Card::parse(text, "model.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_card_written_by_hand_gets_the_defaults_of_its_format() {
+        let card = Card::parse(MINIMAL, "model.toml").unwrap();
+        assert_eq!(card.capabilities, [Capability::new("chat", 1), Capability::new("complete", 1)]);
+        assert_eq!(Card::parse(&card.to_toml().unwrap(), "again").unwrap(), card);
+    }
+
+    #[test]
+    fn everything_survives_being_written() {
+        let text = format!(
+            "name = 'acme/x:1'\naliases = ['x']\ndescription = 'd'\nlicence = 'MIT'\nhomepage = 'h'\nplugin = 'com.acme.x'\n\
+             format = 'onnx'\ncapabilities = ['embed/2', 'tensor.infer']\nlanguages = ['en']\nlabels = ['a']\ncontext = 8\n\
+             [memory]\nscratch = 1\nper_token = 2\n[limits]\nconcurrency = 1\nqueue = 2\noutput_tokens = 3\n\
+             [parameters]\npooling = 'mean'\n[parameters.deep]\nlist = [1, 2.5, true]\n\
+             [[files]]\nrole = 'model'\nsha256 = '{0}'\nsize = 3\ndownload = 4\nparts = ['file:///a', 'file:///b']\n\
+             [[files]]\nrole = 'tokenizer'\nname = 't.json'\nsource = 'hf:o/r/t.json@v1'\n",
+            Digest::of(b"x")
+        );
+        let card = Card::parse(&text, "x").unwrap();
+        assert_eq!(card.capabilities[0], Capability::new("embed", 2));
+        assert_eq!(card.parameters["deep"]["list"][1], 2.5);
+        assert_eq!(Card::parse(&card.to_toml().unwrap(), "again").unwrap(), card);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_line_and_nearest_name() {
+        assert_eq!(
+            refusal(&format!("capabilitys = ['chat']\n{MINIMAL}")),
+            "model.toml: line 1: unknown key `capabilitys`, did you mean `capabilities`?"
+        );
+        let refused = refusal(&format!("{MINIMAL}sha265 = 'x'\n"));
+        assert!(refused.contains("unknown key `sha265`, did you mean `sha256`?"), "{refused}");
+    }
+
+    #[test]
+    fn what_does_not_make_sense_is_named() {
+        let file = |body: &str| format!("name = 'm'\nformat = 'gguf'\n[[files]]\nrole = 'model'\n{body}\n");
+        for (text, says) in [
+            (file(""), "exactly one of `source`, `parts` and `path` is needed, 0 are given"),
+            (file("path = 'a'\nsource = 'file:///a'"), "2 are given"),
+            (file("path = '../a'"), "has to lie beside the card"),
+            (file("path = '/etc/passwd'"), "has to lie beside the card"),
+            (file("source = 'oci:x'"), "`oci:` is not supported"),
+            (file("path = 'a'\nsha256 = 'abc'"), "64 hexadecimal digits"),
+            (file("path = 'a'\nname = '../a'"), "cannot be a file name"),
+            (format!("{MINIMAL}[[files]]\nrole = 'model'\npath = 'b'\n"), "two files have the role `model`"),
+            ("name = 'm'\nformat = 'gguf'\n".into(), "no file has the role `model`"),
+            ("name = 'm'\n[[files]]\nrole = 'model'\npath = 'm'\n".into(), "`format` is missing"),
+            (
+                "name = 'm'\nformat = 'odd'\n[[files]]\nrole = 'model'\npath = 'm'\n".into(),
+                "`odd` has no default",
+            ),
+            (MINIMAL.replace("'m'", "'../m'"), "is not a model name"),
+            (format!("capabilities = ['Chat!']\n{MINIMAL}"), "is not a capability"),
+            (
+                "name = 'r'\nkind = 'runtime'\n[[files]]\nrole = 'library'\npath = 'l'\n".into(),
+                "needs a `version`",
+            ),
+            (file("path = 'a'\nplatform = 'plan9/vax'"), "only for plan9/vax"),
+        ] {
+            let refused = refusal(&text);
+            assert!(refused.contains(says), "{text}\n=> {refused}");
+        }
+    }
+
+    #[test]
+    fn the_id_is_that_of_the_content() {
+        let card = Card::parse(MINIMAL, "x").unwrap();
+        let copy = Card { name: "other".parse().unwrap(), description: Some("d".into()), ..card.clone() };
+        let changed = Card { context: Some(1), ..card.clone() };
+        assert_eq!(card.id().unwrap(), copy.id().unwrap());
+        assert_ne!(card.id().unwrap(), changed.id().unwrap());
+        assert_eq!(card.id().unwrap().len(), 12);
+    }
+}

