@@ -40,7 +40,9 @@ fn simulate(policy: &mut Policy, actors: &mut [Actor], length: Nanos) {
             return;
         }
         match event {
-            Event::Ask(at) => actors[at].asked = Some((policy.ask(actors[at].seat, actors[at].want, now), now)),
+            Event::Ask(at) => {
+                actors[at].asked = Some((policy.ask(actors[at].seat, actors[at].want, now), now))
+            }
             Event::Release(at, count) => {
                 assert!(policy.release(actors[at].seat, count, now));
                 actors[at].steps += 1;
@@ -97,9 +99,13 @@ fn a_chat_that_pauses_leaves_both_threads_to_the_others() {
 
 #[test]
 fn use_follows_weight() {
-    for (threads, weights) in
-        [(1, vec![1.0, 1.0]), (1, vec![3.0, 1.0]), (2, vec![3.0, 1.0]), (2, vec![1.0, 1.0, 1.0]), (16, vec![5.0, 2.0, 1.0])]
-    {
+    for (threads, weights) in [
+        (1, vec![1.0, 1.0]),
+        (1, vec![3.0, 1.0]),
+        (2, vec![3.0, 1.0]),
+        (2, vec![1.0, 1.0, 1.0]),
+        (16, vec![5.0, 2.0, 1.0]),
+    ] {
         let mut policy = Policy::new(threads);
         let mut actors = Vec::new();
         for (at, weight) in weights.iter().enumerate() {
@@ -112,7 +118,10 @@ fn use_follows_weight() {
         for (at, weight) in weights.iter().enumerate() {
             let fair = 20.0 * f64::from(threads) * weight / weights.iter().sum::<f64>();
             let got = used(&policy, &format!("model{at}"));
-            assert!((got - fair).abs() <= 0.05 * fair, "{threads} threads, {weights:?}: model{at} {got} of {fair}");
+            assert!(
+                (got - fair).abs() <= 0.05 * fair,
+                "{threads} threads, {weights:?}: model{at} {got} of {fair}"
+            );
         }
     }
 }
@@ -139,7 +148,8 @@ fn idleness_saves_nothing_up() {
     let mut asked = seats.map(|seat| policy.ask(seat, 1, now));
     for _ in 0..100 {
         let mut winner = 0;
-        policy.dispatch(now, |id, _| winner = asked.iter().position(|other| *other == id).expect("one of two"));
+        policy
+            .dispatch(now, |id, _| winner = asked.iter().position(|other| *other == id).expect("one of two"));
         got[winner] += 1;
         now += MS;
         assert!(policy.release(seats[winner], 1, now));

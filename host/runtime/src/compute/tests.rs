@@ -64,7 +64,11 @@ fn closing_a_stuck_seat_frees_its_threads_and_ends_its_waits() {
     let taken_over = pool.join("c", 1.0);
     stuck.close();
     other.release(1).unwrap();
-    assert_eq!(taken_over.acquire(1, soon()), Ok(1), "the old seat has no say over the one that took its place");
+    assert_eq!(
+        taken_over.acquire(1, soon()),
+        Ok(1),
+        "the old seat has no say over the one that took its place"
+    );
 }
 
 #[test]
@@ -106,7 +110,8 @@ fn the_share_is_by_model_and_never_nothing() {
 fn many_threads_all_get_their_turns_and_never_hold_more_than_there_are() {
     let pool = Pool::new(2);
     let (out, over) = (AtomicU64::new(0), AtomicBool::new(false));
-    let clients: Vec<Client> = (0..8).map(|at| pool.join(&format!("m{}", at % 3), 1.0 + f64::from(at))).collect();
+    let clients: Vec<Client> =
+        (0..8).map(|at| pool.join(&format!("m{}", at % 3), 1.0 + f64::from(at))).collect();
     thread::scope(|scope| {
         for (at, client) in clients.iter().enumerate() {
             let (out, over) = (&out, &over);

@@ -1,0 +1,312 @@
+//! The configuration file, key by key. The doc comments here are the comments of `configs/backplane.toml` and the
+//! descriptions of the JSON Schema: both are generated from this file.
+
+use super::units::{Keep, MemoryBudget, Size, Span};
+use crate::job::KeepAlive;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+fn seconds(n: u64) -> Span {
+    Span(Duration::from_secs(n))
+}
+
+fn mebibytes(n: u64) -> Size {
+    Size(n << 20)
+}
+
+/// What a file may say.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    /// The HTTP server.
+    pub server: Server,
+    /// Who may ask.
+    pub auth: Auth,
+    /// What a key may use when nothing was set for it.
+    pub limits: Limits,
+    /// Plugins: the shared libraries that serve models.
+    pub plugins: Plugins,
+    /// Models: when they are opened and closed, what they are called.
+    pub models: Models,
+    /// Answers that are given again.
+    pub cache: Cache,
+    /// CPU threads, one pool for all plugins.
+    pub compute: Compute,
+    /// The log, on standard error.
+    pub log: Log,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Where to listen. Port 0 takes any free one.
+    pub address: String,
+    /// Threads that serve HTTP; 0: one per core.
+    pub workers: usize,
+    /// The largest body of a request.
+    pub body_limit: Size,
+    /// How deep the JSON of a request may nest, 1 to 128.
+    pub json_depth: usize,
+    /// How long a new connection may take to send its first byte.
+    pub first_byte_timeout: Span,
+    /// How long a client may take to send a request's header.
+    pub header_timeout: Span,
+    /// How long a client may take to send a request's body.
+    pub body_timeout: Span,
+    /// How long an idle connection stays open.
+    pub keep_alive: Span,
+    /// Connections at once, all threads together.
+    pub max_connections: usize,
+    /// How long open requests may take to finish when the host stops.
+    pub drain: Span,
+    /// Web pages that may call the API: origins such as "https://app.example.com", or "*" for any.
+    pub cors_origins: Vec<String>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:8484".to_owned(),
+            workers: 0,
+            body_limit: mebibytes(32),
+            json_depth: 64,
+            first_byte_timeout: seconds(5),
+            header_timeout: seconds(5),
+            body_timeout: seconds(15),
+            keep_alive: seconds(75),
+            max_connections: 10_000,
+            drain: seconds(30),
+            cors_origins: Vec::new(),
+        }
+    }
+}
+
+/// `[auth]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// Whether a request needs a key. Without, anybody who reaches the address is an admin: loopback only.
+    pub enabled: bool,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests a minute; 0: no limit.
+    pub requests_per_minute: u32,
+    /// Tokens, prompt and answer together, within `window`; 0: no limit.
+    pub tokens: u64,
+    /// The time that `tokens` counts for.
+    pub window: Span,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { requests_per_minute: 0, tokens: 0, window: seconds(24 * 3600) }
+    }
+}
+
+/// `[plugins]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plugins {
+    /// Folders to look for plugins in, besides the state directory's own.
+    pub dirs: Vec<PathBuf>,
+    /// Single files to load: shared libraries, wherever they lie.
+    pub load: Vec<PathBuf>,
+    /// Ids of plugins that are not to be loaded.
+    pub disabled: Vec<String>,
+    /// Settings of a plugin, by its id. The host does not read them; the plugin's own documentation says what
+    /// there is.
+    #[schemars(extend("x-example" = "[plugins.settings.\"dev.backplane.onnx\"]\nruntime = \"/opt/onnxruntime/lib/libonnxruntime.so\""))]
+    pub settings: BTreeMap<String, Map<String, Value>>,
+}
+
+/// `[models]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Models {
+    /// How long a model stays open after its last request: "5m", "0s" to close at once, "forever".
+    pub keep_alive: Keep,
+    /// Memory that all open models may take together: "8GiB", or a part of what the machine has. The least recently
+    /// used model is closed to make room.
+    pub memory_budget: MemoryBudget,
+    /// Requests that may wait for one model. One more is refused with 503 and a time to come back.
+    pub max_queue: usize,
+    /// How long a request may take that does not say so itself.
+    pub default_deadline: Span,
+    /// How long opening a model may take.
+    pub load_timeout: Span,
+    /// Cards (`model.toml`) of models to serve besides the installed ones.
+    pub cards: Vec<PathBuf>,
+    /// Other names for models. "*" stands for every name that is not known.
+    #[schemars(extend("x-example" = "[models.aliases]\n\"gpt-4o\" = \"smollm2\"\n\"*\" = \"smollm2\""))]
+    pub aliases: BTreeMap<String, String>,
+    /// What differs for one model. Every key may be left out.
+    #[serde(rename = "override")]
+    #[schemars(extend("x-example" = OVERRIDE_EXAMPLE))]
+    pub overrides: BTreeMap<String, Override>,
+    /// Names that stand for several models, the cheapest first: an answer whose confidence is below `escalate_below`
+    /// is asked of the next. Streams do not escalate.
+    #[schemars(extend("x-example" = "[models.routes.\"cascade\"]\nmodels = [\"smollm2\", \"qwen2.5-coder:0.5b\"]\nescalate_below = 0.6"))]
+    pub routes: BTreeMap<String, Route>,
+}
+
+/// Every key that may differ for one model.
+const OVERRIDE_EXAMPLE: &str = r#"[models.override."smollm2"]
+instances = 1           # copies of the model, each with its own thread
+max_queue = 64          # as above, for this model
+batch_window = "2ms"    # how long a batch that is not full waits for more
+max_batch = 32          # requests of one batch
+keep_alive = "forever"  # as above, for this model
+pin = true              # never closed by idleness or to make room
+weight = 2.0            # its part of the CPU threads, against 1.0 of every other model
+parameters = { context = 4096 }  # for the plugin, instead of what the model card says"#;
+
+impl Default for Models {
+    fn default() -> Self {
+        Self {
+            keep_alive: Keep(KeepAlive::For(Duration::from_secs(300))),
+            memory_budget: MemoryBudget::Percent(80.0),
+            max_queue: 64,
+            default_deadline: seconds(600),
+            load_timeout: seconds(300),
+            cards: Vec::new(),
+            aliases: BTreeMap::new(),
+            overrides: BTreeMap::new(),
+            routes: BTreeMap::new(),
+        }
+    }
+}
+
+/// `[models.override."name"]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Override {
+    /// Copies of the model, each with a thread of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<u32>,
+    /// Requests that may wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_queue: Option<usize>,
+    /// How long a batch that is not full waits for more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_window: Option<Span>,
+    /// Requests of one batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch: Option<usize>,
+    /// How long it stays open after its last request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<Keep>,
+    /// Whether it is never closed by idleness or to make room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin: Option<bool>,
+    /// Its part of the CPU threads, against 1.0 of every other model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+    /// For the plugin, instead of what the model card says.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub parameters: Map<String, Value>,
+}
+
+/// `[models.routes."name"]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Models in the order they are asked.
+    pub models: Vec<String>,
+    /// Confidence, 0 to 1, below which the next model is asked.
+    #[serde(default = "half")]
+    pub escalate_below: f64,
+}
+
+fn half() -> f64 {
+    0.5
+}
+
+/// `[cache]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// Whether answers are kept at all.
+    pub enabled: bool,
+    /// Memory for answers.
+    pub max_bytes: Size,
+    /// The largest answer that is kept.
+    pub max_entry: Size,
+    /// How long an answer is given again.
+    pub ttl: Span,
+    /// Capabilities whose answers are kept. Of "chat" and "complete" only those that would come out the same again:
+    /// with `temperature` 0, or with a `seed`.
+    pub capabilities: Vec<String>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_bytes: mebibytes(64),
+            max_entry: mebibytes(1),
+            ttl: seconds(600),
+            capabilities: ["chat", "complete", "embed", "rerank", "classify"].map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// `[compute]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compute {
+    /// Threads that all plugins together may keep busy; 0: one per core.
+    pub threads: u32,
+    /// Whether threads are granted by weight. Without, every plugin takes what it likes.
+    pub permits: bool,
+}
+
+impl Default for Compute {
+    fn default() -> Self {
+        Self { threads: 0, permits: true }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// "text", "json", or "auto": text on a terminal, JSON otherwise.
+    pub format: LogFormat,
+    /// "error", "warn", "info", "debug" or "trace"; for one part "info,backplane::router=debug".
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".to_owned() }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
