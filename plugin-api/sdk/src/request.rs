@@ -59,7 +59,12 @@ impl Request {
     /// # Errors
     /// When they do not fit; the message names the member.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T> {
-        Ok(serde_json::from_str(self.params_json())?)
+        let text = sys::bytes(&self.raw.params_json);
+        // A list would do for serde: it fills the members of a struct in order.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Error::invalid("the parameters are not a JSON object"));
+        }
+        Ok(serde_json::from_slice(text)?)
     }
 
     /// Its tensors.

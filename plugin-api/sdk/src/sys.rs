@@ -521,6 +521,12 @@ macro_rules! host_call {
     }};
 }
 
+/// Text of the host's or of ours, which may not be UTF-8.
+pub fn bytes(from: &bp_str) -> &[u8] {
+    // SAFETY: as `text`.
+    unsafe { from.bytes() }
+}
+
 /// Text of the host's or of ours; what is not UTF-8 reads as empty.
 pub fn text(from: &bp_str) -> &str {
     // SAFETY: the structs we are given hold strings valid for as long as the struct is used (header, Ownership), and

@@ -15,6 +15,7 @@ pub const TICK: Duration = Duration::from_millis(2);
 /// An answer on its way.
 pub struct Echo {
     params: Params,
+    /// How many requests came to the plugin together; the usage says so.
     batch: Option<usize>,
     /// What another plugin said.
     answer: Option<Vec<Value>>,
@@ -35,9 +36,6 @@ pub enum Step {
 #[derive(Serialize)]
 struct Piece<'a> {
     text: &'a str,
-    /// How many requests were in the call to the plugin.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    batch: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<&'a [Value]>,
 }
@@ -120,7 +118,7 @@ impl Echo {
     /// A piece of the text; the first one brings the tensors back, and what another plugin said.
     fn chunk(&self, request: &Request, text: &str) -> Result<Chunk> {
         let answer = self.answer.as_deref().filter(|_| self.sent == 0);
-        let mut chunk = Chunk::json(&Piece { text, batch: self.batch, answer })?;
+        let mut chunk = Chunk::json(&Piece { text, answer })?;
         if self.sent == 0 {
             for tensor in request.tensors()? {
                 let data = tensor.bytes().to_vec();
@@ -136,6 +134,10 @@ impl Echo {
             completion_tokens: self.sent as u64,
             ..Default::default()
         };
-        Done { usage: Some(self.params.usage.take().unwrap_or(counted)), confidence: self.params.confidence }
+        let mut usage = self.params.usage.take().unwrap_or(counted);
+        if let Some(batch) = self.batch {
+            usage.extra.insert("batch".to_owned(), batch.into());
+        }
+        Done { usage: Some(usage), confidence: self.params.confidence }
     }
 }
