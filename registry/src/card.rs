@@ -305,7 +305,17 @@ impl FileSpec {
                 return Err(format!("`path` has to lie beside the card, `{}` does not", path.display()));
             }
         }
-        self.sources().map(drop).map_err(|error| error.to_string())
+        for source in self.sources().map_err(|error| error.to_string())? {
+            if let Source::File(path) = source
+                && path.is_relative()
+            {
+                return Err(format!(
+                    "`{}` depends on where it is read from; name it by `path`",
+                    path.display()
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -371,6 +381,7 @@ mod tests {
             (file("path = 'a'\nsource = 'file:///a'"), "2 are given"),
             (file("path = '../a'"), "has to lie beside the card"),
             (file("path = '/etc/passwd'"), "has to lie beside the card"),
+            (file("source = './a.gguf'"), "name it by `path`"),
             (file("source = 'oci:x'"), "`oci:` is not supported"),
             (file("path = 'a'\nsha256 = 'abc'"), "64 hexadecimal digits"),
             (file("path = 'a'\nname = '../a'"), "cannot be a file name"),

@@ -60,7 +60,7 @@ impl Installed {
         let folder = card_path.parent().unwrap_or(Path::new("."));
         Self::new(card, card_path, |file| match (&file.path, file.source.as_deref().map(str::parse)) {
             (Some(path), _) => Some(folder.join(path)),
-            (None, Some(Ok(Source::File(path)))) => Some(folder.join(path)),
+            (None, Some(Ok(Source::File(path)))) => Some(path),
             _ => None,
         })
     }

@@ -194,10 +194,12 @@ impl Store {
     /// Bytes that have arrived for `key`.
     pub fn arrived(&self, key: &Digest) -> u64 {
         let prefix = key.to_string();
-        let mine =
-            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
-        let paths = list(&self.partials()).unwrap_or_default();
-        paths.iter().filter(|path| mine(path)).filter_map(|path| Some(path.metadata().ok()?.len())).sum()
+        let bytes = |path: PathBuf| {
+            let name = path.file_name()?.to_str()?;
+            let counts = name.starts_with(&prefix) && !name.ends_with(".etag");
+            counts.then(|| path.metadata().ok()).flatten().map(|meta| meta.len())
+        };
+        list(&self.partials()).unwrap_or_default().into_iter().filter_map(bytes).sum()
     }
 }
 

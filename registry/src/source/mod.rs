@@ -73,6 +73,7 @@ impl<'a> Fetcher<'a> {
     /// Brings one file into the store.
     pub fn fetch(&mut self, spec: &FileSpec, sources: &[Source], watch: &mut Watch<'_>) -> Result<Stored> {
         watch.file.clone_from(&spec.role);
+        watch.expected = spec.download.filter(|_| sources.len() == 1);
         let key = transfer_key(spec, sources);
         if let Some(stored) = self.present(spec, watch) {
             return Ok(stored);

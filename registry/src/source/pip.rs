@@ -60,7 +60,7 @@ fn run(settings: &Settings, package: &Package, work: &Path, watch: &mut Watch<'_
         if let Some(status) = child.0.try_wait().map_err(RegistryError::io("wait for", &settings.python))? {
             break status;
         }
-        watch.downloaded(size(work), None, 0);
+        watch.downloaded(size(work), watch.expected, 0);
         watch.pause(Duration::from_millis(100))?;
     };
     if status.success() {

@@ -94,12 +94,7 @@ fn parse(text: &str) -> Result<Source, String> {
         return parse_package(rest);
     }
     if let Some(rest) = text.strip_prefix("file:") {
-        let path = rest.strip_prefix("//").unwrap_or(rest);
-        return if path.is_empty() {
-            Err("it names no file".into())
-        } else {
-            Ok(Source::File(PathBuf::from(path)))
-        };
+        return if rest.is_empty() { Err("it names no file".into()) } else { Ok(file(rest)) };
     }
     if text.starts_with("https:") || text.starts_with("http:") {
         let url = Url::parse(text).map_err(|error| error.to_string())?;
@@ -117,9 +112,17 @@ fn parse(text: &str) -> Result<Source, String> {
         return Err("`oci:` is not supported; use `hf:`, `https:`, `file:` or `pypi:`".into());
     }
     if looks_like_a_path(text) {
-        return Ok(Source::File(PathBuf::from(text)));
+        return Ok(file(text));
     }
     Err("expected `hf:owner/repo/file`, `https://...`, `file:/path` or `pypi:package==version#path`".into())
+}
+
+/// `file:///path`, `file:/path` and `//path` are one file.
+fn file(path: &str) -> Source {
+    match path.strip_prefix('/') {
+        Some(rest) => Source::File(PathBuf::from(format!("/{}", rest.trim_start_matches('/')))),
+        None => Source::File(PathBuf::from(path)),
+    }
 }
 
 fn parse_hub(rest: &str) -> Result<Source, String> {

@@ -17,6 +17,8 @@ pub(crate) struct Watch<'a> {
     pub file: String,
     pub part: usize,
     pub parts: usize,
+    /// Bytes that the transfer will take, where the source itself does not say.
+    pub expected: Option<u64>,
 }
 
 /// Often enough for a smooth bar, seldom enough to cost nothing.
@@ -24,7 +26,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 
 impl<'a> Watch<'a> {
     pub fn new(report: &'a mut dyn FnMut(Progress), cancel: Option<&'a AtomicBool>) -> Self {
-        Self { report, cancel, last: None, file: String::new(), part: 1, parts: 1 }
+        Self { report, cancel, last: None, file: String::new(), part: 1, parts: 1, expected: None }
     }
 
     pub fn say(&mut self, progress: Progress) {

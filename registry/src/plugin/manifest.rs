@@ -1,0 +1,296 @@
+//! `plugin.toml`: what a plugin says of itself.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::capability::Capability;
+use crate::strict;
+
+/// A plugin's manifest. Keys that this host does not know are kept aside, not refused: a newer plugin may say more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Reverse DNS: `com.acme.speech`.
+    pub id: String,
+    pub version: String,
+    /// The ABI that the plugin was built against.
+    pub abi: AbiVersion,
+    /// The lowest ABI minor of a host that the plugin works with.
+    #[serde(default)]
+    pub min_host_minor: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Name and version of what it was built with, such as `backplane-plugin 1.0.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sdk: Option<String>,
+    /// Target triple, for people; the library's own header decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<Capability>,
+    /// Model formats that it opens, such as `gguf`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<String>,
+    /// Models that need no files: they are served as soon as the plugin is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<BuiltinModel>,
+    #[serde(default)]
+    pub isolation: Isolation,
+    #[serde(default)]
+    pub panic: Panics,
+    #[serde(default)]
+    pub runtime: RuntimeClass,
+    #[serde(default)]
+    pub resources: Resources,
+    /// JSON Schema of the plugin's section in the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_schema: Option<serde_json::Value>,
+    /// SPDX expression, or the licence's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
+    #[serde(default)]
+    pub licence_class: LicenceClass,
+    /// Public keys that may sign this plugin's licences and later versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vendor_keys: Vec<String>,
+    /// Top-level keys that this host does not know.
+    #[serde(skip)]
+    pub unknown_keys: Vec<String>,
+}
+
+/// A model inside a plugin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuiltinModel {
+    pub name: crate::name::ModelName,
+    /// Empty means all of the plugin's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<Capability>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Where the plugin wishes to run. The operator decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    #[default]
+    Any,
+    InProcess,
+    Worker,
+}
+
+/// What a panic in the plugin does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Panics {
+    /// It is caught inside the plugin.
+    #[default]
+    Unwind,
+    /// It ends the process.
+    Abort,
+}
+
+/// What runs beneath the plugin's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeClass {
+    #[default]
+    Native,
+    Go,
+    Jvm,
+    Python,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LicenceClass {
+    #[default]
+    Open,
+    /// Runs only with a licence file of its vendor.
+    Commercial,
+}
+
+/// What the plugin asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// Bytes that it needs beside its models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    #[serde(default)]
+    pub gpu: bool,
+    #[serde(default)]
+    pub network: bool,
+}
+
+/// Major and minor of the plugin ABI, written `1.0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AbiVersion {
+    pub major: u16,
+    pub minor: u16,
+}
+
+impl AbiVersion {
+    /// What this host speaks.
+    pub const HOST: Self = Self { major: backplane_abi::ABI_MAJOR, minor: backplane_abi::ABI_MINOR };
+}
+
+impl fmt::Display for AbiVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for AbiVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (major, minor) = text.split_once('.')?;
+            Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+        };
+        parse()
+            .ok_or_else(|| format!("`{text}` is not an ABI version: expected major and minor such as `1.0`"))
+    }
+}
+
+impl Serialize for AbiVersion {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AbiVersion {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Manifest {
+    /// Reads and checks a manifest; the error is one line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut manifest: Self = strict::from_toml(text)?;
+        manifest.check()?;
+        manifest.unknown_keys = unknown_keys(text);
+        Ok(manifest)
+    }
+
+    /// Whether only a process of its own can contain this plugin's failures.
+    pub fn needs_worker(&self) -> bool {
+        self.panic == Panics::Abort || self.runtime != RuntimeClass::Native
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let label = |label: &str| {
+            label.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+        };
+        if self.id.len() > 200 || self.id.split('.').count() < 2 || !self.id.split('.').all(label) {
+            return Err(format!(
+                "`id` is `{}`: expected a reversed domain name in lower case such as `com.acme.speech`",
+                self.id
+            ));
+        }
+        let plain =
+            self.version.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'+' | b'_'));
+        if !plain || self.version.len() > 100 || !self.version.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err(format!("`version` is `{}`: expected a version such as `1.0.0`", self.version));
+        }
+        for (i, model) in self.models.iter().enumerate() {
+            if self.models[..i].iter().any(|other| other.name == model.name) {
+                return Err(format!("two models are named `{}`", model.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unknown_keys(text: &str) -> Vec<String> {
+    const KNOWN: [&str; 18] = [
+        "id",
+        "version",
+        "abi",
+        "min_host_minor",
+        "description",
+        "sdk",
+        "target",
+        "capabilities",
+        "formats",
+        "models",
+        "isolation",
+        "panic",
+        "runtime",
+        "resources",
+        "config_schema",
+        "licence",
+        "licence_class",
+        "vendor_keys",
+    ];
+    let table: toml::Table = toml::from_str(text).unwrap_or_default();
+    table.into_iter().map(|(key, _)| key).filter(|key| !KNOWN.contains(&key.as_str())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "id = 'com.acme.x'\nversion = '1.0.0'\nabi = '1.0'\n";
+
+    #[test]
+    fn three_keys_are_enough() {
+        let manifest = Manifest::parse(MINIMAL).unwrap();
+        assert_eq!(manifest.abi, AbiVersion { major: 1, minor: 0 });
+        assert_eq!(manifest.isolation, Isolation::Any);
+        assert!(
+            !manifest.needs_worker() && manifest.capabilities.is_empty() && manifest.unknown_keys.is_empty()
+        );
+    }
+
+    #[test]
+    fn everything_that_a_plugin_can_say_is_read_and_written() {
+        let text = "id = 'com.acme.x'\nversion = '2.1.0-rc.1'\nabi = '1.7'\nmin_host_minor = 5\ndescription = 'd'\n\
+            sdk = 'backplane-plugin 1.0.0'\ntarget = 'x86_64-unknown-linux-gnu'\nformats = ['gguf']\nisolation = 'worker'\n\
+            panic = 'abort'\nruntime = 'go'\nlicence = 'MIT'\nlicence_class = 'commercial'\nvendor_keys = ['k']\n\
+            capabilities = ['chat', 'embed/2', { name = 'acme.speech.tts', version = 3, description = 'speaks', input_schema = { type = 'object' } }]\n\
+            config_schema = { type = 'object' }\n[resources]\nthreads = 2\nmemory = 1024\ngpu = true\nnetwork = true\n\
+            [[models]]\nname = 'm'\ncapabilities = ['chat']\nparameters = { slow = true }\n";
+        let manifest = Manifest::parse(text).unwrap();
+        assert_eq!(manifest.capabilities[1], Capability::new("embed", 2));
+        assert_eq!(manifest.capabilities[2].input_schema.as_ref().unwrap()["type"], "object");
+        assert_eq!(manifest.models[0].parameters["slow"], true);
+        assert!(manifest.needs_worker() && manifest.unknown_keys.is_empty());
+        assert_eq!(Manifest::parse(&toml::to_string(&manifest).unwrap()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn what_a_later_plugin_says_is_kept_aside() {
+        let manifest = Manifest::parse(&format!("colour = 'red'\n{MINIMAL}")).unwrap();
+        assert_eq!(manifest.unknown_keys, ["colour"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, says) in [
+            ("version = '1'\nabi = '1.0'".to_owned(), "missing field `id`"),
+            (MINIMAL.replace("com.acme.x", "acme"), "reversed domain name"),
+            (MINIMAL.replace("com.acme.x", "com..x"), "reversed domain name"),
+            (MINIMAL.replace("com.acme.x", "../../x"), "reversed domain name"),
+            (MINIMAL.replace("1.0.0", "../1"), "`version` is"),
+            (MINIMAL.replace("'1.0'\n", "'one'\n"), "line 3: `one` is not an ABI version"),
+            (format!("{MINIMAL}capabilities = ['Chat']"), "is not a capability"),
+            (format!("{MINIMAL}capabilities = [1]"), "expected a capability"),
+            (format!("{MINIMAL}[[models]]\nname = 'm'\n[[models]]\nname = 'M'"), "two models are named `m`"),
+            (format!("{MINIMAL}[resources]\nmemry = 1"), "unknown key `memry`, did you mean `memory`?"),
+            ("\0".to_owned(), "line 1"),
+        ] {
+            let refused = Manifest::parse(&text).unwrap_err();
+            assert!(refused.contains(says), "{text}\n=> {refused}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The registry as its users see it, against a hub and an index on loopback. No network is needed.
+
+//! The modules are `cfg(test)` so that lints know their helpers for tests.
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod models;
+#[cfg(test)]
+mod packages;
+#[cfg(test)]
+mod plugins;
+#[cfg(test)]
+mod transfer;
