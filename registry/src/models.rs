@@ -206,12 +206,14 @@ impl Models {
         Ok(freed)
     }
 
-    /// Reads every file of a model again and compares it with its checksum.
+    /// Reads every file of a model again and compares it with its checksum. A file that was changed is removed, so
+    /// that pulling the model again brings the right one.
     pub fn verify(&self, name: &str) -> Result<()> {
         let installed = self.resolve(name)?;
         for file in &installed.files {
             let found = Digest::of_file(&file.path).map_err(RegistryError::io("read", &file.path))?;
             if file.sha256.is_some_and(|expected| expected != found) {
+                store::remove(&file.path)?;
                 let missing = format!("the file `{}` ({})", file.role, file.path.display());
                 return Err(RegistryError::Incomplete { name: installed.name.to_string(), missing });
             }

@@ -1,5 +1,4 @@
 //! The registry as its users see it, against a hub and an index on loopback. No network is needed.
-
 //! The modules are `cfg(test)` so that lints know their helpers for tests.
 #[cfg(test)]
 mod common;

@@ -128,6 +128,8 @@ fn a_broken_model_hides_no_other_and_can_be_removed() {
 
     models.verify("good").unwrap();
     assert_eq!(models.verify("changed").unwrap_err().code(), "model_incomplete");
+    bench.pull(bench.path("changed.gguf").to_str().unwrap()).unwrap();
+    models.verify("changed").unwrap();
     for name in ["typo", "bad", "moved"] {
         models.remove(name).unwrap();
     }
