@@ -67,7 +67,7 @@ pub enum InspectError {
     #[error("{path}: a damaged ELF file: {reason}", path = .path.display())]
     Malformed { path: PathBuf, reason: String },
 
-    #[error("{path}: an ordinary shared library: it exports no `{ENTRY_SYMBOL}` and carries no manifest", path = .path.display())]
+    #[error("{path}: an ordinary library or program: it exports no `{ENTRY_SYMBOL}` and carries no manifest", path = .path.display())]
     NotAPlugin { path: PathBuf },
 
     #[error("{path}: exports `{ENTRY_SYMBOL}` but carries no manifest; add the note section `{NOTE_SECTION}` (the SDK's `export_plugin!` does)", path = .path.display())]
