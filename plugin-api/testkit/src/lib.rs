@@ -10,8 +10,8 @@
 //! PluginTest::load("target/debug/libword_count.so").unwrap().check_conformance(&[case]).assert_ok();
 //! ```
 //!
-//! A Rust plugin that is also built as an `rlib` can be tested without loading it:
-//! `PluginTest::of(word_count::backplane_export::bp_entry_v1)`.
+//! A Rust plugin of the same workspace is built and loaded by `PluginTest::build("word-count")`. One that is also an
+//! `rlib` can be tested without loading it: `PluginTest::of(word_count::backplane_export::bp_entry_v1)`.
 //!
 //! Its own tests can use the same host, call by call:
 //!
@@ -25,6 +25,7 @@
 //! ```
 
 mod answer;
+mod cargo;
 mod conformance;
 mod fault;
 mod host;

@@ -40,6 +40,15 @@ impl PluginTest {
         Ok(Self { path: Some(path.to_owned()), ..Self::of(entry) })
     }
 
+    /// A plugin of this workspace: builds its library as a user would, in the profile of the test that asks, and loads
+    /// it. Cargo does not build libraries before tests by itself.
+    ///
+    /// # Errors
+    /// When it cannot be built or loaded.
+    pub fn build(package: &str) -> Result<Self, String> {
+        Self::load(crate::cargo::library(package)?)
+    }
+
     /// A plugin that is linked into this test: `my_plugin::backplane_export::bp_entry_v1`.
     pub fn of(entry: EntryV1) -> Self {
         Self {

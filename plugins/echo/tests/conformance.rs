@@ -1,8 +1,6 @@
 //! Echo keeps the contract of `backplane.h`: linked into this test, and as the library that a host loads.
 
 use backplane_testkit::{Case, PluginTest, TensorInput};
-use std::path::PathBuf;
-use std::process::Command;
 
 /// One request for each class of execution.
 fn cases() -> Vec<Case> {
@@ -35,21 +33,5 @@ fn it_conforms_when_linked() {
 
 #[test]
 fn it_conforms_when_loaded() {
-    PluginTest::load(library()).unwrap().check_conformance(&cases()).assert_ok();
-}
-
-/// Builds the library as a user would, and asks cargo where it is.
-fn library() -> PathBuf {
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "-p", "backplane-echo", "--message-format=json"])
-        .output()
-        .expect("cargo can be started");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    String::from_utf8_lossy(&built.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "backplane_echo")
-        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
-        .find_map(|file| file.as_str().filter(|file| file.ends_with(".so")).map(PathBuf::from))
-        .expect("cargo built the library")
+    PluginTest::build("backplane-echo").unwrap().check_conformance(&cases()).assert_ok();
 }

@@ -1,0 +1,98 @@
+//! What echo does, through the tables, as its users see it.
+
+#![allow(clippy::unwrap_used, reason = "a test helper fails by panicking")]
+
+use backplane_testkit::{Answer, Code, End, Failure, Instance, PluginTest, RequestInput};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+fn plugin() -> PluginTest {
+    PluginTest::of(backplane_echo::backplane_export::bp_entry_v1)
+}
+
+fn open(execution: &str) -> Instance {
+    let model =
+        json!({"name": "echo", "capabilities": ["echo"], "parameters": {"execution": execution}}).to_string();
+    plugin().open(&model).unwrap().instance().unwrap()
+}
+
+fn ask(params: serde_json::Value) -> Answer {
+    open("concurrent").submit("echo", &params.to_string(), vec![]).wait()
+}
+
+#[test]
+fn text_comes_back_in_pieces_and_its_words_are_counted() {
+    let answer = ask(json!({"text": "one two three", "chunks": 4, "confidence": 0.5}));
+    assert_eq!(answer.chunks.len(), 4);
+    assert_eq!(answer.json()["text"], "one two three");
+    let End::Done { usage, confidence } = answer.end else { panic!("{}", answer.end) };
+    assert_eq!((usage["prompt_tokens"].as_u64(), confidence), (Some(3), Some(0.5)));
+    let model = open("concurrent").model().clone();
+    assert_eq!(model.count_tokens("echo", r#"{"text":"one two three"}"#).unwrap().unwrap(), 3);
+}
+
+#[test]
+fn it_fails_as_it_is_told() {
+    let fail = json!({"code": "unavailable", "message": "gone", "reason": "tested", "retry_after_ms": 7, "after": 1});
+    let answer = ask(json!({"text": "ab", "chunks": 2, "fail": fail}));
+    assert_eq!(answer.chunks.len(), 1);
+    let failure = answer.failure().unwrap();
+    assert_eq!(failure.canonical(), Some(Code::Unavailable));
+    assert_eq!((&*failure.message, &*failure.reason, failure.retry_after_ms), ("gone", "tested", 7));
+}
+
+#[test]
+fn an_unknown_parameter_is_refused_by_its_name() {
+    let failure = ask(json!({"txet": "typo"})).failure().cloned().unwrap();
+    assert_eq!(failure.canonical(), Some(Code::InvalidArgument));
+    assert!(failure.message.contains("`txet`"), "{}", failure.message);
+    let model = r#"{"name":"echo","parameters":{"exectuion":"serial"}}"#;
+    let failure = plugin().open(model).err().unwrap();
+    assert!(failure.message.contains("`exectuion`"), "{}", failure.message);
+}
+
+#[test]
+fn a_serial_instance_says_how_many_came_together() {
+    let instance = open("serial");
+    let request = RequestInput::new("echo", r#"{"text":"hi"}"#, vec![]);
+    for running in instance.send_batch(vec![request; 5]) {
+        let End::Done { usage, .. } = running.wait().end else { panic!("not done") };
+        assert_eq!(usage["batch"], 5);
+    }
+}
+
+#[test]
+fn a_waiting_request_notices_at_once_that_its_caller_left() {
+    for execution in ["concurrent", "serial", "continuous"] {
+        let running = open(execution).submit("echo", r#"{"text":"late","delay_ms":60000}"#, vec![]);
+        running.cancel();
+        let start = Instant::now();
+        assert_eq!(running.wait().failure().unwrap().canonical(), Some(Code::Cancelled));
+        assert!(start.elapsed() < Duration::from_secs(30), "it waited for its delay");
+    }
+}
+
+#[test]
+fn it_asks_another_plugin_and_gives_its_answer_back() {
+    let plugin = plugin().answering(|call| match call.capability.as_str() {
+        "com.example.double" => Ok(vec![json!({"n": call.params["n"].as_i64().unwrap_or(0) * 2})]),
+        _ => Err(Failure {
+            code: Code::NotFound as i32,
+            message: "nobody serves that".into(),
+            ..Failure::default()
+        }),
+    });
+    let instance = plugin.open(r#"{"name":"echo"}"#).unwrap().instance().unwrap();
+    let call =
+        |capability: &str| json!({"call": {"capability": capability, "params": {"n": 21}}}).to_string();
+    let answer = instance.submit("echo", &call("com.example.double"), vec![]).wait();
+    assert_eq!(answer.json()["answer"], json!([{"n": 42}]));
+    let answer = instance.submit("echo", &call("com.example.nothing"), vec![]).wait();
+    assert_eq!(answer.failure().unwrap().message, "nobody serves that");
+    // A host that lets no plugin call another says so.
+    let answer = open("concurrent").submit("echo", &call("com.example.double"), vec![]).wait();
+    assert_eq!(answer.failure().unwrap().canonical(), Some(Code::Unimplemented));
+    // And a thread that serves many requests must not wait for one.
+    let answer = open("continuous").submit("echo", &call("com.example.double"), vec![]).wait();
+    assert_eq!(answer.failure().unwrap().canonical(), Some(Code::Unimplemented));
+}
