@@ -75,6 +75,11 @@ pub use plugin::{
 pub use request::{Chunk, Pushed, Request};
 pub use tensor::{Element, Tensor, TensorView};
 
+/// What the SDK reads and writes JSON with, so that a plugin needs no other dependency: derive with
+/// `#[serde(crate = "backplane_plugin::serde")]`, or depend on `serde` yourself.
+pub use serde;
+pub use serde_json;
+
 /// Everything a plugin usually needs.
 pub mod prelude {
     pub use crate::{

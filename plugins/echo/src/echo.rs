@@ -5,7 +5,7 @@
 
 use crate::params::{Call, Params};
 use backplane_plugin::prelude::*;
-use serde::Serialize;
+use backplane_plugin::serde::Serialize;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ pub enum Step {
 
 /// A piece of the answer.
 #[derive(Serialize)]
+#[serde(crate = "backplane_plugin::serde")]
 struct Piece<'a> {
     text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]

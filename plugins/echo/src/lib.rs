@@ -19,7 +19,7 @@ mod params;
 mod serial;
 
 use backplane_plugin::prelude::*;
-use serde::Deserialize;
+use backplane_plugin::serde::Deserialize;
 
 /// The library. It has no state of its own; one that needs the host's log or its configuration keeps them here.
 struct EchoPlugin;
@@ -40,13 +40,13 @@ impl Plugin for EchoPlugin {
 
 /// `[parameters]` of a model's card. A misspelt one is an error that names it.
 #[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(crate = "backplane_plugin::serde", default, deny_unknown_fields)]
 struct Parameters {
     execution: Class,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(crate = "backplane_plugin::serde", rename_all = "lowercase")]
 enum Class {
     #[default]
     Concurrent,
@@ -82,7 +82,7 @@ impl Model for EchoModel {
 
     /// A word is a token here. A host that knows the number before it admits a request can hold a token budget.
     fn count_tokens(&self, _capability: &str, params_json: &str) -> Result<Option<u64>> {
-        let params: params::Params = serde_json::from_str(params_json)?;
+        let params: params::Params = backplane_plugin::serde_json::from_str(params_json)?;
         Ok(Some(params.words()))
     }
 }

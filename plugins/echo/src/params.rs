@@ -2,12 +2,12 @@
 
 use backplane_plugin::payload::Usage;
 use backplane_plugin::prelude::*;
-use serde::Deserialize;
+use backplane_plugin::serde::Deserialize;
 use std::time::Duration;
 
 /// Parameters of a request. All may be left out; an unknown one is refused by its name.
 #[derive(Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(crate = "backplane_plugin::serde", default, deny_unknown_fields)]
 pub struct Params {
     /// Given back.
     pub text: String,
@@ -50,7 +50,7 @@ impl Default for Params {
 
 /// How to fail.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(crate = "backplane_plugin::serde", deny_unknown_fields)]
 pub struct Fail {
     /// A canonical code by its name: `"unavailable"`.
     pub code: String,
@@ -69,7 +69,7 @@ pub struct Fail {
 
 /// A question to another plugin.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(crate = "backplane_plugin::serde", deny_unknown_fields)]
 pub struct Call {
     pub capability: String,
     /// Empty: the host chooses.
