@@ -1,1 +1,95 @@
-//! Under construction.
+//! The HTTP front of a Backplane host: OpenAI's API, the Open Inference Protocol, any capability, administration, and
+//! a page.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use backplane::{Config, Host};
+//! use backplane_server::Server;
+//!
+//! let host = Host::builder().config(Config::default()).start()?;
+//! let server = Server::start(host.clone(), host.config().server.clone())?;
+//! println!("listening on {}", server.address());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `app.rs` lists every route; `route.rs` is the way from a request to its handler; `error.rs` alone knows statuses of
+//! failures. What a connection must survive is in `gate`.
+
+mod admin;
+mod app;
+mod call;
+mod caller;
+mod capabilities;
+mod elements;
+mod error;
+mod fault;
+mod head;
+mod health;
+mod limits;
+mod oip;
+mod openai;
+mod openapi;
+mod options;
+mod page;
+mod parse;
+mod route;
+mod sse;
+mod stream;
+
+use actix_web::{App as Web, HttpServer, web};
+use backplane::Host;
+use backplane::config::ServerConfig;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    handle: actix_web::dev::ServerHandle,
+    thread: std::thread::JoinHandle<io::Result<()>>,
+}
+
+impl Server {
+    /// Listens, and answers with what the host says. Runs on a thread of its own with as many workers as configured.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub fn start(host: Host, config: ServerConfig) -> io::Result<Server> {
+        let listener = TcpListener::bind(config.address)?;
+        let address = listener.local_addr()?;
+        let shared = web::Data::new(app::App { host, body_limit: config.body_limit });
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name("server".to_owned()).spawn(move || {
+            actix_web::rt::System::new().block_on(async move {
+                let server = HttpServer::new(move || {
+                    let routes = app::routes();
+                    Web::new().app_data(shared.clone()).configure(|config| route::register(&routes, config))
+                })
+                .workers(config.workers.max(1))
+                .disable_signals()
+                .listen(listener)?
+                .run();
+                sender.send(server.handle()).ok();
+                server.await
+            })
+        })?;
+        let handle = receiver.recv().map_err(|_| io::Error::other("the server's thread ended at once"))?;
+        Ok(Server { address, handle, thread })
+    }
+
+    /// Where it listens: the port that the system chose where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, lets open requests finish within `drain`, and ends.
+    pub async fn stop(self, drain: Duration) {
+        let graceful = !drain.is_zero();
+        let stopped = self.handle.stop(graceful);
+        stopped.await;
+        drop(self.thread);
+    }
+}

@@ -1,0 +1,184 @@
+//! `/admin/v1`: what the operator sees and does. The command line and the page are its clients.
+
+use crate::call::{self, Call};
+use crate::openai::models::not_found;
+use crate::openai::wire::invalid;
+use crate::options::KeepAliveField;
+use crate::parse::Parsed;
+use actix_web::HttpResponse;
+use backplane::auth::{KeyLimits, NewKey, Role};
+use backplane::{LimitStatus, ModelInfo, Result};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Names are for people, and for lists that fit a screen.
+const MAX_NAME: usize = 128;
+
+/// `GET /admin/v1/whoami`: for any key.
+pub(crate) async fn whoami(call: Call) -> Result<HttpResponse> {
+    let caller = &call.caller;
+    call::json(&json!({
+        "tenant": caller.tenant,
+        "key": caller.key,
+        "role": caller.role,
+        "limits": call.host().limits(caller).iter().map(limit).collect::<Vec<_>>(),
+    }))
+}
+
+fn limit(status: &LimitStatus) -> Value {
+    json!({
+        "scope": status.scope,
+        "dimension": status.dimension,
+        "limit": status.limit,
+        "remaining": status.remaining,
+        "reset_seconds": status.reset.map(|reset| reset.as_secs_f64()),
+    })
+}
+
+// ---- models
+
+/// `GET /admin/v1/models`
+pub(crate) async fn models(call: Call) -> Result<HttpResponse> {
+    call::json(&json!({ "data": call.host().models() }))
+}
+
+/// `GET /admin/v1/models/{m}`
+pub(crate) async fn model(call: Call) -> Result<HttpResponse> {
+    call::json(&model_of(&call).await?)
+}
+
+async fn model_of(call: &Call) -> Result<ModelInfo> {
+    let name: String = call.path().await?;
+    call.host().model(&name).ok_or_else(|| not_found(&name))
+}
+
+/// How a model is to be opened.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub(crate) struct LoadRequest {
+    /// How long it stays open without being asked: `"5m"`, seconds, `0`, or `-1` for ever; if absent, as configured.
+    #[serde(default)]
+    keep_alive: Option<KeepAliveField>,
+}
+
+/// `POST /admin/v1/models/{m}/load`
+pub(crate) async fn load(mut call: Call) -> Result<HttpResponse> {
+    let model = model_of(&call).await?;
+    let options = call.options()?;
+    let request = call.json_or_default::<LoadRequest>().await?.value;
+    let keep_alive = request.keep_alive.map(|field| field.0).or(options.keep_alive);
+    call::json(&call.host().load(&model.name, keep_alive).await?)
+}
+
+/// `POST /admin/v1/models/{m}/unload`
+pub(crate) async fn unload(call: Call) -> Result<HttpResponse> {
+    let model = model_of(&call).await?;
+    call.host().unload(&model.name).await?;
+    call::json(&call.host().model(&model.name).ok_or_else(|| not_found(&model.name))?)
+}
+
+/// `GET /admin/v1/models/{m}/plan`
+pub(crate) async fn plan(call: Call) -> Result<HttpResponse> {
+    let model = model_of(&call).await?;
+    call::json(&call.host().plan(&model.name).await?)
+}
+
+/// `POST /admin/v1/refresh`: after something was pulled, removed or dropped in.
+pub(crate) async fn refresh(call: Call) -> Result<HttpResponse> {
+    call.host().refresh().await?;
+    call::json(&json!({ "models": call.host().models().len(), "plugins": call.host().plugins().len() }))
+}
+
+/// `GET /admin/v1/plugins`
+pub(crate) async fn plugins(call: Call) -> Result<HttpResponse> {
+    call::json(&json!({ "data": call.host().plugins() }))
+}
+
+// ---- keys
+
+/// `GET /admin/v1/keys`
+pub(crate) async fn keys(call: Call) -> Result<HttpResponse> {
+    call::json(&json!({ "data": call.host().keys().await? }))
+}
+
+/// A key to be made.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct KeyRequest {
+    /// For people.
+    name: String,
+    /// `user` or `admin`; `user` if absent.
+    #[serde(default)]
+    role: Option<String>,
+    /// `{"requests_per_minute", "tokens": {"tokens", "window"}}`; what is absent is as configured.
+    #[serde(default)]
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
+    limits: Option<KeyLimits>,
+    /// How long it works: `"30d"`; if absent, until it is revoked.
+    #[serde(default)]
+    expires_in: Option<String>,
+}
+
+/// `POST /admin/v1/keys`: the answer holds the secret, this once.
+pub(crate) async fn create_key(mut call: Call) -> Result<HttpResponse> {
+    let Parsed { value: request, ignored } = call.json::<KeyRequest>().await?;
+    // A misspelt limit would be no limit.
+    if let Some(name) = ignored.first() {
+        return Err(invalid(name.as_str(), format!("`{name}` is not a member of a key")));
+    }
+    let name = request.name.trim();
+    if name.is_empty() || MAX_NAME < name.len() || name.chars().any(char::is_control) {
+        return Err(invalid("name", format!("`name` must be 1 to {MAX_NAME} bytes of printable text")));
+    }
+    let role = request.role.as_deref().unwrap_or(Role::User.name());
+    let role = Role::from_name(role)
+        .ok_or_else(|| invalid("role", format!("`role` is `{role}`; it must be `user` or `admin`")))?;
+    let lifetime = request
+        .expires_in
+        .map(|text| {
+            humantime::parse_duration(&text).map_err(|_| {
+                invalid(
+                    "expires_in",
+                    format!("`expires_in` is `{text}`; it must be a duration, such as `30d`"),
+                )
+            })
+        })
+        .transpose()?;
+    let new = NewKey { name: name.to_owned(), role, limits: request.limits.unwrap_or_default(), lifetime };
+    let created = call.host().create_key(new).await?;
+    let mut response = call::json(&created)?;
+    *response.status_mut() = actix_web::http::StatusCode::CREATED;
+    let never = actix_web::http::header::HeaderValue::from_static("no-store");
+    response.headers_mut().insert(actix_web::http::header::CACHE_CONTROL, never);
+    Ok(response)
+}
+
+/// `DELETE /admin/v1/keys/{id}`
+pub(crate) async fn revoke_key(call: Call) -> Result<HttpResponse> {
+    let id: String = call.path().await?;
+    call::json(&call.host().revoke_key(&id).await?)
+}
+
+// ---- configuration, cache
+
+/// `GET /admin/v1/config`: what is in force, and where each value comes from.
+pub(crate) async fn config(call: Call) -> Result<HttpResponse> {
+    let config = call.host().config();
+    let sources: serde_json::Map<String, Value> =
+        config.sources().iter().map(|(key, source)| (key.clone(), source.to_string().into())).collect();
+    call::json(&json!({
+        "toml": config.to_toml(),
+        "sources": sources,
+        "file": config.file().map(|file| file.display().to_string()),
+    }))
+}
+
+/// `POST /admin/v1/config/reload`
+pub(crate) async fn reload(call: Call) -> Result<HttpResponse> {
+    let report = call.host().reload().await?;
+    call::json(&json!({ "changed": report.changed, "needs_restart": report.needs_restart }))
+}
+
+/// `POST /admin/v1/cache/flush`
+pub(crate) async fn flush(call: Call) -> Result<HttpResponse> {
+    call::json(&json!({ "flushed": call.host().cache_flush().await? }))
+}

@@ -1,0 +1,85 @@
+//! Who asks, and whether they may.
+
+use crate::app::App;
+use actix_web::HttpRequest;
+use actix_web::http::Method;
+use actix_web::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use backplane::{Caller, Error, ErrorCode, Result};
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Anybody: the process's health and the page's own files.
+    Open,
+    /// Whoever has a key.
+    User,
+    /// Administrators.
+    Admin,
+    /// Anybody on this machine, else administrators.
+    Metrics,
+}
+
+/// Lets a caller in, or says why not.
+///
+/// # Errors
+/// 401 without a good key, 403 without the right role or from a page of another site.
+pub(crate) fn admit(app: &App, scope: Scope, http: &HttpRequest) -> Result<Caller> {
+    check_origin(app, http)?;
+    match scope {
+        Scope::Open => Ok(Caller::internal("anonymous")),
+        Scope::Metrics if is_local(http) => Ok(Caller::internal("anonymous")),
+        Scope::User => identify(app, http),
+        Scope::Admin | Scope::Metrics => {
+            let caller = identify(app, http)?;
+            if caller.is_admin() { Ok(caller) } else { Err(not_admin()) }
+        }
+    }
+}
+
+fn not_admin() -> Error {
+    Error::new(ErrorCode::PermissionDenied, "this needs a key with the role `admin`")
+        .with_reason("admin_only")
+}
+
+fn identify(app: &App, http: &HttpRequest) -> Result<Caller> {
+    app.host.identify(credential(http)?)
+}
+
+/// The key in `authorization: Bearer …`.
+fn credential(http: &HttpRequest) -> Result<Option<&str>> {
+    let mut values = http.headers().get_all(AUTHORIZATION);
+    let Some(value) = values.next() else { return Ok(None) };
+    let bearer =
+        |text: &'static str| Error::new(ErrorCode::Unauthenticated, text).with_reason("invalid_api_key");
+    if values.next().is_some() {
+        return Err(bearer("there are two `authorization` headers; send one"));
+    }
+    let text = value.to_str().map_err(|_| bearer("the `authorization` header is not plain text"))?;
+    match text.split_once(' ') {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(key.trim())),
+        _ => Err(bearer("the `authorization` header must be `Bearer <key>`")),
+    }
+}
+
+/// A browser sends `origin` with every POST. One of another site is refused unless the configuration allows it: where
+/// keys are off, any page the operator visits could otherwise act as an administrator.
+fn check_origin(app: &App, http: &HttpRequest) -> Result<()> {
+    if matches!(*http.method(), Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let Some(origin) = http.headers().get(ORIGIN).map(|origin| origin.as_bytes()) else { return Ok(()) };
+    let host = http.headers().get(HOST).map(|host| host.as_bytes()).unwrap_or_default();
+    let own = [&b"http://"[..], b"https://"].iter().any(|scheme| origin.strip_prefix(*scheme) == Some(host));
+    if own || app.allows_origin(origin) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::PermissionDenied,
+        "this page's origin may not call the server; add it to `server.cors` if it should",
+    )
+    .with_reason("origin_not_allowed"))
+}
+
+fn is_local(http: &HttpRequest) -> bool {
+    http.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+}

@@ -1,0 +1,124 @@
+//! The headers that tell of an answer: who gave it, from where, how sure, how long it took, what was not read.
+
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use backplane::{CacheOutcome, Route, Timing};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Longest value of a header we write: proxies refuse heads of 8 KiB and more.
+const MAX_VALUE: usize = 1024;
+
+/// `x-model`, `x-route-decision`, `x-cache`.
+pub(crate) fn route(route: &Route, cache: CacheOutcome, headers: &mut HeaderMap) {
+    set("x-model", &route.model, headers);
+    set("x-route-decision", &decision(route), headers);
+    set("x-cache", cache.name(), headers);
+}
+
+/// `smollm2; plugin=dev.backplane.llama; why="by name"; considered="a:900, b:300"`.
+fn decision(route: &Route) -> String {
+    let mut text =
+        format!("{}; plugin={}; why=\"{}\"", route.model, route.plugin, route.why.replace('"', "'"));
+    if 1 < route.candidates.len() {
+        let considered: Vec<_> = route
+            .candidates
+            .iter()
+            .map(|candidate| format!("{}:{}", candidate.model, candidate.score))
+            .collect();
+        // Writing to a string does not fail.
+        let _ = write!(text, "; considered=\"{}\"", considered.join(", "));
+    }
+    text
+}
+
+/// `x-confidence: 0.83;uncalibrated`. Nothing has been compared with outcomes yet, and the header says so.
+pub(crate) fn confidence(confidence: Option<f64>, headers: &mut HeaderMap) {
+    if let Some(confidence) = confidence {
+        set("x-confidence", &format!("{confidence:.2};uncalibrated"), headers);
+    }
+}
+
+/// `server-timing`, `openai-processing-ms` and `x-overhead-ms`, which is ours alone: all but opening, waiting, running.
+pub(crate) fn timing(timing: &Timing, total: Duration, headers: &mut HeaderMap) {
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    let stages = [
+        ("admit", timing.admit),
+        ("open", timing.open),
+        ("queue", timing.queue),
+        ("prefill", timing.first),
+        ("decode", timing.run.saturating_sub(timing.first)),
+        ("total", total),
+    ];
+    let stages: Vec<_> = stages
+        .into_iter()
+        .filter(|(name, time)| *name == "total" || !time.is_zero())
+        .map(|(name, time)| format!("{name};dur={:.3}", ms(time)))
+        .collect();
+    set("server-timing", &stages.join(", "), headers);
+    set("openai-processing-ms", &total.as_millis().to_string(), headers);
+    let overhead = total.saturating_sub(timing.open + timing.queue + timing.run);
+    set("x-overhead-ms", &format!("{:.3}", ms(overhead)), headers);
+}
+
+/// `x-ignored-params`: the members of the request that had no effect.
+pub(crate) fn ignored(ignored: &[String], headers: &mut HeaderMap) {
+    if !ignored.is_empty() {
+        set("x-ignored-params", &ignored.join(", "), headers);
+    }
+}
+
+/// Sets a header; what a header cannot carry becomes `?`, and what is too long is cut with `…`'s ASCII cousin.
+pub(crate) fn set(name: &'static str, value: &str, headers: &mut HeaderMap) {
+    let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    let mut text: String = value.chars().take(MAX_VALUE).map(printable).collect();
+    if value.chars().nth(MAX_VALUE).is_some() {
+        text.push_str("...");
+    }
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_makes_a_header() {
+        let mut headers = HeaderMap::new();
+        ignored(&["größe\r\nx-evil: 1".to_owned(), "b".repeat(5000)], &mut headers);
+        let value = headers.get("x-ignored-params").unwrap().to_str().unwrap();
+        assert!(value.starts_with("gr??e??x-evil: 1, bbb"), "{value}");
+        assert_eq!(value.len(), MAX_VALUE + 3);
+        assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn overhead_is_what_the_model_did_not_take() {
+        let mut headers = HeaderMap::new();
+        let spent = Timing {
+            admit: Duration::from_micros(5),
+            queue: Duration::from_millis(1),
+            first: Duration::from_millis(10),
+            run: Duration::from_millis(30),
+            ..Timing::default()
+        };
+        timing(&spent, Duration::from_micros(31_250), &mut headers);
+        let text = |name: &str| headers.get(name).unwrap().to_str().unwrap();
+        assert_eq!(text("x-overhead-ms"), "0.250");
+        assert_eq!(text("openai-processing-ms"), "31");
+        assert_eq!(
+            text("server-timing"),
+            "admit;dur=0.005, queue;dur=1.000, prefill;dur=10.000, decode;dur=20.000, total;dur=31.250"
+        );
+    }
+
+    #[test]
+    fn confidence_says_what_it_is_worth() {
+        let mut headers = HeaderMap::new();
+        confidence(None, &mut headers);
+        assert!(headers.is_empty());
+        confidence(Some(0.834), &mut headers);
+        assert_eq!(headers.get("x-confidence").unwrap(), "0.83;uncalibrated");
+    }
+}

@@ -1,0 +1,40 @@
+//! `/v1/chat/completions`.
+
+pub(crate) mod answer;
+mod content;
+pub(crate) mod wire;
+
+use crate::call::{Call, refuse_ignored};
+use crate::parse::Parsed;
+use actix_web::HttpResponse;
+use backplane::payload::chat::CAPABILITY;
+use backplane::{Host, Result};
+
+/// Answers a conversation.
+pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
+    let mut options = call.options()?;
+    let Parsed { value: request, mut ignored } = call.json::<wire::Request>().await?;
+    let telling = request.telling();
+    let model = request.model.clone();
+    options.keep_alive = request.keep_alive.map(|field| field.0).or(options.keep_alive);
+    let (params, pictures) = request.into_params(|| sees(call.host(), model.as_deref()), &mut ignored)?;
+    refuse_ignored(&options, &ignored)?;
+    let request = call.request(CAPABILITY, model, &params, pictures, &options)?;
+    if telling.stream {
+        let encoder = answer::Stream::new(&call.id, telling);
+        return call.stream(vec![call.asking(request)], &ignored, encoder).await;
+    }
+    let answer = call.ask(request).await?;
+    let body = answer::whole(&call.id, &answer, telling)?;
+    call.answer(&answer, &ignored, &body)
+}
+
+/// Whether a model takes pictures: it says `"modalities": ["text", "image"]` in its description or its card.
+fn sees(host: &Host, model: Option<&str>) -> bool {
+    let info = model.and_then(|asked| host.resolve(asked)).and_then(|name| host.model(&name));
+    info.is_some_and(|info| {
+        [&info.description, &info.card].iter().any(|value| {
+            value["modalities"].as_array().is_some_and(|list| list.iter().any(|modality| modality == "image"))
+        })
+    })
+}

@@ -1,0 +1,76 @@
+//! `/v1/models`.
+
+use crate::call::{self, Call};
+use actix_web::HttpResponse;
+use backplane::{Error, ErrorCode, ModelInfo, ModelState, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// The models.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ModelList")]
+pub(crate) struct List {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+/// A model; the first four members are OpenAI's.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Model {
+    id: String,
+    object: &'static str,
+    /// When it was installed, seconds since 1970.
+    created: u64,
+    /// The plugin that serves it.
+    owned_by: String,
+    /// Names that mean it too.
+    aliases: Vec<String>,
+    /// What it serves.
+    capabilities: Vec<String>,
+    /// Tokens a request may take in all, once known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<u64>,
+    /// `idle` (opened by the first request), `loading`, `ready`, `closing` or `failed`.
+    #[schemars(with = "String")]
+    state: ModelState,
+}
+
+impl From<ModelInfo> for Model {
+    fn from(info: ModelInfo) -> Self {
+        let context = [&info.description, &info.card].into_iter().find_map(|said| said["context"].as_u64());
+        Self {
+            id: info.name.to_string(),
+            object: "model",
+            created: info.installed,
+            owned_by: info.plugin,
+            aliases: info.aliases,
+            capabilities: info.capabilities,
+            context,
+            state: info.state,
+        }
+    }
+}
+
+/// Lists the models.
+pub(crate) async fn list(call: Call) -> Result<HttpResponse> {
+    let data = call.host().models().into_iter().map(Model::from).collect();
+    call::json(&List { object: "list", data })
+}
+
+/// One model, by name, alias or route.
+pub(crate) async fn retrieve(call: Call) -> Result<HttpResponse> {
+    let asked: String = call.path().await?;
+    let host = call.host();
+    let found = host.resolve(&asked).and_then(|name| host.model(&name));
+    call::json(&Model::from(found.ok_or_else(|| not_found(&asked))?))
+}
+
+/// There is no such model.
+pub(crate) fn not_found(asked: &str) -> Error {
+    Error::new(
+        ErrorCode::NotFound,
+        format!("model `{asked}` is not installed; `GET /v1/models` lists what is"),
+    )
+    .with_reason("model_not_found")
+    .with_param("model")
+}

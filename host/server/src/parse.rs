@@ -1,0 +1,151 @@
+//! From the bytes of a body to a typed value, telling which member is wrong and which were not read.
+
+use backplane::{Error, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A body as a type, with the members that the type does not have.
+#[derive(Debug)]
+pub(crate) struct Parsed<T> {
+    pub value: T,
+    /// `messages[0].cache_control`. Members that are null are not in it: null means absent.
+    pub ignored: Vec<String>,
+}
+
+/// Reads a JSON body.
+///
+/// # Errors
+/// `InvalidArgument` naming the member at fault.
+pub(crate) fn json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<Parsed<T>> {
+    let mut ignored = Vec::new();
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_ignored::deserialize(&mut reader, |path| ignored.push(Place::of(&path)))
+        .and_then(|value| reader.end().map(|()| value))
+        .map_err(|error| explain::<T>(bytes, &error))?;
+    Ok(Parsed { value, ignored: without_nulls(bytes, ignored) })
+}
+
+/// Where a member is: for people, and for `Value::pointer`.
+struct Place {
+    name: String,
+    pointer: String,
+}
+
+impl Place {
+    fn of(path: &serde_ignored::Path<'_>) -> Self {
+        use serde_ignored::Path;
+        match path {
+            Path::Root => Place { name: String::new(), pointer: String::new() },
+            Path::Seq { parent, index } => {
+                let mut place = Place::of(parent);
+                place.name.push_str(&format!("[{index}]"));
+                place.pointer.push_str(&format!("/{index}"));
+                place
+            }
+            Path::Map { parent, key } => {
+                let mut place = Place::of(parent);
+                if !place.name.is_empty() {
+                    place.name.push('.');
+                }
+                place.name.push_str(key);
+                place.pointer.push('/');
+                place.pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+                place
+            }
+            Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+                Place::of(parent)
+            }
+        }
+    }
+}
+
+fn without_nulls(bytes: &[u8], ignored: Vec<Place>) -> Vec<String> {
+    if ignored.is_empty() {
+        return Vec::new();
+    }
+    let body: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    ignored
+        .into_iter()
+        .filter(|place| body.pointer(&place.pointer).is_some_and(|value| !value.is_null()))
+        .map(|place| place.name)
+        .collect()
+}
+
+/// Reads once more, slower, to find the place. Only a body that was refused pays for it.
+fn explain<'de, T: Deserialize<'de>>(bytes: &'de [u8], error: &serde_json::Error) -> Error {
+    use serde_json::error::Category;
+    if error.classify() != Category::Data {
+        return Error::invalid(format!("the body is not JSON: {error}")).with_reason("invalid_json");
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let Err(located) = serde_path_to_error::deserialize::<_, T>(&mut reader) else {
+        return Error::invalid(error.to_string());
+    };
+    let mut path = located.path().to_string();
+    let message = located.inner().to_string();
+    // serde_json counts lines and columns of the body, which mean little to somebody whose client wrote it.
+    let message = message.split(" at line ").next().unwrap_or_default();
+    if let Some(member) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        path = if path == "." { member.to_owned() } else { format!("{path}.{member}") };
+        return Error::invalid(format!("`{path}` is missing")).with_reason("missing_param").with_param(path);
+    }
+    if path == "." {
+        return Error::invalid(format!("the body is not as expected: {message}"));
+    }
+    Error::invalid(format!("`{path}`: {message}")).with_reason("invalid_type").with_param(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    struct Outer {
+        name: String,
+        #[serde(default)]
+        inner: Vec<Inner>,
+        options: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Inner {
+        size: u8,
+    }
+
+    fn refused(body: &str) -> Error {
+        json::<Outer>(body.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn what_was_not_read_is_named_unless_null() {
+        let body = r#"{"name":"a","x":1,"y":null,"inner":[{"size":1,"p/q":2}],"options":{"size":1,"z":[]}}"#;
+        let parsed = json::<Outer>(body.as_bytes()).unwrap();
+        assert_eq!(parsed.ignored, ["x", "inner[0].p/q", "options.z"]);
+        assert_eq!((parsed.value.name.as_str(), parsed.value.inner[0].size), ("a", 1));
+        assert_eq!(parsed.value.options.unwrap().size, 1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert_eq!(refused(r#"{"name":1}"#).param.as_deref(), Some("name"));
+        assert_eq!(
+            refused(r#"{"name":"a","inner":[{"size":1},{"size":256}]}"#).param.as_deref(),
+            Some("inner[1].size")
+        );
+        let missing = refused(r#"{"name":"a","inner":[{}]}"#);
+        assert_eq!(missing.param.as_deref(), Some("inner[0].size"));
+        assert_eq!(missing.message, "`inner[0].size` is missing");
+        assert_eq!(refused("{}").message, "`name` is missing");
+        assert_eq!(refused(r#"{"name":"a","name":"b"}"#).code, backplane::ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn what_is_no_json_says_so() {
+        for body in ["", "{", "nonsense", r#"{"name":"a"} x"#, "{\"name\":\"\u{1}\"}"] {
+            assert_eq!(refused(body).reason, "invalid_json", "{body}");
+        }
+        assert_eq!(json::<Outer>(b"{\"name\":\"\xff\"}").unwrap_err().reason, "invalid_json");
+        assert_eq!(refused("[]").code, backplane::ErrorCode::InvalidArgument);
+    }
+}

@@ -1,0 +1,215 @@
+//! What a route is, and the one way from an HTTP request to its handler.
+
+use crate::app::App;
+use crate::call::Call;
+use crate::caller::{self, Scope};
+use crate::error::{self, Dialect, reason};
+use actix_web::dev::Payload;
+use actix_web::http::header::{ALLOW, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
+use backplane::{Error, ErrorCode, Result};
+use futures::future::LocalBoxFuture;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+type Handler = Arc<dyn Fn(Call) -> LocalBoxFuture<'static, Result<HttpResponse>> + Send + Sync>;
+/// Gives the schema of a type.
+pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// A route: where it is, who may use it, what serves it, and what the OpenAPI document says of it.
+///
+/// There is no way to make one without a [`Scope`].
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    /// Other paths that mean the same.
+    pub aliases: &'static [&'static str],
+    pub scope: Scope,
+    pub dialect: Dialect,
+    pub doc: Doc,
+    handler: Handler,
+}
+
+/// What the OpenAPI document says of a route.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Doc {
+    pub summary: &'static str,
+    pub tag: &'static str,
+    pub takes: Option<SchemaOf>,
+    pub gives: Option<SchemaOf>,
+    /// The pieces of a stream, where the answer can be one.
+    pub streams: Option<SchemaOf>,
+    /// Media type of the answer.
+    pub media: &'static str,
+}
+
+/// A route by GET.
+pub(crate) fn get<F, Fut>(path: &'static str, scope: Scope, handler: F) -> Route
+where
+    F: Fn(Call) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<HttpResponse>> + 'static,
+{
+    route(Method::GET, path, scope, handler)
+}
+
+/// A route by POST.
+pub(crate) fn post<F, Fut>(path: &'static str, scope: Scope, handler: F) -> Route
+where
+    F: Fn(Call) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<HttpResponse>> + 'static,
+{
+    route(Method::POST, path, scope, handler)
+}
+
+/// A route by DELETE.
+pub(crate) fn delete<F, Fut>(path: &'static str, scope: Scope, handler: F) -> Route
+where
+    F: Fn(Call) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<HttpResponse>> + 'static,
+{
+    route(Method::DELETE, path, scope, handler)
+}
+
+fn route<F, Fut>(method: Method, path: &'static str, scope: Scope, handler: F) -> Route
+where
+    F: Fn(Call) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<HttpResponse>> + 'static,
+{
+    let dialect = Dialect::of_path(path);
+    let doc = Doc { media: "application/json", ..Doc::default() };
+    let handler: Handler = Arc::new(move |call| Box::pin(handler(call)));
+    Route { method, path, aliases: &[], scope, dialect, doc, handler }
+}
+
+impl Route {
+    /// Its line in the OpenAPI document.
+    pub(crate) fn doc(mut self, tag: &'static str, summary: &'static str) -> Self {
+        (self.doc.tag, self.doc.summary) = (tag, summary);
+        self
+    }
+
+    /// Also at this path.
+    pub(crate) fn also_at(mut self, aliases: &'static [&'static str]) -> Self {
+        self.aliases = aliases;
+        self
+    }
+
+    /// The body it takes.
+    pub(crate) fn takes<T: JsonSchema>(mut self) -> Self {
+        self.doc.takes = Some(SchemaGenerator::subschema_for::<T>);
+        self
+    }
+
+    /// The body it gives.
+    pub(crate) fn gives<T: JsonSchema>(mut self) -> Self {
+        self.doc.gives = Some(SchemaGenerator::subschema_for::<T>);
+        self
+    }
+
+    /// The pieces it streams when asked to.
+    pub(crate) fn streams<T: JsonSchema>(mut self) -> Self {
+        self.doc.streams = Some(SchemaGenerator::subschema_for::<T>);
+        self
+    }
+
+    /// The media type of what it gives, where that is not JSON.
+    pub(crate) fn media(mut self, media: &'static str) -> Self {
+        self.doc.media = media;
+        self
+    }
+}
+
+/// Puts routes into force, in their order: the first whose path matches answers.
+pub(crate) fn register(routes: &[Route], config: &mut web::ServiceConfig) {
+    let mut done: Vec<&str> = Vec::new();
+    for route in routes {
+        if done.contains(&route.path) {
+            continue;
+        }
+        done.push(route.path);
+        let of_path: Vec<&Route> = routes.iter().filter(|other| other.path == route.path).collect();
+        let patterns: Vec<&str> = std::iter::once(route.path).chain(route.aliases.iter().copied()).collect();
+        let mut resource = web::resource(patterns);
+        for route in &of_path {
+            let methods: &[Method] = if route.method == Method::GET {
+                &[Method::GET, Method::HEAD]
+            } else {
+                std::slice::from_ref(&route.method)
+            };
+            for method in methods {
+                let route = (*route).clone();
+                resource = resource.route(web::method(method.clone()).to(
+                    move |http: HttpRequest, payload: web::Payload| {
+                        let route = route.clone();
+                        async move { dispatch(&route, http, payload).await }
+                    },
+                ));
+            }
+        }
+        let allowed = of_path.iter().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
+        config.service(resource.default_service(web::to(move |http: HttpRequest| {
+            std::future::ready(wrong_method(&http, &allowed))
+        })));
+    }
+    config.default_service(web::to(|http: HttpRequest| std::future::ready(no_route(&http))));
+}
+
+/// From an HTTP request to an answer: who asks, may they, then the handler; and whatever fails in the route's words.
+async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let started = Instant::now();
+    let Some(app) = http.app_data::<web::Data<App>>().cloned() else {
+        return error::response(&Error::internal("the server has no host"), route.dialect);
+    };
+    let admitted = caller::admit(&app, route.scope, &http);
+    let limited = admitted.as_ref().ok().cloned();
+    let answer = match admitted {
+        Ok(caller) => (route.handler)(Call::new(app.clone(), caller, http.clone(), payload, started)).await,
+        Err(error) => Err(error),
+    };
+    answer.unwrap_or_else(|error| {
+        let mut response = error::response(&error, route.dialect);
+        if let (StatusCode::TOO_MANY_REQUESTS, Some(caller)) = (response.status(), limited) {
+            crate::limits::write(&app.host.limits(&caller), response.headers_mut());
+        }
+        if response.status().is_server_error() {
+            tracing::warn!(
+                path = http.path(),
+                status = response.status().as_u16(),
+                code = error.code.name(),
+                reason = %error.reason,
+                message = %error.message,
+                "request failed"
+            );
+        }
+        response
+    })
+}
+
+fn no_route(http: &HttpRequest) -> HttpResponse {
+    let message =
+        format!("there is no `{} {}`; `/openapi.json` lists what there is", http.method(), http.path());
+    let error = Error::new(ErrorCode::NotFound, message).with_reason(reason::ROUTE_NOT_FOUND);
+    error::response(&error, Dialect::of_path(http.path()))
+}
+
+fn wrong_method(http: &HttpRequest, allowed: &str) -> HttpResponse {
+    let message = format!("`{}` does not take {}, only {allowed}", http.path(), http.method());
+    let error = Error::invalid(message).with_reason(reason::METHOD_NOT_ALLOWED);
+    let mut response = error::response(&error, Dialect::of_path(http.path()));
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
+}
+
+/// A parameter of the path, decoded.
+pub(crate) async fn path_param<T: serde::de::DeserializeOwned + 'static>(http: &HttpRequest) -> Result<T> {
+    web::Path::<T>::from_request(http, &mut Payload::None)
+        .await
+        .map(web::Path::into_inner)
+        .map_err(|error| Error::invalid(format!("the path is not as expected: {error}")))
+}
