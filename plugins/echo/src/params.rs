@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn an_unknown_code_is_refused_with_the_known_ones() {
-        let fail: Fail = serde_json::from_value(json!({"code": "lost"})).unwrap();
+        let asked = json!({"code": "lost"});
+        let fail: Fail = backplane_plugin::serde_json::from_value(asked).unwrap();
         assert_eq!(fail.error().code, Code::InvalidArgument);
         assert!(fail.error().message.contains("`unavailable`"));
     }

@@ -52,6 +52,17 @@ fn an_unknown_parameter_is_refused_by_its_name() {
 }
 
 #[test]
+fn the_manifest_describes_the_parameters_that_there_are() {
+    let manifest: toml::Table = toml::from_str(include_str!("../plugin.toml")).unwrap();
+    let described = manifest["capabilities"][0]["input_schema"]["properties"].as_table().unwrap();
+    // The refusal of an unknown one lists the known ones.
+    let refusal = ask(json!({"txet": "typo"})).failure().cloned().unwrap().message;
+    let mut known: Vec<_> = refusal.split('`').skip(3).step_by(2).collect();
+    known.sort_unstable();
+    assert_eq!(described.keys().map(String::as_str).collect::<Vec<_>>(), known);
+}
+
+#[test]
 fn a_serial_instance_says_how_many_came_together() {
     let instance = open("serial");
     let request = RequestInput::new("echo", r#"{"text":"hi"}"#, vec![]);
