@@ -193,6 +193,8 @@ pub struct ModelSpec {
 pub struct ModelFile {
     /// What it is to the model: `"model"`, `"tokenizer"`.
     pub role: String,
+    /// Its own name, where the card gives one: a stored file lies under the hash of its content.
+    pub name: String,
     /// Where it is.
     pub path: PathBuf,
     /// Its length in bytes.

@@ -670,12 +670,40 @@ impl<T: crate::tensor::sealed::Plain + Send + Sync> AsBytes for Vec<T> {
     }
 }
 
+/// Memory that belongs to something else: an engine's own tensor. Where it lies is asked once, so that an owner that
+/// answers differently the next time harms nobody.
+struct Lent {
+    data: *const u8,
+    len: usize,
+    _owner: Box<dyn Send + Sync>,
+}
+
+// SAFETY: the memory is only read, and the owner that keeps it may move and be shared between threads.
+unsafe impl Send for Lent {}
+// SAFETY: as above.
+unsafe impl Sync for Lent {}
+
+impl AsBytes for Lent {
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: what `AsRef` of the owner gave; nobody can reach the owner any more to change or move it.
+        unsafe { std::slice::from_raw_parts(self.data, self.len) }
+    }
+}
+
 impl Memory {
     pub fn of<T: crate::tensor::Element>(data: Vec<T>) -> Self {
         Self(Arc::new(data))
     }
 
-    fn len(&self) -> usize {
+    pub fn lent<T: crate::tensor::Element>(owner: impl AsRef<[T]> + Send + Sync + 'static) -> Self {
+        // Boxed first: the memory may lie within the owner itself.
+        let owner = Box::new(owner);
+        let elements: &[T] = (*owner).as_ref();
+        let (data, len) = (elements.as_ptr().cast(), std::mem::size_of_val(elements));
+        Self(Arc::new(Lent { data, len, _owner: owner }))
+    }
+
+    pub fn len(&self) -> usize {
         self.0.as_bytes().len()
     }
 

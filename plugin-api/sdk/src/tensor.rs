@@ -139,6 +139,23 @@ impl Tensor {
         Ok(Self { name, dtype: T::DTYPE, shape: shape.to_vec(), data: crate::sys::Memory::of(data) })
     }
 
+    /// Numbers in `shape` that lie in memory of something else, such as an engine's own tensor. It is not copied; the
+    /// owner is dropped, on any thread, when the host has let go of the tensor.
+    ///
+    /// # Errors
+    /// When `shape` does not have as many elements as `owner` lends.
+    pub fn lent<T: Element>(
+        name: impl Into<String>,
+        shape: &[i64],
+        owner: impl AsRef<[T]> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let (name, data) = (name.into(), crate::sys::Memory::lent(owner));
+        if dense_bytes(T::DTYPE, shape) != Some(data.len()) {
+            return Err(Error::internal(format!("output `{name}` has {} bytes, not {shape:?}", data.len())));
+        }
+        Ok(Self { name, dtype: T::DTYPE, shape: shape.to_vec(), data })
+    }
+
     /// Byte strings in `shape`.
     ///
     /// # Errors
@@ -178,6 +195,36 @@ impl Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Lends its numbers, and counts when it goes.
+    struct Owner([f32; 2], Arc<AtomicU32>);
+
+    impl AsRef<[f32]> for Owner {
+        fn as_ref(&self) -> &[f32] {
+            &self.0
+        }
+    }
+
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn lent_memory_keeps_its_owner_alive() {
+        let gone = Arc::new(AtomicU32::new(0));
+        let tensor = Tensor::lent("t", &[2], Owner([1.0, 2.0], gone.clone())).unwrap();
+        assert_eq!(tensor.data.len(), 8);
+        let shared = tensor.data.clone();
+        drop(tensor);
+        assert_eq!(gone.load(Ordering::Relaxed), 0);
+        drop(shared);
+        assert_eq!(gone.load(Ordering::Relaxed), 1);
+        assert!(Tensor::lent("t", &[3], Owner([1.0, 2.0], gone)).is_err());
+    }
 
     #[test]
     fn byte_strings_add_up_or_are_refused() {
