@@ -1,0 +1,285 @@
+//! The threads that call into an instance.
+//!
+//! A [`Seat`] is one instance with its lanes: one thread for SERIAL and CONTINUOUS, as many as calls it takes at once
+//! for CONCURRENT. A lane takes a batch, hands it over, and (but for CONTINUOUS) waits until it is given back. An
+//! instance that panicked is replaced by the lane that sees it; one that is stuck is left to its thread, and the
+//! actor opens a new seat.
+
+use super::{Backend, queue::Queue};
+use crate::error::{Error, Result};
+use crate::loader::{Class, Exchange, Instance};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest pause between two attempts to replace an instance.
+const MAX_BACK_OFF: Duration = Duration::from_secs(30);
+
+/// One instance and what it has.
+pub struct Seat {
+    pub index: u32,
+    instance: Mutex<Option<Arc<Instance>>>,
+    /// Requests that the plugin has.
+    open: Mutex<Vec<Arc<Exchange>>>,
+    returned: Condvar,
+    poisoned: AtomicBool,
+    /// Left to its fate: its lanes end as soon as the plugin lets them.
+    retired: AtomicBool,
+    /// Nanoseconds of work of this seat, for the heartbeat.
+    pub submits: AtomicU64,
+}
+
+impl Seat {
+    /// Makes the instance and starts its lanes. Blocks while the plugin makes it.
+    ///
+    /// # Errors
+    /// The plugin's, or that no thread can be had.
+    pub fn start(backend: &Arc<Backend>, index: u32) -> Result<Arc<Seat>> {
+        let seat = Arc::new(Seat {
+            index,
+            instance: Mutex::new(None),
+            open: Mutex::new(Vec::new()),
+            returned: Condvar::new(),
+            poisoned: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            submits: AtomicU64::new(0),
+        });
+        let lanes = match backend.model().class() {
+            Class::Concurrent => backend.model().max_inflight().min(64),
+            Class::Serial | Class::Continuous => 1,
+        };
+        // A SERIAL instance is made, used and destroyed on its lane's thread, so the first lane makes it.
+        let (made, is_made) = std::sync::mpsc::channel();
+        for lane in 0..lanes {
+            let (backend, seat) = (backend.clone(), seat.clone());
+            let made = (lane == 0).then(|| made.clone());
+            std::thread::Builder::new()
+                .name(format!("{}#{index}.{lane}", backend.name()))
+                .spawn(move || {
+                    if let Some(made) = made {
+                        let result = seat.make(&backend);
+                        let failed = result.is_err();
+                        made.send(result).ok();
+                        if failed {
+                            return;
+                        }
+                    }
+                    seat.run(&backend);
+                })
+                .map_err(|error| Error::unavailable(format!("no thread for model `{}`: {error}", index)))?;
+            if lane == 0 {
+                is_made.recv().map_err(|_| Error::internal("the lane died while it made its instance"))??;
+            }
+        }
+        Ok(seat)
+    }
+
+    fn make(&self, backend: &Backend) -> Result<()> {
+        let instance = backend.new_instance(self.index)?;
+        *self.instance.lock() = Some(Arc::new(instance));
+        Ok(())
+    }
+
+    fn run(self: &Arc<Self>, backend: &Arc<Backend>) {
+        let model = backend.model();
+        let (class, max_inflight) = (model.class(), model.max_inflight() as usize);
+        let (max, window) = match class {
+            Class::Continuous => (max_inflight, Duration::ZERO),
+            Class::Serial | Class::Concurrent => (backend.max_batch(), backend.settings().batch_window),
+        };
+        let ready = || match class {
+            Class::Continuous if !self.poisoned.load(Ordering::Relaxed) => {
+                max_inflight.saturating_sub(self.open.lock().len())
+            }
+            Class::Continuous => 0,
+            Class::Serial | Class::Concurrent => max,
+        };
+        let stop = || self.is_retired() || self.poisoned.load(Ordering::Relaxed);
+        let queue = backend.queue();
+        loop {
+            if self.poisoned.load(Ordering::Relaxed) && !self.replace(backend) {
+                break;
+            }
+            let Some(batch) = queue.take(max, window, ready, stop) else {
+                if self.poisoned.load(Ordering::Relaxed) && !self.is_retired() {
+                    continue;
+                }
+                break;
+            };
+            let Some(instance) = self.instance.lock().clone() else { break };
+            self.hand_over(backend, queue, &instance, batch, class == Class::Continuous);
+        }
+        self.leave(backend, class);
+    }
+
+    fn hand_over(
+        self: &Arc<Self>,
+        backend: &Arc<Backend>,
+        queue: &Queue,
+        instance: &Instance,
+        batch: Vec<Arc<Exchange>>,
+        continuous: bool,
+    ) {
+        let now = Instant::now();
+        let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|exchange| {
+            !exchange.is_cancelled() && exchange.deadline().is_none_or(|deadline| now < deadline)
+        });
+        late.iter().for_each(|exchange| super::give_up(exchange));
+        if batch.is_empty() {
+            return;
+        }
+        self.open.lock().extend(batch.iter().cloned());
+        for exchange in &batch {
+            let (seat, backend, itself) = (self.clone(), backend.clone(), Arc::downgrade(exchange));
+            exchange.on_return(move |poisoned| {
+                if poisoned {
+                    seat.poisoned.store(true, Ordering::Relaxed);
+                }
+                let mut open = seat.open.lock();
+                open.retain(|other| !std::ptr::eq(Arc::as_ptr(other), itself.as_ptr()));
+                drop(open);
+                seat.returned.notify_all();
+                // A CONTINUOUS lane waits at the queue for room in its instance.
+                backend.queue().wake();
+            });
+        }
+        backend.count_batch(batch.len());
+        self.submits.fetch_add(1, Ordering::Relaxed);
+        if let Err(refused) = instance.submit(&batch) {
+            tracing::warn!(model = backend.name(), error = %refused.error, "the plugin refused a batch");
+            if refused.poisoned {
+                self.poisoned.store(true, Ordering::Relaxed);
+            }
+        }
+        if continuous {
+            return;
+        }
+        let _ = queue;
+        let mut open = self.open.lock();
+        while !self.is_retired() && batch.iter().any(|mine| open.iter().any(|other| Arc::ptr_eq(mine, other)))
+        {
+            self.returned.wait(&mut open);
+        }
+    }
+
+    /// Puts a new instance in the place of a poisoned one. `false` when this lane has to end.
+    fn replace(&self, backend: &Backend) -> bool {
+        let mut instance = self.instance.lock();
+        if !self.poisoned.load(Ordering::Relaxed) {
+            return true; // another lane did it
+        }
+        if let Some(old) = instance.take() {
+            // What a poisoned instance still has will not come.
+            let open: Vec<_> = self.open.lock().clone();
+            for exchange in open {
+                old.abandon(
+                    &exchange,
+                    Error::unavailable("the plugin failed while it served another request; retry")
+                        .with_reason("plugin_fault"),
+                );
+            }
+        }
+        let mut pause = Duration::from_millis(100);
+        loop {
+            if self.is_retired() || backend.is_closed() {
+                return false;
+            }
+            match backend.new_instance(self.index) {
+                Ok(new) => {
+                    *instance = Some(Arc::new(new));
+                    self.poisoned.store(false, Ordering::Relaxed);
+                    backend.count_replaced();
+                    tracing::warn!(model = backend.name(), index = self.index, "an instance was replaced");
+                    return true;
+                }
+                Err(error) => {
+                    tracing::error!(model = backend.name(), %error, "an instance could not be replaced");
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(MAX_BACK_OFF);
+                }
+            }
+        }
+    }
+
+    /// The lane ends: lets a CONTINUOUS instance finish what it has, and drops the instance.
+    fn leave(&self, backend: &Backend, class: Class) {
+        if class == Class::Continuous && !self.is_retired() {
+            let deadline = Instant::now() + backend.settings().drain;
+            if let Some(instance) = self.instance.lock().clone() {
+                instance.quiesce(deadline);
+            }
+            let mut open = self.open.lock();
+            while !open.is_empty() && Instant::now() < deadline {
+                self.returned.wait_until(&mut open, deadline);
+            }
+        }
+        let last = self.instance.lock().take();
+        if let Some(instance) = &last {
+            let open: Vec<_> = self.open.lock().clone();
+            for exchange in open {
+                instance.abandon(&exchange, Error::shutting_down());
+            }
+        }
+        drop(last);
+        backend.lane_ended();
+    }
+
+    /// Requests the plugin has had for too long: past its deadline or its caller's leaving by more than `grace`.
+    /// Sets cancel words on the way, and ends what is late for its reader.
+    pub fn overdue(&self, now: Instant, grace: Duration) -> bool {
+        let open: Vec<_> = self.open.lock().clone();
+        let mut overdue = false;
+        for exchange in open {
+            let late = exchange.deadline().is_some_and(|deadline| deadline <= now);
+            if late && !exchange.is_cancelled() {
+                exchange.cancel();
+                super::give_up(&exchange);
+            }
+            if exchange.is_cancelled() {
+                let since = exchange.cancelled_since(now);
+                if since.is_zero()
+                    && let Some(instance) = &*self.instance.lock()
+                {
+                    instance.cancel(&exchange);
+                }
+                overdue |= grace < since;
+            }
+        }
+        overdue
+    }
+
+    /// Gives up on a stuck instance: its requests end with an error, its threads are left alone.
+    pub fn retire(&self, error: &Error) {
+        self.retired.store(true, Ordering::Relaxed);
+        let open: Vec<_> = self.open.lock().clone();
+        let instance = self.instance.lock().clone();
+        for exchange in open {
+            match &instance {
+                Some(instance) => instance.abandon(&exchange, error.clone()),
+                None => drop(exchange.end(Err(error.clone()), None)),
+            }
+        }
+        self.returned.notify_all();
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Requests the plugin has.
+    pub fn busy(&self) -> usize {
+        self.open.lock().len()
+    }
+
+    /// The instance, for a health check.
+    pub fn instance(&self) -> Option<Arc<Instance>> {
+        self.instance.lock().clone()
+    }
+
+    /// Says that the instance can serve no more; its lane replaces it.
+    pub fn poison(&self, queue: &Queue) {
+        self.poisoned.store(true, Ordering::Relaxed);
+        queue.wake();
+    }
+}

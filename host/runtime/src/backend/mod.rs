@@ -1,0 +1,294 @@
+//! A backend: one opened model with its queue, its instances and their threads.
+//!
+//! The request path calls [`Backend::dispatch`] and nothing else: it takes a place in the bounded queue or is
+//! refused at once. Lanes (threads) carry requests to instances; the [`actor`] watches deadlines, leavers and health,
+//! and replaces what is stuck.
+
+pub mod actor;
+mod batch;
+mod lane;
+mod queue;
+
+pub use queue::Refusal;
+
+use crate::compute;
+use crate::error::{Error, Result};
+use crate::info::Running;
+use crate::loader::{Class, Exchange, Instance, Model};
+use lane::Seat;
+use parking_lot::Mutex;
+use queue::Queue;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How a model is served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Copies of the model.
+    pub instances: u32,
+    /// Requests that may wait.
+    pub max_queue: usize,
+    /// Rows of one call; the model may allow fewer.
+    pub max_batch: usize,
+    /// How long a batch that is not full waits for more.
+    pub batch_window: Duration,
+    /// Share of the CPU threads, in proportion to the other models.
+    pub weight: f64,
+    /// Threads an instance may hope for.
+    pub threads: u32,
+    /// How long open requests may take when the model is closed.
+    pub drain: Duration,
+}
+
+/// One opened model.
+pub struct Backend {
+    name: Arc<str>,
+    model: Arc<Model>,
+    settings: Settings,
+    pool: compute::Pool,
+    queue: Queue,
+    seats: Mutex<Vec<Arc<Seat>>>,
+    lanes: AtomicU32,
+    closed: AtomicBool,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    replaced: AtomicU64,
+    answered: AtomicU64,
+    failed: AtomicU64,
+    queue_ns: AtomicU64,
+    run_ns: AtomicU64,
+    batches: AtomicU64,
+    rows: AtomicU64,
+}
+
+/// Ends a request that nobody waits for any more.
+fn give_up(exchange: &Exchange) {
+    let error = match exchange.deadline() {
+        Some(deadline) if deadline <= Instant::now() => Error::deadline(if exchange.submitted().is_some() {
+            "the model worked on it"
+        } else {
+            "it waited"
+        }),
+        _ => Error::cancelled(),
+    };
+    exchange.end(Err(error), None);
+}
+
+impl Backend {
+    /// Makes the instances and starts their threads. Blocks while the plugin makes them.
+    ///
+    /// # Errors
+    /// The plugin's.
+    pub fn start(
+        name: Arc<str>,
+        model: Arc<Model>,
+        settings: Settings,
+        pool: compute::Pool,
+    ) -> Result<Arc<Self>> {
+        let backend = Arc::new(Self {
+            queue: Queue::new(settings.max_queue),
+            name,
+            model,
+            settings,
+            pool,
+            seats: Mutex::new(Vec::new()),
+            lanes: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
+            counts: Counts::default(),
+        });
+        for index in 0..backend.settings.instances.max(1) {
+            match Self::open_seat(&backend, index) {
+                Ok(()) => {}
+                Err(error) if index == 0 => return Err(error),
+                Err(error) => {
+                    tracing::error!(model = &*backend.name, index, %error, "an instance could not be made");
+                }
+            }
+        }
+        Ok(backend)
+    }
+
+    fn open_seat(self: &Arc<Self>, index: u32) -> Result<()> {
+        let seat = Seat::start(self, index)?;
+        let lanes = match self.model.class() {
+            Class::Concurrent => self.model.max_inflight().min(64),
+            Class::Serial | Class::Continuous => 1,
+        };
+        self.lanes.fetch_add(lanes, Ordering::Relaxed);
+        self.seats.lock().push(seat);
+        Ok(())
+    }
+
+    /// Its model's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The opened model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// How it is served.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    fn max_batch(&self) -> usize {
+        self.settings.max_batch.min(self.model.max_batch() as usize).max(1)
+    }
+
+    fn new_instance(&self, index: u32) -> Result<Instance> {
+        let client = self.pool.join(&self.name, self.settings.weight);
+        self.model.instance(index, self.settings.threads, Arc::new(client))
+    }
+
+    /// Takes a request, or refuses it at once. Its end comes through the exchange.
+    ///
+    /// # Errors
+    /// When the queue is full, or the model is being closed.
+    pub fn dispatch(&self, exchange: Arc<Exchange>) -> Result<(), Refusal> {
+        self.queue.push(exchange, &self.name)
+    }
+
+    /// Counts a request that ended.
+    pub fn count_end(&self, failed: bool, queue: Duration, run: Duration) {
+        let counts = &self.counts;
+        if failed { &counts.failed } else { &counts.answered }.fetch_add(1, Ordering::Relaxed);
+        counts.queue_ns.fetch_add(queue.as_nanos() as u64, Ordering::Relaxed);
+        counts.run_ns.fetch_add(run.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    fn count_batch(&self, rows: usize) {
+        self.counts.batches.fetch_add(1, Ordering::Relaxed);
+        self.counts.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    fn count_replaced(&self) {
+        self.counts.replaced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lane_ended(&self) {
+        self.lanes.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.queue.len() == 0 && self.seats.lock().iter().all(|seat| seat.busy() == 0)
+    }
+
+    /// Its figures. The catalog adds what it knows.
+    pub fn running(&self) -> Running {
+        let seats = self.seats.lock();
+        let alive = seats.iter().filter(|seat| !seat.is_retired()).count() as u32;
+        let counts = &self.counts;
+        Running {
+            device: "cpu".to_owned(),
+            busy: seats.iter().map(|seat| seat.busy() as u32).sum(),
+            queued: self.queue.len() as u32,
+            slots: alive * self.model.max_inflight(),
+            instances: alive,
+            replaced: counts.replaced.load(Ordering::Relaxed),
+            answered: counts.answered.load(Ordering::Relaxed),
+            failed: counts.failed.load(Ordering::Relaxed),
+            queue_ns: counts.queue_ns.load(Ordering::Relaxed),
+            run_ns: counts.run_ns.load(Ordering::Relaxed),
+            batches: counts.batches.load(Ordering::Relaxed),
+            rows: counts.rows.load(Ordering::Relaxed),
+            engine: self.model.stats(),
+            ..Running::default()
+        }
+    }
+
+    /// Looks after deadlines and leavers; replaces what is stuck. Called often, by the actor; must not block.
+    fn tick(self: &Arc<Self>, now: Instant) {
+        for exchange in self.queue.remove(|exchange| {
+            exchange.is_cancelled() || exchange.deadline().is_some_and(|deadline| deadline <= now)
+        }) {
+            give_up(&exchange);
+        }
+        let grace = self.model.cancel_grace();
+        let stuck: Vec<_> = {
+            let mut seats = self.seats.lock();
+            let (stuck, kept): (Vec<_>, Vec<_>) = seats.drain(..).partition(|seat| seat.overdue(now, grace));
+            *seats = kept;
+            stuck
+        };
+        for seat in stuck {
+            tracing::error!(
+                model = &*self.name,
+                index = seat.index,
+                "an instance did not give up a request {grace:?} after it was cancelled; it is left alone and replaced"
+            );
+            seat.retire(
+                &Error::unavailable("the plugin is stuck; its instance is being replaced")
+                    .with_reason("plugin_stuck"),
+            );
+            self.count_replaced();
+            let (backend, index) = (self.clone(), seat.index);
+            let spawned = std::thread::Builder::new().name(format!("{} reopen", self.name)).spawn(move || {
+                if let Err(error) = backend.open_seat(index) {
+                    tracing::error!(model = &*backend.name, %error, "a stuck instance could not be replaced");
+                }
+            });
+            if let Err(error) = spawned {
+                tracing::error!(model = &*self.name, %error, "no thread to replace a stuck instance");
+            }
+        }
+    }
+
+    /// Asks every instance how it is, and replaces those that say they are broken. Blocks as long as they do.
+    fn check_health(&self) {
+        let seats: Vec<_> = self.seats.lock().clone();
+        for seat in seats {
+            let Some(instance) = seat.instance() else { continue };
+            if let crate::loader::HealthState::Failed(why) = instance.health() {
+                tracing::error!(
+                    model = &*self.name,
+                    index = seat.index,
+                    why,
+                    "an instance says it is broken"
+                );
+                drop(instance);
+                seat.poison(&self.queue);
+            }
+        }
+    }
+
+    /// Takes no more requests, lets the open ones finish within the drain time, and ends every thread. Blocks. The
+    /// model itself is closed when the last `Arc` of this goes.
+    pub fn close(&self) {
+        self.queue.close();
+        let deadline = Instant::now() + self.settings.drain;
+        while !self.is_idle() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.closed.store(true, Ordering::Relaxed);
+        for exchange in self.queue.remove(|_| true) {
+            exchange.end(Err(Error::shutting_down()), None);
+        }
+        let seats: Vec<_> = std::mem::take(&mut *self.seats.lock());
+        for seat in &seats {
+            if seat.busy() != 0 {
+                seat.retire(&Error::shutting_down());
+            }
+        }
+        self.queue.wake();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.lanes.load(Ordering::Relaxed) != 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

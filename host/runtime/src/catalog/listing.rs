@@ -1,0 +1,229 @@
+//! From what is installed and configured to what the catalog keeps.
+
+use super::entry::Listed;
+use super::plugins::{Found, PluginOptions};
+use super::{ModelOptions, Options};
+use crate::config::{Config, MemoryBudget, Override};
+use crate::error::{Error, ErrorCode, Result};
+use crate::metrics::memory;
+use crate::router::{Cascade, Names};
+use backplane_registry::{Installed, Models};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// How long a plugin may take to load.
+const PLUGIN_LOAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Every model: installed ones, those the configuration names by their card, and those built into plugins. The first
+/// with a name wins, in this order.
+///
+/// # Errors
+/// When the state directory cannot be read. A single broken model is logged and left out.
+pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Listed>> {
+    let listing = Models::at(state).list().map_err(|error| {
+        tracing::error!(%error, "installed models cannot be read");
+        Error::new(ErrorCode::Unavailable, "the installed models cannot be read; see the log")
+    })?;
+    for broken in &listing.broken {
+        tracing::warn!(error = %broken, "an installed model cannot be used");
+    }
+    let mut all: Vec<Listed> = Vec::new();
+    let mut add = |model: Listed| {
+        if !all.iter().any(|other| other.name == model.name) {
+            all.push(model);
+        } else {
+            tracing::warn!(model = &*model.name, plugins = ?model.plugins, "another model has this name already");
+        }
+    };
+    for model in listing.models {
+        add(installed(&model, plugins, config));
+    }
+    for path in &config.models.cards {
+        match Installed::local(path) {
+            Ok(model) => add(installed(&model, plugins, config)),
+            Err(error) => {
+                tracing::error!(card = %path.display(), %error, "a model of the configuration cannot be used")
+            }
+        }
+    }
+    for (found, manifest) in plugins.iter().filter_map(|found| Some((found, found.manifest.as_ref()?))) {
+        if found.plugin.is_none() {
+            continue;
+        }
+        for model in &manifest.models {
+            let name: Arc<str> = model.name.to_string().into();
+            let capabilities: Vec<String> = if model.capabilities.is_empty() {
+                manifest.capabilities.iter().map(|capability| capability.name.clone()).collect()
+            } else {
+                model.capabilities.iter().map(|capability| capability.name.clone()).collect()
+            };
+            let parameters = parameters(&name, &model.parameters, config);
+            add(Listed {
+                model_json: json!({
+                    "name": &*name, "format": "", "capabilities": capabilities, "files": [], "parameters": parameters,
+                })
+                .to_string(),
+                card: json!({"description": model.description}),
+                id: String::new(),
+                format: String::new(),
+                size: 0,
+                installed: 0,
+                plugins: vec![manifest.id.as_str().into()],
+                problem: None,
+                capabilities,
+                name,
+            });
+        }
+    }
+    Ok(all)
+}
+
+fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
+    let card = &model.card;
+    let name: Arc<str> = model.name.to_string().into();
+    let capabilities: Vec<String> =
+        card.capabilities.iter().map(|capability| capability.name.clone()).collect();
+    let files: Vec<Value> = model
+        .files
+        .iter()
+        .map(|file| json!({"role": file.role, "path": file.path, "size": file.size}))
+        .collect();
+    let loaded =
+        || plugins.iter().filter(|found| found.plugin.is_some()).filter_map(|found| found.manifest.as_ref());
+    let (able, problem): (Vec<Arc<str>>, _) = match &card.plugin {
+        Some(id) if loaded().any(|manifest| manifest.id == *id) => (vec![id.as_str().into()], None),
+        Some(id) => (Vec::new(), Some(format!("its card asks for plugin `{id}`, which is not loaded"))),
+        None => {
+            let able: Vec<Arc<str>> = loaded()
+                .filter(|manifest| manifest.formats.contains(&card.format))
+                .map(|manifest| manifest.id.as_str().into())
+                .collect();
+            let problem = able
+                .is_empty()
+                .then(|| format!("no plugin that is loaded opens the format `{}`", card.format));
+            (able, problem)
+        }
+    };
+    Listed {
+        model_json: json!({
+            "name": &*name,
+            "format": card.format,
+            "capabilities": capabilities,
+            "files": files,
+            "parameters": parameters(&name, &card.parameters, config),
+            "labels": card.labels,
+            "languages": card.languages,
+            "context": card.context,
+        })
+        .to_string(),
+        id: model.id.clone(),
+        format: card.format.clone(),
+        size: model.size,
+        installed: model.modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        card: json!({
+            "description": card.description,
+            "licence": card.licence,
+            "homepage": card.homepage,
+            "languages": card.languages,
+            "context": card.context,
+            "aliases": card.aliases,
+        }),
+        plugins: able,
+        problem,
+        capabilities,
+        name,
+    }
+}
+
+/// Parameters of a card with those of the configuration over them.
+fn parameters(name: &str, card: &serde_json::Map<String, Value>, config: &Config) -> Value {
+    let mut parameters = card.clone();
+    if let Some(over) = config.models.overrides.get(name) {
+        parameters.extend(over.parameters.clone());
+    }
+    Value::Object(parameters)
+}
+
+/// Aliases and routes of the configuration, and aliases of installed cards where those leave room.
+pub fn names(config: &Config, listed: &[Listed]) -> Names {
+    let mut aliases = config.models.aliases.clone();
+    for model in listed {
+        let Some(others) = model.card["aliases"].as_array() else { continue };
+        for other in others.iter().filter_map(Value::as_str) {
+            aliases.entry(other.to_owned()).or_insert_with(|| model.name.to_string());
+        }
+    }
+    let routes = config
+        .models
+        .routes
+        .iter()
+        .map(|(name, route)| {
+            (name.clone(), Cascade { models: route.models.clone(), escalate_below: route.escalate_below })
+        })
+        .collect();
+    Names { aliases, routes }
+}
+
+/// How models are kept.
+pub fn options(config: &Config, threads: u32) -> Options {
+    let models = &config.models;
+    let default = ModelOptions {
+        keep_alive: None,
+        pin: false,
+        instances: 1,
+        max_queue: models.max_queue,
+        max_batch: usize::MAX,
+        batch_window: Duration::ZERO,
+        weight: 1.0,
+        threads,
+    };
+    let over = |over: &Override| ModelOptions {
+        keep_alive: over.keep_alive,
+        pin: over.pin,
+        instances: over.instances.unwrap_or(default.instances),
+        max_queue: over.max_queue.unwrap_or(default.max_queue),
+        max_batch: over.max_batch.unwrap_or(default.max_batch),
+        batch_window: over.batch_window.unwrap_or(default.batch_window),
+        weight: over.weight.unwrap_or(default.weight),
+        threads,
+    };
+    Options {
+        keep_alive: models.keep_alive,
+        memory_budget: match models.memory_budget {
+            MemoryBudget::Bytes(bytes) => bytes,
+            MemoryBudget::Percent(percent) => (memory::total_bytes() as f64 * percent / 100.0) as u64,
+        },
+        load_timeout: models.load_timeout,
+        drain: config.server.drain,
+        models: models.overrides.iter().map(|(name, o)| (name.clone(), over(o))).collect(),
+        default,
+    }
+}
+
+/// Where plugins are looked for: what the caller named, the configuration's, `<state>/plugins`, and beside the program.
+pub fn plugin_options(config: &Config, state: &Path, first: &[PathBuf]) -> PluginOptions {
+    let mut dirs = first.to_vec();
+    dirs.extend(config.plugins.dirs.iter().cloned());
+    dirs.push(state.join("plugins"));
+    if let Some(beside) = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned())) {
+        dirs.push(beside.join("plugins"));
+        dirs.push(beside.join("../lib/backplane/plugins"));
+    }
+    // Native runtimes that were pulled lie here; a plugin that needs one looks for itself.
+    let runtimes = state.join("runtimes");
+    let settings = |own: Option<&serde_json::Map<String, Value>>| {
+        let mut settings = own.cloned().unwrap_or_default();
+        settings.entry("runtimes").or_insert_with(|| json!(runtimes));
+        Value::Object(settings).to_string()
+    };
+    PluginOptions {
+        dirs,
+        files: config.plugins.load.clone(),
+        disabled: config.plugins.disabled.clone(),
+        settings: config.plugins.settings.iter().map(|(id, own)| (id.clone(), settings(Some(own)))).collect(),
+        default_settings: settings(None),
+        load_timeout: PLUGIN_LOAD_TIMEOUT,
+    }
+}

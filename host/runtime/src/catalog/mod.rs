@@ -1,0 +1,342 @@
+//! The catalog: every plugin and model of the host, and the life of each model.
+//!
+//! [`Shelf`] is what others read: entries by name in a sharded map, plugins behind an `ArcSwap`. The [`actor`] is its
+//! only writer. [`CatalogHandle::ensure`] gives the request path an open backend: at once when it is open, else after
+//! asking the actor and watching the entry.
+
+pub mod actor;
+mod entry;
+pub mod listing;
+mod plan;
+mod plugins;
+
+pub use entry::{Entry, Listed, Stage};
+pub use plugins::{Found, PluginOptions};
+
+use crate::backend::{Backend, Settings};
+use crate::compute::Pool;
+use crate::error::{Error, ErrorCode, Result};
+use crate::info::{LoadPlan, ModelState};
+use crate::job::KeepAlive;
+use crate::loader::{Bid, Plugin, Shared};
+use actix::Addr;
+use actor::{CatalogActor, CloseAll, CloseModel, OpenModel, PlanModel, Relist};
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How models are kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a model stays open after its last request.
+    pub keep_alive: KeepAlive,
+    /// Bytes all open models may take together.
+    pub memory_budget: u64,
+    /// How long a model may take to open.
+    pub load_timeout: Duration,
+    /// How long open requests may take when a model is closed.
+    pub drain: Duration,
+    /// What holds for models without options of their own.
+    pub default: ModelOptions,
+    /// Options of single models.
+    pub models: HashMap<String, ModelOptions>,
+}
+
+impl Options {
+    fn of(&self, model: &str) -> ModelOptions {
+        self.models.get(model).unwrap_or(&self.default).clone()
+    }
+}
+
+/// How one model is kept.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Instead of the default.
+    pub keep_alive: Option<KeepAlive>,
+    /// Never closed by idleness or eviction.
+    pub pin: bool,
+    /// Copies.
+    pub instances: u32,
+    /// Requests that may wait.
+    pub max_queue: usize,
+    /// Rows of one call.
+    pub max_batch: usize,
+    /// How long a batch waits for more.
+    pub batch_window: Duration,
+    /// Share of the CPU threads.
+    pub weight: f64,
+    /// Threads an instance may hope for.
+    pub threads: u32,
+}
+
+impl ModelOptions {
+    fn settings(&self, options: &Options) -> Settings {
+        Settings {
+            instances: self.instances,
+            max_queue: self.max_queue,
+            max_batch: self.max_batch,
+            batch_window: self.batch_window,
+            weight: self.weight,
+            threads: self.threads,
+            drain: options.drain,
+        }
+    }
+}
+
+/// What the catalog publishes.
+pub struct Shelf {
+    entries: DashMap<Arc<str>, Arc<Entry>>,
+    plugins: ArcSwap<Vec<Found>>,
+    /// Grows with every change of the listing.
+    version: AtomicU64,
+    loads: [AtomicU64; 2],
+    pub(crate) pool: Pool,
+    pub(crate) shared: Arc<Shared>,
+    /// Restarts of backend actors, all together.
+    pub backend_restarts: Arc<AtomicU64>,
+}
+
+impl Shelf {
+    pub(crate) fn new(pool: Pool, shared: Arc<Shared>) -> Self {
+        Self {
+            entries: DashMap::new(),
+            plugins: ArcSwap::from_pointee(Vec::new()),
+            version: AtomicU64::new(0),
+            loads: Default::default(),
+            pool,
+            shared,
+            backend_restarts: Arc::default(),
+        }
+    }
+
+    /// The model with exactly this name.
+    pub fn get(&self, name: &str) -> Option<Arc<Entry>> {
+        self.entries.get(name).map(|entry| entry.value().clone())
+    }
+
+    /// The model with exactly this name.
+    ///
+    /// # Errors
+    /// `model_not_found`, with names that are close.
+    pub fn find(&self, name: &str) -> Result<Arc<Entry>> {
+        self.get(name).ok_or_else(|| self.not_found(name))
+    }
+
+    /// What to say of a model that is not there.
+    pub fn not_found(&self, name: &str) -> Error {
+        let shown: String = name.chars().take(120).collect();
+        let mut close: Vec<(f64, Arc<str>)> = self
+            .entries
+            .iter()
+            .map(|entry| (strsim::jaro_winkler(name, entry.key()), entry.key().clone()))
+            .filter(|(likeness, _)| 0.75 < *likeness)
+            .collect();
+        close.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        let hint = match close.as_slice() {
+            [] => "see `backplane ls` for what is installed, `backplane pull` to install".to_owned(),
+            close => {
+                let names: Vec<_> = close.iter().take(3).map(|(_, name)| format!("`{name}`")).collect();
+                format!("close: {}", names.join(", "))
+            }
+        };
+        Error::new(ErrorCode::NotFound, format!("model `{shown}` not found; {hint}"))
+            .with_reason("model_not_found")
+            .with_param("model")
+    }
+
+    /// Every model, by name.
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        let mut entries: Vec<_> = self.entries.iter().map(|entry| entry.value().clone()).collect();
+        entries.sort_by_key(|entry| entry.name());
+        entries
+    }
+
+    /// Every plugin file.
+    pub fn plugins(&self) -> Arc<Vec<Found>> {
+        self.plugins.load_full()
+    }
+
+    /// Grows with every change of the listing.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Models opened, and attempts that failed.
+    pub fn loads(&self) -> (u64, u64) {
+        (self.loads[1].load(Ordering::Relaxed), self.loads[0].load(Ordering::Relaxed))
+    }
+
+    /// The plugin that is to open a model, by the best bid.
+    ///
+    /// # Errors
+    /// When none can, and why.
+    pub fn bidder(&self, listed: &Listed) -> Result<(Arc<Plugin>, Bid)> {
+        let plugins = self.plugins();
+        let able: Vec<Arc<Plugin>> = plugins
+            .iter()
+            .filter(|found| found.id().is_some_and(|id| listed.plugins.iter().any(|name| **name == *id)))
+            .filter_map(|found| found.plugin.clone())
+            .collect();
+        let unable = |why: &str| {
+            Error::new(
+                ErrorCode::FailedPrecondition,
+                format!("no plugin can open model `{}`: {why}", listed.name),
+            )
+            .with_reason("load_failed")
+        };
+        match actor::best_bid(&able, listed) {
+            Some((_, bid)) if bid.score == 0 => Err(unable(&bid.text)),
+            Some(best) => Ok(best),
+            None => Err(unable(listed.problem.as_deref().unwrap_or("none that is loaded bids for it"))),
+        }
+    }
+
+    fn insert(&self, entry: Arc<Entry>) {
+        self.entries.insert(entry.name(), entry);
+    }
+
+    fn remove(&self, name: &str) {
+        self.entries.remove(name);
+    }
+
+    fn set_plugins(&self, plugins: Vec<Found>) {
+        self.plugins.store(Arc::new(plugins));
+    }
+
+    fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    fn count_load(&self, opened: bool) {
+        self.loads[usize::from(opened)].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What callers hold.
+#[derive(Clone)]
+pub struct CatalogHandle {
+    shelf: Arc<Shelf>,
+    actor: Addr<CatalogActor>,
+}
+
+impl CatalogHandle {
+    pub fn new(shelf: Arc<Shelf>, actor: Addr<CatalogActor>) -> Self {
+        Self { shelf, actor }
+    }
+
+    /// What the catalog publishes.
+    pub fn shelf(&self) -> &Arc<Shelf> {
+        &self.shelf
+    }
+
+    /// Whether the actor takes messages.
+    pub fn is_alive(&self) -> bool {
+        self.actor.connected()
+    }
+
+    /// An open backend for a model: at once when it is open, else after it was opened.
+    ///
+    /// # Errors
+    /// Why it could not be opened; `model_not_found` when it went away meanwhile.
+    pub async fn ensure(&self, entry: &Arc<Entry>, keep_alive: Option<KeepAlive>) -> Result<Arc<Backend>> {
+        entry.touch(keep_alive);
+        if let Some(backend) = entry.backend() {
+            return Ok(backend);
+        }
+        let asked = Instant::now();
+        let mut stages = entry.watch();
+        self.actor.try_send(OpenModel { name: entry.name(), keep_alive }).map_err(|_| {
+            Error::unavailable("the catalog is busy or shutting down; retry").with_reason("overloaded")
+        })?;
+        loop {
+            if let Some(backend) = entry.backend() {
+                return Ok(backend);
+            }
+            // Failures from before we asked may be retried by the actor; it says so by sending the stage again.
+            if stages.changed().await.is_err() {
+                return Err(self.shelf.not_found(&entry.name()));
+            }
+            let stage = stages.borrow_and_update().clone();
+            match stage {
+                Stage::Failed(since, error)
+                    if asked <= since || since.elapsed() < Duration::from_secs(60) =>
+                {
+                    return Err(error);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Closes a model and waits until its memory is back.
+    ///
+    /// # Errors
+    /// When the catalog is gone.
+    pub async fn close(&self, entry: &Arc<Entry>) -> Result<()> {
+        let mut stages = entry.watch();
+        self.actor.send(CloseModel { name: entry.name() }).await.map_err(|_| Error::shutting_down())?;
+        loop {
+            if !matches!(entry.stage(), Stage::Closing) {
+                return Ok(());
+            }
+            if stages.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Closes every model and waits.
+    pub async fn close_all(&self) {
+        if self.actor.send(CloseAll).await.is_err() {
+            return;
+        }
+        for entry in self.shelf.entries() {
+            let mut stages = entry.watch();
+            while matches!(entry.stage(), Stage::Closing) {
+                if stages.changed().await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// What opening a model would take. Opens nothing.
+    ///
+    /// # Errors
+    /// When no plugin can open it.
+    pub async fn plan(&self, name: Arc<str>) -> Result<LoadPlan> {
+        self.actor.send(PlanModel { name }).await.map_err(|_| Error::shutting_down())?
+    }
+
+    /// Puts options and a listing into force.
+    ///
+    /// # Errors
+    /// When the catalog is gone.
+    pub async fn relist(&self, options: Options, plugins: Vec<Found>, listed: Vec<Listed>) -> Result<()> {
+        self.actor.send(Relist { options, plugins, listed }).await.map_err(|_| Error::shutting_down())
+    }
+
+    /// How many models are in each stage of their life.
+    pub fn census(&self) -> HashMap<ModelState, usize> {
+        let mut census = HashMap::new();
+        for entry in self.shelf.entries() {
+            let state = match entry.stage() {
+                Stage::Idle => ModelState::Idle,
+                Stage::Loading => ModelState::Loading,
+                Stage::Ready => ModelState::Ready,
+                Stage::Closing => ModelState::Closing,
+                Stage::Failed(..) => ModelState::Failed,
+            };
+            *census.entry(state).or_default() += 1;
+        }
+        census
+    }
+
+    #[cfg(test)]
+    pub fn actor(&self) -> &Addr<CatalogActor> {
+        &self.actor
+    }
+}

@@ -1,0 +1,84 @@
+//! Figures that are read when somebody looks: models, slots, queues, engines, the compute pool. Looking loads nothing.
+
+use crate::compute::Pool;
+use crate::metrics::Metrics;
+use crate::serve::Parts;
+use std::sync::Arc;
+
+/// Lets the recorder ask for them when it renders.
+pub(crate) fn register(metrics: &Metrics, parts: &Arc<Parts>, pool: &Pool) {
+    let (parts, pool) = (Arc::downgrade(parts), pool.clone());
+    metrics.on_render(Box::new(move |out| {
+        let Some(parts) = parts.upgrade() else { return };
+        let shelf = parts.catalog.shelf();
+        for entry in shelf.entries() {
+            let Some(backend) = entry.backend() else { continue };
+            let running = backend.running();
+            let name = entry.name();
+            let model = [("model", &*name)];
+            out.gauge(
+                "backplane_model_memory_bytes",
+                "Memory of an open model",
+                &model,
+                entry.memory() as f64,
+            );
+            out.gauge(
+                "backplane_model_busy_slots",
+                "Requests inside instances",
+                &model,
+                f64::from(running.busy),
+            );
+            out.gauge(
+                "backplane_model_slots",
+                "Requests that fit inside instances",
+                &model,
+                f64::from(running.slots),
+            );
+            out.gauge(
+                "backplane_model_queued",
+                "Requests waiting for an instance",
+                &model,
+                f64::from(running.queued),
+            );
+            out.counter(
+                "backplane_model_batches_total",
+                "Calls to the plugin",
+                &model,
+                running.batches as f64,
+            );
+            out.counter("backplane_model_rows_total", "Requests in those calls", &model, running.rows as f64);
+            out.counter(
+                "backplane_model_replaced_total",
+                "Instances that were replaced",
+                &model,
+                running.replaced as f64,
+            );
+            for (figure, value) in &running.engine {
+                let labels = [("model", &*name), ("figure", figure.as_str())];
+                out.gauge(
+                    "backplane_engine",
+                    "Figures of the engine itself, by its own names",
+                    &labels,
+                    *value,
+                );
+            }
+        }
+        let (opened, failed) = shelf.loads();
+        out.counter("backplane_model_loads_total", "Models opened", &[("outcome", "opened")], opened as f64);
+        out.counter("backplane_model_loads_total", "Models opened", &[("outcome", "failed")], failed as f64);
+        let stats = pool.stats();
+        out.gauge("backplane_compute_threads", "CPU threads of the pool", &[], f64::from(stats.threads));
+        out.gauge(
+            "backplane_compute_granted_threads",
+            "CPU threads granted now",
+            &[],
+            f64::from(stats.granted),
+        );
+        out.gauge(
+            "backplane_compute_waiting",
+            "Calls that wait for a CPU thread",
+            &[],
+            f64::from(stats.waiting),
+        );
+    }));
+}

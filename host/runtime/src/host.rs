@@ -1,0 +1,370 @@
+//! [`Host`]: what embedders, the server and the command line hold.
+
+use crate::auth::{AuthHandle, Caller, CreatedKey, KeyInfo, NewKey};
+use crate::catalog::CatalogHandle;
+use crate::config::{Config, ConfigError, reload};
+use crate::error::{Error, Result};
+use crate::info::{CapabilityInfo, Health, LoadPlan, ModelInfo, PluginInfo};
+use crate::job::{KeepAlive, Reply, Request};
+use crate::limiter::LimitStatus;
+use crate::metrics::Metrics;
+use crate::router::Target;
+use crate::serve::{Parts, serve};
+use crate::start::{Running, Started};
+use crate::supervisor::Snapshot;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+pub use crate::config::reload::ReloadReport;
+pub use crate::start::StartError;
+
+/// Reads the configuration anew, for [`Host::reload`].
+pub(crate) type ConfigSource = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
+
+/// Puts a [`Host`] together.
+#[derive(Default)]
+pub struct HostBuilder {
+    pub(crate) config: Config,
+    pub(crate) source: Option<ConfigSource>,
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) plugin_dirs: Vec<PathBuf>,
+    pub(crate) unlimited_compute: bool,
+}
+
+impl HostBuilder {
+    /// Runs with this configuration.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Where [`Host::reload`] gets its configuration from. Without it a reload re-reads models and plugins only.
+    pub fn config_source(
+        mut self,
+        source: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
+
+    /// Keeps its state in this folder, which is made if need be. Without it: `$BACKPLANE_STATE`, else
+    /// `$XDG_STATE_HOME/backplane`, else `~/.local/state/backplane`.
+    pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// Looks for plugins here too, before the folders of the configuration.
+    pub fn plugin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.plugin_dirs.push(dir.into());
+        self
+    }
+
+    /// Grants every plugin the CPU threads it asks for. To measure what permits are worth.
+    pub fn without_compute_permits(mut self) -> Self {
+        self.unlimited_compute = true;
+        self
+    }
+
+    /// Starts the host: its thread, its actors, its plugins. Blocks until it takes requests; opens no model.
+    ///
+    /// # Errors
+    /// A state directory that cannot be used, or that another host uses; a store that is damaged.
+    pub fn start(self) -> Result<Host, StartError> {
+        let Running { parts, started, stop } = crate::start::start(self)?;
+        Ok(Host(Arc::new(Inner { parts, started, stop, since: Instant::now() })))
+    }
+}
+
+/// A running host. Clones are the same host; it stops when the last is dropped.
+#[derive(Clone)]
+pub struct Host(Arc<Inner>);
+
+struct Inner {
+    parts: Arc<Parts>,
+    started: Started,
+    stop: crate::start::Stop,
+    since: Instant,
+}
+
+/// The admin key that the first start on a state directory makes.
+#[derive(Clone)]
+pub struct FirstKey {
+    /// The key. Shown to the operator once.
+    pub secret: String,
+    /// Where it is kept, readable by the owner only.
+    pub path: PathBuf,
+}
+
+impl std::fmt::Debug for FirstKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FirstKey").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Host")
+    }
+}
+
+impl Host {
+    /// A host with the default configuration, to be changed before it is started.
+    pub fn builder() -> HostBuilder {
+        HostBuilder::default()
+    }
+
+    fn auth(&self) -> &AuthHandle {
+        &self.0.started.auth
+    }
+
+    fn catalog(&self) -> &CatalogHandle {
+        &self.0.parts.catalog
+    }
+
+    // ---- the request path
+
+    /// Who a key belongs to. `credential` is the bare key. Where the configuration turns keys off, anybody is an
+    /// administrator. Sends no message.
+    ///
+    /// # Errors
+    /// `missing_api_key`, `invalid_api_key`.
+    pub fn identify(&self, credential: Option<&str>) -> Result<Caller> {
+        Ok(self.auth().identify(credential, std::time::SystemTime::now())?)
+    }
+
+    /// Serves a request. The answer comes piece by piece; dropping it cancels the request.
+    ///
+    /// # Errors
+    /// Everything that can be known before the first piece: an unknown model or capability, a limit, a full queue, a
+    /// model that cannot be opened.
+    pub async fn serve(&self, request: Request) -> Result<Reply> {
+        serve(&self.0.parts, request).await
+    }
+
+    /// What is left of the caller's limits.
+    pub fn limits(&self, caller: &Caller) -> Vec<LimitStatus> {
+        self.0.parts.limiter.snapshot(caller)
+    }
+
+    // ---- looking: loads nothing, touches no timer
+
+    /// Every model the host knows, by name.
+    pub fn models(&self) -> Vec<ModelInfo> {
+        let table = self.0.parts.router.table();
+        self.catalog()
+            .shelf()
+            .entries()
+            .iter()
+            .map(|entry| entry.info(table.aliases_of(&entry.name())))
+            .collect()
+    }
+
+    /// The model with this name or alias; not what `"*"` stands for.
+    pub fn model(&self, name: &str) -> Option<ModelInfo> {
+        let table = self.0.parts.router.table();
+        let shelf = self.catalog().shelf();
+        let entry = shelf.get(name).or_else(|| shelf.get(table.names().aliases.get(name)?))?;
+        Some(entry.info(table.aliases_of(&entry.name())))
+    }
+
+    /// The model that a request for `asked` would go to first: by name, alias, route, or `"*"`.
+    pub fn resolve(&self, asked: &str) -> Option<Arc<str>> {
+        match self.0.parts.router.table().resolve(asked)? {
+            Target::Model(name) => Some(name),
+            Target::Route(_, cascade) => cascade.models.first().map(|name| name.as_str().into()),
+        }
+    }
+
+    /// Every plugin file, loaded or not.
+    pub fn plugins(&self) -> Vec<PluginInfo> {
+        self.catalog().shelf().plugins().iter().map(crate::catalog::Found::info).collect()
+    }
+
+    /// Every capability that a model here serves.
+    pub fn capabilities(&self) -> Vec<CapabilityInfo> {
+        let plugins = self.catalog().shelf().plugins();
+        let table = self.0.parts.router.table();
+        let describe = |(name, models): (String, Vec<Arc<str>>)| {
+            let offers: Vec<_> = plugins
+                .iter()
+                .filter(|found| found.plugin.is_some())
+                .filter_map(|found| found.manifest.as_ref())
+                .flat_map(|manifest| manifest.capabilities.iter().map(move |offer| (manifest, offer)))
+                .filter(|(_, offer)| offer.name == name)
+                .collect();
+            let mut versions: Vec<u32> = offers.iter().map(|(_, offer)| offer.version).collect();
+            versions.sort_unstable();
+            versions.dedup();
+            let plugins = offers.iter().map(|(manifest, _)| manifest.id.clone()).collect();
+            CapabilityInfo { name, versions, models, plugins }
+        };
+        table.all_capabilities().into_iter().map(describe).collect()
+    }
+
+    /// How the host is.
+    pub fn health(&self) -> Health {
+        let mut health = Snapshot::read(&self.0.started.health);
+        health.ready &= !self.0.parts.stopping.load(Ordering::Relaxed);
+        health
+    }
+
+    /// The recorder; `render()` gives the Prometheus text.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.parts.metrics
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.0.parts.config.load_full()
+    }
+
+    /// What opening a model would take. Opens nothing.
+    ///
+    /// # Errors
+    /// `model_not_found`; that no plugin can open it, and why.
+    pub async fn plan(&self, model: &str) -> Result<LoadPlan> {
+        let name = self.known(model)?;
+        self.catalog().plan(name).await
+    }
+
+    /// Version of the host.
+    pub fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// Since when it runs.
+    pub fn uptime(&self) -> Duration {
+        self.0.since.elapsed()
+    }
+
+    /// The folder that holds its state.
+    pub fn state_dir(&self) -> &std::path::Path {
+        &self.0.started.state_dir
+    }
+
+    /// The admin key, if this start was the first on its state directory.
+    pub fn first_key(&self) -> Option<FirstKey> {
+        self.0.started.first_key.clone()
+    }
+
+    // ---- acting
+
+    fn known(&self, model: &str) -> Result<Arc<str>> {
+        self.resolve(model)
+            .filter(|_| self.model(model).is_some() || self.catalog().shelf().get(model).is_some())
+            .ok_or_else(|| self.catalog().shelf().not_found(model))
+    }
+
+    /// Opens a model and waits until it serves.
+    ///
+    /// # Errors
+    /// Why it cannot be opened.
+    pub async fn load(&self, model: &str, keep_alive: Option<KeepAlive>) -> Result<ModelInfo> {
+        let entry = self.catalog().shelf().find(&self.known(model)?)?;
+        self.catalog().ensure(&entry, keep_alive).await?;
+        Ok(entry.info(self.0.parts.router.table().aliases_of(&entry.name())))
+    }
+
+    /// Lets a model finish what it has, closes it, and waits until its memory is back.
+    ///
+    /// # Errors
+    /// `model_not_found`.
+    pub async fn unload(&self, model: &str) -> Result<()> {
+        let entry = self.catalog().shelf().find(&self.known(model)?)?;
+        self.catalog().close(&entry).await
+    }
+
+    /// Looks again at what is installed: models that were pulled or removed, plugins that were dropped in.
+    ///
+    /// # Errors
+    /// When the installed models cannot be read.
+    pub async fn refresh(&self) -> Result<()> {
+        let config = self.config();
+        self.0.started.relist(&self.0.parts, &config).await
+    }
+
+    /// Reads the configuration anew: checked whole, then applied whole, or refused with the old one in force. Also
+    /// looks again at what is installed.
+    ///
+    /// # Errors
+    /// Every problem of the new configuration.
+    pub async fn reload(&self) -> Result<ReloadReport> {
+        let old = self.config();
+        let new = match &self.0.started.source {
+            Some(source) => source().map_err(|error| {
+                Error::invalid(format!(
+                    "the configuration was not reloaded; the old one is in force: {error}"
+                ))
+                .with_reason("config_invalid")
+            })?,
+            None => Config::clone(&old),
+        };
+        let report = reload::diff(&old, &new);
+        self.0.started.relist(&self.0.parts, &new).await?;
+        self.0.started.apply(&self.0.parts, &new).await?;
+        self.0.parts.config.store(Arc::new(new));
+        tracing::info!(changed = ?report.changed, needs_restart = ?report.needs_restart, "configuration reloaded");
+        Ok(report)
+    }
+
+    /// Makes a key. Its secret is in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn create_key(&self, new: NewKey) -> Result<CreatedKey> {
+        Ok(self.auth().create(new).await?)
+    }
+
+    /// Every key, without its secret.
+    ///
+    /// # Errors
+    /// When auth is gone.
+    pub async fn keys(&self) -> Result<Vec<KeyInfo>> {
+        Ok(self.auth().list().await?)
+    }
+
+    /// Revokes a key; the next request with it is refused.
+    ///
+    /// # Errors
+    /// When there is no such key, or the store cannot be written.
+    pub async fn revoke_key(&self, id: &str) -> Result<KeyInfo> {
+        Ok(self.auth().revoke(id).await?)
+    }
+
+    /// Empties the cache; says how many answers were in it.
+    ///
+    /// # Errors
+    /// When the cache is gone.
+    pub async fn cache_flush(&self) -> Result<u64> {
+        self.0.parts.cache.flush().await
+    }
+
+    /// Takes no more requests, lets the open ones finish within `drain`, settles, closes every model and stops. Later
+    /// requests are refused with `shutting_down`.
+    pub async fn shutdown(&self, drain: Duration) {
+        self.0.parts.stopping.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + drain;
+        let idle = async {
+            while self.0.parts.open.load(Ordering::Relaxed) != 0 {
+                self.0.parts.timer.pause(Duration::from_millis(5)).await;
+            }
+            Ok(())
+        };
+        if self.0.parts.timer.by(Some(deadline), idle, || Error::deadline("draining")).await.is_err() {
+            let left = self.0.parts.open.load(Ordering::Relaxed);
+            tracing::warn!(left, "requests were still open at the end of the drain time");
+        }
+        self.catalog().close_all().await;
+        self.0.stop.stop();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.parts.stopping.store(true, Ordering::Relaxed);
+        self.stop.stop();
+    }
+}

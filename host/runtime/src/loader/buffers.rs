@@ -1,0 +1,100 @@
+//! Reference-counted memory that crosses the boundary without a copy.
+#![expect(unsafe_code, reason = "memory that a plugin allocated or writes to")]
+
+use bytes::Bytes;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Memory of the host's or of a plugin's.
+pub struct Buffer {
+    data: *mut u8,
+    len: usize,
+    owner: Owner,
+}
+
+enum Owner {
+    Host(Layout),
+    Plugin { ctx: *mut c_void, release: unsafe extern "C" fn(*mut c_void) },
+}
+
+// SAFETY: the memory is owned by this value; a plugin may touch it only while it holds a handle, and promises in the
+// header that release may be called on any thread.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; the host only reads it, and only after the plugin pushed it.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Zeroed memory of the host's. `None` when there is none.
+    pub fn alloc(len: usize, align: usize) -> Option<Buffer> {
+        let layout = Layout::from_size_align(len.max(1), align.max(64)).ok()?;
+        // SAFETY: the layout is not of size zero.
+        let data = unsafe { alloc_zeroed(layout) };
+        (!data.is_null()).then_some(Buffer { data, len, owner: Owner::Host(layout) })
+    }
+
+    /// Memory of a plugin's.
+    ///
+    /// # Safety
+    /// `data` is valid for `len` bytes until `release(ctx)` is called.
+    pub unsafe fn wrap(
+        data: *mut u8,
+        len: usize,
+        ctx: *mut c_void,
+        release: unsafe extern "C" fn(*mut c_void),
+    ) -> Buffer {
+        Buffer { data, len, owner: Owner::Plugin { ctx, release } }
+    }
+
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.data
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        match self.owner {
+            // SAFETY: allocated with this layout in `alloc`, and freed once.
+            Owner::Host(layout) => unsafe { dealloc(self.data, layout) },
+            // SAFETY: exactly once, says the header, and this is the last reference.
+            Owner::Plugin { ctx, release } => unsafe { release(ctx) },
+        }
+    }
+}
+
+/// A buffer as a plugin holds it: the memory, and how many references the plugin has.
+#[derive(Clone)]
+pub struct Held {
+    pub buffer: Arc<Buffer>,
+    pub references: Arc<AtomicU32>,
+}
+
+impl Held {
+    pub fn new(buffer: Buffer) -> Self {
+        Self { buffer: Arc::new(buffer), references: Arc::new(AtomicU32::new(1)) }
+    }
+
+    pub fn retain(&self) {
+        self.references.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether that was the last one.
+    pub fn release(&self) -> bool {
+        self.references.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// `len` bytes from `data` on, shared. `None` when they are not inside this buffer.
+    pub fn slice(&self, data: *const u8, len: usize) -> Option<Bytes> {
+        struct Slice(Arc<Buffer>, usize, usize);
+        impl AsRef<[u8]> for Slice {
+            fn as_ref(&self) -> &[u8] {
+                // SAFETY: the range was checked, and the memory lives as long as the Arc.
+                unsafe { std::slice::from_raw_parts(self.0.data.add(self.1), self.2) }
+            }
+        }
+        let offset = (data as usize).checked_sub(self.buffer.data as usize)?;
+        (offset.checked_add(len)? <= self.buffer.len)
+            .then(|| Bytes::from_owner(Slice(self.buffer.clone(), offset, len)))
+    }
+}

@@ -1,0 +1,365 @@
+//! One request on its way through a plugin.
+#![expect(unsafe_code, reason = "bp_request points into an exchange; this file keeps those pointers true")]
+
+use crate::auth::Caller;
+use crate::error::{Error, Result};
+use crate::job::{Chunk, Done, Next, Timing};
+use crate::tensor::Tensor;
+use backplane_abi::clock;
+use backplane_abi::payload::Usage;
+use backplane_abi::table::*;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+/// Chunks that may wait for their reader before the plugin is told to wait.
+const MAX_CHUNKS: usize = 256;
+/// Bytes of chunks that may wait; one larger chunk is taken when nothing else waits.
+const MAX_BYTES: usize = 8 << 20;
+
+/// How a request ended, shown to the hook of [`ExchangeSpec`] exactly once.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// The result.
+    pub result: Result<Done>,
+    /// What the plugin says it consumed, even if it failed.
+    pub usage: Option<Usage>,
+    /// Chunks that were taken.
+    pub chunks: u64,
+}
+
+/// Called when the plugin has given a request back: whether its instance can serve no more.
+type Release = Box<dyn FnOnce(bool) + Send>;
+type Hook = Box<dyn FnOnce(&End) + Send>;
+
+/// What an exchange is made of.
+pub struct ExchangeSpec {
+    /// See [`crate::Request`].
+    pub capability: String,
+    /// Version of its payload schema.
+    pub capability_version: u32,
+    /// See [`crate::Request`].
+    pub params: String,
+    /// See [`crate::Request`].
+    pub tensors: Vec<Tensor>,
+    /// See [`crate::Request`].
+    pub id: String,
+    /// See [`crate::Request`].
+    pub traceparent: String,
+    /// See [`crate::Request`].
+    pub caller: Caller,
+    /// Models on the way here, this one included.
+    pub trail: Vec<Arc<str>>,
+    /// See [`crate::Request`].
+    pub deadline: Option<Instant>,
+    /// See [`crate::Request`].
+    pub stream: bool,
+    /// See [`crate::Request`].
+    pub confidence: bool,
+    /// See [`crate::Request`].
+    pub priority: i32,
+    /// Called once at the end, on whatever thread ends it; must not block.
+    pub hook: Hook,
+}
+
+/// A request on its way: its memory, its results, its cancel word. The plugin knows it by a handle.
+pub struct Exchange {
+    pub(super) spec: ExchangeParts,
+    cancel: AtomicU32,
+    /// 0 until it is submitted.
+    handle: AtomicU64,
+    raw_tensors: OnceLock<RawTensors>,
+    state: Mutex<State>,
+    created: Instant,
+}
+
+/// [`ExchangeSpec`] without its hook: never changed, so that the plugin can read it without a lock.
+pub(super) struct ExchangeParts {
+    pub capability: String,
+    pub capability_version: u32,
+    pub params: String,
+    pub tensors: Vec<Tensor>,
+    pub id: String,
+    pub traceparent: String,
+    pub caller: Caller,
+    pub trail: Vec<Arc<str>>,
+    pub deadline: Option<Instant>,
+    pub stream: bool,
+    pub confidence: bool,
+    pub priority: i32,
+}
+
+struct RawTensors(Vec<bp_tensor>);
+// SAFETY: the pointers go to `Exchange::spec`, which is never changed and lives as long as these.
+unsafe impl Send for RawTensors {}
+// SAFETY: as above.
+unsafe impl Sync for RawTensors {}
+
+struct State {
+    queue: VecDeque<Chunk>,
+    bytes: usize,
+    end: Option<Result<Done>>,
+    ended: bool,
+    hook: Option<Hook>,
+    release: Option<Release>,
+    waker: Option<Waker>,
+    submitted: Option<Instant>,
+    first: Option<Instant>,
+    chunks: u64,
+    /// When the backend first saw that it was cancelled.
+    cancel_seen: Option<Instant>,
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange")
+            .field("id", &self.spec.id)
+            .field("capability", &self.spec.capability)
+            .finish()
+    }
+}
+
+/// What became of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    Taken,
+    Full,
+    Cancelled,
+}
+
+impl Exchange {
+    /// A request that is not submitted yet.
+    pub fn new(spec: ExchangeSpec) -> Arc<Self> {
+        Arc::new(Self {
+            cancel: AtomicU32::new(0),
+            handle: AtomicU64::new(0),
+            raw_tensors: OnceLock::new(),
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                bytes: 0,
+                end: None,
+                ended: false,
+                hook: Some(spec.hook),
+                release: None,
+                waker: None,
+                submitted: None,
+                first: None,
+                chunks: 0,
+                cancel_seen: None,
+            }),
+            created: Instant::now(),
+            spec: ExchangeParts {
+                capability: spec.capability,
+                capability_version: spec.capability_version,
+                params: spec.params,
+                tensors: spec.tensors,
+                id: spec.id,
+                traceparent: spec.traceparent,
+                caller: spec.caller,
+                trail: spec.trail,
+                deadline: spec.deadline,
+                stream: spec.stream,
+                confidence: spec.confidence,
+                priority: spec.priority,
+            },
+        })
+    }
+
+    /// Size of its input, by which a batch is grouped: like with like.
+    pub fn weight(&self) -> usize {
+        self.spec.params.len() + self.spec.tensors.iter().map(|tensor| tensor.data.len()).sum::<usize>()
+    }
+
+    /// The capability it asks for.
+    pub fn capability(&self) -> &str {
+        &self.spec.capability
+    }
+
+    /// Higher first.
+    pub fn priority(&self) -> i32 {
+        self.spec.priority
+    }
+
+    /// When its answer is of no use any more.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.spec.deadline
+    }
+
+    /// Since when the plugin has it.
+    pub fn submitted(&self) -> Option<Instant> {
+        self.state.lock().submitted
+    }
+
+    /// Sets the cancel word. The plugin sees it at its next step.
+    pub fn cancel(&self) {
+        self.cancel.store(1, Ordering::Relaxed);
+    }
+
+    /// How long it has been seen to be cancelled: zero at the first call, from then on the time since.
+    pub fn cancelled_since(&self, now: Instant) -> std::time::Duration {
+        now.saturating_duration_since(*self.state.lock().cancel_seen.get_or_insert(now))
+    }
+
+    /// Whether its reader has left.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn handle(&self) -> u64 {
+        self.handle.load(Ordering::Relaxed)
+    }
+
+    /// The struct that crosses the boundary. Its pointers are valid while this exchange is.
+    pub(super) fn raw(&self, handle: u64) -> bp_request {
+        self.handle.store(handle, Ordering::Relaxed);
+        self.state.lock().submitted = Some(Instant::now());
+        let tensors = &self
+            .raw_tensors
+            .get_or_init(|| RawTensors(self.spec.tensors.iter().map(raw_tensor).collect()))
+            .0;
+        let mut flags = 0;
+        if self.spec.stream {
+            flags |= BP_REQUEST_STREAM;
+        }
+        if self.spec.confidence {
+            flags |= BP_REQUEST_CONFIDENCE;
+        }
+        bp_request {
+            flags,
+            id: handle,
+            sink: handle,
+            capability: bp_str::new(&self.spec.capability),
+            params_json: bp_str::new(&self.spec.params),
+            r#in: tensors.as_ptr(),
+            n_in: tensors.len() as u32,
+            in_stride: size_of::<bp_tensor>() as u32,
+            request_id: bp_str::new(&self.spec.id),
+            traceparent: bp_str::new(&self.spec.traceparent),
+            tenant: bp_str::new(&self.spec.caller.tenant),
+            deadline_ns: clock::deadline_ns(self.spec.deadline),
+            cancel: self.cancel.as_ptr(),
+            priority: self.spec.priority,
+            capability_version: self.spec.capability_version,
+            ..bp_request::new()
+        }
+    }
+
+    /// Takes a chunk from the plugin, unless the reader is behind or gone.
+    pub(super) fn offer(&self, chunk: impl FnOnce() -> Chunk, bytes: usize) -> Offered {
+        if self.is_cancelled() {
+            return Offered::Cancelled;
+        }
+        let mut state = self.state.lock();
+        if state.ended {
+            return Offered::Cancelled;
+        }
+        if MAX_CHUNKS <= state.queue.len() || (!state.queue.is_empty() && MAX_BYTES < state.bytes + bytes) {
+            return Offered::Full;
+        }
+        state.bytes += bytes;
+        state.chunks += 1;
+        state.first.get_or_insert_with(Instant::now);
+        state.queue.push_back(chunk());
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Offered::Taken
+    }
+
+    /// Ends it for its reader, once: runs the hook and wakes the reader. Whether this call was the one that did.
+    ///
+    /// The plugin may still have it: see [`Exchange::returned`].
+    pub fn end(&self, result: Result<Done>, usage: Option<Usage>) -> bool {
+        let (end, hook, waker) = {
+            let mut state = self.state.lock();
+            if state.ended {
+                return false;
+            }
+            state.ended = true;
+            let now = Instant::now();
+            let taken = state.submitted.unwrap_or(now);
+            let timing = Timing {
+                queue: taken.saturating_duration_since(self.created),
+                first: state.first.unwrap_or(now).saturating_duration_since(taken),
+                run: now.saturating_duration_since(taken),
+                ..Timing::default()
+            };
+            let result = result.map(|done| Done { timing, ..done });
+            state.end = Some(result.clone());
+            (End { result, usage, chunks: state.chunks }, state.hook.take(), state.waker.take())
+        };
+        if let Some(hook) = hook {
+            hook(&end);
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Says what to do when the plugin has given it back. Called before it is submitted.
+    pub(crate) fn on_return(&self, release: impl FnOnce(bool) + Send + 'static) {
+        self.state.lock().release = Some(Box::new(release));
+    }
+
+    /// The plugin has given it back, or it was taken away: its slot is free.
+    pub(super) fn returned(&self, poisoned: bool) {
+        let release = self.state.lock().release.take();
+        if let Some(release) = release {
+            release(poisoned);
+        }
+    }
+
+    /// The next chunk, then the end.
+    pub(crate) fn poll_read(&self, context: &mut Context<'_>) -> Poll<Result<Next>> {
+        let mut state = self.state.lock();
+        if let Some(chunk) = state.queue.pop_front() {
+            state.bytes = state.bytes.saturating_sub(size(&chunk));
+            return Poll::Ready(Ok(Next::Chunk(chunk)));
+        }
+        match state.end.take() {
+            Some(end) => Poll::Ready(end.map(Next::Done)),
+            None => {
+                if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                    state.waker = Some(context.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // An exchange that nobody ended (a queue that was dropped) still settles its quota and frees its slot.
+        self.end(Err(Error::unavailable("the request was dropped before it reached a plugin")), None);
+    }
+}
+
+/// Bytes that a chunk holds.
+pub(super) fn size(chunk: &Chunk) -> usize {
+    chunk.json.len() + chunk.tensors.iter().map(|tensor| tensor.data.len()).sum::<usize>()
+}
+
+/// The struct that crosses the boundary, valid as long as `tensor` is.
+pub(super) fn raw_tensor(tensor: &Tensor) -> bp_tensor {
+    let (code, bits) = tensor.dtype.raw();
+    bp_tensor {
+        flags: BP_TENSOR_READ_ONLY,
+        name: bp_str::new(&tensor.name),
+        dev_type: BP_DEV_CPU,
+        code,
+        bits,
+        lanes: 1,
+        ndim: tensor.shape.len() as i32,
+        shape: tensor.shape.as_ptr(),
+        nbytes: tensor.data.len() as u64,
+        data: tensor.data.as_ptr().cast_mut().cast(),
+        ..bp_tensor::new()
+    }
+}

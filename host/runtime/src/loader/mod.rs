@@ -1,0 +1,29 @@
+//! The host's end of the plugin ABI: loads libraries, calls them, and answers their calls.
+//!
+//! All `unsafe` of this crate is in this folder. What leaves it is safe: [`Plugin`], [`Model`], [`Instance`] and
+//! [`Exchange`] are ordinary owned values whose drop order the borrow of `Arc` keeps right (instance before model
+//! before plugin). A library is never unmapped.
+//!
+//! - `library`: from a file to a [`Plugin`]: inspect, map, check layouts, enter, initialise.
+//! - `plugin`: calls into the plugin's tables.
+//! - `table`: the `bp_host` functions, called by the plugin from any thread.
+//! - `exchange`: one request on its way through a plugin: its memory, its results, its cancel word.
+//! - `handles`: generation-tagged handles, so that a plugin's mistake is an error and not a crash.
+//! - `buffers`: reference-counted memory that crosses the boundary without a copy.
+
+mod buffers;
+mod exchange;
+mod handles;
+mod library;
+mod plugin;
+mod table;
+
+pub use exchange::{End, Exchange, ExchangeSpec};
+pub use library::load;
+pub use plugin::{Bid, BidQuery, Class, HealthState, Instance, Model, Plugin};
+pub(crate) use table::{PluginCall, Shared};
+
+/// Gives memory that the allocator holds back to the system, after a model was closed.
+pub fn trim_memory() {
+    plugin::trim_memory();
+}

@@ -1,0 +1,434 @@
+//! Calls into a plugin's tables.
+#![expect(unsafe_code, reason = "the host's end of the C ABI")]
+
+use super::exchange::Exchange;
+use super::table::{Failure, PluginContext};
+use crate::compute::Client;
+use crate::error::{Error, ErrorCode, Result};
+use backplane_abi::clock;
+use backplane_abi::payload::tensor::Description;
+use backplane_abi::table::*;
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A library that was mapped and initialised.
+pub struct Plugin {
+    table: *mut bp_plugin,
+    /// The table as far as both sides know it.
+    known: bp_plugin,
+    context: &'static PluginContext,
+    id: Arc<str>,
+}
+
+// SAFETY: the functions called through it are tagged [any], or [init] and then called under the catalog's lock per
+// model; the header allows any thread for both.
+unsafe impl Send for Plugin {}
+// SAFETY: as above.
+unsafe impl Sync for Plugin {}
+
+/// What is asked before a choice or a load.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BidQuery<'a> {
+    /// Empty: a load is planned.
+    pub capability: &'a str,
+    /// `"gguf"`; empty for a built-in model.
+    pub format: &'a str,
+    /// The model as in `model_open`.
+    pub model_json: &'a str,
+    /// Size of the request's JSON.
+    pub input_bytes: u64,
+}
+
+/// A plugin's claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bid {
+    /// 0..=1000, 0 = cannot.
+    pub score: u16,
+    /// 0..=1000.
+    pub quality: u16,
+    /// Bytes the model takes once open.
+    pub host_bytes: u64,
+    /// How long the claim stands, in milliseconds.
+    pub valid_ms: u32,
+    /// For people.
+    pub text: String,
+}
+
+/// How instances want to be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// One call at a time on one thread.
+    Serial,
+    /// Several calls at once.
+    Concurrent,
+    /// Submit returns at once.
+    Continuous,
+}
+
+/// How an instance says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthState {
+    /// Serving.
+    Ready,
+    /// Serving badly, and why.
+    Degraded(String),
+    /// Not serving now, and why.
+    NotReady(String),
+    /// Broken, and why.
+    Failed(String),
+}
+
+/// The reason a plugin gave for `code`, or one of ours.
+fn reason(code: bp_code, failure: Option<Failure>, what: &str, plugin: &str) -> Failure {
+    failure.unwrap_or_else(|| Failure {
+        error: Error::new(
+            ErrorCode::from_raw(code),
+            format!("plugin `{plugin}` failed to {what} with code {code} and did not say why"),
+        ),
+        sub: BP_SUB_NONE,
+    })
+}
+
+impl Plugin {
+    /// A plugin that `bp_entry_v1` returned and `init` accepted.
+    ///
+    /// # Safety
+    /// `table` came from the entry of a library that stays mapped, and `known` was read from it and checked to have
+    /// `bid`, `model_open` and `shutdown`.
+    pub(super) unsafe fn new(
+        table: *mut bp_plugin,
+        known: bp_plugin,
+        context: &'static PluginContext,
+        id: &str,
+    ) -> Self {
+        Self { table, known, context, id: id.into() }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// What it claims about a job; `None` when it does not answer.
+    pub fn bid(&self, query: BidQuery<'_>) -> Option<Bid> {
+        let bid = self.known.bid?;
+        let raw = bp_query {
+            capability: bp_str::new(query.capability),
+            format: bp_str::new(query.format),
+            model_json: bp_str::new(query.model_json),
+            dev_type: BP_DEV_CPU,
+            input_bytes: query.input_bytes,
+            capability_version: 1,
+            ..bp_query::new()
+        };
+        let mut out = bp_bid::new();
+        // SAFETY: the plugin's function with its own table; the text is copied before anybody bids on this thread.
+        let (code, text) = unsafe { (bid(self.table, &raw, &raw mut out), out.text.lossy().into_owned()) };
+        (code == BP_OK).then(|| Bid {
+            score: out.score.min(1000),
+            quality: out.quality.min(1000),
+            host_bytes: out.bytes_host,
+            valid_ms: out.valid_ms,
+            text,
+        })
+    }
+
+    /// Opens a model. May block for long.
+    ///
+    /// # Errors
+    /// The plugin's.
+    pub fn open(self: &Arc<Self>, model_json: &str) -> Result<Arc<Model>> {
+        let open = self.known.model_open.ok_or_else(|| Error::internal("model_open is missing"))?;
+        let mut table = std::ptr::null_mut();
+        let (code, failure) = self.context.with_error(|err| {
+            // SAFETY: the plugin's function with its own table and a place to write to.
+            unsafe { open(self.table, bp_str::new(model_json), &raw mut table, err) }
+        });
+        if code != BP_OK {
+            return Err(reason(code, failure, "open the model", &self.id).error);
+        }
+        // SAFETY: the plugin says it wrote a table there.
+        let known = unsafe { bp_model::read(table, std::mem::offset_of!(bp_model, close) + 8) };
+        let known =
+            known.filter(|known| known.instance_new.is_some() && known.close.is_some()).ok_or_else(|| {
+                Error::internal(format!("plugin `{}` returned a model without its functions", self.id))
+            })?;
+        let class = match known.exec_class {
+            BP_SERIAL => Class::Serial,
+            BP_CONCURRENT => Class::Concurrent,
+            BP_CONTINUOUS => Class::Continuous,
+            other => {
+                // SAFETY: just opened, and not used again.
+                unsafe { known.close.map(|close| close(table)) };
+                return Err(Error::internal(format!(
+                    "plugin `{}` declares execution class {other}",
+                    self.id
+                )));
+            }
+        };
+        // SAFETY: valid until close.
+        let description = serde_json::from_slice(unsafe { known.describe_json.bytes() }).unwrap_or_default();
+        Ok(Arc::new(Model { plugin: self.clone(), table, known, class, description }))
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        if let Some(shutdown) = self.known.shutdown {
+            // SAFETY: no model is left, since each holds an Arc of this; called once.
+            unsafe { shutdown(self.table) };
+        }
+    }
+}
+
+/// An opened model.
+pub struct Model {
+    plugin: Arc<Plugin>,
+    table: *mut bp_model,
+    known: bp_model,
+    class: Class,
+    description: Description,
+}
+
+// SAFETY: the functions called through it are tagged [any] or [init]; the header allows any thread for both.
+unsafe impl Send for Model {}
+// SAFETY: as above.
+unsafe impl Sync for Model {}
+
+impl Model {
+    /// How its instances want to be called.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// Requests that may be open in one instance.
+    pub fn max_inflight(&self) -> u32 {
+        self.known.max_inflight.max(1)
+    }
+
+    /// Rows of one submit.
+    pub fn max_batch(&self) -> u32 {
+        self.known.max_batch.max(1)
+    }
+
+    /// How long after cancel a request may take to finish.
+    pub fn cancel_grace(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(u64::from(self.known.cancel_grace_ms.clamp(100, 60_000)))
+    }
+
+    /// What it takes and gives.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// A running copy. May block for long.
+    ///
+    /// # Errors
+    /// The plugin's.
+    pub fn instance(self: &Arc<Self>, index: u32, threads: u32, compute: Arc<Client>) -> Result<Instance> {
+        let new = self.known.instance_new.ok_or_else(|| Error::internal("instance_new is missing"))?;
+        let context = self.plugin.context;
+        let ticket = context.tickets.insert(compute);
+        let placement = bp_placement { ticket, dev_type: BP_DEV_CPU, threads, index, ..bp_placement::new() };
+        let mut table = std::ptr::null_mut();
+        let (code, failure) = context.with_error(|err| {
+            // SAFETY: the plugin's function with its own table, a valid placement and a place to write to.
+            unsafe { new(self.table, &placement, &raw mut table, err) }
+        });
+        if code != BP_OK {
+            context.tickets.remove(ticket);
+            return Err(reason(code, failure, "make an instance", &self.plugin.id).error);
+        }
+        // SAFETY: the plugin says it wrote a table there.
+        let known = unsafe { bp_instance::read(table, std::mem::offset_of!(bp_instance, destroy) + 8) };
+        match known.filter(|known| known.submit.is_some() && known.destroy.is_some()) {
+            Some(known) => Ok(Instance { model: self.clone(), table, known, ticket }),
+            None => {
+                context.tickets.remove(ticket);
+                Err(Error::internal(format!(
+                    "plugin `{}` returned an instance without its functions",
+                    self.plugin.id
+                )))
+            }
+        }
+    }
+
+    /// The model's extension with this id, as far as both sides know it.
+    fn extension<T: Sized32>(&self, id: &'static str) -> Option<T> {
+        let get = self.known.get_extension?;
+        // SAFETY: the plugin's function with its own table; extension tables live as long as the model.
+        unsafe { T::read(get(self.table, bp_str::new(id)).cast::<T>(), size_of::<T>()) }
+    }
+
+    /// Prompt tokens of a request; `None` when the model does not count.
+    ///
+    /// # Errors
+    /// As the request itself would fail.
+    pub fn count_tokens(&self, capability: &str, params: &str) -> Result<Option<u64>> {
+        let Some(count) = self.extension::<bp_tokens_1>(BP_EXT_TOKENS_1).and_then(|table| table.count) else {
+            return Ok(None);
+        };
+        let mut tokens = 0;
+        let (code, failure) = self.plugin.context.with_error(|err| {
+            // SAFETY: the plugin's function with its own table and a place to write to.
+            unsafe { count(self.table, bp_str::new(capability), bp_str::new(params), &raw mut tokens, err) }
+        });
+        match code {
+            BP_OK => Ok(Some(tokens)),
+            BP_UNIMPLEMENTED => Ok(None),
+            code => Err(reason(code, failure, "count tokens", &self.plugin.id).error),
+        }
+    }
+
+    /// The engine's own figures.
+    pub fn stats(&self) -> Vec<(String, f64)> {
+        unsafe extern "C" fn each(ctx: *mut c_void, name: bp_str, value: f64) {
+            // SAFETY: ctx is the Vec below; the name is valid until we return.
+            let (figures, name) = unsafe { (&mut *ctx.cast::<Vec<(String, f64)>>(), name.lossy()) };
+            if figures.len() < 64 {
+                figures.push((name.into_owned(), value));
+            }
+        }
+        let mut figures = Vec::new();
+        if let Some(read) = self.extension::<bp_stats_1>(BP_EXT_STATS_1).and_then(|table| table.read) {
+            // SAFETY: the plugin's function with its own table; `figures` outlives the call.
+            unsafe { read(self.table, (&raw mut figures).cast(), Some(each)) };
+        }
+        figures
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        if let Some(close) = self.known.close {
+            // SAFETY: no instance is left, since each holds an Arc of this; called once.
+            unsafe { close(self.table) };
+        }
+    }
+}
+
+/// One running copy of a model.
+pub struct Instance {
+    model: Arc<Model>,
+    table: *mut bp_instance,
+    known: bp_instance,
+    ticket: bp_ticket,
+}
+
+// SAFETY: functions tagged [any] may be called from any thread; submit and destroy of a SERIAL instance are called by
+// its one lane thread only, which makes, keeps and drops it (backend/lane.rs).
+unsafe impl Send for Instance {}
+// SAFETY: as above.
+unsafe impl Sync for Instance {}
+
+/// Why a submit failed.
+#[derive(Debug)]
+pub struct Refused {
+    /// The plugin's reason.
+    pub error: Error,
+    /// Whether the instance can serve no more.
+    pub poisoned: bool,
+}
+
+impl Instance {
+    /// Hands requests to the plugin. On an error every one of them has been ended with it.
+    ///
+    /// # Errors
+    /// The plugin's.
+    pub fn submit(&self, batch: &[Arc<Exchange>]) -> std::result::Result<(), Refused> {
+        let context = self.model.plugin.context;
+        let Some(submit) = self.known.submit else {
+            return Err(Refused { error: Error::internal("submit is missing"), poisoned: true });
+        };
+        let rows: Vec<bp_request> =
+            batch.iter().map(|exchange| exchange.raw(context.exchanges.insert(exchange.clone()))).collect();
+        let (code, failure) = context.with_error(|err| {
+            // SAFETY: the plugin's function with its own table; the rows live until it returns, and what they point to
+            // lives in the exchanges, which the handle table keeps until finish.
+            unsafe {
+                submit(self.table, rows.as_ptr(), rows.len() as u32, size_of::<bp_request>() as u32, err)
+            }
+        });
+        if code == BP_OK {
+            return Ok(());
+        }
+        let failure = reason(code, failure, "take the request", &self.model.plugin.id);
+        let poisoned = failure.sub == BP_SUB_PANIC || failure.sub == BP_SUB_POISONED;
+        for exchange in batch {
+            // After a panic some rows may have been finished, and threads of the plugin may still read the others.
+            if context.exchanges.remove(exchange.handle()).is_some() {
+                if poisoned {
+                    std::mem::forget(exchange.clone());
+                }
+                exchange.returned(poisoned);
+                exchange.end(Err(failure.error.clone()), None);
+            }
+        }
+        Err(Refused { error: failure.error, poisoned })
+    }
+
+    /// Tells the plugin that a cancel word was set.
+    pub fn cancel(&self, exchange: &Exchange) {
+        if let Some(cancel) = self.known.cancel {
+            // SAFETY: the plugin's function with its own table; a stale request is the plugin's to ignore.
+            unsafe { cancel(self.table, exchange.handle()) };
+        }
+    }
+
+    /// Takes a request away from a plugin that does not finish it. Its memory stays, since the plugin may still read
+    /// it; a later finish is stale.
+    pub fn abandon(&self, exchange: &Arc<Exchange>, error: Error) {
+        if let Some(taken) = self.model.plugin.context.exchanges.remove(exchange.handle()) {
+            std::mem::forget(taken);
+        }
+        exchange.returned(true);
+        exchange.end(Err(error), None);
+    }
+
+    /// How it says it is. Blocks as long as the plugin does.
+    pub fn health(&self) -> HealthState {
+        let Some(health) = self.known.health else { return HealthState::Ready };
+        let mut state = BP_HEALTH_READY;
+        let (code, failure) = self.model.plugin.context.with_error(|err| {
+            // SAFETY: the plugin's function with its own table and a place to write to.
+            unsafe { health(self.table, &raw mut state, err) }
+        });
+        let why = failure.map_or_else(String::new, |failure| failure.error.message);
+        match (code, state) {
+            (BP_OK, BP_HEALTH_READY) => HealthState::Ready,
+            (BP_OK, BP_HEALTH_DEGRADED) => HealthState::Degraded(why),
+            (BP_OK, BP_HEALTH_NOT_READY) => HealthState::NotReady(why),
+            (BP_OK, _) => HealthState::Failed(why),
+            (code, _) => HealthState::Degraded(format!("health check failed with {code}: {why}")),
+        }
+    }
+
+    /// Lets it finish what it has. Whether it was done in time.
+    pub fn quiesce(&self, deadline: Instant) -> bool {
+        match self.known.quiesce {
+            // SAFETY: the plugin's function with its own table.
+            Some(quiesce) => unsafe { quiesce(self.table, clock::deadline_ns(Some(deadline))) == BP_OK },
+            None => true,
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some(destroy) = self.known.destroy {
+            // SAFETY: called once; the lane drops it with no request open.
+            unsafe { destroy(self.table) };
+        }
+        self.model.plugin.context.tickets.remove(self.ticket);
+    }
+}
+
+/// Returns free heap pages to the system.
+pub(super) fn trim_memory() {
+    // SAFETY: glibc's malloc_trim takes no pointer and is thread-safe.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

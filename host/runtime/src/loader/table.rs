@@ -1,0 +1,667 @@
+//! The `bp_host` functions: what a plugin may ask of the host, from any thread.
+//!
+//! Each plugin has a table and handles of its own, so that the handle of one means nothing to another. A context is
+//! never freed: a plugin's threads may call it as long as the process lives.
+#![expect(unsafe_code, reason = "the host's end of the C ABI")]
+
+use super::buffers::{Buffer, Held};
+use super::exchange::{Exchange, Offered, raw_tensor, size};
+use super::handles::Handles;
+use crate::compute::Client;
+use crate::error::{Error, ErrorCode, Result};
+use crate::job::{Chunk, Done, Next, Parent, Reply, Request};
+use crate::tensor::{DType, Tensor};
+use backplane_abi::dtype::dense_bytes;
+use backplane_abi::payload::Usage;
+use backplane_abi::table::*;
+use backplane_abi::{ABI_MAJOR, ABI_MINOR, clock};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Calls between plugins go no deeper than this.
+const MAX_DEPTH: usize = 8;
+/// Lines a plugin may log in a second.
+const LOG_LINES_PER_SECOND: u64 = 200;
+/// Longest message of a plugin that is kept.
+const MAX_MESSAGE: usize = 4096;
+
+/// What the tables of all plugins of one host share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// Serves a call from a plugin; set once the request path stands.
+    pub calls: OnceLock<CallHook>,
+}
+
+/// Takes a call off the plugin's thread and serves it.
+pub(crate) type CallHook = Box<dyn Fn(PluginCall) + Send + Sync>;
+
+/// A plugin that asks another capability.
+pub(crate) struct PluginCall {
+    /// What it asks, until somebody took it.
+    request: Option<Request>,
+    back: Back,
+    cancelled: Arc<AtomicBool>,
+    plugin: &'static PluginContext,
+    handle: u64,
+    ended: bool,
+}
+
+/// Where the answer of a call goes.
+struct Back {
+    ctx: *mut c_void,
+    on_chunk: unsafe extern "C" fn(*mut c_void, *const bp_chunk) -> bp_code,
+    on_done: unsafe extern "C" fn(*mut c_void, *const bp_done),
+}
+// SAFETY: the header says the callbacks are [any] and ctx goes with them.
+unsafe impl Send for Back {}
+
+impl PluginCall {
+    /// What it asks; once.
+    pub fn take_request(&mut self) -> Option<Request> {
+        self.request.take()
+    }
+
+    /// Hands the answer to the plugin, piece by piece, to its end.
+    pub async fn answer(mut self, reply: Result<Reply>) {
+        let result = match reply {
+            Ok(reply) => self.pass_on(reply).await,
+            Err(error) => Err(error),
+        };
+        self.end(&result);
+    }
+
+    async fn pass_on(&mut self, mut reply: Reply) -> Result<Done> {
+        loop {
+            // The plugin may cancel while nothing comes, so look now and then.
+            let next = match tokio::time::timeout(Duration::from_millis(20), reply.next()).await {
+                Ok(next) => next?,
+                Err(_) if self.cancelled.load(Ordering::Relaxed) => return Err(Error::cancelled()),
+                Err(_) => continue,
+            };
+            match next {
+                Next::Done(done) => return Ok(done),
+                Next::Chunk(chunk) => {
+                    let tensors: Vec<_> = chunk.tensors.iter().map(raw_tensor).collect();
+                    let json = String::from_utf8_lossy(&chunk.json);
+                    let raw = bp_chunk {
+                        json: bp_str::new(&json),
+                        tensors: tensors.as_ptr(),
+                        n_tensors: tensors.len() as u32,
+                        stride: size_of::<bp_tensor>() as u32,
+                        ..bp_chunk::new()
+                    };
+                    // SAFETY: the plugin's callback with its ctx; the chunk is valid until it returns.
+                    if unsafe { (self.back.on_chunk)(self.back.ctx, &raw) } != BP_OK {
+                        return Err(Error::cancelled());
+                    }
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, result: &Result<Done>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.plugin.calls.remove(self.handle);
+        let done = |raw: &bp_done| {
+            // SAFETY: exactly once (`ended`), with the plugin's own ctx.
+            unsafe { (self.back.on_done)(self.back.ctx, raw) }
+        };
+        match result {
+            Ok(end) => {
+                let usage = serde_json::to_string(&end.usage).unwrap_or_default();
+                done(&bp_done {
+                    usage_json: bp_str::new(&usage),
+                    confidence: end.confidence.unwrap_or(-1.0),
+                    ..bp_done::new()
+                });
+            }
+            Err(error) => {
+                let details = serde_json::to_string(&error.details).unwrap_or_default();
+                let raw = bp_error {
+                    code: error.code as bp_code,
+                    message: bp_str::new(&error.message),
+                    reason: bp_str::new(&error.reason),
+                    details_json: bp_str::new(&details),
+                    ..bp_error::new()
+                };
+                done(&bp_done { error: &raw, confidence: -1.0, ..bp_done::new() });
+            }
+        }
+    }
+}
+
+impl Drop for PluginCall {
+    fn drop(&mut self) {
+        // A host that goes down in the middle of a call still ends it: the plugin waits for on_done.
+        self.end(&Err(Error::shutting_down()));
+    }
+}
+
+/// The host as one plugin sees it.
+pub struct PluginContext {
+    table: bp_host,
+    plugin: String,
+    shared: Arc<Shared>,
+    pub exchanges: Handles<Arc<Exchange>>,
+    pub errors: Handles<Arc<Mutex<Option<Failure>>>>,
+    pub tickets: Handles<Arc<Client>>,
+    buffers: Handles<Held>,
+    calls: Handles<Arc<AtomicBool>>,
+    log_second: AtomicU64,
+    log_lines: AtomicU64,
+}
+
+// SAFETY: `table` holds a pointer to this very value, which is never freed or moved; everything else is Sync.
+unsafe impl Sync for PluginContext {}
+// SAFETY: as above.
+unsafe impl Send for PluginContext {}
+
+/// What a plugin said went wrong.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub error: Error,
+    /// [`BP_SUB_PANIC`] and the like.
+    pub sub: i32,
+}
+
+impl PluginContext {
+    /// A context that lives as long as the process.
+    pub fn leak(plugin: &str, shared: Arc<Shared>) -> &'static PluginContext {
+        let context = Box::leak(Box::new(PluginContext {
+            table: bp_host {
+                abi_major: ABI_MAJOR,
+                abi_minor: ABI_MINOR,
+                name: bp_str::new("backplane"),
+                version: bp_str::new(env!("CARGO_PKG_VERSION")),
+                get_extension: Some(get_extension),
+                set_error: Some(set_error),
+                log: Some(log),
+                buf_alloc: Some(buf_alloc),
+                buf_wrap: Some(buf_wrap),
+                buf_retain: Some(buf_retain),
+                buf_release: Some(buf_release),
+                out_alloc: Some(out_alloc),
+                push: Some(push),
+                finish: Some(finish),
+                ..bp_host::new()
+            },
+            plugin: plugin.to_owned(),
+            shared,
+            exchanges: Handles::new(),
+            errors: Handles::new(),
+            tickets: Handles::new(),
+            buffers: Handles::new(),
+            calls: Handles::new(),
+            log_second: AtomicU64::new(0),
+            log_lines: AtomicU64::new(0),
+        }));
+        context.table.ctx = (&raw mut *context).cast();
+        context
+    }
+
+    pub fn table(&'static self) -> *const bp_host {
+        &self.table
+    }
+
+    /// Calls `call` with a handle for its error, and reads what was left there.
+    pub fn with_error<R>(&self, call: impl FnOnce(bp_err) -> R) -> (R, Option<Failure>) {
+        let slot = Arc::new(Mutex::new(None));
+        let handle = self.errors.insert(slot.clone());
+        let result = call(handle);
+        self.errors.remove(handle);
+        let failure = slot.lock().take();
+        (result, failure)
+    }
+}
+
+/// The context behind a table, for the length of a call.
+///
+/// # Safety
+/// `host` is null or a table of [`PluginContext::leak`].
+unsafe fn context(host: *const bp_host) -> Option<&'static PluginContext> {
+    // SAFETY: the caller's promise; contexts are never freed.
+    unsafe { host.as_ref()?.ctx.cast::<PluginContext>().as_ref() }
+}
+
+/// Runs a function of the table: no panic of ours goes through a plugin's frames.
+fn answer(work: impl FnOnce() -> bp_code) -> bp_code {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(BP_INTERNAL)
+}
+
+/// Text from a plugin, cut to what we keep.
+///
+/// # Safety
+/// As [`bp_str::bytes`].
+unsafe fn kept<'a>(text: bp_str) -> Cow<'a, str> {
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { text.bytes() };
+    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_MESSAGE)])
+}
+
+/// # Safety
+/// `error` is null or valid with everything in it.
+pub unsafe fn read_failure(error: *const bp_error) -> Option<Failure> {
+    // SAFETY: the caller's promise, three times.
+    unsafe {
+        let raw = bp_error::read(error, std::mem::offset_of!(bp_error, message))?;
+        let mut error = Error::new(ErrorCode::from_raw(raw.code), kept(raw.message));
+        error.reason = Cow::Owned(kept(raw.reason).into_owned());
+        error.details =
+            serde_json::from_slice::<Map<String, Value>>(raw.details_json.bytes()).unwrap_or_default();
+        if let Some(Value::String(param)) = error.details.remove("param") {
+            error.param = Some(param);
+        }
+        if raw.retry_after_ms != 0 {
+            error.retry_after = Some(Duration::from_millis(u64::from(raw.retry_after_ms)));
+        }
+        Some(Failure { error, sub: raw.sub })
+    }
+}
+
+unsafe extern "C" fn set_error(host: *const bp_host, err: bp_err, error: *const bp_error) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given, and an error valid until we return.
+        let (context, failure) = unsafe { (context(host), read_failure(error)) };
+        let Some(context) = context else { return BP_NULL_ARGUMENT };
+        let Some(failure) = failure else {
+            return if error.is_null() { BP_NULL_ARGUMENT } else { BP_BAD_STRUCT };
+        };
+        match context.errors.get(err) {
+            Some(slot) => {
+                *slot.lock() = Some(failure);
+                BP_OK
+            }
+            None => BP_STALE_HANDLE,
+        }
+    })
+}
+
+unsafe extern "C" fn log(host: *const bp_host, level: i32, message: bp_str, fields_json: bp_str) {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given, and strings valid until we return.
+        let (context, message, fields) = unsafe { (context(host), kept(message), kept(fields_json)) };
+        let Some(context) = context else { return BP_NULL_ARGUMENT };
+        let second = clock::now_ns() as u64 / 1_000_000_000;
+        if context.log_second.swap(second, Ordering::Relaxed) != second {
+            let lines = context.log_lines.swap(0, Ordering::Relaxed);
+            if LOG_LINES_PER_SECOND < lines {
+                let dropped = lines - LOG_LINES_PER_SECOND;
+                tracing::warn!(
+                    plugin = context.plugin,
+                    dropped,
+                    "the plugin logged too much; lines were dropped"
+                );
+            }
+        }
+        if LOG_LINES_PER_SECOND <= context.log_lines.fetch_add(1, Ordering::Relaxed) {
+            return BP_OK;
+        }
+        let (plugin, fields, message) = (context.plugin.as_str(), &*fields, &*message);
+        match level {
+            ..=1 => tracing::error!(target: "plugin", plugin, fields, "{message}"),
+            2 => tracing::warn!(target: "plugin", plugin, fields, "{message}"),
+            3 => tracing::info!(target: "plugin", plugin, fields, "{message}"),
+            4 => tracing::debug!(target: "plugin", plugin, fields, "{message}"),
+            _ => tracing::trace!(target: "plugin", plugin, fields, "{message}"),
+        }
+        BP_OK
+    });
+}
+
+// ---- buffers ----------------------------------------------------------------------------------------------------
+
+unsafe extern "C" fn buf_alloc(
+    host: *const bp_host,
+    dev_type: i32,
+    _dev_id: i32,
+    nbytes: u64,
+    align: u64,
+    out: *mut bp_buf,
+    data: *mut *mut c_void,
+) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given.
+        let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
+        if out.is_null() || data.is_null() {
+            return BP_NULL_ARGUMENT;
+        }
+        if dev_type != BP_DEV_CPU {
+            return BP_UNIMPLEMENTED;
+        }
+        if align != 0 && !align.is_power_of_two() {
+            return BP_INVALID_ARGUMENT;
+        }
+        let buffer = usize::try_from(nbytes)
+            .ok()
+            .zip(usize::try_from(align).ok())
+            .and_then(|(len, align)| Buffer::alloc(len, align));
+        let Some(buffer) = buffer else { return BP_RESOURCE_EXHAUSTED };
+        // SAFETY: not null, and the plugin passes places to write to.
+        unsafe {
+            *data = buffer.as_mut_ptr().cast();
+            *out = context.buffers.insert(Held::new(buffer));
+        }
+        BP_OK
+    })
+}
+
+unsafe extern "C" fn buf_wrap(
+    host: *const bp_host,
+    data: *mut c_void,
+    nbytes: u64,
+    ctx: *mut c_void,
+    release: Option<unsafe extern "C" fn(ctx: *mut c_void)>,
+    out: *mut bp_buf,
+) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given.
+        let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
+        let (Some(release), false, false, Ok(len)) =
+            (release, data.is_null(), out.is_null(), usize::try_from(nbytes))
+        else {
+            return BP_NULL_ARGUMENT;
+        };
+        // SAFETY: the plugin promises memory that lasts until release; `out` is a place to write to.
+        unsafe { *out = context.buffers.insert(Held::new(Buffer::wrap(data.cast(), len, ctx, release))) };
+        BP_OK
+    })
+}
+
+unsafe extern "C" fn buf_retain(host: *const bp_host, buf: bp_buf) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given.
+        let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
+        match context.buffers.get(buf) {
+            Some(held) => {
+                held.retain();
+                BP_OK
+            }
+            None => BP_STALE_HANDLE,
+        }
+    })
+}
+
+unsafe extern "C" fn buf_release(host: *const bp_host, buf: bp_buf) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given.
+        let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
+        match context.buffers.get(buf) {
+            Some(held) => {
+                if held.release() {
+                    context.buffers.remove(buf);
+                }
+                BP_OK
+            }
+            None => BP_STALE_HANDLE,
+        }
+    })
+}
+
+unsafe extern "C" fn out_alloc(host: *const bp_host, sink: bp_sink, spec: *mut bp_tensor) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given, and a tensor valid until we return.
+        let (context, tensor) =
+            unsafe { (context(host), bp_tensor::read(spec, std::mem::offset_of!(bp_tensor, sync_kind))) };
+        let Some(context) = context else { return BP_NULL_ARGUMENT };
+        let Some(tensor) = tensor else { return BP_BAD_STRUCT };
+        if context.exchanges.get(sink).is_none() {
+            return BP_STALE_HANDLE;
+        }
+        let (mut buffer, mut data) = (0, std::ptr::null_mut());
+        // SAFETY: our own function, with places of ours to write to.
+        let code = unsafe {
+            buf_alloc(host, tensor.dev_type, tensor.dev_id, tensor.nbytes, 0, &raw mut buffer, &raw mut data)
+        };
+        if code == BP_OK {
+            // SAFETY: the struct reaches at least up to `sync_kind`, so these members are there.
+            unsafe {
+                (*spec).data = data;
+                (*spec).buffer = buffer;
+                (*spec).byte_offset = 0;
+            }
+        }
+        code
+    })
+}
+
+// ---- results ----------------------------------------------------------------------------------------------------
+
+unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_chunk) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given, and a chunk valid until we return.
+        let (context, chunk) = unsafe { (context(host), bp_chunk::read(chunk, size_of::<bp_chunk>())) };
+        let Some(context) = context else { return BP_NULL_ARGUMENT };
+        let Some(chunk) = chunk else { return BP_BAD_STRUCT };
+        let Some(exchange) = context.exchanges.get(sink) else { return BP_STALE_HANDLE };
+        // SAFETY: valid until we return.
+        let json = unsafe { chunk.json.bytes() };
+        if std::str::from_utf8(json).is_err() {
+            return BP_INVALID_ARGUMENT;
+        }
+        let mut tensors = Vec::with_capacity(chunk.n_tensors.min(1024) as usize);
+        for row in 0..chunk.n_tensors as usize {
+            // SAFETY: n_tensors rows at stride, valid until we return.
+            match unsafe { own_tensor(context, chunk.tensors.byte_add(row * chunk.stride as usize)) } {
+                Ok(tensor) => tensors.push(tensor),
+                Err(code) => return code,
+            }
+        }
+        let mut chunk = Chunk { json: Bytes::new(), tensors };
+        let bytes = json.len() + size(&chunk);
+        match exchange.offer(
+            || {
+                chunk.json = Bytes::copy_from_slice(json);
+                chunk
+            },
+            bytes,
+        ) {
+            Offered::Taken => BP_OK,
+            Offered::Full => BP_WOULD_BLOCK,
+            Offered::Cancelled => BP_CANCELLED,
+        }
+    })
+}
+
+/// A tensor of a plugin's as ours: shared when it has a buffer, else copied.
+///
+/// # Safety
+/// `tensor` and what it points to are valid for the call.
+unsafe fn own_tensor(context: &PluginContext, tensor: *const bp_tensor) -> Result<Tensor, bp_code> {
+    // SAFETY: the caller's promise.
+    let raw = unsafe { bp_tensor::read(tensor, std::mem::offset_of!(bp_tensor, sync_kind)) }
+        .ok_or(BP_BAD_STRUCT)?;
+    let dtype = DType::from_raw(raw.code, raw.bits).ok_or(BP_INVALID_ARGUMENT)?;
+    if raw.dev_type != BP_DEV_CPU || !(0..=64).contains(&raw.ndim) || raw.lanes > 1 {
+        return Err(BP_UNIMPLEMENTED);
+    }
+    if !raw.strides.is_null() {
+        return Err(BP_UNIMPLEMENTED);
+    }
+    let shape: &[i64] = match (raw.ndim, raw.shape.is_null()) {
+        (0, _) => &[],
+        (_, true) => return Err(BP_NULL_ARGUMENT),
+        // SAFETY: ndim values, says the header.
+        (ndim, false) => unsafe { std::slice::from_raw_parts(raw.shape, ndim as usize) },
+    };
+    // SAFETY: the caller's promise.
+    let name = unsafe { raw.name.text() }.ok_or(BP_INVALID_ARGUMENT)?;
+    let len = usize::try_from(raw.nbytes).map_err(|_| BP_INVALID_ARGUMENT)?;
+    if dtype != DType::Bytes && dense_bytes(dtype, shape) != Some(len) {
+        return Err(BP_INVALID_ARGUMENT);
+    }
+    let start = raw.data.cast::<u8>().wrapping_byte_add(raw.byte_offset as usize);
+    let data = if len == 0 {
+        Bytes::new()
+    } else if raw.buffer != 0 {
+        let held = context.buffers.get(raw.buffer).ok_or(BP_STALE_HANDLE)?;
+        held.slice(start, len).ok_or(BP_INVALID_ARGUMENT)?
+    } else if raw.data.is_null() {
+        return Err(BP_NULL_ARGUMENT);
+    } else {
+        // SAFETY: nbytes behind data + byte_offset, says the header.
+        Bytes::copy_from_slice(unsafe { std::slice::from_raw_parts(start, len) })
+    };
+    Tensor::new(name, dtype, shape.to_vec(), data).map_err(|_| BP_INVALID_ARGUMENT)
+}
+
+unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp_done) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given, and a struct valid until we return.
+        let (context, done) =
+            unsafe { (context(host), bp_done::read(done, std::mem::offset_of!(bp_done, confidence))) };
+        let Some(context) = context else { return BP_NULL_ARGUMENT };
+        let Some(done) = done else { return BP_BAD_STRUCT };
+        let Some(exchange) = context.exchanges.remove(sink) else { return BP_STALE_HANDLE };
+        // SAFETY: valid until we return.
+        let usage = unsafe { done.usage_json.bytes() };
+        let usage: Option<Usage> = serde_json::from_slice(usage).ok();
+        let mut poisoned = false;
+        let result = if done.error.is_null() {
+            let confidence = (0.0..=1.0).contains(&done.confidence).then_some(done.confidence);
+            Ok(Done { usage: usage.clone().unwrap_or_default(), confidence, ..Done::default() })
+        } else {
+            // SAFETY: valid until we return.
+            let failure = unsafe { read_failure(done.error) }.unwrap_or_else(|| Failure {
+                error: Error::internal(format!("plugin `{}` failed without saying why", context.plugin)),
+                sub: BP_SUB_NONE,
+            });
+            poisoned = failure.sub == BP_SUB_PANIC || failure.sub == BP_SUB_POISONED;
+            let mut error = failure.error;
+            if error.code == ErrorCode::DeadlineExceeded && error.reason.is_empty() {
+                error.reason = Cow::Borrowed("deadline_exceeded");
+            }
+            Err(error)
+        };
+        // The slot first, so that a caller who reads the end finds it free.
+        exchange.returned(poisoned);
+        exchange.end(result, usage);
+        BP_OK
+    })
+}
+
+// ---- extensions -------------------------------------------------------------------------------------------------
+
+unsafe extern "C" fn get_extension(host: *const bp_host, id: bp_str) -> *const c_void {
+    static COMPUTE: bp_compute_1 = bp_compute_1 {
+        struct_size: size_of::<bp_compute_1>() as u32,
+        flags: 0,
+        acquire: Some(acquire),
+        release: Some(release),
+    };
+    static CALL: bp_call_1 = bp_call_1 {
+        struct_size: size_of::<bp_call_1>() as u32,
+        flags: 0,
+        start: Some(call_start),
+        cancel: Some(call_cancel),
+    };
+    // SAFETY: the plugin passes the table it was given, and an id valid until we return.
+    let (context, id) = unsafe { (context(host), id.text()) };
+    match (context, id) {
+        (Some(_), Some(BP_EXT_COMPUTE_1)) => (&raw const COMPUTE).cast(),
+        (Some(_), Some(BP_EXT_CALL_1)) => (&raw const CALL).cast(),
+        _ => std::ptr::null(),
+    }
+}
+
+unsafe extern "C" fn acquire(
+    host: *const bp_host,
+    ticket: bp_ticket,
+    want: u32,
+    deadline_ns: i64,
+    granted: *mut u32,
+) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given.
+        let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
+        if granted.is_null() {
+            return BP_NULL_ARGUMENT;
+        }
+        let Some(client) = context.tickets.get(ticket) else { return BP_STALE_HANDLE };
+        match client.acquire(want.max(1), clock::instant(deadline_ns)) {
+            Ok(threads) => {
+                // SAFETY: not null, and the plugin passes a place to write to.
+                unsafe { *granted = threads };
+                BP_OK
+            }
+            Err(_) => BP_DEADLINE_EXCEEDED,
+        }
+    })
+}
+
+unsafe extern "C" fn release(host: *const bp_host, ticket: bp_ticket, granted: u32) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given.
+        let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
+        let Some(client) = context.tickets.get(ticket) else { return BP_STALE_HANDLE };
+        match client.release(granted) {
+            Ok(()) => BP_OK,
+            Err(_) => BP_BAD_STATE,
+        }
+    })
+}
+
+unsafe extern "C" fn call_start(host: *const bp_host, call: *const bp_call, out: *mut bp_req) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given, and a call valid until we return.
+        let (context, call) = unsafe { (context(host), bp_call::read(call, size_of::<bp_call>())) };
+        let Some(context) = context else { return BP_NULL_ARGUMENT };
+        let Some(call) = call else { return BP_BAD_STRUCT };
+        let (Some(on_chunk), Some(on_done), false) = (call.on_chunk, call.on_done, out.is_null()) else {
+            return BP_NULL_ARGUMENT;
+        };
+        let Some(parent) = context.exchanges.get(call.parent) else { return BP_STALE_HANDLE };
+        let Some(hook) = context.shared.calls.get() else { return BP_FAILED_PRECONDITION };
+        let parent = &parent.spec;
+        // SAFETY: valid until we return.
+        let texts = unsafe { (call.capability.text(), call.model.text(), call.params_json.text()) };
+        let (Some(capability), Some(model), Some(params)) = texts else { return BP_INVALID_ARGUMENT };
+        let itself = parent.trail.iter().any(|name| **name == *model);
+        if MAX_DEPTH <= parent.trail.len() || itself {
+            return BP_FAILED_PRECONDITION;
+        }
+        let mut request =
+            Request::new(parent.caller.clone(), capability, if params.is_empty() { "{}" } else { params });
+        request.model = (!model.is_empty()).then(|| model.to_owned());
+        request.traceparent = (!parent.traceparent.is_empty()).then(|| parent.traceparent.clone());
+        request.deadline = [parent.deadline, clock::instant(call.deadline_ns)].into_iter().flatten().min();
+        request.priority = parent.priority;
+        request.parent = Some(Parent { models: parent.trail.clone() });
+        for row in 0..call.n_in as usize {
+            // SAFETY: n_in rows at in_stride, valid until we return.
+            match unsafe { own_tensor(context, call.r#in.byte_add(row * call.in_stride as usize)) } {
+                Ok(tensor) => request.tensors.push(tensor),
+                Err(code) => return code,
+            }
+        }
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let handle = context.calls.insert(cancelled.clone());
+        // SAFETY: not null, and the plugin passes a place to write to. Written before any callback can come.
+        unsafe { *out = handle };
+        let back = Back { ctx: call.ctx, on_chunk, on_done };
+        hook(PluginCall { request: Some(request), back, cancelled, plugin: context, handle, ended: false });
+        BP_OK
+    })
+}
+
+unsafe extern "C" fn call_cancel(host: *const bp_host, call: bp_req) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given.
+        let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
+        match context.calls.get(call) {
+            Some(cancelled) => {
+                cancelled.store(true, Ordering::Relaxed);
+                BP_OK
+            }
+            None => BP_STALE_HANDLE,
+        }
+    })
+}

@@ -1,0 +1,241 @@
+//! The router: which model answers.
+//!
+//! [`RouterHandle::choose`] reads a published table and cached bids; it sends no message. The [`actor`] rebuilds the
+//! table when the listing or the configuration changes.
+
+pub mod actor;
+mod score;
+mod table;
+
+pub use score::confidence;
+pub use table::{Cascade, Names, RouteTable, Target};
+
+use crate::catalog::{Entry, Shelf};
+use crate::error::{Error, ErrorCode, Result};
+use crate::loader::{Bid, BidQuery};
+use actix::Addr;
+use actor::RouterActor;
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A bid is asked for again after this long at the latest.
+const MAX_BID_AGE: Duration = Duration::from_secs(60);
+
+/// What callers hold.
+#[derive(Clone)]
+pub struct RouterHandle {
+    shared: Arc<Shared>,
+    actor: Addr<RouterActor>,
+}
+
+/// What the actor publishes.
+pub struct Shared {
+    table: ArcSwap<RouteTable>,
+    bids: DashMap<(Arc<str>, String), (Bid, Instant)>,
+    shelf: Arc<Shelf>,
+}
+
+impl Shared {
+    /// Nothing is known yet.
+    pub fn new(shelf: Arc<Shelf>) -> Self {
+        Self { table: ArcSwap::default(), bids: DashMap::new(), shelf }
+    }
+}
+
+/// The decision for a request, before anything runs.
+pub struct Choice {
+    /// In the order of trying.
+    pub candidates: Vec<Scored>,
+    /// An answer with less confidence is tried again with the next candidate.
+    pub escalate_below: Option<f64>,
+    /// Whether the next candidate may stand in for one that is overloaded or down.
+    pub may_replace: bool,
+    /// For people.
+    pub why: String,
+}
+
+/// A model with its bid.
+pub struct Scored {
+    /// The model.
+    pub entry: Arc<Entry>,
+    /// 0..=1000.
+    pub score: u16,
+    /// For people.
+    pub why: String,
+}
+
+impl RouterHandle {
+    pub fn new(shared: Arc<Shared>, actor: Addr<RouterActor>) -> Self {
+        Self { shared, actor }
+    }
+
+    /// The table in force.
+    pub fn table(&self) -> Arc<RouteTable> {
+        self.shared.table.load_full()
+    }
+
+    /// Whether the actor takes messages.
+    pub fn is_alive(&self) -> bool {
+        self.actor.connected()
+    }
+
+    /// Rebuilds the table from the listing and these names.
+    ///
+    /// # Errors
+    /// When the router is gone.
+    pub async fn rebuild(&self, names: Names) -> Result<()> {
+        self.actor.send(actor::Rebuild { names }).await.map_err(|_| Error::shutting_down())
+    }
+
+    /// Orders the models that can answer. `asked` is the name the caller gave, `trail` the models that are waiting for
+    /// this answer themselves.
+    ///
+    /// # Errors
+    /// `model_not_found`, `capability_not_found`, or that the model does not serve the capability.
+    pub fn choose(
+        &self,
+        asked: Option<&str>,
+        capability: &str,
+        input_bytes: u64,
+        trail: &[Arc<str>],
+    ) -> Result<Choice> {
+        let table = self.shared.table.load();
+        let mut choice = match asked {
+            Some(asked) => match table.resolve(asked).ok_or_else(|| self.shared.shelf.not_found(asked))? {
+                Target::Model(model) => {
+                    let served = table.capabilities(&model);
+                    if !served.iter().any(|name| name == capability) {
+                        return Err(Error::invalid(format!(
+                            "model `{model}` does not serve `{capability}`; it serves {}",
+                            listed(served)
+                        ))
+                        .with_reason("capability_not_served")
+                        .with_param("model"));
+                    }
+                    let why = if *model == *asked { "asked for" } else { "asked for by another name" };
+                    let entry = self.shared.shelf.find(&model)?;
+                    Choice {
+                        candidates: vec![Scored { entry, score: 1000, why: why.to_owned() }],
+                        escalate_below: None,
+                        may_replace: false,
+                        why: why.to_owned(),
+                    }
+                }
+                Target::Route(name, cascade) => {
+                    let candidates: Vec<Scored> = cascade
+                        .models
+                        .iter()
+                        .filter(|model| table.capabilities(model).iter().any(|name| name == capability))
+                        .filter_map(|model| self.shared.shelf.get(model))
+                        .map(|entry| Scored { entry, score: 1000, why: format!("a step of route `{name}`") })
+                        .collect();
+                    if candidates.is_empty() {
+                        return Err(Error::new(
+                            ErrorCode::NotFound,
+                            format!(
+                                "none of the models of route `{name}` is installed and serves `{capability}`"
+                            ),
+                        )
+                        .with_reason("model_not_found")
+                        .with_param("model"));
+                    }
+                    Choice {
+                        candidates,
+                        escalate_below: Some(cascade.escalate_below),
+                        may_replace: true,
+                        why: format!("route `{name}`"),
+                    }
+                }
+            },
+            None => self.by_bids(&table, capability, input_bytes)?,
+        };
+        choice.candidates.retain(|candidate| !trail.contains(&candidate.entry.name()));
+        if choice.candidates.is_empty() {
+            return Err(Error::new(
+                ErrorCode::FailedPrecondition,
+                format!("the call of `{capability}` would wait for itself: its only model is waiting for the answer"),
+            )
+            .with_reason("call_cycle"));
+        }
+        Ok(choice)
+    }
+
+    fn by_bids(&self, table: &RouteTable, capability: &str, input_bytes: u64) -> Result<Choice> {
+        let models = table.serving(capability);
+        if models.is_empty() {
+            let all: Vec<String> = table.all_capabilities().into_iter().map(|(name, _)| name).collect();
+            return Err(Error::new(
+                ErrorCode::NotFound,
+                format!("nothing here serves `{capability}`; what is served: {}", listed(&all)),
+            )
+            .with_reason("capability_not_found"));
+        }
+        let mut candidates: Vec<Scored> = models
+            .iter()
+            .filter_map(|model| self.shared.shelf.get(model))
+            .map(|entry| {
+                let (score, why) = match self.bid(&entry, capability, input_bytes) {
+                    Ok(bid) => (bid.score, bid.text),
+                    Err(error) => (0, error.message),
+                };
+                Scored { entry, score, why }
+            })
+            .collect();
+        if let [only] = candidates.as_slice()
+            && only.score == 0
+        {
+            return Err(
+                Error::new(ErrorCode::FailedPrecondition, only.why.clone()).with_reason("load_failed")
+            );
+        }
+        // By bid, then the open ones, then by name so that ties are always decided alike.
+        candidates.sort_by_key(|candidate| {
+            (std::cmp::Reverse(candidate.score), candidate.entry.backend().is_none(), candidate.entry.name())
+        });
+        if candidates.iter().all(|candidate| candidate.score == 0) {
+            let reasons: Vec<String> =
+                candidates.iter().map(|c| format!("`{}`: {}", c.entry.name(), c.why)).collect();
+            return Err(Error::new(
+                ErrorCode::FailedPrecondition,
+                format!("no model can serve `{capability}` now; {}", reasons.join("; ")),
+            )
+            .with_reason("load_failed"));
+        }
+        candidates.retain(|candidate| candidate.score > 0);
+        let why = format!("best of {} bids", candidates.len());
+        Ok(Choice { candidates, escalate_below: None, may_replace: true, why })
+    }
+
+    /// A plugin's bid, from the cache while it stands.
+    fn bid(&self, entry: &Entry, capability: &str, input_bytes: u64) -> Result<Bid> {
+        let key = (entry.name(), capability.to_owned());
+        let now = Instant::now();
+        if let Some(known) = self.shared.bids.get(&key)
+            && now < known.1
+        {
+            return Ok(known.0.clone());
+        }
+        let listed = entry.listed();
+        let (plugin, standing) = self.shared.shelf.bidder(&listed)?;
+        let query =
+            BidQuery { capability, format: &listed.format, model_json: &listed.model_json, input_bytes };
+        let bid = plugin.bid(query).unwrap_or(standing);
+        let stands = Duration::from_millis(u64::from(bid.valid_ms)).min(MAX_BID_AGE);
+        self.shared.bids.insert(key, (bid.clone(), now + stands));
+        Ok(bid)
+    }
+
+    #[cfg(test)]
+    pub fn actor(&self) -> &Addr<RouterActor> {
+        &self.actor
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        return "nothing".to_owned();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

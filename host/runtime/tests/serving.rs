@@ -1,0 +1,329 @@
+//! What the request function promises, through the echo plugin loaded from its shared library.
+
+#![allow(clippy::unwrap_used, reason = "in a test a failure is the test's")]
+
+mod support;
+
+use backplane::{Caller, ErrorCode, KeepAlive, ModelState, Next, Request, Tensor};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::{echo, host, text};
+
+/// Waits for something that must come true soon.
+async fn soon(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what} did not come true");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn every_execution_class_answers_whole_and_streamed() {
+    let running = host(|_| {});
+    for model in ["echo", "echo-serial", "echo-continuous"] {
+        let request = echo(json!({"text": "one two three", "chunks": 3})).model(model);
+        let answer = running.host.serve(request.clone()).await.unwrap().collect().await.unwrap();
+        assert_eq!((text(&answer).as_str(), answer.chunks.len()), ("one two three", 3));
+        assert_eq!(&*answer.route.model, model);
+        assert_eq!(&*answer.route.plugin, "dev.backplane.echo");
+        let mut reply = running.host.serve(request.streamed()).await.unwrap();
+        let mut pieces = 0;
+        while let Next::Chunk(_) = reply.next().await.unwrap() {
+            pieces += 1;
+        }
+        assert_eq!(pieces, 3);
+    }
+}
+
+#[tokio::test]
+async fn tensors_come_back_as_they_went() {
+    let running = host(|_| {});
+    let tensor = Tensor::from_f32("x", vec![2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+    let large = Tensor::from_f32("large", vec![100_000], &vec![0.5; 100_000]).unwrap();
+    let request = echo(json!({"text": "hi"})).tensor(tensor.clone()).tensor(large.clone());
+    let answer = running.host.serve(request).await.unwrap().collect().await.unwrap();
+    assert_eq!(answer.tensor("x"), Some(&tensor));
+    assert_eq!(answer.tensor("large"), Some(&large));
+    let twice = echo(json!({})).tensor(tensor.clone()).tensor(tensor);
+    let error = running.host.serve(twice).await.err().unwrap();
+    assert_eq!((error.code, error.param.as_deref()), (ErrorCode::InvalidArgument, Some("x")));
+}
+
+#[tokio::test]
+async fn a_capability_the_host_does_not_know_is_found_by_name() {
+    let running = host(|_| {});
+    let names: Vec<_> = running.host.capabilities().into_iter().map(|capability| capability.name).collect();
+    assert_eq!(names, ["echo"]);
+    let request = Request::new(Caller::internal("tests"), "echo", r#"{"text":"hi"}"#);
+    let answer = running.host.serve(request).await.unwrap().collect().await.unwrap();
+    assert_eq!(&*answer.route.model, "echo", "ties go by name");
+    assert_eq!(answer.route.candidates.len(), 3, "and every bid is on record");
+
+    let error =
+        running.host.serve(Request::new(Caller::internal("t"), "acme.nothing", "{}")).await.err().unwrap();
+    assert_eq!(error.reason, "capability_not_found");
+    let error = running.host.serve(echo(json!({})).model("ecko")).await.err().unwrap();
+    assert_eq!((error.reason.as_ref(), error.message.contains("`echo`")), ("model_not_found", true));
+}
+
+#[tokio::test]
+async fn what_the_plugin_refuses_comes_back_by_code_reason_and_time() {
+    let running = host(|_| {});
+    let request =
+        echo(json!({"fail": {"code": "resource_exhausted", "message": "no more", "reason": "acme_full",
+        "retry_after_ms": 1500}}));
+    let error = running.host.serve(request).await.unwrap().collect().await.unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (ErrorCode::ResourceExhausted, "no more"));
+    assert_eq!((error.reason.as_ref(), error.retry_after), ("acme_full", Some(Duration::from_millis(1500))));
+    let error = running.host.serve(echo(json!({"txet": 1}))).await.unwrap().collect().await.unwrap_err();
+    assert!(error.code == ErrorCode::InvalidArgument && error.message.contains("txet"), "{error}");
+    let error = running.host.serve(Request::new(Caller::internal("t"), "echo", "[1]")).await.err().unwrap();
+    assert_eq!(error.code, ErrorCode::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_frees_its_slot_and_touches_nobody_else() {
+    let running = host(|_| {});
+    for model in ["echo", "echo-serial", "echo-continuous"] {
+        let slow = echo(json!({"text": "x", "delay_ms": 60_000})).model(model);
+        let reply = running.host.serve(slow).await.unwrap();
+        let busy = || running.host.model(model).unwrap().running.map_or(0, |running| running.busy);
+        soon("the request reaches the plugin", || busy() == 1).await;
+        drop(reply);
+        soon("its slot is free", || busy() == 0).await;
+        let answer = running.host.serve(echo(json!({"text": "y"})).model(model)).await.unwrap();
+        assert_eq!(text(&answer.collect().await.unwrap()), "y");
+        assert_eq!(running.host.model(model).unwrap().running.unwrap().replaced, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_request_that_waits_and_one_that_runs() {
+    let running = host(|_| {});
+    let slow = |ms| {
+        echo(json!({"text": "x", "delay_ms": 2_000})).model("echo-serial").within(Duration::from_millis(ms))
+    };
+    let first = running.host.serve(slow(400)).await.unwrap();
+    let waiting = running.host.serve(slow(100)).await.unwrap();
+    let (first, waiting) = tokio::join!(first.collect(), waiting.collect());
+    for error in [first.unwrap_err(), waiting.unwrap_err()] {
+        assert_eq!((error.code, error.reason.as_ref()), (ErrorCode::DeadlineExceeded, "deadline_exceeded"));
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_says_when_to_retry() {
+    let running = host(|config| config.models.max_queue = 1);
+    let slow = || echo(json!({"text": "x", "delay_ms": 60_000})).model("echo-serial");
+    // One runs (the serial instance batches up to 8 that wait together, so they are sent apart), one waits.
+    let runs = running.host.serve(slow()).await.unwrap();
+    soon("one runs", || running.host.model("echo-serial").unwrap().running.is_some_and(|r| r.busy == 1))
+        .await;
+    let waits = running.host.serve(slow()).await.unwrap();
+    let error = running.host.serve(slow()).await.err().unwrap();
+    assert_eq!((error.code, error.reason.as_ref()), (ErrorCode::Unavailable, "overloaded"));
+    assert!(error.retry_after.is_some());
+    drop((runs, waits));
+}
+
+#[tokio::test]
+async fn a_panic_fails_its_request_and_the_instance_is_replaced() {
+    let running = host(|_| {});
+    for model in ["echo", "echo-serial", "echo-continuous"] {
+        let error = running
+            .host
+            .serve(echo(json!({"panic": true})).model(model))
+            .await
+            .unwrap()
+            .collect()
+            .await
+            .unwrap_err();
+        assert_eq!(error.code, ErrorCode::Internal, "{model}: {error}");
+        let answer = running.host.serve(echo(json!({"text": "alive"})).model(model)).await.unwrap();
+        assert_eq!(text(&answer.collect().await.unwrap()), "alive", "{model}");
+        soon("the replacement is counted", || {
+            running.host.model(model).unwrap().running.is_some_and(|running| running.replaced == 1)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_stuck_instance_is_replaced_and_its_caller_told() {
+    let running = host(|_| {});
+    // Hangs without looking at its cancel word for longer than its grace of five seconds.
+    let stuck =
+        echo(json!({"text": "x", "hang_ms": 20_000})).model("echo-serial").within(Duration::from_millis(50));
+    let error = running.host.serve(stuck).await.unwrap().collect().await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::DeadlineExceeded);
+    let answer = running.host.serve(echo(json!({"text": "next"})).model("echo-serial")).await.unwrap();
+    assert_eq!(text(&answer.collect().await.unwrap()), "next", "served by the new instance");
+    assert_eq!(running.host.model("echo-serial").unwrap().running.unwrap().replaced, 1);
+}
+
+#[tokio::test]
+async fn plugins_call_plugins_and_cycles_are_refused() {
+    let running = host(|_| {});
+    let call = json!({"text": "outer", "call": {"capability": "echo", "model": "echo-continuous",
+        "params": {"text": "inner"}}});
+    let answer = running.host.serve(echo(call)).await.unwrap().collect().await.unwrap();
+    let first: Value = serde_json::from_slice(&answer.chunks[0].json).unwrap();
+    assert_eq!(first["answer"][0]["text"], "inner");
+
+    let cycle = json!({"text": "x", "call": {"capability": "echo", "model": "echo", "params": {}}});
+    let error = running.host.serve(echo(cycle)).await.unwrap().collect().await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::FailedPrecondition, "{error}");
+
+    // A caller that leaves takes the inner request along.
+    let slow = json!({"text": "x", "call": {"capability": "echo", "model": "echo-continuous",
+        "params": {"text": "y", "delay_ms": 60_000}}});
+    let reply = running.host.serve(echo(slow)).await.unwrap();
+    let busy = |model: &str| running.host.model(model).unwrap().running.map_or(0, |running| running.busy);
+    soon("the inner request runs", || busy("echo-continuous") == 1).await;
+    drop(reply);
+    soon("both are gone", || busy("echo") + busy("echo-continuous") == 0).await;
+}
+
+#[tokio::test]
+async fn rows_that_wait_together_run_together() {
+    let running = host(|_| {});
+    let request = |delay: u64| echo(json!({"text": "x", "delay_ms": delay})).model("echo-serial");
+    let first = running.host.serve(request(200)).await.unwrap();
+    let mut rest = Vec::new();
+    for _ in 0..8 {
+        rest.push(running.host.serve(request(0)).await.unwrap());
+    }
+    first.collect().await.unwrap();
+    for reply in rest {
+        reply.collect().await.unwrap();
+    }
+    let running = running.host.model("echo-serial").unwrap().running.unwrap();
+    assert!(running.batches < running.rows, "{} calls for {} rows", running.batches, running.rows);
+}
+
+#[tokio::test]
+async fn models_open_on_first_use_close_when_idle_and_looking_does_neither() {
+    let running = host(|config| config.models.keep_alive = KeepAlive::For(Duration::from_millis(300)));
+    let state = || running.host.model("echo").unwrap().state;
+    assert_eq!(state(), ModelState::Idle);
+    running.host.serve(echo(json!({"text": "x"}))).await.unwrap().collect().await.unwrap();
+    assert_eq!(state(), ModelState::Ready);
+    // Looking all the time does not keep it open.
+    soon("it closes", || state() == ModelState::Idle && !running.host.metrics().render().is_empty()).await;
+    let mut pinned = echo(json!({"text": "x"}));
+    pinned.keep_alive = Some(KeepAlive::Forever);
+    running.host.serve(pinned).await.unwrap().collect().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(state(), ModelState::Ready, "keep_alive of a request holds");
+    running.host.unload("echo").await.unwrap();
+    assert_eq!(state(), ModelState::Idle);
+}
+
+#[tokio::test]
+async fn a_route_escalates_below_its_threshold_and_keeps_the_record() {
+    let route = |threshold: f64| {
+        host(move |config| {
+            let models = vec!["echo".to_owned(), "echo-continuous".to_owned()];
+            let route = backplane::config::RouteConfig { models, escalate_below: threshold };
+            config.models.routes.insert("steps".to_owned(), route);
+        })
+    };
+    let ask = json!({"text": "x", "confidence": 0.4});
+    let running = route(0.5);
+    let answer = running.host.serve(echo(ask.clone()).model("steps")).await.unwrap().collect().await.unwrap();
+    let tried: Vec<_> = answer
+        .route
+        .candidates
+        .iter()
+        .map(|candidate| (candidate.model.to_string(), candidate.confidence))
+        .collect();
+    assert_eq!(tried, [("echo".to_owned(), Some(0.4)), ("echo-continuous".to_owned(), Some(0.4))]);
+    assert_eq!(answer.done.confidence, Some(0.4));
+
+    let running = route(0.3);
+    let answer = running.host.serve(echo(ask).model("steps")).await.unwrap().collect().await.unwrap();
+    assert_eq!(&*answer.route.model, "echo", "sure enough: nobody else is asked");
+    assert!(running.host.model("echo-continuous").unwrap().running.is_none());
+}
+
+#[tokio::test]
+async fn shutdown_lets_open_requests_finish_and_refuses_new_ones() {
+    let running = host(|_| {});
+    let reply = running.host.serve(echo(json!({"text": "late", "delay_ms": 300}))).await.unwrap();
+    let host = running.host.clone();
+    let down = tokio::spawn(async move { host.shutdown(Duration::from_secs(10)).await });
+    soon("it refuses", || !running.host.health().ready).await;
+    let error = running.host.serve(echo(json!({"text": "x"}))).await.err().unwrap();
+    assert_eq!(error.reason, "shutting_down");
+    assert_eq!(text(&reply.collect().await.unwrap()), "late");
+    down.await.unwrap();
+}
+
+#[test]
+fn two_hosts_live_in_one_process_and_end_with_their_last_clone() {
+    let (one, two) = (host(|_| {}), host(|_| {}));
+    for running in [&one, &two] {
+        let answer = futures::executor::block_on(async {
+            running.host.serve(echo(json!({"text": "x"}))).await.unwrap().collect().await.unwrap()
+        });
+        assert_eq!(text(&answer), "x");
+    }
+    let clone = one.host.clone();
+    drop(one.host);
+    assert!(clone.health().ready);
+    drop(clone);
+    // Its state directory is free again: the lock went with the last clone.
+    backplane::Host::builder()
+        .config(backplane::Config::for_tests())
+        .state_dir(one.state.path())
+        .start()
+        .unwrap();
+}
+
+#[test]
+fn a_second_host_on_a_state_directory_is_refused_by_name() {
+    let running = host(|_| {});
+    let error = backplane::Host::builder()
+        .config(backplane::Config::for_tests())
+        .state_dir(running.state.path())
+        .start()
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("another backplane"), "{error}");
+}
+
+#[test]
+fn files_that_are_no_plugins_are_named_and_the_host_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("libtext.so"), "not a library").unwrap();
+    let echo_file = std::fs::read(support::plugins().join("libecho.so")).unwrap();
+    std::fs::write(dir.path().join("libcut.so"), &echo_file[..echo_file.len() / 2]).unwrap();
+    let mut other = echo_file.clone();
+    other[18] = 0xB7; // e_machine: AArch64
+    std::fs::write(dir.path().join("libother.so"), other).unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let host = backplane::Host::builder()
+        .config(backplane::Config::for_tests())
+        .state_dir(state.path())
+        .plugin_dir(dir.path())
+        .plugin_dir(support::plugins())
+        .start()
+        .unwrap();
+    let plugins = host.plugins();
+    let problem = |file: &str| {
+        plugins
+            .iter()
+            .find(|plugin| plugin.file == file)
+            .unwrap()
+            .problem
+            .clone()
+            .unwrap_or_default()
+            .to_lowercase()
+    };
+    assert!(problem("libtext.so").contains("elf"), "{}", problem("libtext.so"));
+    assert!(!problem("libcut.so").is_empty());
+    assert!(problem("libother.so").contains("aarch64"), "{}", problem("libother.so"));
+    assert!(plugins.iter().any(|plugin| plugin.id == "dev.backplane.echo" && plugin.ready));
+    assert!(host.health().ready);
+}

@@ -1,0 +1,32 @@
+//! A host with the echo plugin, loaded from the shared library as in real life.
+
+use backplane::{Answer, Caller, Config, Host, Request};
+use serde_json::Value;
+
+mod library;
+pub use library::plugins;
+
+/// A running host and the state directory it dies with.
+pub struct Running {
+    pub host: Host,
+    pub state: tempfile::TempDir,
+}
+
+/// A host with the echo plugin.
+pub fn host(change: impl FnOnce(&mut Config)) -> Running {
+    let state = tempfile::tempdir().unwrap();
+    let mut config = Config::for_tests();
+    change(&mut config);
+    let host = Host::builder().config(config).state_dir(state.path()).plugin_dir(plugins()).start().unwrap();
+    Running { host, state }
+}
+
+/// A request to echo.
+pub fn echo(params: Value) -> Request {
+    Request::new(Caller::internal("tests"), "echo", params.to_string()).model("echo")
+}
+
+/// The text of an answer, its pieces joined.
+pub fn text(answer: &Answer) -> String {
+    answer.json::<Value>().unwrap().iter().map(|piece| piece["text"].as_str().unwrap().to_owned()).collect()
+}
