@@ -481,7 +481,7 @@ typedef struct bp_stats_1 {
 
 /* An ELF note in a section named BP_NOTE_SECTION (allocated, so that it survives strip): name "Backplane\0",
  * type BP_NOTE_MANIFEST, description = the text of plugin.toml (docs/writing-plugins.md), padded with zero
- * bytes to a multiple of 4. The host reads it before it maps the library. */
+ * bytes to a multiple of 4 (its size may count them in). The host reads it before it maps the library. */
 #define BP_NOTE_SECTION ".note.backplane"
 #define BP_NOTE_NAME "Backplane"
 #define BP_NOTE_MANIFEST 1

@@ -62,7 +62,9 @@ fn read(file: &[u8]) -> Result<String, String> {
         (Some(owner), Some(text))
             if owner == backplane_abi::NOTE_NAME && kind == backplane_abi::NOTE_MANIFEST as usize =>
         {
-            String::from_utf8(text.to_vec())
+            // The padding may have been counted in.
+            let end = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            String::from_utf8(text[..end].to_vec())
                 .map_err(|_| "the manifest in the library is not UTF-8".to_owned())
         }
         _ => Err(not_a_note()),
