@@ -1,0 +1,76 @@
+# `make run` and `make test` work on a fresh Debian or Ubuntu with rustup, as root or with sudo.
+# They say what they do, install or name what is missing, and are quick the second time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build models run test lint unit e2e deny bench clean
+
+JOBS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? n : (n > 8 ? 8 : n) )))
+CARGO := cargo
+PLUGINS := echo llama onnx
+CACHE := $(CURDIR)/.cache
+# Models that tests use, kept between runs; a fresh clone fetches them (200 MB).
+TEST_STATE := $(CACHE)/state
+TEST_MODELS := smollm2 minilm magika onnxruntime
+VENV := $(CACHE)/venv
+QUESTION := What is the capital of France?
+
+say = printf '\033[1m==> %s\033[0m\n' "$(1)"
+
+help: ## Says what there is.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## Installs, or names, what a build needs: cmake, clang, libclang, python3 with venv.
+	@tests/setup.sh
+
+build: setup ## Builds the program and its plugins, optimised.
+	@$(call say,building (the first time llama.cpp takes some minutes))
+	@$(CARGO) build --release -j $(JOBS) -p backplane-cli $(addprefix -p backplane-,$(PLUGINS))
+	@mkdir -p target/release/plugins
+	@for plugin in $(PLUGINS); do cp -u target/release/libbackplane_$$plugin.so target/release/plugins/; done
+
+run: build ## Builds, fetches a model, serves, asks it one question, and keeps serving.
+	@$(call say,fetching a starter model and ONNX Runtime (once))
+	@target/release/backplane pull --yes onnxruntime minilm smollm2
+	@$(call say,serving; stop with Ctrl+C)
+	@tests/serve-and-ask.sh target/release/backplane smollm2 "$(QUESTION)"
+
+models: ## Fetches the models that tests use.
+	@$(call say,fetching test models (once))
+	@$(CARGO) build -j $(JOBS) --quiet -p backplane-cli
+	@BACKPLANE_STATE=$(TEST_STATE) target/debug/backplane pull --yes $(TEST_MODELS)
+
+$(VENV)/ready: tests/clients/requirements.txt
+	@$(call say,installing the client packages that tests drive the server with)
+	@python3 -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+test: setup lint unit e2e ## Everything CI runs.
+
+lint: ## Formatting and lints.
+	@$(call say,formatting)
+	@$(CARGO) fmt --all --check
+	@$(call say,lints)
+	@$(CARGO) clippy -j $(JOBS) --quiet --workspace --all-targets -- -D warnings
+
+unit: setup models ## Tests of every crate but the end-to-end ones.
+	@$(call say,unit, actor, conformance and plugin tests)
+	@BACKPLANE_TEST_MODELS=$(TEST_STATE) $(CARGO) test -j $(JOBS) --quiet --workspace --exclude e2e
+
+e2e: setup models $(VENV)/ready ## The real program, real plugins, real models, real clients.
+	@$(call say,end-to-end tests)
+	@BACKPLANE_TEST_MODELS=$(TEST_STATE) BACKPLANE_TEST_PYTHON=$(VENV)/bin/python \
+		$(CARGO) test -j $(JOBS) --quiet -p e2e -- --test-threads=1
+
+deny: ## Licences and sources of what we depend on (installs cargo-deny if need be).
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny --version 0.20.2
+	@$(CARGO) deny check licenses bans sources
+
+bench: build ## Prints the ladder of measurements (docs/benchmarks.md).
+	@BACKPLANE_STATE=$(TEST_STATE) target/release/backplane pull --yes $(TEST_MODELS)
+	@BACKPLANE_TEST_MODELS=$(TEST_STATE) $(CARGO) bench -j $(JOBS) -p e2e
+
+clean: ## Removes what was built and fetched.
+	@rm -rf target $(CACHE)

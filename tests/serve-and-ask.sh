@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Serves, asks a model one question through the command line, prints the answer, and keeps serving until it is stopped.
+set -euo pipefail
+program=$1 model=$2 question=$3
+
+"$program" serve &
+server=$!
+trap 'kill -TERM $server 2>/dev/null; wait $server' INT TERM EXIT
+
+for _ in $(seq 200); do
+    kill -0 $server 2>/dev/null || { wait $server; exit $?; }
+    "$program" ps --json >/dev/null 2>&1 && break
+    sleep 0.1
+done
+printf '\n>>> %s\n' "$question"
+"$program" run "$model" "$question"
+printf '\nserving; try another: %s run %s "…"\n' "$program" "$model"
+wait $server

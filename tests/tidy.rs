@@ -1,0 +1,155 @@
+//! What a machine can hold of the layout: which way imports point, where `unsafe` may be, that nothing names this machine.
+
+use e2e::root;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What each crate of ours may import of ours. Tests may import more: `dev-dependencies` are left out.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("backplane-abi", &[]),
+    ("backplane-plugin", &["backplane-abi"]),
+    ("backplane-testkit", &["backplane-abi"]),
+    ("backplane-registry", &["backplane-abi"]),
+    ("backplane", &["backplane-abi", "backplane-registry"]),
+    ("backplane-server", &["backplane"]),
+    ("backplane-cli", &["backplane", "backplane-registry", "backplane-server"]),
+    ("backplane-echo", &["backplane-plugin"]),
+    ("backplane-llama", &["backplane-plugin"]),
+    ("backplane-onnx", &["backplane-plugin"]),
+    ("e2e", &[]),
+];
+
+/// Files and folders in which `unsafe` may stand, each with the reason at its top.
+const UNSAFE: &[&str] = &[
+    "plugin-api/abi/",
+    "plugin-api/sdk/src/sys.rs",
+    "plugin-api/sdk/src/export.rs",
+    "plugin-api/testkit/src/host.rs",
+    "host/runtime/src/loader/",
+    "plugins/llama/src/sys.rs",
+    "plugins/onnx/src/sys.rs",
+];
+
+fn metadata() -> serde_json::Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Files of ours, as git knows them: what is committed, and what is new and not ignored.
+fn files() -> Vec<PathBuf> {
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let names = String::from_utf8(output.stdout).unwrap();
+    names.lines().map(PathBuf::from).filter(|path| root().join(path).is_file()).collect()
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(root().join(path)).unwrap()).into_owned()
+}
+
+#[test]
+fn imports_point_one_way() {
+    let metadata = metadata();
+    let ours: BTreeMap<&str, BTreeSet<&str>> =
+        IMPORTS.iter().map(|(name, imports)| (*name, imports.iter().copied().collect())).collect();
+    let mut seen = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        let allowed = ours.get(name).unwrap_or_else(|| panic!("crate `{name}` is not in the list of this test"));
+        seen.insert(name);
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let imported = dependency["name"].as_str().unwrap();
+            let normal = dependency["kind"].is_null();
+            assert!(
+                !normal || !ours.contains_key(imported) || allowed.contains(imported),
+                "`{name}` must not import `{imported}`"
+            );
+        }
+    }
+    assert_eq!(seen.len(), IMPORTS.len(), "a crate of the list is gone");
+}
+
+#[test]
+fn unsafe_stands_only_where_the_design_allows() {
+    for path in files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs")) {
+        let name = path.to_string_lossy();
+        let allowed = UNSAFE.iter().any(|place| name.starts_with(place)) || name == "tests/tidy.rs";
+        let is_code = |line: &&str| {
+            let line = line.trim_start();
+            !line.starts_with("//") && ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait", "#[unsafe("]
+                .iter()
+                .any(|word| line.contains(word))
+        };
+        if let Some(line) = read(&path).lines().find(is_code) {
+            assert!(allowed, "{name}: `{}`: unsafe has no place here", line.trim());
+        }
+    }
+}
+
+#[test]
+fn only_the_server_knows_status_codes() {
+    for path in files().into_iter().filter(|path| path.starts_with("host/runtime") || path.starts_with("plugins")) {
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = read(&path);
+            assert!(
+                !text.contains("StatusCode") && !text.contains("actix_web"),
+                "{}: HTTP belongs to host/server",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_plugin_has_a_manifest_and_is_built_by_make() {
+    let makefile = read(Path::new("Makefile"));
+    let line = makefile.lines().find_map(|line| line.strip_prefix("PLUGINS := ")).unwrap();
+    let built: BTreeSet<&str> = line.split_whitespace().collect();
+    let mut there = BTreeSet::new();
+    for entry in std::fs::read_dir(root().join("plugins")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.join("Cargo.toml").exists() {
+            assert!(path.join("plugin.toml").exists(), "{} has no plugin.toml", path.display());
+            there.insert(path.file_name().unwrap().to_string_lossy().into_owned());
+        }
+    }
+    assert_eq!(built, there.iter().map(String::as_str).collect());
+}
+
+#[test]
+fn nothing_names_the_machine_it_was_written_on() {
+    let home = format!("{}{}", "/ro", "ot/");
+    let farm = format!("{}{}", "/wo", "rk/");
+    for path in files() {
+        let text = read(&path);
+        for word in [&home, &farm] {
+            // A path, not the end of another: `network/` or `plugins/work/` may be anywhere.
+            let at = text.match_indices(word.as_str()).find(|(at, _)| {
+                let before = text[..*at].chars().next_back();
+                before.is_none_or(|c| c.is_whitespace() || "\"'`(=:".contains(c))
+            });
+            assert!(at.is_none(), "{} holds a path of a machine: {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    for path in files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
+        for link in read(&path).split("](").skip(1).filter_map(|rest| rest.split([')', '#', ' ']).next().map(str::to_owned)) {
+            if link.is_empty() || link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            let target = root().join(&path).parent().unwrap().join(&link);
+            assert!(target.exists(), "{}: the link to `{link}` leads nowhere", path.display());
+        }
+    }
+}
