@@ -13,6 +13,7 @@ pub use store::{Entry, Stats};
 use crate::config::CacheConfig;
 use crate::error::{Error, Result};
 use crate::job::{Chunk, Done};
+use crate::metrics::Renderer;
 use actix::{Addr, Supervisor};
 use actor::{CacheActor, Configure, Evict, Flush};
 use std::fmt;
@@ -65,6 +66,36 @@ impl CacheHandle {
     /// The cache in figures.
     pub fn stats(&self) -> Stats {
         self.store.stats()
+    }
+
+    /// Writes the figures, for [`crate::metrics::Metrics::on_render`].
+    pub fn render(&self, out: &mut Renderer) {
+        let stats = self.stats();
+        for (outcome, count) in [("hit", stats.hits), ("miss", stats.misses)] {
+            let labels = [("outcome", outcome)];
+            out.counter(
+                "backplane_cache_lookups_total",
+                "Requests that looked into the cache",
+                &labels,
+                count as f64,
+            );
+        }
+        for (outcome, count) in [("stored", stats.stored), ("refused", stats.refused)] {
+            let labels = [("outcome", outcome)];
+            out.counter(
+                "backplane_cache_answers_total",
+                "Answers offered to the cache",
+                &labels,
+                count as f64,
+            );
+        }
+        for (reason, count) in [("room", stats.evicted), ("age", stats.expired)] {
+            let labels = [("reason", reason)];
+            out.counter("backplane_cache_evictions_total", "Answers the cache let go", &labels, count as f64);
+        }
+        out.gauge("backplane_cache_entries", "Answers in the cache", &[], stats.entries as f64);
+        out.gauge("backplane_cache_bytes", "Memory of the answers in the cache", &[], stats.bytes as f64);
+        out.gauge("backplane_cache_max_bytes", "Memory that the cache may take", &[], stats.max_bytes as f64);
     }
 
     /// Drops every answer; says how many there were.
@@ -174,6 +205,25 @@ mod tests {
         (2..500).for_each(|n| cache.put(key(n), answer("{\"some\": \"text\"}"), Done::default()));
         until("an eviction", || cache.stats().evicted > 0).await;
         assert!(cache.flush().await.is_ok(), "its mailbox is the same");
+    }
+
+    #[actix::test]
+    async fn its_figures_can_be_rendered() {
+        let (cache, metrics) = (start(&small(), Arc::default()), crate::metrics::Metrics::new());
+        cache.put(key(1), answer("{}"), Done::default());
+        cache.get(&key(1));
+        let rendered = cache.clone();
+        metrics.on_render(Box::new(move |out| rendered.render(out)));
+        let text = metrics.render();
+        for line in [
+            "backplane_cache_lookups_total{outcome=\"hit\"} 1",
+            "backplane_cache_answers_total{outcome=\"stored\"} 1",
+            "backplane_cache_evictions_total{reason=\"age\"} 0",
+            "backplane_cache_entries 1",
+            "backplane_cache_max_bytes 20000",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+        }
     }
 
     #[actix::test]

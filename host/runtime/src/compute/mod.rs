@@ -7,6 +7,7 @@
 
 mod policy;
 
+use crate::metrics::Renderer;
 use parking_lot::{Condvar, Mutex};
 use policy::{Policy, SeatId, WaiterId};
 use std::sync::Arc;
@@ -144,6 +145,46 @@ impl Pool {
         let state = self.0.state.lock();
         let others: f64 = state.policy.groups().filter(|g| &*g.name != model).map(|g| g.weight).sum();
         ((f64::from(self.0.threads) * weight / (weight + others)) as u32).clamp(1, self.0.threads)
+    }
+
+    /// Writes the figures, for [`crate::metrics::Metrics::on_render`].
+    pub fn render(&self, out: &mut Renderer) {
+        let stats = self.stats();
+        out.gauge("backplane_compute_threads", "CPU threads of the pool", &[], f64::from(stats.threads));
+        for group in &stats.groups {
+            let model = [("model", &*group.name)];
+            out.gauge(
+                "backplane_compute_granted_threads",
+                "CPU threads granted now",
+                &model,
+                f64::from(group.held),
+            );
+            out.gauge(
+                "backplane_compute_waiting",
+                "Calls that wait for a CPU thread",
+                &model,
+                f64::from(group.waiting),
+            );
+            out.counter(
+                "backplane_compute_grants_total",
+                "Grants of CPU threads",
+                &model,
+                group.grants as f64,
+            );
+            let (used, waited) = (group.used.as_secs_f64(), group.waited.as_secs_f64());
+            out.counter(
+                "backplane_compute_used_seconds_total",
+                "Time that granted threads were held",
+                &model,
+                used,
+            );
+            out.counter(
+                "backplane_compute_waited_seconds_total",
+                "Time that calls waited for a thread",
+                &model,
+                waited,
+            );
+        }
     }
 
     /// The pool now. Changes nothing.

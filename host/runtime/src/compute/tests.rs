@@ -148,3 +148,48 @@ fn time_of_an_uncontended_grant() {
     }
     println!("acquire + release: {:?}", began.elapsed() / rounds);
 }
+
+/// Chat steps a second while `others` run graphs all the time: real threads that compute, 7 ms and 4 ms at a time.
+fn chat_beside(pool: &Pool, others: usize, length: Duration) -> f64 {
+    let work = |rounds: u64| (0..rounds).fold(0_u64, |sum, n| std::hint::black_box(sum.wrapping_mul(31) ^ n));
+    let began = Instant::now();
+    work(20_000_000);
+    let per_ms = (20_000_000.0 / began.elapsed().as_secs_f64() / 1000.0) as u64;
+    let (chat, stop) = (pool.join("chat", 1.0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..others {
+            let (graph, stop) = (pool.join("onnx", 1.0), &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let count = graph.acquire(1, None).unwrap();
+                    work(4 * per_ms);
+                    graph.release(count).unwrap();
+                }
+            });
+        }
+        let (began, mut steps) = (Instant::now(), 0.0);
+        while began.elapsed() < length {
+            let count = chat.acquire(1, None).unwrap();
+            work(7 * per_ms);
+            chat.release(count).unwrap();
+            steps += 1.0;
+            thread::sleep(Duration::from_micros(20));
+        }
+        stop.store(true, Ordering::Relaxed);
+        steps / began.elapsed().as_secs_f64()
+    })
+}
+
+/// On an idle machine; `cargo test --release -p backplane compute -- --ignored --nocapture`
+#[test]
+#[ignore = "prints times and asserts none"]
+fn speed_of_a_chat_beside_saturating_graph_runs() {
+    let length = Duration::from_secs(4);
+    let alone = chat_beside(&Pool::new(2), 0, length);
+    let (on, off) = (chat_beside(&Pool::new(2), 4, length), chat_beside(&Pool::unlimited(2), 4, length));
+    println!(
+        "chat: {alone:.0} steps/s alone, {on:.0} beside with permits ({:.2}), {off:.0} without ({:.2})",
+        on / alone,
+        off / alone
+    );
+}

@@ -168,7 +168,8 @@ impl Metrics {
 
     /// An instance of a plugin was stuck or panicked, and was replaced.
     pub fn count_fault(&self, plugin: &str) {
-        self.0.recorder.fault(plugin);
+        let recorder = &self.0.recorder;
+        recorder.faults.with_label_values(&[recorder.plugins.label(plugin)]).inc();
     }
 
     /// The limiter decided: `"requests"` or `"tokens"`, `"allowed"` or `"refused"`.
@@ -187,6 +188,7 @@ impl Metrics {
         const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
         let method = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
         let recorder = &self.0.recorder;
+        let route = recorder.routes.label(route);
         recorder.http_requests.with_label_values(&[method, route, &status.to_string()]).inc();
         recorder.http_durations.with_label_values(&[route]).observe(took.as_secs_f64());
     }

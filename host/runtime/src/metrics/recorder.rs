@@ -6,7 +6,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     exponential_buckets,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// From 10 µs, since a host's own part of a request is tens of them, to the longest deadlines.
@@ -37,8 +37,31 @@ pub(super) struct Recorder {
     pub http_durations: HistogramVec,
     pub http_connections: IntGauge,
     pub http_in_flight: IntGauge,
-    series: RwLock<HashMap<Box<str>, HashMap<Box<str>, Arc<Series>>>>,
-    plugins: RwLock<Vec<Box<str>>>,
+    series: RwLock<ByCapability>,
+    pub plugins: Bounded,
+    pub routes: Bounded,
+}
+
+type ByCapability = HashMap<Box<str>, HashMap<Box<str>, Arc<Series>>>;
+
+/// Label values that were seen, as long as there are few.
+#[derive(Default)]
+pub(super) struct Bounded(RwLock<HashSet<Box<str>>>);
+
+impl Bounded {
+    /// `value`, or [`OTHER`] when there are too many already.
+    pub(super) fn label<'a>(&self, value: &'a str) -> &'a str {
+        if self.0.read().contains(value) {
+            return value;
+        }
+        let mut seen = self.0.write();
+        if seen.len() < MOST || seen.contains(value) {
+            seen.insert(value.into());
+            value
+        } else {
+            OTHER
+        }
+    }
 }
 
 /// The instruments of one capability of one model, found once: a request touches nothing but atomics.
@@ -133,7 +156,8 @@ impl Recorder {
                 IntGauge::new("backplane_http_requests_in_flight", "HTTP requests being answered")?,
             )?,
             series: RwLock::default(),
-            plugins: RwLock::default(),
+            plugins: Bounded::default(),
+            routes: Bounded::default(),
             registry,
         })
     }
@@ -161,20 +185,6 @@ impl Recorder {
             })
         };
         models.entry(model.into()).or_insert_with(make).clone()
-    }
-
-    /// Counts a plugin's fault.
-    pub(super) fn fault(&self, plugin: &str) {
-        let mut known = self.plugins.write();
-        let plugin = if known.iter().any(|other| **other == *plugin) {
-            plugin
-        } else if known.len() < MOST {
-            known.push(plugin.into());
-            plugin
-        } else {
-            OTHER
-        };
-        self.faults.with_label_values(&[plugin]).inc();
     }
 }
 

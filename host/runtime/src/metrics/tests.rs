@@ -180,11 +180,13 @@ fn whatever_is_asked_for_the_labels_are_bounded() {
         metrics.request_ended(&format!("capability{n}"), "m", &ended(None));
         metrics.request_ended("chat", &format!("model{n}"), &ended(None));
         metrics.count_fault(&format!("plugin{n}"));
+        metrics.http_ended("GET", &format!("/path/{n}"), 404, Duration::ZERO);
     }
     let text = metrics.render();
     let lines = |family: &str| text.lines().filter(|line| line.starts_with(family)).count();
     assert!(lines("backplane_requests_total{") < 600, "{}", lines("backplane_requests_total{"));
     assert!(lines("backplane_plugin_faults_total{") < 300);
+    assert!(lines("backplane_http_requests_total{") < 300);
     let total: f64 = samples(&text)
         .iter()
         .filter(|(name, _)| name.starts_with("backplane_requests_total"))
@@ -206,12 +208,10 @@ fn a_figure_that_would_spoil_the_text_is_left_out() {
     }));
     let text = metrics.render();
     lint(&text);
-    assert!(
-        !text.contains(" 99\n")
-            && !text.contains(" 77\n")
-            && !text.contains("space")
-            && !text.contains("things")
-    );
+    for name in ["has a space", "backplane_things", "backplane_no_unit"] {
+        assert!(!text.contains(name), "{name}");
+    }
+    check(&metrics, "backplane_http_connections", 1.0);
     check(&metrics, r#"backplane_model_slots{model="m"}"#, 4.0);
 }
 
