@@ -8,7 +8,7 @@
 //! ratio, then what a token's log-probabilities cost. `make bench` reads the lines that begin with `bench`.
 #![expect(clippy::print_stdout, reason = "it prints what it measured")]
 
-use backplane_llama::engine::{Config, Delta, Engine, Push, Sink, Terms, Unlimited, bench};
+use backplane_llama::engine::{Config, Delta, Engine, Loaded, Push, Sink, Terms, Unlimited, bench};
 use backplane_plugin::payload::{Sampling, Usage, complete};
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rounds: usize = arguments.next().map_or(Ok(5), |n| n.parse())?;
     backplane_llama::sys::route_log(Box::new(|_, _| {}));
     let config = Config { threads: 1, prompt_threads: 1, context: Some(1024), ..Config::default() };
-    let engine = Engine::open(Path::new(&path), config, Arc::new(Unlimited))?;
+    let engine = Engine::start(Arc::new(Loaded::open(Path::new(&path), config)?), Arc::new(Unlimited))?;
     let backend = bench::backend()?;
     let model = LlamaModel::load_from_file(backend, &path, &LlamaModelParams::default())?;
     for streams in [1, 4] {

@@ -170,7 +170,9 @@ impl Choice {
             return;
         }
         let total = logprobs::log_sum_exp(logits);
-        let logprob = logits.get(token as usize).map_or(f32::NEG_INFINITY, |logit| logit - total);
+        // JSON has no infinity; -9999 is what OpenAI writes.
+        let of = |logit: f32| (logit - total).max(-9999.0);
+        let logprob = of(logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY));
         self.logprob_sum += f64::from(logprob);
         let Some(n) = self.logprobs else { return };
         top_k(logits, n, &mut self.top);
@@ -180,7 +182,7 @@ impl Choice {
             .iter()
             .map(|candidate| {
                 let bytes = piece(model, candidate.token, true);
-                TopLogprob { token: text(&bytes), logprob: candidate.logit - total, bytes }
+                TopLogprob { token: text(&bytes), logprob: of(candidate.logit), bytes }
             })
             .collect();
         let entry = TokenLogprob { token: text(bytes), bytes: bytes.to_vec(), logprob, top };

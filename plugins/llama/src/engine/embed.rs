@@ -4,16 +4,15 @@
 //! in pieces. Always `decode`: `encode` on a decoder-only model is a segmentation fault, and `decode` finds its own
 //! way on an encoder.
 
+use super::Permits;
+use super::loaded::Loaded;
 use super::stats::Stats;
-use super::{Config, Permits};
 use crate::sys::Threads;
 use backplane_plugin::payload::Usage;
 use backplane_plugin::{Error, Result};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
-use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
-use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -68,10 +67,7 @@ const SEQUENCES: usize = 8;
 
 /// Serves until the sender is gone.
 pub fn run(
-    backend: &LlamaBackend,
-    model: &LlamaModel,
-    shape: Shape,
-    config: &Config,
+    loaded: &Loaded,
     permits: &Arc<dyn Permits>,
     stats: &Stats,
     inbox: &Receiver<(EmbedJob, Box<dyn EmbedSink>)>,
@@ -80,9 +76,7 @@ pub fn run(
     while let Ok((job, sink)) = inbox.recv() {
         let result = match &mut embedder {
             Some(embedder) => Ok(embedder),
-            None => {
-                Embedder::new(backend, model, shape, config, permits.clone()).map(|new| embedder.insert(new))
-            }
+            None => Embedder::new(loaded, permits.clone()).map(|new| embedder.insert(new)),
         }
         .and_then(|embedder| embedder.embed(&job, sink.as_ref(), stats));
         stats.leave();
@@ -102,13 +96,8 @@ struct Embedder<'m> {
 }
 
 impl<'m> Embedder<'m> {
-    fn new(
-        backend: &LlamaBackend,
-        model: &'m LlamaModel,
-        shape: Shape,
-        config: &Config,
-        permits: Arc<dyn Permits>,
-    ) -> Result<Self> {
+    fn new(loaded: &'m Loaded, permits: Arc<dyn Permits>) -> Result<Self> {
+        let (model, config, shape) = (&*loaded.model, &loaded.config, loaded.shape);
         let capacity = if shape.causal { config.batch.min(shape.context) } else { shape.context };
         let threads = i32::try_from(config.threads()).unwrap_or(1);
         let params = LlamaContextParams::default()
@@ -121,7 +110,7 @@ impl<'m> Embedder<'m> {
             .with_n_threads_batch(threads)
             .with_embeddings(true)
             .with_pooling_type(LlamaPoolingType::None);
-        let context = super::backend::new_context(backend, model, params)?;
+        let context = super::backend::new_context(loaded.backend, model, params)?;
         Ok(Self {
             threads: Threads::of(&context, config.threads()),
             want: config.prompt_threads(),

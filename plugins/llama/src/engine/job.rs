@@ -1,8 +1,8 @@
 //! A request, checked and tokenised: what the scheduler works on.
 
 use super::grammar::{self, Grammar};
-use super::prompt::Prompter;
-use super::sampling::{Defaults, Sampling};
+use super::loaded::Loaded;
+use super::sampling::Sampling;
 use super::tools;
 use backplane_plugin::payload::chat::{self, ToolCallDelta, ToolChoice};
 use backplane_plugin::payload::{FinishReason, TokenLogprob, Usage, complete};
@@ -93,13 +93,7 @@ impl Job {
     ///
     /// # Errors
     /// For the first parameter that cannot be honoured, by name.
-    pub fn chat(
-        model: &LlamaModel,
-        prompter: &Prompter,
-        defaults: &Defaults,
-        params: &chat::Params,
-        terms: Terms,
-    ) -> Result<Self> {
+    pub fn chat(loaded: &Loaded, params: &chat::Params, terms: Terms) -> Result<Self> {
         let form = grammar::of_format(&params.response_format)?;
         let offers = !params.tools.is_empty() && params.tool_choice != ToolChoice::None;
         let demands = matches!(params.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
@@ -121,7 +115,7 @@ impl Job {
             .transpose()?;
         let (form, once_called) = if demands { (calls, None) } else { (form, calls) };
         let tools = (offers && (demands || once_called.is_some())).then_some(ToolUse { once_called });
-        let chat = prompter.chat(params, params.max_tokens.unwrap_or(256))?;
+        let chat = loaded.prompter.chat(params, params.max_tokens.unwrap_or(256))?;
         let common = Common {
             sampling: &params.sampling,
             stop: &params.stop,
@@ -129,7 +123,7 @@ impl Job {
             n: params.n,
             logprobs: params.logprobs,
         };
-        let mut job = common.job(model, prompter, defaults, chat.tokens, form, terms)?;
+        let mut job = common.job(loaded, chat.tokens, form, terms)?;
         if job.max_tokens == 0 {
             return Err(Error::invalid("`max_tokens` is 0; an answer has at least one token")
                 .with_param("max_tokens"));
@@ -143,13 +137,7 @@ impl Job {
     ///
     /// # Errors
     /// For the first parameter that cannot be honoured, by name.
-    pub fn complete(
-        model: &LlamaModel,
-        prompter: &Prompter,
-        defaults: &Defaults,
-        params: &complete::Params,
-        terms: Terms,
-    ) -> Result<Self> {
+    pub fn complete(loaded: &Loaded, params: &complete::Params, terms: Terms) -> Result<Self> {
         let form = grammar::of_format(&params.response_format)?;
         if params.echo && params.logprobs.is_some() {
             return Err(Error::invalid(
@@ -157,7 +145,7 @@ impl Job {
             )
             .with_param("echo"));
         }
-        let tokens = prompter.complete(params)?;
+        let tokens = loaded.prompter.complete(params)?;
         let common = Common {
             sampling: &params.sampling,
             stop: &params.stop,
@@ -165,12 +153,12 @@ impl Job {
             n: params.n,
             logprobs: params.logprobs,
         };
-        let mut job = common.job(model, prompter, defaults, tokens, form, terms)?;
+        let mut job = common.job(loaded, tokens, form, terms)?;
         if params.echo {
             job.echo = match &params.prompt {
                 complete::Prompt::Text(text) => text.clone(),
                 complete::Prompt::Tokens(_) => {
-                    let pieces = job.prompt.iter().flat_map(|&token| piece(model, token, false));
+                    let pieces = job.prompt.iter().flat_map(|&token| piece(&loaded.model, token, false));
                     String::from_utf8_lossy(&pieces.collect::<Vec<u8>>()).into_owned()
                 }
             };
@@ -189,16 +177,8 @@ struct Common<'a> {
 }
 
 impl Common<'_> {
-    fn job(
-        &self,
-        model: &LlamaModel,
-        prompter: &Prompter,
-        defaults: &Defaults,
-        prompt: Vec<i32>,
-        form: Option<String>,
-        terms: Terms,
-    ) -> Result<Job> {
-        let sampling = Sampling::new(self.sampling, defaults, prompter.vocabulary)?;
+    fn job(&self, loaded: &Loaded, prompt: Vec<i32>, form: Option<String>, terms: Terms) -> Result<Job> {
+        let sampling = Sampling::new(self.sampling, &loaded.config.sampling, loaded.prompter.vocabulary)?;
         let refuse =
             |param: &str, what: String| Err(Error::invalid(format!("`{param}` {what}")).with_param(param));
         let choices = self.n.unwrap_or(1);
@@ -226,7 +206,7 @@ impl Common<'_> {
             choices,
             stops: self.stop.to_vec(),
             logprobs: self.logprobs.map(usize::from),
-            grammar: form.map(|text| Grammar::new(model, &text)).transpose()?,
+            grammar: form.map(|text| Grammar::new(&loaded.model, &text)).transpose()?,
             tools: None,
             echo: String::new(),
             dropped: 0,

@@ -25,7 +25,8 @@ impl Plan {
 
     /// Plans for a file.
     ///
-    /// Held by `tests/engine.rs` against what the process really takes.
+    /// Held by `tests/engine.rs` against what the process really takes. The embedding context, made with the first
+    /// embedding, is not in it: it takes a slot's cache, and a row of logits for every token of a batch.
     ///
     /// # Errors
     /// `model_invalid` when the header lacks what every model has; `InvalidArgument` for a context the model was
@@ -62,12 +63,13 @@ impl Plan {
         let (block, bytes) = config.cache_type.block();
         let vocabulary = header.vocabulary.max(header.of_architecture("vocab_size").unwrap_or(0));
         let batch = u64::from(config.batch);
-        // The largest buffers of a step: a row of logits for each token, the widest layer, the attention mask. The
-        // vocabulary takes a few hundred bytes an entry as text, hash map and merges.
+        // The widest layer of a step, the attention mask, a row of logits for each slot. The vocabulary takes a few
+        // hundred bytes an entry as text, hash map and merges.
         let inner = header.of_architecture("feed_forward_length").unwrap_or(4 * width);
-        let scratch = 4 * batch * (vocabulary + 3 * inner.max(width) + 6 * width)
-            + 4 * u64::from(config.slots) * vocabulary
+        let slots = u64::from(config.slots);
+        let scratch = 4 * batch * (3 * inner.max(width) + 6 * width)
             + 2 * batch * tokens
+            + 8 * slots * vocabulary
             + 300 * vocabulary
             + (16 << 20);
         Ok(Self { weights: header.tensor_bytes, cache: per_token * tokens / block * bytes, scratch, context })

@@ -24,8 +24,8 @@ pub enum Start {
     Wait,
 }
 
-/// Waiting for another slot must spare at least this many tokens.
-const WORTH_WAITING: usize = 32;
+/// Waiting for another slot must spare at least this many tokens: about what a step beside answers takes.
+const WORTH_WAITING: usize = 16;
 
 /// Chooses a slot for `prompt`; `None` when all are busy.
 ///
