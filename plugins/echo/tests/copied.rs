@@ -36,7 +36,7 @@ fn a_copy_builds_with_the_sdk_alone_and_answers() {
     }
     // The versions that were fetched for this tree are here; a test needs no network.
     fs::copy(here.join("../../Cargo.lock"), copy.path().join("Cargo.lock")).unwrap();
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("copied");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("outside");
     let built = Command::new(env!("CARGO"))
         .args(["build", "--offline"])
         .current_dir(copy.path())
