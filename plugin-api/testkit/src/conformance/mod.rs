@@ -28,6 +28,8 @@ use std::time::Duration;
 /// A request that works: the example from which the suite makes all others.
 #[derive(Clone, Debug)]
 pub struct Case {
+    /// Which one of the run it is: two cases may have one name.
+    number: usize,
     pub(crate) name: String,
     pub(crate) model: String,
     pub(crate) capability: String,
@@ -45,6 +47,7 @@ impl Case {
     pub fn new(model_json: impl Into<String>, capability: &str, params_json: impl Into<String>) -> Self {
         let model = model_json.into();
         Self {
+            number: 0,
             name: model_name(&model),
             model,
             capability: capability.to_owned(),
@@ -152,7 +155,7 @@ pub(crate) struct Bench<'a> {
     pub test: &'a PluginTest,
     /// The hosts of the check that runs.
     hosts: Mutex<Vec<&'static Host>>,
-    references: Mutex<HashMap<String, Answer>>,
+    references: Mutex<HashMap<usize, Answer>>,
 }
 
 impl Bench<'_> {
@@ -198,12 +201,12 @@ impl Bench<'_> {
 
     /// What the case is answered with on a good day.
     pub fn reference(&self, case: &Case) -> Verdict<Answer> {
-        if let Some(answer) = self.references.lock().get(&case.name) {
+        if let Some(answer) = self.references.lock().get(&case.number) {
             return Ok(answer.clone());
         }
         let answer = self.instance(case)?.send(case.request()).wait();
         ensure(answer.is_done(), || format!("the request of the case {}", answer.end), ANSWERS, EXAMPLE)?;
-        self.references.lock().insert(case.name.clone(), answer.clone());
+        self.references.lock().insert(case.number, answer.clone());
         Ok(answer)
     }
 
@@ -323,6 +326,8 @@ const CHECKS: &[(&str, Level, Run)] = &[
 pub(crate) fn run(test: &PluginTest, cases: &[Case]) -> Report {
     let bench = Bench { test, hosts: Mutex::default(), references: Mutex::default() };
     let mut report = Report::default();
+    let number = |(number, case): (usize, &Case)| Case { number, ..case.clone() };
+    let cases: Vec<Case> = cases.iter().enumerate().map(number).collect();
     for (name, level, run) in CHECKS {
         let mut add = |name: String, verdict: Verdict| {
             let (result, detail) = judge(verdict, &bench);
@@ -331,7 +336,7 @@ pub(crate) fn run(test: &PluginTest, cases: &[Case]) -> Report {
         match run {
             Once(check) => add((*name).to_owned(), check(&bench)),
             EachCase(check) => {
-                for case in cases {
+                for case in &cases {
                     add(format!("{name} [{}]", case.name), check(&bench, case));
                 }
             }
