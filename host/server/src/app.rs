@@ -5,7 +5,6 @@ use crate::oip::{infer, metadata, repository, settings, statistics, wire as oip}
 use crate::openai::{chat, completions, embeddings, models};
 use crate::route::{Route, delete, get, post};
 use crate::{admin, capabilities, health, openapi, page};
-use actix_web::HttpRequest;
 use backplane::Host;
 
 /// What every route may use.
@@ -164,10 +163,4 @@ pub(crate) fn routes() -> Vec<Route> {
         get("/docs.js", Open, page::docs_js).doc(HOST, "The script that shows it").media("text/javascript"),
         get("/favicon.svg", Open, page::icon).doc(HOST, "The page's sign").media("image/svg+xml"),
     ]
-}
-
-/// The id of a request.
-pub(crate) fn request_id(http: &HttpRequest) -> String {
-    let _ = http;
-    uuid::Uuid::now_v7().to_string()
 }

@@ -36,9 +36,9 @@ impl Call {
         caller: Caller,
         http: HttpRequest,
         payload: web::Payload,
+        id: String,
         started: Instant,
     ) -> Self {
-        let id = crate::app::request_id(&http);
         Self { caller, id, started, app, http, payload: Some(payload) }
     }
 

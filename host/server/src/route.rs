@@ -161,22 +161,24 @@ pub(crate) fn register(routes: &[Route], config: &mut web::ServiceConfig) {
 /// From an HTTP request to an answer: who asks, may they, then the handler; and whatever fails in the route's words.
 async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> HttpResponse {
     let started = Instant::now();
+    let id = request_id(&http);
     let Some(app) = http.app_data::<web::Data<App>>().cloned() else {
         return error::response(&Error::internal("the server has no host"), route.dialect);
     };
     let admitted = caller::admit(&app, route.scope, &http);
     let limited = admitted.as_ref().ok().cloned();
     let answer = match admitted {
-        Ok(caller) => (route.handler)(Call::new(app.clone(), caller, http.clone(), payload, started)).await,
+        Ok(caller) => (route.handler)(Call::new(app.clone(), caller, http.clone(), payload, id.clone(), started)).await,
         Err(error) => Err(error),
     };
-    answer.unwrap_or_else(|error| {
+    let mut response = answer.unwrap_or_else(|error| {
         let mut response = error::response(&error, route.dialect);
         if let (StatusCode::TOO_MANY_REQUESTS, Some(caller)) = (response.status(), limited) {
             crate::limits::write(&app.host.limits(&caller), response.headers_mut());
         }
         if response.status().is_server_error() {
             tracing::warn!(
+                request = id,
                 path = http.path(),
                 status = response.status().as_u16(),
                 code = error.code.name(),
@@ -186,14 +188,31 @@ async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> Ht
             );
         }
         response
-    })
+    });
+    name(&mut response, &id);
+    response
+}
+
+/// The id that the client sent, if it is one, else a new one.
+fn request_id(http: &HttpRequest) -> String {
+    let good = |id: &&str| {
+        !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let sent = http.headers().get("x-request-id").and_then(|id| id.to_str().ok()).filter(good);
+    sent.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
+fn name(response: &mut HttpResponse, id: &str) {
+    crate::head::set("x-request-id", id, response.headers_mut());
 }
 
 fn no_route(http: &HttpRequest) -> HttpResponse {
     let message =
         format!("there is no `{} {}`; `/openapi.json` lists what there is", http.method(), http.path());
     let error = Error::new(ErrorCode::NotFound, message).with_reason(reason::ROUTE_NOT_FOUND);
-    error::response(&error, Dialect::of_path(http.path()))
+    let mut response = error::response(&error, Dialect::of_path(http.path()));
+    name(&mut response, &request_id(http));
+    response
 }
 
 fn wrong_method(http: &HttpRequest, allowed: &str) -> HttpResponse {
@@ -203,6 +222,7 @@ fn wrong_method(http: &HttpRequest, allowed: &str) -> HttpResponse {
     if let Ok(allowed) = HeaderValue::try_from(allowed) {
         response.headers_mut().insert(ALLOW, allowed);
     }
+    name(&mut response, &request_id(http));
     response
 }
 

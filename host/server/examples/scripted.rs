@@ -1,0 +1,206 @@
+//! A plugin for the tests: a model that answers what the request tells it to, in the words of the standard
+//! capabilities. So a test says in one place what the model does and what HTTP must make of it.
+//!
+//! `chat` and `complete` read a [`Script`] from the last message or the prompt; text that is no script is given back
+//! word by word. `embed` and `tensor.infer` compute something small. `test.unforeseen` is a capability that no host
+//! has heard of.
+
+use backplane_plugin::payload::{FinishReason, Usage, chat, complete, embed, tensor};
+use backplane_plugin::prelude::*;
+use backplane_plugin::serde::Deserialize;
+use std::time::Duration;
+
+struct Scripted;
+
+/// What a model is to do.
+#[derive(Default, Deserialize)]
+#[serde(crate = "backplane_plugin::serde", default)]
+struct Script {
+    /// Pieces, as the capability has them.
+    chunks: Vec<Value>,
+    /// Gives the parameters back as the text of the answer.
+    params: bool,
+    /// Waits before the first piece, and before each other.
+    delay_ms: u64,
+    every_ms: u64,
+    /// Fails after the pieces: code, message.
+    fail: Option<(i32, String)>,
+    usage: Usage,
+    confidence: Option<f64>,
+}
+
+impl Plugin for Scripted {
+    const ID: &'static str = "test.scripted";
+
+    fn init(_host: Host, _config: &Value) -> Result<Self> {
+        Ok(Scripted)
+    }
+
+    fn open(&self, _model: &ModelSpec) -> Result<Box<dyn Model>> {
+        Ok(Box::new(Scripted))
+    }
+}
+
+impl Model for Scripted {
+    fn execution(&self) -> Execution {
+        Execution::Concurrent { max_inflight: 16, max_batch: 1 }
+    }
+
+    fn describe(&self) -> Description {
+        let spec = |name: &str, datatype, shape: &[i64]| TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec() };
+        Description {
+            platform: Some("scripted".to_owned()),
+            context: Some(4096),
+            inputs: vec![spec("A", DType::Int32, &[-1]), spec("B", DType::Int32, &[-1])],
+            outputs: vec![spec("SUM", DType::Int32, &[-1])],
+            ..Description::default()
+        }
+    }
+
+    fn instance(&self, _seat: &Seat) -> Result<Box<dyn Instance>> {
+        Ok(each(|request| match request.capability() {
+            chat::CAPABILITY => answer_chat(request),
+            complete::CAPABILITY => answer_complete(request),
+            embed::CAPABILITY => answer_embed(request),
+            tensor::CAPABILITY => answer_tensors(request),
+            _ => answer_unforeseen(request),
+        }))
+    }
+}
+
+fn answer_chat(request: &Request) -> Result<Done> {
+    let params: chat::Params = request.params()?;
+    let text = match params.messages.last().map(|message| &message.content) {
+        Some(chat::Content::Text(text)) => text.clone(),
+        _ => String::new(),
+    };
+    let word = |word: &str| chat::Chunk { content: word.to_owned(), ..chat::Chunk::default() };
+    let last = chat::Chunk { finish_reason: Some(FinishReason::Stop), ..chat::Chunk::default() };
+    play(request, &text, word, last)
+}
+
+fn answer_complete(request: &Request) -> Result<Done> {
+    let params: complete::Params = request.params()?;
+    let text = match params.prompt {
+        complete::Prompt::Text(text) => text,
+        complete::Prompt::Tokens(tokens) => format!("{tokens:?}"),
+    };
+    let word = |word: &str| complete::Chunk { text: word.to_owned(), ..complete::Chunk::default() };
+    let last = complete::Chunk { finish_reason: Some(FinishReason::Stop), ..complete::Chunk::default() };
+    play(request, &text, word, last)
+}
+
+/// Does what the script in `text` says; without one gives the text back word by word.
+fn play<T: backplane_plugin::serde::Serialize>(
+    request: &Request,
+    text: &str,
+    piece: impl Fn(&str) -> T,
+    last: T,
+) -> Result<Done> {
+    let script = backplane_plugin::serde_json::from_str::<Script>(text).unwrap_or_else(|_| Script::default());
+    wait(request, script.delay_ms)?;
+    if script.params {
+        request.push_json(&piece(request.params_json()))?;
+        request.push_json(&last)?;
+    } else if text.starts_with('{') {
+        for chunk in &script.chunks {
+            request.push_json(chunk)?;
+            wait(request, script.every_ms)?;
+        }
+    } else {
+        for word in text.split_inclusive(' ') {
+            request.push_json(&piece(word))?;
+        }
+        request.push_json(&last)?;
+    }
+    if let Some((code, message)) = script.fail {
+        return Err(Error::new(Code::from_raw(code), message));
+    }
+    let done = Done::new().usage(script.usage);
+    Ok(match script.confidence {
+        Some(confidence) => done.confidence(confidence),
+        None => done,
+    })
+}
+
+/// Waits, but no longer than somebody reads.
+fn wait(request: &Request, ms: u64) -> Result<()> {
+    for _ in 0..ms {
+        if request.is_cancelled() {
+            return Err(Error::cancelled());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// For each input its number and its length.
+fn answer_embed(request: &Request) -> Result<Done> {
+    let params: embed::Params = request.params()?;
+    let dimensions = params.dimensions.unwrap_or(2) as usize;
+    let mut vectors = Vec::new();
+    for (index, input) in params.input.iter().enumerate() {
+        let length = match input {
+            embed::Input::Text(text) => text.len(),
+            embed::Input::Tokens(tokens) => tokens.len(),
+        };
+        vectors.extend([index as f32, length as f32].into_iter().chain(std::iter::repeat(0.5)).take(dimensions));
+    }
+    let shape = [params.input.len() as i64, dimensions as i64];
+    request.push(&Chunk::new().tensor(Tensor::new(embed::EMBEDDINGS, &shape, vectors)?))?;
+    Ok(Done::new().usage(Usage { prompt_tokens: params.input.len() as u64, ..Usage::default() }))
+}
+
+/// `A` and `B` of INT32 are added to `SUM`; other tensors come back as they are.
+fn answer_tensors(request: &Request) -> Result<Done> {
+    let mut chunk = Chunk::new();
+    match (request.tensor("A"), request.tensor("B")) {
+        (Ok(a), Ok(b)) => {
+            let (left, right) = (a.elements::<i32>()?, b.elements::<i32>()?);
+            let sum: Vec<i32> = left.iter().zip(right.iter()).map(|(left, right)| left.wrapping_add(*right)).collect();
+            chunk = chunk.tensor(Tensor::new("SUM", a.shape(), sum)?);
+        }
+        _ => {
+            for tensor in request.tensors()? {
+                chunk = chunk.tensor(Tensor::raw(tensor.name(), tensor.dtype(), tensor.shape(), tensor.bytes().to_vec())?);
+            }
+        }
+    }
+    request.push(&chunk)?;
+    Ok(Done::new())
+}
+
+/// Counts, with tensors coming back in the first piece.
+fn answer_unforeseen(request: &Request) -> Result<Done> {
+    let params: Value = request.params()?;
+    for count in 0..params["count"].as_u64().unwrap_or(1) {
+        let mut chunk = Chunk::json(&json!({ "count": count, "params": params }))?;
+        for tensor in request.tensors()?.iter().filter(|_| count == 0) {
+            chunk = chunk.tensor(Tensor::raw(tensor.name(), tensor.dtype(), tensor.shape(), tensor.bytes().to_vec())?);
+        }
+        request.push(&chunk)?;
+    }
+    Ok(Done::new().confidence(0.75))
+}
+
+export_plugin!(
+    Scripted,
+    concat!(
+        "id = \"test.scripted\"\nversion = \"",
+        env!("CARGO_PKG_VERSION"),
+        r#""
+        abi = "1.0"
+        capabilities = [
+            { name = "chat", version = 1 },
+            { name = "complete", version = 1 },
+            { name = "embed", version = 1 },
+            { name = "tensor.infer", version = 1 },
+            { name = "test.unforeseen", version = 1 },
+        ]
+        models = [
+            { name = "script", capabilities = ["chat", "complete", "embed", "tensor.infer", "test.unforeseen"] },
+            { name = "acme/script:2", capabilities = ["chat"] },
+        ]
+        "#
+    )
+);

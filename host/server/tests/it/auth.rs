@@ -1,0 +1,119 @@
+//! Who may use what.
+
+use crate::host::{Got, Running, start_with};
+use backplane::auth::{KeyLimits, NewKey, Role};
+use serde_json::json;
+
+async fn key(host: &Running, role: Role, limits: KeyLimits) -> String {
+    let new = NewKey { name: "test".to_owned(), role, limits, lifetime: None };
+    host.host.create_key(new).await.unwrap().secret
+}
+
+async fn get(host: &Running, path: &str, key: Option<&str>) -> Got {
+    let mut request = host.client.get(host.url(path));
+    if let Some(key) = key {
+        request = request.bearer_auth(key);
+    }
+    Got::of(request.send().await.unwrap()).await
+}
+
+#[actix_web::test]
+async fn every_route_but_the_open_ones_needs_a_key_and_admin_routes_an_admins() {
+    let host = start_with(&[("auth.enabled", "true")]);
+    let (user, admin) = (
+        key(&host, Role::User, KeyLimits::default()).await,
+        key(&host, Role::Admin, KeyLimits::default()).await,
+    );
+    let document = get(&host, "/openapi.json", Some(&user)).await.json();
+    let open = ["/", "/docs", "/docs.js", "/favicon.svg", "/healthz", "/metrics", "/page.css", "/page.js", "/readyz"];
+    let mut seen_open = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let url = host.url(&path.replace(['{', '}'], ""));
+            let send = async |key: &str| {
+                let mut request = host.client.request(method.to_uppercase().parse().unwrap(), &url).body("{}");
+                if !key.is_empty() {
+                    request = request.bearer_auth(key);
+                }
+                Got::of(request.send().await.unwrap()).await
+            };
+            let stranger = send("").await;
+            if open.contains(&path.as_str()) {
+                assert_eq!(stranger.status, 200, "{path}");
+                seen_open.push(path.clone());
+                continue;
+            }
+            assert_eq!(stranger.status, 401, "{method} {path}");
+            assert_eq!(stranger.header("www-authenticate"), Some("Bearer"));
+            assert_eq!(send("bp_live_nonsense").await.status, 401, "{method} {path}");
+            if operation["x-role"] == "admin" {
+                assert_eq!(send(&user).await.status, 403, "{method} {path}");
+            } else {
+                assert_ne!(send(&user).await.status, 403, "{method} {path}");
+            }
+        }
+    }
+    seen_open.sort();
+    assert_eq!(seen_open, open);
+    assert_eq!(get(&host, "/admin/v1/keys", Some(&admin)).await.status, 200);
+    host.stop().await;
+}
+
+#[actix_web::test]
+async fn refusals_have_the_words_of_their_protocol() {
+    let host = start_with(&[("auth.enabled", "true")]);
+    let missing = get(&host, "/v1/models", None).await.json();
+    assert_eq!(missing["error"]["code"], "missing_api_key");
+    assert_eq!(missing["error"]["type"], "authentication_error");
+    let invalid = get(&host, "/v1/models", Some("x")).await.json();
+    assert_eq!(invalid["error"]["code"], "invalid_api_key");
+    assert!(get(&host, "/v2", None).await.json()["error"].is_string());
+    let basic = host.client.get(host.url("/v1/models")).basic_auth("a", Some("b")).send().await.unwrap();
+    assert_eq!(basic.status().as_u16(), 401);
+    host.stop().await;
+}
+
+#[actix_web::test]
+async fn a_page_of_another_site_may_not_act() {
+    let host = start_with(&[("server.cors_origins", "[\"http://good.example\"]")]);
+    let post = async |origin: &str| {
+        host.post_with("/v1/capabilities/test.unforeseen", &[("origin", origin)], "{}").await
+    };
+    let evil = post("http://evil.example").await;
+    assert_eq!(evil.status, 403, "{}", evil.text());
+    assert_eq!(evil.json()["error"]["code"], "origin_not_allowed");
+    assert_eq!(post("null").await.status, 403);
+    assert_eq!(post(&host.address).await.status, 200);
+    assert_eq!(post("http://good.example").await.status, 200);
+    host.stop().await;
+}
+
+#[actix_web::test]
+async fn limits_are_told_and_then_held() {
+    let host = start_with(&[("auth.enabled", "true")]);
+    let limits = KeyLimits { requests_per_minute: Some(2), tokens: None };
+    let secret = key(&host, Role::User, limits).await;
+    let post = async || {
+        let request = host.client.post(host.url("/v1/capabilities/test.unforeseen")).bearer_auth(&secret).body("{}");
+        Got::of(request.send().await.unwrap()).await
+    };
+    let first = post().await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    assert_eq!(first.header("x-ratelimit-limit-requests"), Some("2"));
+    assert_eq!(first.header("x-ratelimit-remaining-requests"), Some("1"));
+    assert_eq!(post().await.status, 200);
+    let refused = post().await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
+    assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("0"));
+    assert_eq!(refused.header("x-should-retry"), Some("true"));
+    let (seconds, millis): (u64, u64) = (
+        refused.header("retry-after").unwrap().parse().unwrap(),
+        refused.header("retry-after-ms").unwrap().parse().unwrap(),
+    );
+    assert_eq!(seconds, millis.div_ceil(1000));
+    let me = get(&host, "/admin/v1/whoami", Some(&secret)).await.json();
+    assert_eq!(me["limits"][0]["limit"], 2);
+    assert_eq!(me["role"], json!("user"));
+    host.stop().await;
+}

@@ -1,0 +1,98 @@
+//! Any capability: one that the host has never heard of is called, streamed and documented like the others.
+
+use crate::host::start;
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+const PATH: &str = "/v1/capabilities/test.unforeseen";
+
+#[actix_web::test]
+async fn an_unforeseen_capability_is_listed_documented_and_answers() {
+    let host = start();
+    let list = host.get("/v1/capabilities").await.json();
+    let found = list["data"].as_array().unwrap().iter().find(|entry| entry["name"] == "test.unforeseen").unwrap().clone();
+    assert_eq!(found["models"], json!(["script"]));
+    assert_eq!(host.get(PATH).await.json(), found);
+    assert!(host.get("/openapi.json").await.json()["paths"][PATH]["post"].is_object());
+
+    let got = host.post(PATH, json!({ "params": { "a": [1, 2.50] } })).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    let body = got.json();
+    assert_eq!(body["model"], "script");
+    assert_eq!(body["result"], json!({ "count": 0, "params": { "a": [1, 2.5] } }));
+    assert_eq!(body["confidence"], 0.75);
+    assert!(body.get("chunks").is_none() && body["usage"].is_object());
+    let body = host.post(PATH, json!({ "model": "script", "params": { "count": 3 } })).await.json();
+    assert_eq!(body["chunks"].as_array().unwrap().len(), 3);
+    assert_eq!(host.post_with(PATH, &[], "").await.status, 200, "no body means no parameters");
+    host.stop().await;
+}
+
+#[actix_web::test]
+async fn it_streams() {
+    let host = start();
+    let got = host.post(PATH, json!({ "params": { "count": 2 }, "stream": true })).await;
+    assert_eq!(got.header("content-type"), Some("text/event-stream"));
+    let pieces = got.pieces();
+    assert_eq!(pieces.len(), 3);
+    assert_eq!(pieces[1]["chunk"]["count"], 1);
+    assert_eq!(pieces[2]["done"]["model"], "script");
+    host.stop().await;
+}
+
+#[actix_web::test]
+async fn tensors_go_in_and_out_in_each_form() {
+    let host = start();
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let tensors = json!([
+        { "name": "numbers", "datatype": "FP32", "shape": [2], "data": [1, 2.5] },
+        { "name": "memory", "datatype": "INT16", "shape": [1], "base64": base64(&[1, 2]) },
+        { "name": "half", "datatype": "FP16", "shape": [1], "base64": base64(&[0, 0x3c]) },
+    ]);
+    let body = host.post(PATH, json!({ "tensors": tensors })).await.json();
+    assert_eq!(
+        body["tensors"],
+        json!([
+            { "name": "numbers", "datatype": "FP32", "shape": [2], "data": [1.0, 2.5] },
+            { "name": "memory", "datatype": "INT16", "shape": [1], "data": [513] },
+            { "name": "half", "datatype": "FP16", "shape": [1], "base64": base64(&[0, 0x3c]) },
+        ])
+    );
+
+    let head = json!({ "binary_data_output": true, "tensors": [
+        { "name": "b", "datatype": "UINT8", "shape": [3], "parameters": { "binary_data_size": 3 } },
+    ] })
+    .to_string();
+    let length = head.len().to_string();
+    let mut sent = head.into_bytes();
+    sent.extend_from_slice(b"\x00\xff\x7f");
+    let got = host.post_with(PATH, &[("inference-header-content-length", &length)], sent).await;
+    let length: usize = got.header("inference-header-content-length").unwrap().parse().unwrap();
+    let head: Value = serde_json::from_slice(&got.body[..length]).unwrap();
+    assert_eq!(head["tensors"][0]["parameters"]["binary_data_size"], 3);
+    assert_eq!(&got.body[length..], b"\x00\xff\x7f");
+    host.stop().await;
+}
+
+#[actix_web::test]
+async fn what_is_wrong_is_named() {
+    let host = start();
+    let got = host.post("/v1/capabilities/nobody.offers.this", json!({})).await;
+    assert_eq!(got.status, 404, "{}", got.text());
+    assert_eq!(got.json()["error"]["code"], "capability_not_found");
+    assert_eq!(host.get("/v1/capabilities/nobody.offers.this").await.status, 404);
+    for (body, param) in [
+        (json!({ "params": [] }), "params"),
+        (json!({ "params": "x" }), "params"),
+        (json!({ "tensors": [{ "name": "x", "datatype": "FP33", "shape": [], "data": [] }] }), "tensors[0].datatype"),
+        (json!({ "tensors": [{ "name": "x", "datatype": "FP32", "shape": [1] }] }), "tensors[0]"),
+        (json!({ "tensors": [{ "name": "x", "datatype": "FP32", "shape": [1], "base64": "?" }] }), "tensors[0].base64"),
+        (json!({ "tensors": [{ "name": "x", "datatype": "FP32", "shape": [2], "data": [1] }] }), "x"),
+    ] {
+        let got = host.post(PATH, body).await;
+        assert_eq!((got.status, got.json()["error"]["param"].clone()), (400, json!(param)), "{}", got.text());
+    }
+    let got = host.post(PATH, json!({ "unknown": 1 })).await;
+    assert_eq!(got.header("x-ignored-params"), Some("unknown"));
+    host.stop().await;
+}

@@ -1,0 +1,10 @@
+//! The server over real HTTP, with a real host and a plugin that does what each test tells it to.
+
+mod admin;
+mod auth;
+mod capabilities;
+mod host;
+mod openai;
+mod oip;
+mod page;
+mod streams;
