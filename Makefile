@@ -14,7 +14,7 @@ CACHE := $(CURDIR)/.cache
 TEST_STATE := $(CACHE)/state
 TEST_MODELS := smollm2 minilm magika onnxruntime
 VENV := $(CACHE)/venv
-QUESTION := What is the capital of France?
+QUESTION := What is the capital of France? Answer in one sentence.
 
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 

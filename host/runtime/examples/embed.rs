@@ -15,7 +15,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     else {
         return Err("usage: embed PLUGIN_FOLDER CAPABILITY PARAMS_JSON [MODEL]".into());
     };
-    let state = std::env::temp_dir().join(format!("backplane-embed-{}", std::process::id()));
+    // A state directory with models may be named; without one the example leaves nothing behind.
+    let named = std::env::var_os("BACKPLANE_STATE").map(std::path::PathBuf::from);
+    let state = named
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("backplane-embed-{}", std::process::id())));
     let host = Host::builder().config(Config::default()).state_dir(&state).plugin_dir(plugins).start()?;
     let mut request = Request::new(Caller::internal("example"), capability, params).streamed();
     request.model = arguments.next();
@@ -36,6 +40,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     futures::executor::block_on(host.shutdown(Duration::from_secs(5)));
     drop(host);
-    std::fs::remove_dir_all(state)?;
+    if named.is_none() {
+        std::fs::remove_dir_all(state)?;
+    }
     Ok(())
 }
