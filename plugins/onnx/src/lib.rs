@@ -67,13 +67,14 @@ impl Plugin for OnnxPlugin {
     }
 
     fn bid(&self, query: &Query<'_>) -> Bid {
-        if query.format != FORMAT {
+        let model = query.model().unwrap_or_default();
+        if query.format != FORMAT && model.format != FORMAT {
             return Bid::no(BidReason::Format, format!("only the format `{FORMAT}` can be opened"));
         }
         if let Err(error) = self.runtime.check() {
             return Bid::no(BidReason::Runtime, error.message);
         }
-        let size = query.model().map_or(0, |model| model.files.iter().map(|file| file.size).sum());
+        let size = model.files.iter().map(|file| file.size).sum();
         Bid { host_bytes: memory(size), ..Bid::default() }
     }
 
