@@ -1,91 +1,137 @@
 //! The actor that owns the keys.
 
 use super::{AuthError, CreatedKey, KeyInfo, KeyRecord, KeyRing, NewKey, make, unix};
-use crate::actor::guarded;
-use crate::store::KeyStore;
-use actix::{Actor, AsyncContext, Context, Handler, Message, Supervised};
+use crate::actor::{Backoff, Panicked, blocking, guarded};
+use crate::store::{KeyStore, StoreError};
+use actix::fut::WrapFuture;
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture,
+    Supervised,
+};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+const NAME: &str = "auth";
 /// How often the times of use are written down.
 const TOUCH: Duration = Duration::from_secs(60);
+/// How long it waits before it reads keys again that could not be read.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// Owns the keys: writes them through the store, then publishes them.
+/// Owns the keys: writes them through the store, then publishes them. What is published stays in force until there is
+/// something better.
 pub struct AuthActor {
     store: Arc<dyn KeyStore>,
-    keys: Vec<KeyRecord>,
+    /// `Err` after a restart, until the store gave them again.
+    keys: Result<Vec<KeyRecord>, StoreError>,
     published: Arc<ArcSwap<KeyRing>>,
     restarts: Arc<AtomicU64>,
+    backoff: Backoff,
 }
 
 impl AuthActor {
+    /// An actor that owns these keys, which are published already.
     pub fn new(
         store: Arc<dyn KeyStore>,
         keys: Vec<KeyRecord>,
         published: Arc<ArcSwap<KeyRing>>,
         restarts: Arc<AtomicU64>,
     ) -> Self {
-        Self { store, keys, published, restarts }
-    }
-
-    fn publish(&mut self) {
-        self.remember_use();
-        self.published.store(Arc::new(KeyRing::new(&self.keys)));
+        Self { store, keys: Ok(keys), published, restarts, backoff: Backoff::default() }
     }
 
     /// Takes the times of use from the ring. Returns those that are new.
     fn remember_use(&mut self) -> Vec<(String, i64)> {
         let ring = self.published.load();
         let mut new = Vec::new();
-        for key in &mut self.keys {
-            let Some(ringed) = ring.keys.get(&key.id) else { continue };
-            let used = ringed.used_at.load(Ordering::Relaxed);
-            if used != 0 && key.last_used_at != Some(used) {
-                key.last_used_at = Some(used);
-                new.push((key.id.clone(), used));
+        for KeyRecord { info: key, .. } in self.keys.iter_mut().flatten() {
+            let used = ring.used_at(&key.id);
+            if used.is_some() && key.last_used_at != used {
+                key.last_used_at = used;
+                new.extend(used.map(|at| (key.id.clone(), at)));
             }
         }
         new
     }
 
-    fn create(&mut self, new: NewKey) -> Result<CreatedKey, AuthError> {
-        let (record, secret) = make(new, unix(SystemTime::now()))?;
-        self.store.add_key(&record)?;
-        let info = KeyInfo::from(&record);
-        self.keys.push(record);
-        self.publish();
-        Ok(CreatedKey { secret, info })
+    fn publish(&mut self) {
+        self.remember_use();
+        if let Ok(keys) = &self.keys {
+            self.published.store(Arc::new(KeyRing::new(keys)));
+        }
     }
 
-    fn revoke(&mut self, id: &str) -> Result<KeyInfo, AuthError> {
-        let now = unix(SystemTime::now());
-        let key = self
-            .keys
-            .iter_mut()
-            .find(|key| key.id == id)
-            .ok_or_else(|| AuthError::NotFound(id.to_owned()))?;
-        if key.revoked_at.is_none() {
-            self.store.revoke_key(id, now)?;
-            key.revoked_at = Some(now);
-        }
-        let info = KeyInfo::from(&*key);
-        self.publish();
-        Ok(info)
+    fn key(&mut self, tenant: &str, id: &str) -> Result<&mut KeyInfo, AuthError> {
+        let keys = self.keys.as_mut().map_err(|error| error.clone())?;
+        keys.iter_mut()
+            .map(|key| &mut key.info)
+            .find(|key| &*key.tenant == tenant && key.id == id)
+            .ok_or_else(|| AuthError::NotFound(id.to_owned()))
+    }
+
+    fn guarded<T>(
+        &mut self,
+        context: &mut Context<Self>,
+        work: impl FnOnce(&mut Self) -> T,
+    ) -> Result<T, Panicked> {
+        let restarts = self.restarts.clone();
+        guarded(self, context, NAME, &restarts, work)
+    }
+
+    /// Calls the store on a thread of its own, then `done` with what it said. Messages are handled meanwhile.
+    fn store_then<T: Send + 'static, R: 'static>(
+        &self,
+        call: impl FnOnce(&dyn KeyStore) -> Result<T, StoreError> + Send + 'static,
+        done: impl FnOnce(&mut Self, T) -> Result<R, AuthError> + 'static,
+    ) -> ResponseActFuture<Self, Result<R, AuthError>> {
+        let store = self.store.clone();
+        let called = blocking(NAME, move || call(&*store)).into_actor(self);
+        Box::pin(called.map(move |answer, actor, context| match answer {
+            Ok(answer) => {
+                let answer = answer?;
+                actor.guarded(context, |actor| done(actor, answer))?
+            }
+            Err(panicked) => {
+                actor.restarts.fetch_add(1, Ordering::Relaxed);
+                context.stop();
+                Err(panicked.into())
+            }
+        }))
     }
 
     fn write_use(&mut self, context: &mut Context<Self>) {
-        let restarts = self.restarts.clone();
-        // A panic has been logged and stops the actor; the supervisor starts it again.
-        let _ = guarded(self, context, "auth", &restarts, |actor| {
-            let used = actor.remember_use();
-            if !used.is_empty()
-                && let Err(error) = actor.store.touch_keys(&used)
-            {
-                tracing::warn!(%error, "times of use could not be written");
+        let used = self.guarded(context, Self::remember_use).unwrap_or_default();
+        if !used.is_empty() {
+            let written = self.store_then(move |store| store.touch_keys(&used), |_, ()| Ok(()));
+            context.spawn(written.map(|written, _, _| {
+                if let Err(error) = written {
+                    tracing::warn!(%error, "the times of use of keys could not be written");
+                }
+            }));
+        }
+    }
+
+    fn read_again(&mut self, after: Duration, context: &mut Context<Self>) {
+        let store = self.store.clone();
+        let read = async move {
+            actix_rt::time::sleep(after).await;
+            blocking(NAME, move || store.keys()).await
+        };
+        // Messages wait for it: there is nothing to answer them from.
+        context.wait(read.into_actor(self).map(|keys, actor, context| {
+            actor.keys = keys.unwrap_or_else(|panicked| Err(StoreError::Failed(panicked.to_string())));
+            match &actor.keys {
+                Ok(_) => {
+                    actor.publish();
+                    tracing::warn!(restarts = actor.restarts.load(Ordering::Relaxed), "auth actor is back");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "keys could not be read again; those that were published stay in force");
+                    context.run_later(READ_AGAIN, |actor, context| actor.read_again(Duration::ZERO, context));
+                }
             }
-        });
+        }));
     }
 }
 
@@ -99,65 +145,104 @@ impl Actor for AuthActor {
 }
 
 impl Supervised for AuthActor {
-    fn restarting(&mut self, _: &mut Self::Context) {
-        match self.store.keys() {
-            Ok(keys) => {
-                self.keys = keys;
-                self.publish();
-            }
-            // What is published stays in force.
-            Err(error) => tracing::error!(%error, "keys could not be read again"),
-        }
-        tracing::warn!(restarts = self.restarts.load(Ordering::Relaxed), "auth actor is back");
+    fn restarting(&mut self, context: &mut Self::Context) {
+        // What the panic left of them is not to be trusted.
+        self.keys = Err(StoreError::Failed("the keys are being read again".to_owned()));
+        let pause = self.backoff.next(Instant::now());
+        self.read_again(pause, context);
     }
 }
 
 /// Makes a key.
 #[derive(Message)]
 #[rtype(result = "Result<CreatedKey, AuthError>")]
-pub struct Create(pub NewKey);
+pub struct Create {
+    pub tenant: Arc<str>,
+    pub new: NewKey,
+}
 
-/// Every key.
+/// Every key of a tenant.
 #[derive(Message)]
 #[rtype(result = "Result<Vec<KeyInfo>, AuthError>")]
-pub struct List;
+pub struct List {
+    pub tenant: Arc<str>,
+}
 
 /// Revokes a key.
 #[derive(Message)]
 #[rtype(result = "Result<KeyInfo, AuthError>")]
-pub struct Revoke(pub String);
+pub struct Revoke {
+    pub tenant: Arc<str>,
+    pub id: String,
+}
 
 impl Handler<Create> for AuthActor {
-    type Result = Result<CreatedKey, AuthError>;
+    type Result = ResponseActFuture<Self, Result<CreatedKey, AuthError>>;
 
     fn handle(&mut self, message: Create, context: &mut Self::Context) -> Self::Result {
-        let restarts = self.restarts.clone();
-        guarded(self, context, "auth", &restarts, |actor| actor.create(message.0))?
+        let made = self.guarded(context, |actor| {
+            // Before anything is written: what cannot be published must not be made.
+            actor.keys.as_ref().map_err(|error| error.clone())?;
+            make(&message.tenant, message.new, unix(SystemTime::now()))
+        });
+        match made.map_err(AuthError::from).flatten() {
+            Err(error) => Box::pin(actix::fut::ready(Err(error))),
+            Ok((record, secret)) => {
+                let stored = record.clone();
+                self.store_then(
+                    move |store| store.add_key(&stored),
+                    move |actor, ()| {
+                        let created = CreatedKey { secret, info: record.info.clone() };
+                        actor.keys.as_mut().map_err(|error| error.clone())?.push(record);
+                        actor.publish();
+                        Ok(created)
+                    },
+                )
+            }
+        }
     }
 }
 
 impl Handler<List> for AuthActor {
     type Result = Result<Vec<KeyInfo>, AuthError>;
 
-    fn handle(&mut self, _: List, context: &mut Self::Context) -> Self::Result {
-        let restarts = self.restarts.clone();
-        Ok(guarded(self, context, "auth", &restarts, |actor| {
+    fn handle(&mut self, message: List, context: &mut Self::Context) -> Self::Result {
+        self.guarded(context, |actor| {
             actor.remember_use();
-            actor.keys.iter().map(KeyInfo::from).collect()
-        })?)
+            let keys = actor.keys.as_ref().map_err(|error| error.clone())?;
+            Ok(keys.iter().map(|key| key.info.clone()).filter(|key| key.tenant == message.tenant).collect())
+        })?
     }
 }
 
 impl Handler<Revoke> for AuthActor {
-    type Result = Result<KeyInfo, AuthError>;
+    type Result = ResponseActFuture<Self, Result<KeyInfo, AuthError>>;
 
     fn handle(&mut self, message: Revoke, context: &mut Self::Context) -> Self::Result {
-        let restarts = self.restarts.clone();
-        guarded(self, context, "auth", &restarts, |actor| actor.revoke(&message.0))?
+        let Revoke { tenant, id } = message;
+        let known = self.guarded(context, |actor| actor.key(&tenant, &id).cloned());
+        match known.map_err(AuthError::from).flatten() {
+            Err(error) => Box::pin(actix::fut::ready(Err(error))),
+            Ok(key) if key.revoked_at.is_some() => Box::pin(actix::fut::ready(Ok(key))),
+            Ok(_) => {
+                let now = unix(SystemTime::now());
+                let (in_tenant, revoked) = (tenant.clone(), id.clone());
+                self.store_then(
+                    move |store| store.revoke_key(&in_tenant, &revoked, now),
+                    move |actor, _| {
+                        let key = actor.key(&tenant, &id)?;
+                        key.revoked_at.get_or_insert(now);
+                        let info = key.clone();
+                        actor.publish();
+                        Ok(info)
+                    },
+                )
+            }
+        }
     }
 }
 
-/// Panics: tests show that the actor comes back.
+/// Panics after it has spoilt the state: tests show that the actor comes back with what the store has.
 #[cfg(test)]
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -168,9 +253,8 @@ impl Handler<Panic> for AuthActor {
     type Result = ();
 
     fn handle(&mut self, _: Panic, context: &mut Self::Context) {
-        let restarts = self.restarts.clone();
-        let _ = guarded(self, context, "auth", &restarts, |actor| {
-            actor.keys.clear();
+        let _ = self.guarded(context, |actor| {
+            actor.keys = Ok(Vec::new());
             panic!("asked to");
         });
     }

@@ -1,7 +1,7 @@
-//! What a key looks like: `bp_live_<12 id>_<43 secret><6 checksum>`, all base62. Pure.
+//! What a key looks like: `bp_live_<12 id>_<43 secret><6 checksum>`, all base62. Pure, but for the random bytes.
 //!
-//! The prefix lets scanners find leaked keys; the checksum turns most typing mistakes and all inventions away before
-//! anything is looked up. The secret has 256 bits, so its plain SHA-256 can be stored: there is nothing to guess.
+//! The prefix lets scanners find leaked keys; the checksum turns away typing mistakes and inventions before anything is
+//! looked up. The secret has 256 bits, so its plain SHA-256 may be stored: there is nothing to guess.
 
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -13,64 +13,74 @@ const CHECKSUM: usize = 6;
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// A key somebody showed: well formed, not yet known to be anybody's.
-pub struct PresentedKey<'a> {
+pub struct Shown<'a> {
     /// Its public part.
     pub id: &'a str,
     secret: &'a str,
 }
 
-impl PresentedKey<'_> {
+impl Shown<'_> {
     /// What is stored of its secret.
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.secret.as_bytes()).into()
     }
 }
 
-impl fmt::Debug for PresentedKey<'_> {
+impl fmt::Debug for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PresentedKey").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Shown").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 /// Reads a key; `None` when it is not one.
-pub fn parse(text: &str) -> Option<PresentedKey<'_>> {
+pub fn parse(text: &str) -> Option<Shown<'_>> {
     let body = text.strip_prefix(PREFIX)?;
     if body.len() != ID + 1 + SECRET + CHECKSUM || !body.is_ascii() {
         return None;
     }
     let (id, rest) = body.split_at(ID);
-    let rest = rest.strip_prefix('_')?;
-    if !id.bytes().chain(rest.bytes()).all(|byte| byte.is_ascii_alphanumeric()) {
-        return None;
+    let (secret, sum) = rest.strip_prefix('_')?.split_at(SECRET);
+    let good = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let unsummed = &text[..text.len() - CHECKSUM];
+    (good(id) && good(secret) && checksum(unsummed) == sum.as_bytes()).then_some(Shown { id, secret })
+}
+
+/// Makes a new key: its text, which holds id and secret.
+///
+/// # Errors
+/// When the system gives no random bytes.
+pub fn generate() -> Result<String, getrandom::Error> {
+    Ok(with_checksum(&format!("{PREFIX}{}_{}", digits(ID)?, digits(SECRET)?)))
+}
+
+/// A key's text but for its checksum, and its checksum.
+pub(super) fn with_checksum(text: &str) -> String {
+    text.chars().chain(checksum(text).map(char::from)).collect()
+}
+
+/// So many random digits, each as likely as any other.
+fn digits(count: usize) -> Result<String, getrandom::Error> {
+    // The largest multiple of 62 in a byte: the bytes above it would favour the first digits.
+    const FAIR: u8 = 248;
+    let mut text = String::with_capacity(count);
+    let mut random = [0; 64];
+    while text.len() < count {
+        getrandom::fill(&mut random)?;
+        let fair = random.iter().filter(|byte| **byte < FAIR).take(count - text.len());
+        text.extend(fair.map(|byte| char::from(DIGITS[usize::from(*byte % 62)])));
     }
-    let (secret, sum) = rest.split_at(SECRET);
-    (checksum(id, secret) == sum).then_some(PresentedKey { id, secret })
+    Ok(text)
 }
 
-/// Makes a key from 55 or more random bytes. Returns its id, its text and the hash to store.
-pub fn make(random: &[u8; 64]) -> (String, String, [u8; 32]) {
-    // 62 does not divide 256: the first digits are a little likelier (5 in 256 against 4), which costs 0.02 bits of 5.95
-    // a digit and leaves 255 of 256.
-    let digit = |byte: &u8| char::from(DIGITS[usize::from(*byte) % 62]);
-    let id: String = random[..ID].iter().map(digit).collect();
-    let secret: String = random[ID..ID + SECRET].iter().map(digit).collect();
-    let hash = Sha256::digest(secret.as_bytes()).into();
-    let text = format!("{PREFIX}{id}_{secret}{}", checksum(&id, &secret));
-    (id, text, hash)
-}
-
-/// CRC-32 of id and secret in base62: catches typing mistakes, protects nothing.
-fn checksum(id: &str, secret: &str) -> String {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(id.as_bytes());
-    crc.update(secret.as_bytes());
-    let mut left = crc.finalize();
-    let mut digits = [b'0'; CHECKSUM];
-    for digit in digits.iter_mut().rev() {
+/// CRC-32 in base62: catches mistakes, protects nothing.
+fn checksum(text: &str) -> [u8; CHECKSUM] {
+    let mut left = crc32fast::hash(text.as_bytes());
+    let mut sum = [b'0'; CHECKSUM];
+    for digit in sum.iter_mut().rev() {
         *digit = DIGITS[(left % 62) as usize];
         left /= 62;
     }
-    digits.iter().copied().map(char::from).collect()
+    sum
 }
 
 #[cfg(test)]
@@ -78,32 +88,52 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn a_key_is_read_back_and_shows_nothing_of_its_secret() {
+        let (one, other) = (generate().unwrap(), generate().unwrap());
+        assert_eq!(one.len(), 70);
+        let (read, second) = (parse(&one).unwrap(), parse(&other).unwrap());
+        assert!(read.id != second.id && read.hash() != second.hash());
+        assert_eq!((read.id, read.secret), (&one[8..20], &one[21..64]));
+        assert!(!format!("{read:?}").contains(read.secret));
+    }
+
+    #[test]
+    fn the_format_is_what_was_published() {
+        // Computed apart from this code: `zlib.crc32` and base62 in Python.
+        let text = "bp_live_AAAAAAAAAAAA_0123456789012345678901234567890123456789012CRCSUM";
+        let unsummed = &text[..64];
+        let sum = checksum(unsummed);
+        assert_eq!(std::str::from_utf8(&sum).unwrap(), PUBLISHED);
+        assert!(parse(&format!("{unsummed}{PUBLISHED}")).is_some());
+        assert!(parse(text).is_none());
+    }
+
+    const PUBLISHED: &str = "1Hqj9a";
+
     proptest! {
         #[test]
-        fn a_made_key_is_read_back(random in proptest::array::uniform32(any::<u8>())) {
-            let mut bytes = [0; 64];
-            bytes[..32].copy_from_slice(&random);
-            bytes[32..].copy_from_slice(&random);
-            let (id, text, hash) = make(&bytes);
-            let read = parse(&text).unwrap();
-            prop_assert_eq!((read.id, read.hash()), (id.as_str(), hash));
-            let debug = format!("{read:?}");
-            prop_assert!(!debug.contains(&text[21..40]));
-        }
-
-        #[test]
-        fn one_wrong_character_is_seen(place in 8usize..70, with in "[0-9A-Za-z]") {
-            let (_, text, _) = make(&[9; 64]);
-            let mut wrong = text.clone();
+        fn one_wrong_character_is_seen(place in 0usize..70, with in "[ -~]") {
+            let key = generate().unwrap();
+            let mut wrong = key.clone();
             wrong.replace_range(place..place + 1, &with);
-            prop_assert!(wrong == text || parse(&wrong).is_none());
+            prop_assert!(wrong == key || parse(&wrong).is_none());
         }
 
         #[test]
-        fn rubbish_is_no_key(text in ".*") {
-            prop_assert!(parse(&text).is_none());
-            let text = format!("bp_live_{text}");
-            prop_assert!(parse(&text).is_none());
+        fn two_characters_that_changed_places_are_seen(place in 8usize..69) {
+            let key = generate().unwrap();
+            let mut wrong = key.clone().into_bytes();
+            wrong.swap(place, place + 1);
+            let wrong = String::from_utf8(wrong).unwrap();
+            prop_assert!(wrong == key || parse(&wrong).is_none());
+        }
+
+        #[test]
+        fn rubbish_is_no_key(text in ".{0,100}", same_length in "[0-9A-Za-z]{12}_[0-9A-Za-z]{49}", wide in "\\PC{62}") {
+            for text in [text.clone(), format!("bp_live_{text}"), format!("bp_live_{same_length}"), format!("bp_live_{wide}")] {
+                prop_assert!(parse(&text).is_none());
+            }
         }
     }
 }

@@ -1,44 +1,59 @@
-//! Tokens in a window: a ledger. Pure: `now` is seconds since 1970.
+//! Tokens in a window: a ledger. Pure: `now` is nanoseconds since 1970.
 //!
 //! What a request may cost is reserved before it runs and settled after. Spent and reserved together never pass the
-//! limit, however many ask at once; a request that in the end cost more than was reserved leaves the ledger above the
-//! limit, and the next one pays for it by waiting.
+//! limit, however many ask at once. A request that cost more than it had reserved leaves the ledger above the limit, and
+//! whoever comes next waits for it.
+//!
+//! One rule for every way a clock or a setting can jump: **a window that has not ended is carried into the one that takes
+//! its place.** So a clock that was set back, or another period, gives no tokens away; and since only windows that have
+//! not ended are carried, a clock that was wrong for a while locks nobody out beyond the end of the current window.
 
+use super::window::{Period, Window};
 use parking_lot::Mutex;
 use std::time::Duration;
 
-/// The ledger of one key.
-#[derive(Debug)]
-pub struct Budget {
-    limit: u64,
-    /// Seconds; 0 is for ever.
-    window: i64,
-    state: Mutex<State>,
+/// What may be spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// So many tokens.
+    pub limit: u64,
+    /// In each window of this.
+    pub period: Period,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct State {
-    window_start: i64,
+/// The ledger of one key. The allowance is given with each call, so that it may change without forgiving what was spent.
+#[derive(Debug, Default)]
+pub struct Budget(Mutex<Ledger>);
+
+/// Changes as one, hence the lock; it is held for a few additions and never across a system call.
+#[derive(Debug, Default)]
+struct Ledger {
+    window: Option<Window>,
     spent: u64,
     reserved: u64,
+    /// The window before and what was used in it, for a clock that comes back to it.
+    before: Option<(Window, u64)>,
+    /// Counts the times the ledger began anew: what was reserved before counts no more.
+    opened: u64,
 }
 
-/// Tokens that were set aside, in which window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Start of the window.
-    pub window_start: i64,
-    /// How many.
+/// Tokens that were set aside.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// In this window.
+    pub window: Window,
+    /// So many.
     pub tokens: u64,
+    opened: u64,
 }
 
 /// Why tokens could not be set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Short {
-    /// More than the whole budget: no waiting helps.
-    Never,
-    /// So many are left, and the window ends in so many seconds (`None`: never).
-    Now { remaining: u64, resets_in: Option<i64> },
+    /// So many are left.
+    Now(Standing),
+    /// It is more than the whole budget: no waiting helps.
+    ForEver,
 }
 
 /// How a budget stands.
@@ -46,89 +61,96 @@ pub enum Short {
 pub struct Standing {
     /// Tokens that can be set aside.
     pub remaining: u64,
-    /// Seconds until the window ends; `None`: never.
-    pub resets_in: Option<i64>,
+    /// Until the window ends; `None`: it never does.
+    pub resets_in: Option<Duration>,
 }
 
 impl Budget {
-    /// A budget of `limit` tokens; a window of zero is for ever.
-    pub fn new(limit: u64, window: Duration) -> Self {
-        let window = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
-        Self { limit, window, state: Mutex::default() }
-    }
-
-    /// The limit.
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
-    fn start(&self, now: i64) -> i64 {
-        if self.window == 0 { 0 } else { now.div_euclid(self.window) * self.window }
-    }
-
-    /// Begins a new window when it is time. A clock that went back stays in the window it was in: no free tokens.
-    fn roll(&self, state: &mut State, now: i64) {
-        let start = self.start(now);
-        if state.window_start < start {
-            *state = State { window_start: start, ..State::default() };
-        }
-    }
-
-    /// Sets `tokens` aside.
+    /// Sets `tokens` aside. Nothing is let through once the budget is used up, even if it might cost nothing: the least
+    /// that is set aside is one token.
     ///
     /// # Errors
-    /// When there are not that many.
-    pub fn reserve(&self, tokens: u64, now: i64) -> Result<Held, Short> {
-        let mut state = self.state.lock();
-        self.roll(&mut state, now);
-        if self.limit < tokens {
-            return Err(Short::Never);
+    /// When there are not that many, now or ever.
+    pub fn reserve(&self, allowance: Allowance, tokens: u64, now: u64) -> Result<Hold, Short> {
+        let tokens = tokens.max(1);
+        if allowance.limit < tokens {
+            return Err(Short::ForEver);
         }
-        let remaining = self.limit.saturating_sub(state.spent).saturating_sub(state.reserved);
-        if remaining < tokens {
-            return Err(Short::Now { remaining, resets_in: self.resets_in(&state, now) });
+        let mut ledger = self.0.lock();
+        let window = ledger.roll(allowance.period, now);
+        let standing = ledger.standing(allowance.limit, window, now);
+        if standing.remaining < tokens {
+            return Err(Short::Now(standing));
         }
-        state.reserved += tokens;
-        Ok(Held { window_start: state.window_start, tokens })
+        ledger.reserved += tokens;
+        Ok(Hold { window, tokens, opened: ledger.opened })
     }
 
-    /// Replaces what was set aside by what it cost.
-    pub fn settle(&self, held: Held, cost: u64) {
-        let mut state = self.state.lock();
-        // In a window that has ended nobody counts any more.
-        if state.window_start == held.window_start {
-            state.reserved = state.reserved.saturating_sub(held.tokens);
-            state.spent = state.spent.saturating_add(cost);
+    /// Replaces what was set aside by what it cost. What was set aside in a window that has ended was charged to that one.
+    pub fn settle(&self, hold: Hold, cost: u64) {
+        let mut ledger = self.0.lock();
+        if ledger.opened == hold.opened {
+            ledger.reserved = ledger.reserved.saturating_sub(hold.tokens);
+            ledger.spent = ledger.spent.saturating_add(cost);
         }
     }
 
     /// Adds what was spent before a restart.
-    pub fn restore(&self, window_start: i64, tokens: u64, now: i64) {
-        let mut state = self.state.lock();
-        self.roll(&mut state, now.max(window_start));
-        if state.window_start == self.start(window_start) {
-            state.spent = state.spent.saturating_add(tokens);
+    pub fn restore(&self, window: Window, tokens: u64, now: u64) {
+        if !window.has_ended(now) {
+            let mut ledger = self.0.lock();
+            ledger.window.get_or_insert(window);
+            ledger.spent = ledger.spent.saturating_add(tokens);
         }
     }
 
-    /// Start of the window, and what was spent in it.
-    pub fn spent(&self) -> (i64, u64) {
-        let state = self.state.lock();
-        (state.window_start, state.spent)
-    }
-
-    fn resets_in(&self, state: &State, now: i64) -> Option<i64> {
-        (self.window != 0).then(|| (state.window_start + self.window - now).max(1))
+    /// The window it is in, and what was spent in it.
+    pub fn spent(&self) -> Option<(Window, u64)> {
+        let ledger = self.0.lock();
+        ledger.window.map(|window| (window, ledger.spent))
     }
 
     /// How it stands.
-    pub fn standing(&self, now: i64) -> Standing {
-        let mut state = self.state.lock();
-        self.roll(&mut state, now);
+    pub fn standing(&self, allowance: Allowance, now: u64) -> Standing {
+        let mut ledger = self.0.lock();
+        let window = ledger.roll(allowance.period, now);
+        ledger.standing(allowance.limit, window, now)
+    }
+}
+
+impl Ledger {
+    fn standing(&self, limit: u64, window: Window, now: u64) -> Standing {
         Standing {
-            remaining: self.limit.saturating_sub(state.spent).saturating_sub(state.reserved),
-            resets_in: self.resets_in(&state, now),
+            remaining: limit.saturating_sub(self.spent).saturating_sub(self.reserved),
+            resets_in: window.end().map(|end| Duration::from_nanos(end.saturating_sub(now))),
         }
+    }
+
+    /// Begins a new window when it is time. Returns the one that counts.
+    fn roll(&mut self, period: Period, now: u64) -> Window {
+        let next = period.at(now);
+        let Some(window) = self.window.replace(next) else { return next };
+        if window == next {
+            return next;
+        }
+        if window.has_ended(now) {
+            // What is still reserved is charged to the window it was reserved in.
+            self.before = Some((window, self.spent.saturating_add(self.reserved)));
+            (self.spent, self.reserved) = (0, 0);
+            self.opened += 1;
+            return next;
+        }
+        if window.follows(next) {
+            // A clock that was corrected around a window's end: the new window has begun, and stays.
+            self.window = Some(window);
+            return window;
+        }
+        if let Some((before, used)) = self.before.take()
+            && !before.has_ended(now)
+        {
+            self.spent = self.spent.saturating_add(used);
+        }
+        next
     }
 }
 
@@ -137,69 +159,176 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MINUTE: Duration = Duration::from_secs(60);
+    const SECOND: u64 = 1_000_000_000;
+    const MINUTE: u64 = 60 * SECOND;
 
-    #[test]
-    fn what_is_set_aside_and_spent_never_passes_the_limit() {
-        let budget = Budget::new(100, MINUTE);
-        let held = budget.reserve(60, 0).unwrap();
-        assert_eq!(budget.reserve(60, 1), Err(Short::Now { remaining: 40, resets_in: Some(59) }));
-        assert_eq!(budget.reserve(101, 1), Err(Short::Never));
-        budget.settle(held, 10);
-        assert_eq!(budget.standing(1).remaining, 90);
-        let held = budget.reserve(90, 2).unwrap();
-        budget.settle(held, 200);
-        assert_eq!(budget.standing(3).remaining, 0, "over-use is not forgotten");
-        assert_eq!(budget.standing(60).remaining, 100, "until the window ends");
+    fn a_minute(limit: u64) -> Allowance {
+        Allowance { limit, period: Period::MINUTE }
+    }
+
+    fn spend(budget: &Budget, allowance: Allowance, tokens: u64, now: u64) -> bool {
+        budget.reserve(allowance, tokens, now).map(|hold| budget.settle(hold, tokens)).is_ok()
     }
 
     #[test]
-    fn a_clock_that_goes_back_gives_nothing() {
-        let budget = Budget::new(10, MINUTE);
-        let held = budget.reserve(10, 120).unwrap();
-        budget.settle(held, 10);
-        assert_eq!(budget.standing(30).remaining, 0);
-        assert_eq!(budget.standing(180).remaining, 10);
+    fn what_is_set_aside_and_spent_never_passes_the_limit() {
+        let (budget, allowance) = (Budget::default(), a_minute(100));
+        let hold = budget.reserve(allowance, 60, 0).unwrap();
+        let standing = Standing { remaining: 40, resets_in: Some(Duration::from_secs(59)) };
+        assert_eq!(budget.reserve(allowance, 60, SECOND), Err(Short::Now(standing)));
+        assert_eq!(budget.reserve(allowance, 101, SECOND), Err(Short::ForEver));
+        budget.settle(hold, 10);
+        assert_eq!(budget.standing(allowance, SECOND).remaining, 90);
+        let hold = budget.reserve(allowance, 90, 2 * SECOND).unwrap();
+        budget.settle(hold, 200);
+        assert_eq!(budget.standing(allowance, 3 * SECOND).remaining, 0, "over-use is not forgotten");
+        assert!(
+            budget.reserve(allowance, 0, 3 * SECOND).is_err(),
+            "not even for a request that may cost nothing"
+        );
+        assert_eq!(budget.standing(allowance, MINUTE).remaining, 100, "until the window ends");
     }
 
     #[test]
     fn a_late_settlement_does_not_touch_the_next_window() {
-        let budget = Budget::new(10, MINUTE);
-        let held = budget.reserve(10, 0).unwrap();
-        assert_eq!(budget.standing(60).remaining, 10);
-        budget.settle(held, 10);
-        assert_eq!(budget.standing(60).remaining, 10);
+        let (budget, allowance) = (Budget::default(), a_minute(10));
+        let hold = budget.reserve(allowance, 10, 0).unwrap();
+        assert_eq!(budget.standing(allowance, MINUTE).remaining, 10);
+        budget.settle(hold, 10);
+        assert_eq!(budget.standing(allowance, MINUTE).remaining, 10);
+    }
+
+    #[test]
+    fn a_clock_that_is_corrected_around_a_windows_end_gives_nothing_away() {
+        let (budget, allowance) = (Budget::default(), a_minute(100));
+        assert!(spend(&budget, allowance, 80, 59 * SECOND));
+        assert!(spend(&budget, allowance, 50, 60 * SECOND));
+        let standing = budget.standing(allowance, 59 * SECOND);
+        assert_eq!(standing, Standing { remaining: 50, resets_in: Some(Duration::from_secs(61)) });
+        assert_eq!(budget.standing(allowance, 61 * SECOND).remaining, 50);
+    }
+
+    #[test]
+    fn a_year_forward_and_back_gives_nothing_away_and_locks_nobody_out() {
+        let year = 365 * 86_400 * SECOND;
+        let (budget, allowance) = (Budget::default(), a_minute(100));
+        assert!(spend(&budget, allowance, 30, 0));
+        assert!(spend(&budget, allowance, 50, year));
+        assert_eq!(
+            budget.standing(allowance, SECOND).remaining,
+            20,
+            "both were spent in the minute that it really is"
+        );
+        assert_eq!(budget.standing(allowance, MINUTE).remaining, 100, "and the next is whole");
+    }
+
+    #[test]
+    fn another_period_forgives_nothing() {
+        let budget = Budget::default();
+        let now = 40 * 86_400 * SECOND;
+        assert!(spend(&budget, Allowance { limit: 100, period: Period::DAY }, 60, now));
+        let month = Allowance { limit: 100, period: Period::Month };
+        assert_eq!(budget.standing(month, now).remaining, 40);
+        assert_eq!(
+            budget.standing(Allowance { limit: 70, ..month }, now).remaining,
+            10,
+            "nor does another limit"
+        );
+    }
+
+    #[test]
+    fn what_was_spent_before_a_restart_counts_until_its_window_ends() {
+        let (budget, allowance) = (Budget::default(), a_minute(100));
+        budget.restore(Period::MINUTE.at(0), 70, MINUTE);
+        budget.restore(Period::MINUTE.at(MINUTE), 20, MINUTE);
+        assert_eq!(budget.spent(), Some((Period::MINUTE.at(MINUTE), 20)));
+        assert_eq!(budget.standing(allowance, MINUTE).remaining, 80);
     }
 
     #[test]
     fn sixty_four_callers_at_once_get_no_more_than_there_is() {
-        let budget = Budget::new(100, Duration::ZERO);
-        let got = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..64)
-                .map(|_| scope.spawn(|| (0..10).filter(|_| budget.reserve(3, 5).is_ok()).count()))
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+        let (budget, allowance) = (Budget::default(), Allowance { limit: 100, period: Period::Total });
+        let got: usize = std::thread::scope(|scope| {
+            let count = || (0..10).filter(|_| budget.reserve(allowance, 3, 5).is_ok()).count();
+            let threads: Vec<_> = (0..64).map(|_| scope.spawn(count)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(got, 33);
     }
 
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wait(u64),
+        Reserve(u64),
+        Settle(usize, u64),
+        /// The clock goes wrong by so many seconds, and is set right at the next.
+        Wrong(i64),
+    }
+
+    fn steps(clock: bool) -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            2 => (0u64..40).prop_map(Step::Wait),
+            6 => (0u64..60).prop_map(Step::Reserve),
+            4 => (any::<usize>(), 0u64..1000).prop_map(|(which, part)| Step::Settle(which, part)),
+            u32::from(clock) => (-10_000i64..10_000).prop_map(Step::Wrong),
+        ];
+        proptest::collection::vec(step, 1..200)
+    }
+
     proptest! {
+        /// Against a simulator that remembers every reservation with its window.
         #[test]
-        fn any_order_of_events_keeps_the_books(events in proptest::collection::vec((0u64..40, 0u64..60, any::<bool>()), 1..100)) {
-            let budget = Budget::new(100, Duration::ZERO);
-            let (mut open, mut spent): (Vec<Held>, u64) = (Vec::new(), 0);
-            for (tokens, cost, settles) in events {
-                if settles && !open.is_empty() {
-                    let held = open.remove(0);
-                    budget.settle(held, cost);
-                    spent += cost;
-                } else if let Ok(held) = budget.reserve(tokens, 0) {
-                    open.push(held);
-                    let reserved: u64 = open.iter().map(|held| held.tokens).sum();
-                    prop_assert!(tokens == 0 || spent + reserved <= 100);
+        fn any_order_of_calls_agrees_with_the_books(steps in steps(false)) {
+            let (budget, allowance) = (Budget::default(), a_minute(100));
+            let mut now = 1_000_000 * SECOND;
+            // Window, tokens, whether open.
+            let mut all: Vec<(Window, u64, Option<Hold>)> = Vec::new();
+            for step in steps {
+                let window = Period::MINUTE.at(now);
+                let used: u64 = all.iter().filter(|(in_window, ..)| *in_window == window).map(|(_, tokens, _)| tokens).sum();
+                match step {
+                    Step::Wait(seconds) => now += seconds * SECOND,
+                    Step::Wrong(_) => {}
+                    Step::Reserve(tokens) => {
+                        let got = budget.reserve(allowance, tokens, now);
+                        prop_assert_eq!(got.is_ok(), used + tokens.max(1) <= 100);
+                        if let Ok(hold) = got {
+                            all.push((window, hold.tokens, Some(hold)));
+                        }
+                    }
+                    Step::Settle(which, part) => {
+                        let open: Vec<_> = all.iter_mut().filter(|(.., hold)| hold.is_some()).collect();
+                        if open.is_empty() { continue }
+                        let index = which % open.len();
+                        let (_, tokens, hold) = open.into_iter().nth(index).unwrap();
+                        let hold = hold.take().unwrap();
+                        *tokens = hold.tokens * part / 1000;
+                        budget.settle(hold, *tokens);
+                    }
                 }
-                prop_assert_eq!(budget.spent().1, spent);
+                let window = Period::MINUTE.at(now);
+                let used: u64 = all.iter().filter(|(in_window, ..)| *in_window == window).map(|(_, tokens, _)| tokens).sum();
+                prop_assert_eq!(budget.standing(allowance, now).remaining, 100 - used);
             }
+        }
+
+        /// However the clock jumps: between two visits to the right time, no more than one budget is spent in a window,
+        /// and once the window after next has begun, the budget is whole again.
+        #[test]
+        fn a_wrong_clock_locks_nobody_out(steps in steps(true)) {
+            let (budget, allowance) = (Budget::default(), a_minute(100));
+            let (mut right, mut wrong) = (1_000_000 * SECOND, 0i64);
+            for step in steps {
+                let now = right.saturating_add_signed(wrong * SECOND as i64);
+                match step {
+                    Step::Wait(seconds) => right += seconds * SECOND,
+                    Step::Wrong(by) => wrong = if wrong == 0 { by } else { 0 },
+                    Step::Reserve(tokens) => drop(spend(&budget, allowance, tokens.max(1), now)),
+                    Step::Settle(..) => {}
+                }
+            }
+            budget.standing(allowance, right);
+            prop_assert_eq!(budget.standing(allowance, right + 2 * MINUTE).remaining, 100);
         }
     }
 }

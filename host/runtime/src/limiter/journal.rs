@@ -1,167 +1,245 @@
 //! Reservations and settlements on disk, so that a host that is killed forgets no token.
 //!
-//! A line is written with one `write` before a reservation is used, which survives the death of the process; a thread
-//! calls `fdatasync` every 50 ms, which bounds what a power cut can take. One file a generation:
-//! `<state>/journal/<generation>.log`. A line is `R <key> <window> <tokens> <id>` or `S <key> <window> <tokens> <id>`, behind
-//! the CRC-32 of the rest in hex.
+//! One file a generation, `<state>/journal/<generation>.log`, one record a line: the CRC-32 of what follows in hex, and a
+//! JSON object. A record is handed to the kernel with one `write` before its reservation is used, so it outlives the
+//! process; a thread flushes every 50 ms what was written, which bounds what a power cut can take.
 //!
-//! A reservation is settled once, by its id. One that is open when a journal is read again is spent as it was reserved:
-//! the count may be too high by what was open, never too low.
+//! Reservations are told apart by a serial number of ours. The request's id stands in the record for people only: callers
+//! choose it, and one that sends the same twice must be charged twice.
+//!
+//! A reservation that is still open when a journal is read again is spent as it was reserved: the count may be too high by
+//! what was open, never too low. A line that cannot be read is left out, and costs nothing but itself.
 
-use crate::store::Spent;
-use parking_lot::Mutex;
+mod record;
+mod replay;
+#[cfg(test)]
+mod tests;
+
+pub use record::Record;
+pub use replay::Replayed;
+
+use crate::limiter::Window;
+use crate::store::Owner;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-/// One line.
+/// What a power cut can take.
+const FLUSH: Duration = Duration::from_millis(50);
+/// How long a reservation waits for a disk that does not answer.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// The largest journal. It gets there only while the store cannot take a checkpoint.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Why nothing can be written down.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// The file cannot be written.
+    #[error("it cannot be written: {0}")]
+    Write(String),
+    /// The disk refused to keep what was written; what it holds now is not known.
+    #[error("the disk refused to keep it: {0}")]
+    Flush(String),
+    /// The disk does not answer.
+    #[error("the disk has not answered for {} ms", PATIENCE.as_millis())]
+    Hung,
+    /// It is as large as it may be.
+    #[error("it has {} MiB, and the store takes no checkpoint", MAX_BYTES >> 20)]
+    Full,
+}
+
+/// A reservation that is written down and not settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    /// Whether it settles.
-    pub settles: bool,
-    /// Id of the key.
-    pub key: String,
-    /// Start of the window.
-    pub window_start: i64,
-    /// Set aside, or spent.
+pub struct Open {
+    /// Who pays.
+    pub owner: Arc<Owner>,
+    /// In which window.
+    pub window: Window,
+    /// Set aside.
     pub tokens: u64,
-    /// Id of the request.
-    pub id: String,
+    /// The request's id.
+    pub request: String,
 }
 
-impl Line {
-    fn encode(&self) -> String {
-        let kind = if self.settles { 'S' } else { 'R' };
-        // The id comes last, since it may be anything without a line break.
-        let id: String = self.id.chars().filter(|c| !c.is_control()).collect();
-        let text = format!("{kind} {} {} {} {id}", self.key, self.window_start, self.tokens);
-        format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes()))
-    }
-
-    fn decode(line: &str) -> Option<Line> {
-        let (crc, text) = line.split_once(' ')?;
-        if u32::from_str_radix(crc, 16).ok()? != crc32fast::hash(text.as_bytes()) {
-            return None;
-        }
-        let mut parts = text.splitn(5, ' ');
-        let settles = match parts.next()? {
-            "R" => false,
-            "S" => true,
-            _ => return None,
-        };
-        Some(Line {
-            settles,
-            key: parts.next()?.to_owned(),
-            window_start: parts.next()?.parse().ok()?,
-            tokens: parts.next()?.parse().ok()?,
-            id: parts.next()?.to_owned(),
-        })
-    }
-}
-
-/// The journal of a state directory.
+/// The journal of a state directory. Dropping it flushes.
 pub struct Journal {
+    shared: Arc<Shared>,
+    flusher: Option<JoinHandle<()>>,
+}
+
+struct Shared {
     dir: PathBuf,
     state: Mutex<State>,
+    /// Something was written, or the end has come.
+    news: Condvar,
+    max_bytes: u64,
+    checkpoints: Mutex<()>,
 }
 
 struct State {
-    file: File,
+    file: Arc<File>,
     generation: u64,
+    /// Written since the last checkpoint, to however many files.
     bytes: u64,
+    /// Written and not flushed.
     dirty: bool,
-    open: HashMap<String, Line>,
-}
-
-/// What a journal adds to what the store knows.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Replayed {
-    /// Spent, by key and window.
-    pub spent: Vec<Spent>,
-    /// Lines that could not be read: a torn end, or damage.
-    pub unreadable: usize,
-    /// Reservations that were open and are counted as spent.
-    pub open: usize,
-    /// The next free generation.
-    pub next: u64,
+    /// The last line may not be whole.
+    torn: bool,
+    /// How the last attempt went wrong. After a flush that failed only a new file helps: Linux forgets the error, and the
+    /// pages with it, once it was told.
+    trouble: Option<JournalError>,
+    closed: bool,
+    serial: u64,
+    open: HashMap<u64, Open>,
+    line: Vec<u8>,
 }
 
 impl Journal {
     /// Reads the journals from `generation` on, and begins a new one after them. The caller checkpoints what was replayed
-    /// with the number of the new one.
+    /// with the number of the new one, and then calls [`Journal::forget_before`] with it.
     ///
     /// # Errors
     /// When the folder cannot be read or written.
     pub fn open(dir: &Path, generation: u64) -> io::Result<(Self, Replayed)> {
-        std::fs::create_dir_all(dir)?;
-        let replayed = replay(dir, generation)?;
-        let file = create(dir, replayed.next)?;
-        let state = State { file, generation: replayed.next, bytes: 0, dirty: false, open: HashMap::new() };
-        Ok((Self { dir: dir.to_owned(), state: Mutex::new(state) }, replayed))
+        Self::open_with(dir, generation, MAX_BYTES)
     }
 
-    /// Writes a reservation. After this it counts, even if the process dies.
+    fn open_with(dir: &Path, generation: u64, max_bytes: u64) -> io::Result<(Self, Replayed)> {
+        let replayed = replay::read(dir, generation)?;
+        let state = State {
+            file: Arc::new(create(dir, replayed.next)?),
+            generation: replayed.next,
+            bytes: 0,
+            dirty: false,
+            torn: false,
+            trouble: None,
+            closed: false,
+            serial: 0,
+            open: HashMap::new(),
+            line: Vec::new(),
+        };
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            state: Mutex::new(state),
+            news: Condvar::new(),
+            max_bytes,
+            checkpoints: Mutex::new(()),
+        });
+        let flushes = shared.clone();
+        let flusher =
+            std::thread::Builder::new().name("journal".to_owned()).spawn(move || flushes.flush_for_ever())?;
+        Ok((Self { shared, flusher: Some(flusher) }, replayed))
+    }
+
+    /// The number that the file of now has.
+    pub fn generation(&self) -> u64 {
+        self.shared.state.lock().generation
+    }
+
+    /// Bytes written since the last checkpoint that the store took.
+    pub fn bytes(&self) -> u64 {
+        self.shared.state.lock().bytes
+    }
+
+    /// Whether reservations can be written down, by the last attempt. A new file may help.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), JournalError> {
+        match self.shared.state.try_lock_for(PATIENCE) {
+            Some(state) => state.trouble.clone().map_or(state.takes(self.shared.max_bytes), Err),
+            None => Err(JournalError::Hung),
+        }
+    }
+
+    /// Writes a reservation down and returns its serial number. After this it counts, even if the process dies.
     ///
     /// # Errors
     /// When it cannot be written: then it must not be used.
-    pub fn reserve(&self, line: Line) -> io::Result<()> {
-        let mut state = self.state.lock();
-        append(&mut state, &line)?;
-        state.open.insert(line.id.clone(), line);
+    pub fn reserve(&self, open: Open) -> Result<u64, JournalError> {
+        let mut state = self.shared.state.try_lock_for(PATIENCE).ok_or(JournalError::Hung)?;
+        state.takes(self.shared.max_bytes)?;
+        let serial = state.serial + 1;
+        state.append(&Record::reserve(serial, &open))?;
+        state.serial = serial;
+        state.open.insert(serial, open);
+        self.written(state);
+        Ok(serial)
+    }
+
+    /// Writes a settlement down, and calls `book` while no checkpoint can come between. What cannot be written stays
+    /// reserved on disk until the next checkpoint.
+    pub fn settle(&self, serial: u64, tokens: u64, book: impl FnOnce()) {
+        let mut state = self.shared.state.lock();
+        book();
+        let Some(open) = state.open.remove(&serial) else { return };
+        match state.append(&Record::settle(serial, &open, tokens)) {
+            Ok(()) => self.written(state),
+            Err(error) => {
+                drop(state);
+                tracing::error!(%error, request = open.request, "a settlement could not be written to the journal");
+            }
+        }
+    }
+
+    fn written(&self, mut state: MutexGuard<'_, State>) {
+        let first = !std::mem::replace(&mut state.dirty, true);
+        drop(state);
+        if first {
+            self.shared.news.notify_one();
+        }
+    }
+
+    /// Begins a new file, hands its number and a snapshot to `store`, and removes the files before it once the store has
+    /// them. `snapshot` is called while nothing can be written or settled, so that it stands exactly between the files.
+    /// One checkpoint at a time: a store that took an older one last would point at files that are gone.
+    ///
+    /// # Errors
+    /// When a new file cannot be written, or the store refuses: then no file is removed, and the journal goes on.
+    pub fn checkpoint<T, E: From<io::Error>>(
+        &self,
+        snapshot: impl FnOnce() -> T,
+        store: impl FnOnce(u64, T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let _alone = self.shared.checkpoints.lock();
+        let (generation, bytes, taken) = self.rotate(snapshot)?;
+        store(generation, taken)?;
+        self.shared.state.lock().bytes -= bytes;
+        self.forget_before(generation);
         Ok(())
     }
 
-    /// Writes a settlement. What cannot be written stays reserved on disk, and is logged.
-    pub fn settle(&self, line: Line) {
-        let mut state = self.state.lock();
-        state.open.remove(&line.id);
-        if let Err(error) = append(&mut state, &line) {
-            tracing::error!(%error, request = line.id, "a settlement could not be written to the journal");
+    /// Begins a new file, with the open reservations in it. Returns its number, what was written before it, and what
+    /// `snapshot` returned.
+    fn rotate<T>(&self, snapshot: impl FnOnce() -> T) -> io::Result<(u64, u64, T)> {
+        let next = self.generation() + 1;
+        // Outside the lock: making a file may take a while.
+        let file = Arc::new(create(&self.shared.dir, next)?);
+        let mut state = self.shared.state.lock();
+        let mut lines = Vec::new();
+        for (serial, open) in &state.open {
+            Record::reserve(*serial, open).encode(&mut lines);
         }
-    }
-
-    /// Bytes in the current file.
-    pub fn len(&self) -> u64 {
-        self.state.lock().bytes
-    }
-
-    /// Asks the disk to keep what was written.
-    pub fn sync(&self) {
-        let file = {
-            let mut state = self.state.lock();
-            if !std::mem::take(&mut state.dirty) {
-                return;
-            }
-            state.file.try_clone()
-        };
-        // Outside the lock: a flush takes milliseconds, a request must not wait for it.
-        if let Err(error) = file.and_then(|file| file.sync_data()) {
-            tracing::error!(%error, "the journal could not be flushed");
-        }
-    }
-
-    /// Begins a new file. `snapshot` is called while nothing can be written, so that what it returns stands exactly between
-    /// the files. Open reservations are written again. Returns the new generation, and what `snapshot` returned.
-    ///
-    /// # Errors
-    /// When the new file cannot be written; the old one goes on.
-    pub fn rotate<T>(&self, snapshot: impl FnOnce() -> T) -> io::Result<(u64, T)> {
-        let mut state = self.state.lock();
-        let generation = state.generation + 1;
-        let mut file = create(&self.dir, generation)?;
-        let text: String = state.open.values().map(Line::encode).collect();
-        file.write_all(text.as_bytes())?;
+        (&*file).write_all(&lines)?;
         let taken = snapshot();
-        (state.file, state.generation, state.bytes, state.dirty) =
-            (file, generation, text.len() as u64, true);
-        Ok((generation, taken))
+        state.file = file.clone();
+        (state.generation, state.dirty, state.torn, state.trouble) = (next, false, false, None);
+        let bytes = state.bytes;
+        drop(state);
+        // The open reservations must be in the new file before the old one goes.
+        file.sync_data().inspect_err(|error| self.shared.distrust(next, error))?;
+        Ok((next, bytes, taken))
     }
 
     /// Removes the files before `generation`, after it was checkpointed.
     pub fn forget_before(&self, generation: u64) {
-        for (number, path) in files(&self.dir).unwrap_or_default() {
+        for (number, path) in replay::files(&self.shared.dir).unwrap_or_default() {
             if number < generation
                 && let Err(error) = std::fs::remove_file(&path)
             {
@@ -171,131 +249,92 @@ impl Journal {
     }
 }
 
-fn append(state: &mut State, line: &Line) -> io::Result<()> {
-    let text = line.encode();
-    state.file.write_all(text.as_bytes())?;
-    state.bytes += text.len() as u64;
-    state.dirty = true;
-    Ok(())
+#[cfg(test)]
+impl Journal {
+    /// Has every write fail as on a full disk, until a new file is begun. Returns the file it had.
+    pub fn break_for_test(&self) -> Arc<File> {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        std::mem::replace(&mut self.shared.state.lock().file, Arc::new(full))
+    }
 }
 
-fn create(dir: &Path, generation: u64) -> io::Result<File> {
-    let path = dir.join(format!("{generation:08}.log"));
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
-}
-
-fn files(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut files: Vec<(u64, PathBuf)> = std::fs::read_dir(dir)?
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let number = path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok()?;
-            Some((number, path))
-        })
-        .collect();
-    files.sort();
-    Ok(files)
-}
-
-/// What the journals from `generation` on add to what the store knows.
-fn replay(dir: &Path, generation: u64) -> io::Result<Replayed> {
-    let mut replayed = Replayed { next: generation, ..Replayed::default() };
-    let mut open: HashMap<String, Line> = HashMap::new();
-    let mut spent: HashMap<(String, i64), u64> = HashMap::new();
-    for (number, path) in files(dir)? {
-        replayed.next = replayed.next.max(number + 1);
-        if number < generation {
-            continue;
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.shared.state.lock().closed = true;
+        self.shared.news.notify_one();
+        if let Some(flusher) = self.flusher.take() {
+            flusher.join().ok();
         }
-        for line in String::from_utf8_lossy(&std::fs::read(&path)?).lines() {
-            let Some(line) = Line::decode(line) else {
-                replayed.unreadable += 1;
-                continue;
-            };
-            if line.settles {
-                // A settlement without its reservation is one of a file before: it counts all the same.
-                open.remove(&line.id);
-                *spent.entry((line.key, line.window_start)).or_default() += line.tokens;
-            } else {
-                open.insert(line.id.clone(), line);
+    }
+}
+
+impl State {
+    /// Whether one more reservation may be written.
+    fn takes(&self, max_bytes: u64) -> Result<(), JournalError> {
+        match &self.trouble {
+            Some(JournalError::Flush(error)) => Err(JournalError::Flush(error.clone())),
+            _ if max_bytes < self.bytes => Err(JournalError::Full),
+            _ => Ok(()),
+        }
+    }
+
+    fn append(&mut self, record: &Record<'_>) -> Result<(), JournalError> {
+        self.line.clear();
+        if self.torn {
+            // Ends what is left of a line, or this one would be lost with it.
+            self.line.push(b'\n');
+        }
+        record.encode(&mut self.line);
+        self.bytes += self.line.len() as u64;
+        let result =
+            (&*self.file).write_all(&self.line).map_err(|error| JournalError::Write(error.to_string()));
+        self.torn = result.is_err();
+        if !matches!(self.trouble, Some(JournalError::Flush(_))) {
+            self.trouble = result.as_ref().err().cloned();
+        }
+        result
+    }
+}
+
+impl Shared {
+    fn flush_for_ever(&self) {
+        loop {
+            let mut state = self.state.lock();
+            while !state.dirty && !state.closed {
+                self.news.wait(&mut state);
+            }
+            if !state.closed {
+                // Gathers what others write meanwhile.
+                self.news.wait_for(&mut state, FLUSH);
+            }
+            let (closed, dirty) = (state.closed, std::mem::take(&mut state.dirty));
+            let (file, generation) = (state.file.clone(), state.generation);
+            drop(state);
+            // Outside the lock: a flush takes milliseconds, and no request must wait for it.
+            if dirty && let Err(error) = file.sync_data() {
+                self.distrust(generation, &error);
+            }
+            if closed {
+                return;
             }
         }
     }
-    replayed.open = open.len();
-    for line in open.into_values() {
-        *spent.entry((line.key, line.window_start)).or_default() += line.tokens;
+
+    /// Takes no more reservations into a file that the disk did not keep.
+    fn distrust(&self, generation: u64, error: &io::Error) {
+        tracing::error!(%error, "the journal could not be flushed");
+        let mut state = self.state.lock();
+        if state.generation == generation {
+            state.trouble = Some(JournalError::Flush(error.to_string()));
+        }
     }
-    replayed.spent =
-        spent.into_iter().map(|((key, window_start), tokens)| Spent { key, window_start, tokens }).collect();
-    replayed.spent.sort_by(|a, b| (&a.key, a.window_start).cmp(&(&b.key, b.window_start)));
-    Ok(replayed)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn line(settles: bool, id: &str, tokens: u64) -> Line {
-        Line { settles, key: "k".into(), window_start: 0, tokens, id: id.into() }
-    }
-
-    fn total(replayed: &Replayed) -> u64 {
-        replayed.spent.iter().map(|spent| spent.tokens).sum()
-    }
-
-    #[test]
-    fn what_was_open_counts_as_reserved() {
-        let dir = tempfile::tempdir().unwrap();
-        let (journal, first) = Journal::open(dir.path(), 0).unwrap();
-        assert_eq!(first, Replayed::default());
-        journal.reserve(line(false, "a", 50)).unwrap();
-        journal.settle(line(true, "a", 7));
-        journal.reserve(line(false, "b", 30)).unwrap();
-        drop(journal);
-        let (_, again) = Journal::open(dir.path(), 0).unwrap();
-        assert_eq!((total(&again), again.open, again.unreadable, again.next), (37, 1, 0, 1));
-    }
-
-    #[test]
-    fn a_torn_end_and_a_flipped_bit_cost_one_line_each() {
-        let dir = tempfile::tempdir().unwrap();
-        let (journal, _) = Journal::open(dir.path(), 0).unwrap();
-        for (id, tokens) in [("a", 1), ("b", 10), ("c", 100)] {
-            journal.reserve(line(false, id, tokens)).unwrap();
-        }
-        drop(journal);
-        let path = dir.path().join("00000000.log");
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes.truncate(bytes.len() - 3);
-        bytes[4] ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-        let (_, again) = Journal::open(dir.path(), 0).unwrap();
-        assert_eq!((total(&again), again.unreadable), (10, 2));
-    }
-
-    #[test]
-    fn a_crash_at_any_point_of_a_rotation_counts_the_same() {
-        let dir = tempfile::tempdir().unwrap();
-        let (journal, _) = Journal::open(dir.path(), 0).unwrap();
-        journal.reserve(line(false, "a", 5)).unwrap();
-        journal.settle(line(true, "a", 5));
-        journal.reserve(line(false, "b", 20)).unwrap();
-        let (generation, before) = journal.rotate(|| 5).unwrap();
-        journal.settle(line(true, "b", 9));
-        drop(journal);
-        // Not checkpointed: the store still says generation 0 and nothing spent.
-        assert_eq!(total(&replay(dir.path(), 0).unwrap()), 14);
-        // Checkpointed: the store says 5 and the new generation.
-        assert_eq!(before + total(&replay(dir.path(), generation).unwrap()), 14);
-    }
-
-    proptest! {
-        #[test]
-        fn lines_go_round_and_rubbish_does_not(id in "[ -~]{0,40}", tokens in any::<u64>(), rubbish in ".*") {
-            let line = line(true, &id, tokens);
-            let text = line.encode();
-            prop_assert_eq!(Line::decode(text.trim_end_matches('\n')), Some(line));
-            prop_assert_eq!(Line::decode(&rubbish), None);
-        }
-    }
+fn create(dir: &Path, generation: u64) -> io::Result<File> {
+    // Truncated: after a rotation that failed, its leavings are still there.
+    let path = dir.join(format!("{generation:08}.log"));
+    let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+    // The name must outlive a power cut as the content does.
+    File::open(dir)?.sync_all()?;
+    Ok(file)
 }

@@ -1,36 +1,59 @@
-//! What survives a restart: keys and usage. Traits, so that other databases can stand in; SQLite is the default.
+//! What survives a restart: keys, and what was spent. Traits, so that other databases can stand in; SQLite is the default.
+//!
+//! Every call blocks, for a disk flush where it writes. Actors make them on a thread of their own
+//! ([`crate::actor::blocking`]); nothing on the request path makes one.
 
 mod lock;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 
 pub use lock::{LockError, StateLock};
 pub use sqlite::SqliteStore;
 
 use crate::auth::KeyRecord;
+use crate::limiter::Window;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
-/// Why the store failed. For the log: callers are told that the store is not available.
-#[derive(Debug, thiserror::Error)]
+/// Why the store failed. For the log and the operator: callers are told that the store is not available.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be opened or used.
+    /// Somebody else has a lock on the file.
+    #[error("`backplane.db` is locked by another program ({0}); close what has it open, then retry")]
+    Locked(String),
+    /// The file is no sound database.
     #[error(
-        "the database in the state directory cannot be used: {0}; if it is damaged, move `backplane.db` away and restart"
+        "`backplane.db` is damaged ({0}); stop the host, keep a copy, and repair it with `sqlite3 backplane.db .recover`, or move it away to begin without keys"
     )]
-    Sqlite(#[from] rusqlite::Error),
+    Damaged(String),
     /// It was written by a newer host.
     #[error(
-        "the database has version {found}, this host knows {known}: use the newer host, or another state directory"
+        "`backplane.db` has version {found}, and this host knows {known}; use the newer host, or another directory with `--state`"
     )]
-    TooNew { found: i64, known: i64 },
-    /// Its content makes no sense.
-    #[error("the database is damaged: {0}")]
-    Damaged(String),
+    TooNew {
+        /// Version of the file.
+        found: i64,
+        /// Newest version that is known here.
+        known: i64,
+    },
+    /// There is no room.
+    #[error("the disk of `backplane.db` is full; make room, then retry")]
+    Full,
+    /// A call has not come back.
+    #[error("`backplane.db` has not answered for {0} s; look at the disk of the state directory")]
+    Hung(u64),
+    /// Anything else.
+    #[error(
+        "`backplane.db` cannot be used ({0}); look at the disk and the permissions of the state directory"
+    )]
+    Failed(String),
 }
 
 /// Keeps API keys.
-pub trait KeyStore: Send + Sync {
-    /// Every key, revoked ones included.
+pub trait KeyStore: Send + Sync + 'static {
+    /// Every key, revoked ones included, oldest first.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -42,11 +65,11 @@ pub trait KeyStore: Send + Sync {
     /// When the store cannot be written, or has the id already.
     fn add_key(&self, key: &KeyRecord) -> Result<(), StoreError>;
 
-    /// Marks a key as revoked, durably. Whether there was one that was not.
+    /// Marks a key as revoked, durably. Says whether there was one that was not.
     ///
     /// # Errors
     /// When the store cannot be written.
-    fn revoke_key(&self, id: &str, at: i64) -> Result<bool, StoreError>;
+    fn revoke_key(&self, tenant: &str, id: &str, at: i64) -> Result<bool, StoreError>;
 
     /// Notes when keys were last used, in seconds since 1970.
     ///
@@ -55,20 +78,29 @@ pub trait KeyStore: Send + Sync {
     fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError>;
 }
 
+/// Whose ledger it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner {
+    /// Who pays.
+    pub tenant: Arc<str>,
+    /// Id of the key.
+    pub key: Arc<str>,
+}
+
 /// Tokens spent by a key in a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spent {
-    /// Id of the key.
-    pub key: String,
-    /// Start of the window, seconds since 1970; 0 for a budget without one.
-    pub window_start: i64,
-    /// Tokens.
+    /// Who spent them.
+    pub owner: Owner,
+    /// When.
+    pub window: Window,
+    /// How many.
     pub tokens: u64,
 }
 
 /// Keeps what was spent, as of a journal.
-pub trait UsageStore: Send + Sync {
-    /// Number of the journal that goes on from here, and what was spent before it.
+pub trait UsageStore: Send + Sync + 'static {
+    /// Number of the first journal that is not counted yet, and what was spent before it.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -83,18 +115,22 @@ pub trait UsageStore: Send + Sync {
 
 /// Makes the state directory, readable by its owner only, and shows that it can be written.
 ///
+/// A directory that was there keeps its permissions, for it may be the operator's own; what is secret in it is 0600 by
+/// itself.
+///
 /// # Errors
 /// When it cannot.
 pub fn prepare_dir(dir: &Path) -> std::io::Result<()> {
-    let made = !dir.exists();
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    if made {
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+    let private = |dir: &Path| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    private(dir)?;
+    let others = std::fs::metadata(dir)?.permissions().mode() & 0o022;
+    if others != 0 {
+        tracing::warn!(dir = %dir.display(), "others may write to the state directory; `chmod 700` it");
     }
     for part in ["run", "journal", "plugins"] {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.join(part))?;
+        private(&dir.join(part))?;
     }
-    let probe = dir.join("run/.writable");
+    let probe = dir.join("run").join(format!(".writable-{}", std::process::id()));
     std::fs::write(&probe, b"")?;
     std::fs::remove_file(probe)
 }

@@ -1,233 +1,136 @@
-//! Keys and usage in `<state>/backplane.db`.
+//! `<state>/backplane.db`: opening, upgrading, and how it is. The queries are in `keys.rs` and `usage.rs`.
 
-use super::{KeyStore, Spent, StoreError, UsageStore};
-use crate::auth::{KeyLimits, KeyRecord, Role, TokenBudget};
+mod keys;
+mod usage;
+
+use super::StoreError;
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension, params};
-use std::os::unix::fs::PermissionsExt;
+use rusqlite::{Connection, ErrorCode};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// What this host knows. Each step brings a database of the version before to its own.
+/// Step n brings a database of version n to version n + 1. Steps that were shipped are never changed.
 const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE tenant (id TEXT PRIMARY KEY, created_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO tenant VALUES ('default', unixepoch());
     CREATE TABLE api_key (
-        id TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, hash BLOB NOT NULL, role TEXT NOT NULL,
-        requests_per_minute INTEGER, tokens INTEGER, window_seconds INTEGER,
+        id TEXT PRIMARY KEY, tenant TEXT NOT NULL REFERENCES tenant, name TEXT NOT NULL, role TEXT NOT NULL,
+        hash BLOB NOT NULL CHECK (length(hash) = 32),
+        requests_per_minute INTEGER, tokens INTEGER, period TEXT,
         created_at INTEGER NOT NULL, expires_at INTEGER, revoked_at INTEGER, last_used_at INTEGER
-    ) STRICT;
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE usage (
-        key TEXT NOT NULL, window_start INTEGER NOT NULL, tokens INTEGER NOT NULL, PRIMARY KEY (key, window_start)
+        tenant TEXT NOT NULL, key TEXT NOT NULL, period TEXT NOT NULL, window INTEGER NOT NULL, tokens INTEGER NOT NULL,
+        PRIMARY KEY (tenant, key, period, window)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 "];
 
-/// The database of a state directory. One connection, one writer at a time; nothing on the request path waits for it.
-pub struct SqliteStore(Mutex<Connection>);
+/// How long a call may take before the store counts as down.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call waits for a lock that another program has on the file.
+const LOCKED: Duration = Duration::from_secs(2);
+
+/// The database of a state directory: one connection, one call at a time, every commit flushed to the disk. Keys must not
+/// be lost, and a journal is removed once what it says is in here.
+pub struct SqliteStore {
+    connection: Mutex<Connection>,
+    /// How the last call ended.
+    trouble: ArcSwapOption<StoreError>,
+    busy_since: Mutex<Option<Instant>>,
+}
 
 impl SqliteStore {
-    /// Opens or makes the database.
+    /// Opens or makes the database, checks it, and brings it up to date.
     ///
     /// # Errors
-    /// When it cannot be opened, is damaged, or was written by a newer host.
+    /// When it cannot be opened, is locked or damaged, or was written by a newer host.
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         let path = state.join("backplane.db");
+        // SQLite makes files by the umask, and gives `-wal` and `-shm` the permissions of the database.
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| StoreError::Failed(error.to_string()))?;
         let mut db = Connection::open(&path)?;
-        // It holds no secret but hashes; still, it is nobody else's business.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).ok();
-        db.busy_timeout(Duration::from_secs(5))?;
+        db.busy_timeout(LOCKED)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
+        db.pragma_update(None, "foreign_keys", true)?;
         let sound: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if sound != "ok" {
             return Err(StoreError::Damaged(sound));
         }
-        let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let known = MIGRATIONS.len() as i64;
-        if known < found {
-            return Err(StoreError::TooNew { found, known });
-        }
-        let step = db.transaction()?;
-        for migration in MIGRATIONS.iter().skip(found as usize) {
-            step.execute_batch(migration)?;
-        }
-        step.pragma_update(None, "user_version", known)?;
-        step.commit()?;
-        Ok(Self(Mutex::new(db)))
+        migrate(&mut db)?;
+        Ok(Self { connection: Mutex::new(db), trouble: ArcSwapOption::empty(), busy_since: Mutex::new(None) })
     }
 
-    /// Whether it answers.
+    /// How the store is, by its last call. Touches no disk and waits for nobody.
     ///
     /// # Errors
-    /// Why not.
+    /// What is wrong with it.
     pub fn check(&self) -> Result<(), StoreError> {
-        // A writer that has it right now is a sign of health, and the supervisor must not wait.
-        let Some(db) = self.0.try_lock() else { return Ok(()) };
-        Ok(db.query_row("SELECT count(*) FROM meta", [], |row| row.get::<_, i64>(0)).map(drop)?)
+        let busy = self.busy_since.lock().map(|since| since.elapsed());
+        if let Some(busy) = busy.filter(|busy| PATIENCE < *busy) {
+            return Err(StoreError::Hung(busy.as_secs()));
+        }
+        self.trouble.load().as_deref().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Lets the file grow to so many pages: a full disk, for tests.
+    #[cfg(test)]
+    pub(super) fn limit_to_pages(&self, pages: u32) {
+        self.connection.lock().pragma_update(None, "max_page_count", pages).unwrap();
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut db = self.connection.lock();
+        *self.busy_since.lock() = Some(Instant::now());
+        let result = work(&mut db);
+        *self.busy_since.lock() = None;
+        self.trouble.store(result.as_ref().err().cloned().map(Arc::new));
+        result
     }
 }
 
-impl KeyStore for SqliteStore {
-    fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
-        let db = self.0.lock();
-        let mut query = db.prepare(
-            "SELECT id, tenant, name, hash, role, requests_per_minute, tokens, window_seconds, created_at, expires_at, \
-             revoked_at, last_used_at FROM api_key ORDER BY created_at, id",
-        )?;
-        let rows = query.query_map([], |row| {
-            let tokens: Option<u64> = row.get(6)?;
-            let window: Option<u64> = row.get(7)?;
-            Ok((
-                row.get::<_, Vec<u8>>(3)?,
-                row.get::<_, String>(4)?,
-                KeyRecord {
-                    id: row.get(0)?,
-                    tenant: row.get::<_, String>(1)?.into(),
-                    name: row.get(2)?,
-                    hash: [0; 32],
-                    role: Role::User,
-                    limits: KeyLimits {
-                        requests_per_minute: row.get(5)?,
-                        tokens: tokens.zip(window).map(|(tokens, window)| TokenBudget {
-                            tokens,
-                            window: Duration::from_secs(window),
-                        }),
-                    },
-                    created_at: row.get(8)?,
-                    expires_at: row.get(9)?,
-                    revoked_at: row.get(10)?,
-                    last_used_at: row.get(11)?,
-                },
-            ))
-        })?;
-        rows.map(|row| {
-            let (hash, role, mut key) = row?;
-            let damaged = |what: &str| StoreError::Damaged(format!("key `{}` has a bad {what}", key.id));
-            let hash = hash.try_into().map_err(|_| damaged("hash"))?;
-            let role = Role::from_name(&role).ok_or_else(|| damaged("role"))?;
-            (key.hash, key.role) = (hash, role);
-            Ok(key)
-        })
-        .collect()
+fn migrate(db: &mut Connection) -> Result<(), StoreError> {
+    // Exclusive from the start: two hosts that open a new database together must not both fill it.
+    let step = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found: i64 = step.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let known = MIGRATIONS.len() as i64;
+    let done = usize::try_from(found).ok().filter(|done| *done <= MIGRATIONS.len());
+    let Some(done) = done else { return Err(StoreError::TooNew { found, known }) };
+    for migration in &MIGRATIONS[done..] {
+        step.execute_batch(migration)?;
     }
+    step.pragma_update(None, "user_version", known)?;
+    Ok(step.commit()?)
+}
 
-    fn add_key(&self, key: &KeyRecord) -> Result<(), StoreError> {
-        self.0.lock().execute(
-            "INSERT INTO api_key (id, tenant, name, hash, role, requests_per_minute, tokens, window_seconds, \
-             created_at, expires_at, revoked_at, last_used_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-            params![
-                key.id,
-                &*key.tenant,
-                key.name,
-                key.hash.as_slice(),
-                key.role.name(),
-                key.limits.requests_per_minute,
-                key.limits.tokens.map(|budget| budget.tokens),
-                key.limits.tokens.map(|budget| budget.window.as_secs()),
-                key.created_at,
-                key.expires_at,
-                key.revoked_at,
-                key.last_used_at,
-            ],
-        )?;
-        Ok(())
-    }
-
-    fn revoke_key(&self, id: &str, at: i64) -> Result<bool, StoreError> {
-        let changed = self.0.lock().execute(
-            "UPDATE api_key SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL",
-            params![at, id],
-        )?;
-        Ok(changed == 1)
-    }
-
-    fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError> {
-        let mut db = self.0.lock();
-        let step = db.transaction()?;
-        for (id, at) in used {
-            step.execute("UPDATE api_key SET last_used_at = ? WHERE id = ?", params![at, id])?;
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        let text = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked(text),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged(text),
+            Some(ErrorCode::DiskFull) => StoreError::Full,
+            _ => StoreError::Failed(text),
         }
-        Ok(step.commit()?)
     }
 }
 
-impl UsageStore for SqliteStore {
-    fn usage(&self) -> Result<(u64, Vec<Spent>), StoreError> {
-        let db = self.0.lock();
-        let journal: Option<u64> =
-            db.query_row("SELECT value FROM meta WHERE name = 'journal'", [], |row| row.get(0)).optional()?;
-        let mut query = db.prepare("SELECT key, window_start, tokens FROM usage")?;
-        let spent = query
-            .query_map([], |row| {
-                Ok(Spent { key: row.get(0)?, window_start: row.get(1)?, tokens: row.get(2)? })
-            })?
-            .collect::<Result<_, _>>()?;
-        Ok((journal.unwrap_or(0), spent))
-    }
-
-    fn checkpoint(&self, journal: u64, spent: &[Spent]) -> Result<(), StoreError> {
-        let mut db = self.0.lock();
-        let step = db.transaction()?;
-        step.execute("DELETE FROM usage", [])?;
-        for row in spent {
-            // SQLite's integers are signed; nobody spends 2^63 tokens.
-            let tokens = i64::try_from(row.tokens).unwrap_or(i64::MAX);
-            step.execute("INSERT INTO usage VALUES (?,?,?)", params![row.key, row.window_start, tokens])?;
-        }
-        step.execute("INSERT OR REPLACE INTO meta VALUES ('journal', ?)", params![journal])?;
-        Ok(step.commit()?)
-    }
+/// SQLite's integers are signed. Nothing here comes near 2^63.
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(id: &str) -> KeyRecord {
-        KeyRecord {
-            id: id.to_owned(),
-            tenant: "default".into(),
-            name: "laptop".to_owned(),
-            hash: [7; 32],
-            role: Role::Admin,
-            limits: KeyLimits {
-                requests_per_minute: Some(60),
-                tokens: Some(TokenBudget { tokens: 1000, window: Duration::from_secs(86_400) }),
-            },
-            created_at: 5,
-            expires_at: Some(9),
-            revoked_at: None,
-            last_used_at: None,
-        }
-    }
-
-    #[test]
-    fn keys_and_usage_come_back_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let spent = [Spent { key: "a".into(), window_start: 3600, tokens: 42 }];
-        {
-            let store = SqliteStore::open(dir.path()).unwrap();
-            store.add_key(&key("a")).unwrap();
-            assert!(store.add_key(&key("a")).is_err(), "an id is taken once");
-            assert!(store.revoke_key("a", 8).unwrap());
-            assert!(!store.revoke_key("a", 9).unwrap());
-            store.checkpoint(3, &spent).unwrap();
-        }
-        let store = SqliteStore::open(dir.path()).unwrap();
-        assert_eq!(store.keys().unwrap(), [KeyRecord { revoked_at: Some(8), ..key("a") }]);
-        assert_eq!(store.usage().unwrap(), (3, spent.to_vec()));
-    }
-
-    #[test]
-    fn damage_and_newer_databases_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("backplane.db"), [b'x'; 5000]).unwrap();
-        assert!(SqliteStore::open(dir.path()).err().unwrap().to_string().contains("backplane.db"));
-        let dir = tempfile::tempdir().unwrap();
-        drop(SqliteStore::open(dir.path()).unwrap());
-        Connection::open(dir.path().join("backplane.db"))
-            .unwrap()
-            .pragma_update(None, "user_version", 99)
-            .unwrap();
-        assert!(matches!(SqliteStore::open(dir.path()), Err(StoreError::TooNew { found: 99, .. })));
-    }
+fn unsigned(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
 }

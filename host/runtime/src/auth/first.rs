@@ -1,0 +1,65 @@
+//! The admin key of a first start.
+
+use super::{AuthError, DEFAULT_TENANT, KeyLimits, KeyRecord, NewKey, Role, make};
+use crate::store::KeyStore;
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Name of the file in the state directory that keeps the first admin key for the command line.
+pub const ADMIN_KEY_FILE: &str = "admin.key";
+
+/// The admin key of a first start, and where it was written.
+pub struct First {
+    /// The whole key.
+    pub secret: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl fmt::Debug for First {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("First").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Makes an admin key when there is none that works: on the first start, and after the last one was revoked, which would
+/// lock everybody out. Whoever can restart the host and read its state directory has its keys in hand anyway.
+pub fn ensure_admin(
+    store: &dyn KeyStore,
+    keys: &mut Vec<KeyRecord>,
+    state: &Path,
+    now: i64,
+) -> Result<Option<First>, AuthError> {
+    if keys.iter().any(|key| key.info.role == Role::Admin && key.info.works(now)) {
+        return Ok(None);
+    }
+    let new = NewKey {
+        name: "first admin".to_owned(),
+        role: Role::Admin,
+        limits: KeyLimits::default(),
+        lifetime: None,
+    };
+    let (record, secret) = make(DEFAULT_TENANT, new, now)?;
+    let path = state.join(ADMIN_KEY_FILE);
+    // The file first: a crash between the two leaves a key that nobody has, and the next start makes another.
+    write_secret(&path, &secret).map_err(|source| AuthError::KeyFile { path: path.clone(), source })?;
+    store.add_key(&record)?;
+    keys.push(record);
+    Ok(Some(First { secret, path }))
+}
+
+/// Whole or not at all, and never readable by others, whatever was there before.
+fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
+    let draft = path.with_extension("key.new");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    writeln!(file, "{secret}")?;
+    file.sync_all()?;
+    fs::rename(draft, path)
+}
