@@ -184,6 +184,35 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     }
 }
 
+/// In a process of its own, since a test may not change the environment of the others.
+#[test]
+fn the_environment_counts_when_it_is_asked_for() {
+    let child = |env: &str| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args([
+            "--exact",
+            "config::tests::prints_what_the_environment_sets",
+            "--ignored",
+            "--nocapture",
+        ]);
+        child
+            .env("BACKPLANE__SERVER__BODY_LIMIT", "7MiB")
+            .env("BACKPLANE_STATE", "/elsewhere")
+            .env("ASKED", env);
+        String::from_utf8(child.output().unwrap().stdout).unwrap()
+    };
+    assert!(child("yes").contains("body limit 7340032, from environment"), "{}", child("yes"));
+    assert!(child("no").contains("body limit 33554432, from default"), "{}", child("no"));
+}
+
+#[test]
+#[ignore = "the other half of the test before"]
+fn prints_what_the_environment_sets() {
+    let env = std::env::var("ASKED").is_ok_and(|asked| asked == "yes");
+    let config = Config::load(LoadOptions { env, ..LoadOptions::default() }).unwrap();
+    println!("body limit {}, from {}", config.server.body_limit, config.sources()["server.body_limit"]);
+}
+
 #[test]
 fn lists_can_be_set_from_outside_the_file() {
     let variables = [("plugins.load", "[\"/a.so\", \"/b.so\"]")];
