@@ -30,9 +30,16 @@ pub struct Settings {
 
 /// ONNX Runtime as one host sees it.
 pub struct Runtime {
-    settings: Settings,
+    search: Search,
     host: Host,
-    /// The attempt that failed last. It is not repeated in a bid, and forgotten when the file changes.
+}
+
+/// Where the library is, and what is known of it without loading it.
+struct Search {
+    settings: Settings,
+    /// `ORT_DYLIB_PATH`.
+    named: Option<PathBuf>,
+    /// The attempt that failed last. A bid does not repeat it; it is forgotten when the file changes.
     failed: Mutex<Option<(File, String)>>,
 }
 
@@ -53,7 +60,9 @@ static HOSTS: Mutex<Vec<(usize, Host)>> = Mutex::new(Vec::new());
 impl Runtime {
     /// Loads nothing.
     pub fn new(settings: Settings, host: Host) -> Arc<Self> {
-        let runtime = Arc::new(Self { settings, host, failed: Mutex::new(None) });
+        let named = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let search = Search { settings, named, failed: Mutex::new(None) };
+        let runtime = Arc::new(Self { search, host });
         lock(&HOSTS).push((Arc::as_ptr(&runtime) as usize, host));
         runtime
     }
@@ -64,20 +73,9 @@ impl Runtime {
     /// Why not, and what to do about it.
     pub fn check(&self) -> Result<()> {
         // A start that is under way holds the lock; a bid does not wait for it.
-        if ENVIRONMENT.try_lock().is_ok_and(|environment| environment.is_some()) {
-            return Ok(());
-        }
-        let file = self.find().map_err(missing)?;
-        if let Some((failed, why)) = &*lock(&self.failed)
-            && *failed == file
-        {
-            return Err(missing(why));
-        }
-        match version_in(&file.path) {
-            Some((1, minor)) if minor < LEAST_MINOR => {
-                Err(missing(too_old(&file.path, &format!("1.{minor}"))))
-            }
-            _ => Ok(()),
+        match ENVIRONMENT.try_lock() {
+            Ok(environment) if environment.is_some() => Ok(()),
+            _ => self.search.check().map(drop).map_err(missing),
         }
     }
 
@@ -90,7 +88,7 @@ impl Runtime {
         if let Some(environment) = &*environment {
             return Ok(environment.clone());
         }
-        let file = self.find().map_err(missing)?;
+        let file = self.search.find().map_err(missing)?;
         match load(&file.path) {
             Ok(started) => {
                 self.host.log(Level::Info, format!("ONNX Runtime from {}", file.path.display()));
@@ -99,29 +97,43 @@ impl Runtime {
             Err(why) => {
                 // A caller is shown the file's name, the operator where it lies.
                 self.host.log(Level::Warn, format!("ONNX Runtime at {}: {why}", file.path.display()));
-                let error = missing(&why);
-                *lock(&self.failed) = Some((file, why));
-                Err(error)
+                *lock(&self.search.failed) = Some((file, why.clone()));
+                Err(missing(why))
             }
+        }
+    }
+}
+
+impl Search {
+    fn check(&self) -> Result<File, String> {
+        let file = self.find()?;
+        if let Some((failed, why)) = &*lock(&self.failed)
+            && *failed == file
+        {
+            return Err(why.clone());
+        }
+        match version_in(&file.path) {
+            Some((1, minor)) if minor < LEAST_MINOR => Err(too_old(&file.path, &format!("1.{minor}"))),
+            _ => Ok(file),
         }
     }
 
     /// The library to load: the configured one, or the first there is among what the environment names, what was
     /// pulled, and what lies beside this plugin.
     fn find(&self) -> Result<File, String> {
+        let pointed =
+            |path: &Path, by: &str| library(path).ok_or_else(|| format!("there is none where {by} points"));
         if let Some(path) = &self.settings.runtime {
-            return library(path)
-                .ok_or_else(|| "there is none where the plugin's setting `runtime` points".to_owned());
+            return pointed(path, "the plugin's setting `runtime`");
         }
-        let named = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
-        if let Some(path) = &named {
-            return library(path).ok_or_else(|| "there is none where ORT_DYLIB_PATH points".to_owned());
+        if let Some(path) = &self.named {
+            return pointed(path, "ORT_DYLIB_PATH");
         }
         let pulled =
             self.settings.runtimes.iter().flat_map(|runtimes| versions(&runtimes.join("onnxruntime")));
-        let beside = beside_plugin();
-        pulled
-            .chain(beside)
+        let folders = pulled.chain(beside_plugin());
+        folders
+            .into_iter()
             .find_map(|folder| library(&folder))
             .ok_or_else(|| "it is not installed".to_owned())
     }
@@ -279,6 +291,42 @@ mod tests {
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert_eq!(version_in(&link), Some((1, 22)), "links are followed");
         assert_eq!(version_in(&folder.path().join("gone.so.1.2")), None);
+    }
+
+    #[test]
+    fn a_library_is_found_when_it_appears_and_tried_again_when_it_changes() {
+        let runtimes = tempfile::tempdir().unwrap();
+        let settings = Settings { runtimes: Some(runtimes.path().to_owned()), runtime: None };
+        let search = Search { settings, named: None, failed: Mutex::new(None) };
+        assert_eq!(search.check().unwrap_err(), "it is not installed");
+
+        let folder = runtimes.path().join("onnxruntime/1.31.1");
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("libonnxruntime.so.1.31.1");
+        std::fs::write(&path, "x").unwrap();
+        let file = search.check().unwrap();
+        assert_eq!(file.path, path);
+
+        *lock(&search.failed) = Some((file, "it is broken".to_owned()));
+        assert_eq!(search.check().unwrap_err(), "it is broken", "not tried again");
+        std::fs::write(&path, "longer").unwrap();
+        assert!(search.check().is_ok(), "another file is another attempt");
+    }
+
+    #[test]
+    fn an_old_library_is_known_by_its_name_and_a_named_one_is_the_only_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("libonnxruntime.so.1.22.1");
+        std::fs::write(&path, "x").unwrap();
+        let named = |runtime: &Path| Search {
+            settings: Settings { runtime: Some(runtime.to_owned()), runtimes: None },
+            named: Some(PathBuf::from("elsewhere")),
+            failed: Mutex::new(None),
+        };
+        let old = named(folder.path()).check().unwrap_err();
+        assert_eq!(old, "`libonnxruntime.so.1.22.1` is version 1.22, and at least 1.24 is needed");
+        let gone = named(&folder.path().join("gone.so")).check().unwrap_err();
+        assert!(gone.contains("the plugin's setting `runtime`"), "{gone}");
     }
 
     #[test]
