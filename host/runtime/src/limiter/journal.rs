@@ -27,13 +27,17 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What a power cut can take.
 const FLUSH: Duration = Duration::from_millis(50);
-/// How long a reservation waits for a disk that does not answer.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a reservation waits for a disk that does not answer. Longer than a container is held up that has used its share
+/// of the processor.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a look at it waits, which may be on the actors' thread.
+const GLANCE: Duration = Duration::from_millis(10);
 /// The largest journal. It gets there only while the store cannot take a checkpoint.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -47,7 +51,7 @@ pub enum JournalError {
     #[error("the disk refused to keep it: {0}")]
     Flush(String),
     /// The disk does not answer.
-    #[error("the disk has not answered for {} ms", PATIENCE.as_millis())]
+    #[error("the disk does not answer")]
     Hung,
     /// It is as large as it may be.
     #[error("it has {} MiB, and the store takes no checkpoint", MAX_BYTES >> 20)]
@@ -78,6 +82,8 @@ struct Shared {
     state: Mutex<State>,
     /// Something was written, or the end has come.
     news: Condvar,
+    /// Written since the last checkpoint, to however many files. Changed under the lock of `state`, read without.
+    bytes: AtomicU64,
     max_bytes: u64,
     checkpoints: Mutex<()>,
 }
@@ -85,8 +91,6 @@ struct Shared {
 struct State {
     file: Arc<File>,
     generation: u64,
-    /// Written since the last checkpoint, to however many files.
-    bytes: u64,
     /// Written and not flushed.
     dirty: bool,
     /// The last line may not be whole.
@@ -115,7 +119,6 @@ impl Journal {
         let state = State {
             file: Arc::new(create(dir, replayed.next)?),
             generation: replayed.next,
-            bytes: 0,
             dirty: false,
             torn: false,
             trouble: None,
@@ -128,6 +131,7 @@ impl Journal {
             dir: dir.to_owned(),
             state: Mutex::new(state),
             news: Condvar::new(),
+            bytes: AtomicU64::new(0),
             max_bytes,
             checkpoints: Mutex::new(()),
         });
@@ -144,7 +148,7 @@ impl Journal {
 
     /// Bytes written since the last checkpoint that the store took.
     pub fn bytes(&self) -> u64 {
-        self.shared.state.lock().bytes
+        self.shared.bytes.load(Ordering::Relaxed)
     }
 
     /// Whether reservations can be written down, by the last attempt. A new file may help.
@@ -152,10 +156,8 @@ impl Journal {
     /// # Errors
     /// Why not.
     pub fn check(&self) -> Result<(), JournalError> {
-        match self.shared.state.try_lock_for(PATIENCE) {
-            Some(state) => state.trouble.clone().map_or(state.takes(self.shared.max_bytes), Err),
-            None => Err(JournalError::Hung),
-        }
+        let state = self.shared.state.try_lock_for(GLANCE).ok_or(JournalError::Hung)?;
+        state.trouble.clone().map_or_else(|| self.shared.takes(&state), Err)
     }
 
     /// Writes a reservation down and returns its serial number. After this it counts, even if the process dies.
@@ -164,9 +166,9 @@ impl Journal {
     /// When it cannot be written: then it must not be used.
     pub fn reserve(&self, open: Open) -> Result<u64, JournalError> {
         let mut state = self.shared.state.try_lock_for(PATIENCE).ok_or(JournalError::Hung)?;
-        state.takes(self.shared.max_bytes)?;
+        self.shared.takes(&state)?;
         let serial = state.serial + 1;
-        state.append(&Record::reserve(serial, &open))?;
+        self.shared.append(&mut state, &Record::reserve(serial, &open))?;
         state.serial = serial;
         state.open.insert(serial, open);
         self.written(state);
@@ -179,7 +181,7 @@ impl Journal {
         let mut state = self.shared.state.lock();
         book();
         let Some(open) = state.open.remove(&serial) else { return };
-        match state.append(&Record::settle(serial, &open, tokens)) {
+        match self.shared.append(&mut state, &Record::settle(serial, &open, tokens)) {
             Ok(()) => self.written(state),
             Err(error) => {
                 drop(state);
@@ -210,7 +212,7 @@ impl Journal {
         let _alone = self.shared.checkpoints.lock();
         let (generation, bytes, taken) = self.rotate(snapshot)?;
         store(generation, taken)?;
-        self.shared.state.lock().bytes -= bytes;
+        self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.forget_before(generation);
         Ok(())
     }
@@ -230,7 +232,7 @@ impl Journal {
         let taken = snapshot();
         state.file = file.clone();
         (state.generation, state.dirty, state.torn, state.trouble) = (next, false, false, None);
-        let bytes = state.bytes;
+        let bytes = self.bytes();
         drop(state);
         // The open reservations must be in the new file before the old one goes.
         file.sync_data().inspect_err(|error| self.shared.distrust(next, error))?;
@@ -268,35 +270,33 @@ impl Drop for Journal {
     }
 }
 
-impl State {
+impl Shared {
     /// Whether one more reservation may be written.
-    fn takes(&self, max_bytes: u64) -> Result<(), JournalError> {
-        match &self.trouble {
+    fn takes(&self, state: &State) -> Result<(), JournalError> {
+        match &state.trouble {
             Some(JournalError::Flush(error)) => Err(JournalError::Flush(error.clone())),
-            _ if max_bytes < self.bytes => Err(JournalError::Full),
+            _ if self.max_bytes < self.bytes.load(Ordering::Relaxed) => Err(JournalError::Full),
             _ => Ok(()),
         }
     }
 
-    fn append(&mut self, record: &Record<'_>) -> Result<(), JournalError> {
-        self.line.clear();
-        if self.torn {
+    fn append(&self, state: &mut State, record: &Record<'_>) -> Result<(), JournalError> {
+        state.line.clear();
+        if state.torn {
             // Ends what is left of a line, or this one would be lost with it.
-            self.line.push(b'\n');
+            state.line.push(b'\n');
         }
-        record.encode(&mut self.line);
-        self.bytes += self.line.len() as u64;
+        record.encode(&mut state.line);
+        self.bytes.fetch_add(state.line.len() as u64, Ordering::Relaxed);
         let result =
-            (&*self.file).write_all(&self.line).map_err(|error| JournalError::Write(error.to_string()));
-        self.torn = result.is_err();
-        if !matches!(self.trouble, Some(JournalError::Flush(_))) {
-            self.trouble = result.as_ref().err().cloned();
+            (&*state.file).write_all(&state.line).map_err(|error| JournalError::Write(error.to_string()));
+        state.torn = result.is_err();
+        if !matches!(state.trouble, Some(JournalError::Flush(_))) {
+            state.trouble = result.as_ref().err().cloned();
         }
         result
     }
-}
 
-impl Shared {
     fn flush_for_ever(&self) {
         loop {
             let mut state = self.state.lock();

@@ -3,7 +3,6 @@
 use super::*;
 use crate::limiter::Period;
 use proptest::prelude::*;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 fn open(tokens: u64) -> Open {
     let owner = Owner { tenant: "default".into(), key: "k".into() };
@@ -254,4 +253,18 @@ fn after_a_flush_that_failed_only_a_new_file_is_trusted() {
     let (generation, _, ()) = journal.rotate(|| ()).unwrap();
     assert!(journal.check().is_ok());
     assert_eq!(total(&replay::read(dir.path(), generation).unwrap()), 10, "what is open was written again");
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_named_and_holds_up_nobody_who_only_looks() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = begun(dir.path());
+    let writes = journal.shared.state.lock();
+    std::thread::scope(|scope| {
+        let reserved = scope.spawn(|| (journal.reserve(open(1)), journal.check(), journal.bytes()));
+        let hung = (Err(JournalError::Hung), Err(JournalError::Hung), 0);
+        assert_eq!(reserved.join().unwrap(), hung);
+    });
+    drop(writes);
+    journal.reserve(open(1)).unwrap();
 }
