@@ -20,7 +20,7 @@ pub struct Parameters {
     pub output: Option<String>,
     /// Tokens of an input, special ones included. Absent: the card's `context`, else the tokenizer's own limit.
     pub max_length: Option<usize>,
-    /// Padded tokens of one run.
+    /// Padded tokens of one run. More at once compute no faster on a CPU, take more memory, and keep others waiting.
     pub max_batch_tokens: usize,
 
     /// `embed`: how the states of the tokens become one vector.
@@ -71,7 +71,7 @@ impl Default for Parameters {
             batch: None,
             output: None,
             max_length: None,
-            max_batch_tokens: 2048,
+            max_batch_tokens: 512,
             pooling: None,
             normalise: true,
             prefix: String::new(),

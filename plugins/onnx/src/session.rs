@@ -136,6 +136,8 @@ impl Source {
             .with_inter_threads(1)?
             // Threads that spin while they wait take a core from everybody else, for nothing.
             .with_intra_op_spinning(false)?
+            // Weights beside the arena, whose blocks are rounded up to powers of two.
+            .with_device_allocated_initializers()?
             .with_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)?;
         for (name, bytes) in external {
             builder = builder.with_external_initializer_file_in_memory(name, bytes)?;

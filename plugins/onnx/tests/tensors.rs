@@ -47,7 +47,7 @@ fn refused(answer: &Answer) -> (Code, String) {
 /// Two elements of each type, as bytes.
 fn sample(dtype: DType) -> Vec<u8> {
     match dtype {
-        DType::Bytes => [&4u32.to_le_bytes()[..], "grüß"[..4].as_bytes(), &0u32.to_le_bytes()].concat(),
+        DType::Bytes => [&4u32.to_le_bytes()[..], &"grüß".as_bytes()[..4], &0u32.to_le_bytes()].concat(),
         DType::Bool => vec![0, 1],
         other => (1..=2 * other.size().unwrap() as u8).collect(),
     }
