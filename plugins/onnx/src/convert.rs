@@ -14,8 +14,8 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// From this size on a part of an output is lent to the host. What is lent keeps the session's memory alive as long as
-/// the host holds it, which smaller ones are not worth.
+/// From this size on a part of an output is lent to the host. What is lent keeps the session's arena alive as long as the
+/// host holds it, though not its weights; smaller ones are not worth that.
 const LEND_FROM: usize = 64 * 1024;
 
 /// The protocol's type for an element type of ONNX, if it has one.

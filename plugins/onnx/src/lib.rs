@@ -72,7 +72,8 @@ impl Plugin for OnnxPlugin {
             return Bid::no(BidReason::Format, format!("only the format `{FORMAT}` can be opened"));
         }
         if let Err(error) = self.runtime.check() {
-            return Bid::no(BidReason::Runtime, error.message);
+            // Asked again soon: it may be installed any moment.
+            return Bid { valid_ms: 1_000, ..Bid::no(BidReason::Runtime, error.message) };
         }
         let size = model.files.iter().map(|file| file.size).sum();
         Bid { host_bytes: memory(size), ..Bid::default() }
