@@ -20,7 +20,7 @@ pub fn state() -> PathBuf {
     let state = std::env::var_os("BACKPLANE_TEST_MODELS").map(PathBuf::from).unwrap_or_else(|| {
         panic!(
             "BACKPLANE_TEST_MODELS is not set: these tests run real graphs. Pull what they need into a state directory \
-             (`backplane --state DIR pull onnxruntime minilm magika`, or `make models`) and set it to DIR"
+             (`backplane --state DIR pull onnxruntime minilm magika`) and set it to DIR"
         )
     });
     let runtime = state.join("runtimes/onnxruntime");
