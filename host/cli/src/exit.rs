@@ -1,0 +1,146 @@
+//! Exit codes, and failures that carry one. The codes are stable: scripts rely on them.
+
+use backplane_registry::RegistryError;
+use serde_json::{Map, Value};
+use std::fmt;
+use std::process::ExitCode;
+
+/// What an exit code means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It is done.
+    Done = 0,
+    /// It failed, for a reason that has no code of its own.
+    Failure = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// A model, a key, a file is not there.
+    NotFound = 3,
+    /// The model does not fit into memory.
+    NoMemory = 4,
+    /// Not allowed: no key, the wrong key, or the permissions of a file.
+    Denied = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a verb did not do what was asked: what was wrong, why, and what to do next.
+#[derive(Debug, PartialEq)]
+pub struct Failure {
+    pub exit: Exit,
+    /// What was wrong, with what.
+    pub what: String,
+    /// What would help: a command, where there is one.
+    pub next: Option<String>,
+    /// For machines.
+    pub code: Option<String>,
+    /// Figures that came with it.
+    pub details: Map<String, Value>,
+}
+
+/// The result of a verb.
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    pub fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self { exit, what: what.into(), next: None, code: None, details: Map::new() }
+    }
+
+    /// One without a code of its own.
+    pub fn failed(what: impl Into<String>) -> Self {
+        Self::new(Exit::Failure, what)
+    }
+
+    /// The command line is wrong in a way that only the verb can tell.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, what)
+    }
+
+    /// A file or folder that cannot be used.
+    pub fn io(action: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
+        let exit = match error.kind() {
+            std::io::ErrorKind::NotFound => Exit::NotFound,
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => Exit::Denied,
+            _ => Exit::Failure,
+        };
+        Self::new(exit, format!("cannot {action} {}: {error}", path.display()))
+    }
+
+    /// Says what to do next.
+    pub fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+
+    /// Adds a word for machines.
+    pub fn code(mut self, code: impl Into<String>) -> Self {
+        self.code = Some(code.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let exit = match &error {
+            RegistryError::NotInstalled { .. }
+            | RegistryError::UnknownModel { .. }
+            | RegistryError::SourceNotFound { .. } => Exit::NotFound,
+            RegistryError::InvalidName { .. } | RegistryError::InvalidSource { .. } => Exit::Usage,
+            RegistryError::AccessDenied { .. } => Exit::Denied,
+            RegistryError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Exit::Denied
+            }
+            _ => Exit::Failure,
+        };
+        let next = match &error {
+            RegistryError::NotInstalled { name, .. } => {
+                Some(format!("installed: `backplane ls`; fetch it: `backplane pull {name}`"))
+            }
+            RegistryError::UnknownModel { .. } => {
+                Some("what can be pulled by name: `backplane ls --available`".to_owned())
+            }
+            RegistryError::NeedsConsent(plan) => Some(format!("`backplane pull --yes {}`", plan.name)),
+            RegistryError::Offline { .. } => Some("run it once without `--offline`".to_owned()),
+            RegistryError::Incomplete { name, .. } => Some(format!("`backplane pull {name}`")),
+            _ => None,
+        };
+        Self { next, ..Self::new(exit, error.to_string()).code(error.code()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_model_is_not_found_and_says_what_to_do() {
+        let missing =
+            Failure::from(RegistryError::NotInstalled { name: "x".into(), close: vec!["xy".into()] });
+        assert_eq!(missing.exit, Exit::NotFound);
+        assert!(missing.next.is_some_and(|next| next.contains("backplane pull x")));
+        assert_eq!(
+            Failure::from(RegistryError::InvalidName { name: "/".into(), reason: "no".into() }).exit,
+            Exit::Usage
+        );
+        assert_eq!(Failure::from(RegistryError::Cancelled).exit, Exit::Failure);
+    }
+
+    #[test]
+    fn the_permissions_of_a_file_deny() {
+        let error = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let failure = Failure::io("write", std::path::Path::new("/x"), &error);
+        assert_eq!(failure.exit, Exit::Denied);
+        assert!(failure.what.starts_with("cannot write /x: "), "{failure}");
+    }
+}

@@ -1,0 +1,112 @@
+//! `config check|show|init|reload|schema`.
+
+use crate::args::ConfigVerb;
+use crate::context::Context;
+use crate::exit::{Failure, Result};
+use crate::output::Table;
+use backplane::Config;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+pub fn run(context: &Context, verb: ConfigVerb) -> Result<()> {
+    match verb {
+        ConfigVerb::Check => check(context),
+        ConfigVerb::Show => show(context),
+        ConfigVerb::Init { path, force } => init(context, path, force),
+        ConfigVerb::Reload => reload(context),
+        ConfigVerb::Schema => {
+            context.out.value(&Config::schema());
+            Ok(())
+        }
+    }
+}
+
+fn check(context: &Context) -> Result<()> {
+    let config = context.load_config(Vec::new())?;
+    let file = config.file().map(|file| file.display().to_string());
+    if context.out.json {
+        context.out.value(&json!({ "ok": true, "file": file }));
+    } else {
+        context.out.line(match file {
+            Some(file) => format!("{file} is fine"),
+            None => "there is no configuration file; the defaults and the environment are fine".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn show(context: &Context) -> Result<()> {
+    let config = context.load_config(Vec::new())?;
+    let out = &context.out;
+    let file = config.file().map(|file| file.display().to_string());
+    if out.json {
+        let sources: serde_json::Map<String, Value> =
+            config.sources().iter().map(|(key, source)| (key.clone(), source.to_string().into())).collect();
+        out.value(&json!({ "toml": config.to_toml(), "sources": sources, "file": file }));
+    } else if context.global.verbose > 0 {
+        let mut table = Table::new(&["KEY", "FROM"]);
+        for (key, source) in config.sources() {
+            table.row([key.clone(), source.to_string()]);
+        }
+        out.table(&table);
+    } else {
+        out.write(&config.to_toml());
+    }
+    Ok(())
+}
+
+fn init(context: &Context, path: Option<PathBuf>, force: bool) -> Result<()> {
+    let text = Config::reference();
+    let path = match (path, &context.global.config) {
+        (Some(path), _) if path == Path::new("-") => {
+            context.out.write(&text);
+            return Ok(());
+        }
+        (Some(path), _) => path,
+        (None, Some(path)) => path.clone(),
+        (None, None) => context.state()?.join("backplane.toml"),
+    };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|error| Failure::io("make", folder, &error))?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).truncate(true).create(true).create_new(!force);
+    let written = options.open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Failure::failed(format!("{} is there already", path.display())).next("`--force` overwrites it")
+        }
+        _ => Failure::io("write", &path, &error),
+    })?;
+    if context.out.json {
+        context.out.value(&json!({ "file": path }));
+    } else {
+        context.out.note(format!("wrote {}: every key with its default", path.display()));
+    }
+    Ok(())
+}
+
+fn reload(context: &Context) -> Result<()> {
+    let report = context.client()?.post("/admin/v1/config/reload", &json!({}))?;
+    let out = &context.out;
+    if out.json {
+        out.value(&report);
+        return Ok(());
+    }
+    let list = |member: &str| {
+        report[member]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let (changed, restart) = (list("changed"), list("needs_restart"));
+    out.line(if changed.is_empty() { "nothing changed".to_owned() } else { format!("in force: {changed}") });
+    if !restart.is_empty() {
+        out.line(format!("needs a restart: {restart}"));
+    }
+    Ok(())
+}

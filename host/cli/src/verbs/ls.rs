@@ -1,0 +1,95 @@
+//! `ls`: what is installed, or what can be pulled by name.
+
+use crate::args::Ls;
+use crate::context::Context;
+use crate::exit::Result;
+use crate::output::Table;
+use crate::text;
+use backplane_registry::{Catalogue, Kind};
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub fn run(context: &Context, args: &Ls) -> Result<()> {
+    if args.available {
+        return available(context);
+    }
+    let rows = if context.is_remote()? { remote(context)? } else { local(context)? };
+    let out = &context.out;
+    if out.json {
+        out.value(&rows);
+        return Ok(());
+    }
+    let text = |row: &Value, member: &str| row[member].as_str().unwrap_or_default().to_owned();
+    if context.global.quiet {
+        rows.iter().for_each(|row| out.line(text(row, "name")));
+        return Ok(());
+    }
+    let mut table = Table::new(&["NAME", "ID", "SIZE", "MODIFIED"]);
+    let now = SystemTime::now();
+    for row in &rows {
+        let modified = UNIX_EPOCH + Duration::from_secs(row["modified"].as_u64().unwrap_or_default());
+        let size = text::bytes(row["size"].as_u64().unwrap_or_default());
+        table.row([text(row, "name"), text(row, "id"), size, text::ago(modified, now)]);
+    }
+    out.table(&table);
+    if rows.is_empty() {
+        out.note("nothing is installed; fetch something: `backplane pull smollm2`");
+    }
+    Ok(())
+}
+
+fn local(context: &Context) -> Result<Vec<Value>> {
+    let listing = context.models()?.list()?;
+    for broken in &listing.broken {
+        context.out.complain(format!("warning: {broken}"));
+    }
+    let row = |model: &backplane_registry::Installed| {
+        let modified = model.modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        json!({
+            "name": model.name, "id": model.id, "size": model.size, "modified": modified, "kind": model.card.kind,
+            "format": model.card.format, "licence": model.card.licence,
+        })
+    };
+    Ok(listing.models.iter().chain(&listing.runtimes).map(row).collect())
+}
+
+fn remote(context: &Context) -> Result<Vec<Value>> {
+    let models = context.client()?.get("/admin/v1/models")?;
+    let row = |model: &Value| {
+        json!({
+            "name": model["name"], "id": model["id"], "size": model["size"], "modified": model["installed"],
+            "kind": "model", "format": model["format"], "licence": model["card"]["licence"],
+        })
+    };
+    // What is built into a plugin was not installed.
+    let installed = models["data"].as_array().into_iter().flatten().filter(|model| model["id"] != "");
+    Ok(installed.map(row).collect())
+}
+
+fn available(context: &Context) -> Result<()> {
+    let cards = Catalogue::embedded().cards();
+    let out = &context.out;
+    if out.json {
+        let row = |card: &backplane_registry::Card| {
+            json!({
+                "name": card.name, "aliases": card.aliases, "size": card.size(), "licence": card.licence,
+                "kind": card.kind, "description": card.description,
+            })
+        };
+        out.value(&cards.iter().map(row).collect::<Vec<_>>());
+        return Ok(());
+    }
+    let mut table = Table::new(&["NAME", "SIZE", "LICENCE", "WHAT"]);
+    for card in cards {
+        let what = card.description.clone().unwrap_or_default();
+        let what = if card.kind == Kind::Runtime { format!("{what} (runtime)") } else { what };
+        table.row([
+            card.name.to_string(),
+            card.size().map_or_else(|| "-".to_owned(), text::bytes),
+            card.licence.clone().unwrap_or_default(),
+            what,
+        ]);
+    }
+    out.table(&table);
+    Ok(())
+}

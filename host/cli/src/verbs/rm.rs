@@ -1,0 +1,47 @@
+//! `rm`: removes models, and gives their disk space back.
+
+use crate::args::Rm;
+use crate::client::{Client, segment};
+use crate::context::Context;
+use crate::exit::{Failure, Result};
+use crate::text;
+use serde_json::json;
+
+pub fn run(context: &Context, args: &Rm) -> Result<()> {
+    context.local_only("rm")?;
+    let models = context.models()?;
+    let client = context.client()?;
+    let running = client.is_up();
+    let mut removed = Vec::new();
+    for name in &args.models {
+        if running {
+            close(&client, name, args.force)?;
+        }
+        let gone = models.remove(name)?;
+        if context.out.json {
+            removed.push(json!({ "name": gone.name, "freed": gone.freed }));
+        } else {
+            context.out.note(format!("{} is removed; {} are free again", gone.name, text::bytes(gone.freed)));
+        }
+    }
+    if context.out.json {
+        context.out.value(&removed);
+    }
+    if running { context.refresh_server() } else { Ok(()) }
+}
+
+/// An open model is closed only if the person insists.
+fn close(client: &Client, name: &str, force: bool) -> Result<()> {
+    let path = format!("/admin/v1/models/{}", segment(name));
+    // What the server does not know is not open: a runtime, a broken card.
+    let Ok(model) = client.get(&path) else { return Ok(()) };
+    if model["running"].is_null() {
+        return Ok(());
+    }
+    if !force {
+        return Err(Failure::failed(format!("`{name}` is open"))
+            .next(format!("close it and remove it: `backplane rm -f {name}`"))
+            .code("model_open"));
+    }
+    client.post(&format!("{path}/unload"), &json!({})).map(drop)
+}

@@ -1,0 +1,224 @@
+//! `run`: a chat with a model. Starts a server and fetches the model if need be.
+
+use crate::args::Run;
+use crate::chat::{Message, Talk};
+use crate::client::{Client, segment};
+use crate::consent::{self, Ask};
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Result};
+use crate::logging;
+use crate::output::Style;
+use crate::repl::{self, Chat};
+use crate::text;
+use backplane_registry::{ModelName, PullOptions};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Read};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a server may take to start: it opens no model, but plugins load libraries.
+const START: Duration = Duration::from_secs(60);
+
+pub fn run(context: &Context, args: Run) -> Result<()> {
+    let mut chat = Chat::new(&args.model);
+    chat.set_format(args.format.as_deref())?;
+    for (name, value) in &args.parameters {
+        chat.set_parameter(name, value).map_err(Failure::usage)?;
+    }
+    if let Some(time) = &args.keepalive {
+        chat.parameters.insert("keep_alive".to_owned(), keep_alive(time)?);
+    }
+    if let Some(system) = &args.system {
+        chat.set_system(system);
+    }
+    let interactive = args.interactive || (args.prompt.is_empty() && std::io::stdin().is_terminal());
+    let prompt = if interactive { None } else { Some(question(&args.prompt)?) };
+
+    let client = server(context)?;
+    ensure_model(context, &client, &args.model)?;
+    let talk = Talk::with(&client)?;
+    match prompt {
+        None => {
+            if !args.prompt.is_empty() {
+                repl::answer(context, &talk, &mut chat, args.prompt.join(" "))?;
+            }
+            repl::run(context, &talk, chat)
+        }
+        Some(prompt) => once(context, &talk, &mut chat, prompt),
+    }
+}
+
+/// The words of the command line, and standard input behind them where it is a pipe or a file.
+fn question(words: &[String]) -> Result<String> {
+    let mut prompt = words.join(" ");
+    if !std::io::stdin().is_terminal() {
+        let mut piped = String::new();
+        std::io::stdin()
+            .read_to_string(&mut piped)
+            .map_err(|error| Failure::usage(format!("standard input cannot be read as text: {error}")))?;
+        let piped = piped.trim_end();
+        if !prompt.is_empty() && !piped.is_empty() {
+            prompt.push_str("\n\n");
+        }
+        prompt.push_str(piped);
+    }
+    if prompt.trim().is_empty() {
+        return Err(Failure::usage("there is nothing to ask: no prompt, and standard input is empty")
+            .next("`backplane run MODEL \"…\"`, or `--interactive` to read a chat from standard input"));
+    }
+    Ok(prompt)
+}
+
+fn keep_alive(text: &str) -> Result<Value> {
+    let number = text.parse::<i64>().ok();
+    if number.is_none() && humantime::parse_duration(text).is_err() {
+        return Err(Failure::usage(format!("`--keepalive` is `{text}`, which is no time"))
+            .next("write `5m`, `0` to close it at once, or `-1` for ever"));
+    }
+    Ok(number.map_or_else(|| json!(text), |number| json!(number)))
+}
+
+fn once(context: &Context, talk: &Talk<'_>, chat: &mut Chat, prompt: String) -> Result<()> {
+    let out = &context.out;
+    chat.messages.push(Message::new("user", prompt));
+    let mut show = |piece: &str| {
+        if !out.json {
+            out.write(piece);
+        }
+    };
+    let answer = talk.ask(&chat.model, &chat.messages, &chat.parameters, &mut show)?;
+    if out.json {
+        out.value(&json!({
+            "model": chat.model,
+            "content": answer.text,
+            "finish_reason": answer.finish_reason,
+            "timings": answer.timings.json(),
+        }));
+    } else {
+        out.write("\n");
+        if context.global.verbose > 0 || (out.terminal && !context.global.quiet) {
+            out.complain(out.styled(Style::Faint, &answer.timings.line()));
+        }
+    }
+    if answer.stopped { Err(Failure::failed("stopped")) } else { Ok(()) }
+}
+
+/// The running server, or one that is started in the background.
+fn server(context: &Context) -> Result<Client> {
+    let client = context.client()?;
+    if client.is_up() {
+        return Ok(client);
+    }
+    if context.is_remote()? {
+        return Err(Failure::failed(format!("no server answers at {}", client.address.url()))
+            .next("start it there with `backplane serve`")
+            .code("no_server"));
+    }
+    let state = context.state()?;
+    let (log, file) = logging::start_file(&state)?;
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::failed(format!("this program is not found: {error}")))?;
+    let mut command = Command::new(program);
+    command.arg("--state").arg(&state).arg("--quiet").arg("--json").arg("serve");
+    if let Some(file) = context.config_file()? {
+        command.arg("--config").arg(file);
+    }
+    if context.global.host.is_some() {
+        command.arg("--address").arg(client.address.to_bind());
+    }
+    // A group of its own: Ctrl+C here stops an answer, not the server.
+    command
+        .env_remove("BACKPLANE_ADDR")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(file)
+        .process_group(0);
+    let mut server =
+        command.spawn().map_err(|error| Failure::failed(format!("no server could be started: {error}")))?;
+    let begin = Instant::now();
+    loop {
+        // Its key and its address may be new.
+        let client = context.client()?;
+        if client.is_up() {
+            context.out.note(format!(
+                "started a server in {} · {} (pid {}; its log: `backplane logs`)",
+                text::short(begin.elapsed()),
+                client.address.url(),
+                server.id()
+            ));
+            return Ok(client);
+        }
+        if let Ok(Some(status)) = server.try_wait() {
+            return Err(start_failed(&log, &status.to_string()));
+        }
+        if START < begin.elapsed() {
+            server.kill().ok();
+            return Err(start_failed(&log, "it took longer than a minute"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What the server said before it ended.
+fn start_failed(log: &Path, status: &str) -> Failure {
+    let said = std::fs::read_to_string(log).unwrap_or_default();
+    let error = said
+        .lines()
+        .rev()
+        .find_map(|line| serde_json::from_str::<Value>(line).ok()?.get("error").cloned())
+        .unwrap_or_default();
+    let what = error["message"].as_str().unwrap_or(status);
+    let next = error["next"].as_str().map_or_else(|| format!("see {}", log.display()), str::to_owned);
+    Failure::failed(format!("no server runs, and none could be started: {what}")).next(next)
+}
+
+/// Makes sure that the server knows the model; fetches it where the catalogue has it.
+fn ensure_model(context: &Context, client: &Client, model: &str) -> Result<()> {
+    let missing = match client.get(&format!("/v1/models/{}", segment(model))) {
+        Ok(_) => return Ok(()),
+        Err(failure) if failure.exit == Exit::NotFound => failure,
+        Err(failure) => return Err(failure),
+    };
+    if context.is_remote()? {
+        return Err(missing);
+    }
+    let models = context.models()?;
+    let in_catalogue = model.parse::<ModelName>().is_ok_and(|name| models.catalogue().find(&name).is_some());
+    if !in_catalogue {
+        return Err(unknown(context, model, missing));
+    }
+    context.out.note(format!("{model} is not installed"));
+    consent::pull(context, &models, model, PullOptions::default(), Ask::Always)?;
+    client.post("/admin/v1/refresh", &json!({}))?;
+    client.get(&format!("/v1/models/{}", segment(model))).map(drop)
+}
+
+/// The server's words, and names of the catalogue that are near.
+fn unknown(context: &Context, model: &str, missing: Failure) -> Failure {
+    let Ok(models) = context.models() else { return missing };
+    let close = models.catalogue().close_to(model);
+    let what = match close.as_slice() {
+        [] => missing.what,
+        close if close.iter().all(|name| missing.what.contains(name.as_str())) => missing.what,
+        close => format!(
+            "{}; can be pulled: {}",
+            missing.what,
+            close.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+        ),
+    };
+    Failure { what, ..missing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_keep_a_model_is_checked_before_anything_starts() {
+        assert_eq!(keep_alive("-1").unwrap(), json!(-1));
+        assert_eq!(keep_alive("5m").unwrap(), json!("5m"));
+        assert_eq!(keep_alive("soon").unwrap_err().exit, Exit::Usage);
+    }
+}

@@ -1,0 +1,301 @@
+//! `serve`: the host and its HTTP front in one process.
+
+use crate::args::Serve;
+use crate::context::{Context, address_file};
+use crate::exit::{Exit, Failure, Result};
+use crate::logging;
+use crate::output::{Output, Style, Table};
+use crate::text;
+use backplane::{Config, Host, ModelState, StartError};
+use backplane_server::Server;
+use serde_json::json;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What connections get after the host has drained: the last bytes of answers are on their way.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+
+pub fn run(context: &Context, args: Serve) -> Result<()> {
+    let config = context.load_config(overrides(context, &args)?)?;
+    let state = context.state()?;
+    logging::start(&state, &config.log, context.global.verbose, context.global.quiet)?;
+    // Before anything else is made: who finds the port taken should not have a new key in the state directory.
+    TcpListener::bind(config.server.address).map_err(|error| no_port(config.server.address, &error))?;
+
+    let source = config.clone();
+    let mut builder =
+        Host::builder().config(config).config_source(move || source.read_again()).state_dir(&state);
+    for dir in &args.plugin_dir {
+        if !dir.is_dir() {
+            return Err(Failure::new(
+                Exit::NotFound,
+                format!("`--plugin-dir` {} is not a folder", dir.display()),
+            ));
+        }
+        builder = builder.plugin_dir(dir);
+    }
+    let host = builder.start().map_err(not_started)?;
+    let settings = host.config().server.clone();
+    let asked = settings.address;
+    let server = Server::start(host.clone(), settings).map_err(|error| no_port(asked, &error))?;
+    let published = Published::new(&state, server.address())?;
+    tracing::info!(address = %server.address(), state = %state.display(), version = host.version(), "serving");
+    banner(&context.out, &host, server.address());
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("the signals cannot be watched: {error}")))?;
+    let end = runtime.block_on(until_stopped(host, server))?;
+    drop(published);
+    match end {
+        End::Drained => Ok(()),
+        End::AtOnce => Err(Failure::failed("stopped at once by a second signal; open requests were cut off")),
+    }
+}
+
+fn overrides(context: &Context, args: &Serve) -> Result<Vec<(String, String)>> {
+    let mut overrides = args.settings.clone();
+    // `BACKPLANE_ADDR` means the same to the server as to its clients.
+    let address = match (&args.address, &context.global.host) {
+        (Some(address), _) => Some(address.clone()),
+        (None, Some(_)) => Some(context.address()?.to_bind()),
+        (None, None) => None,
+    };
+    overrides.extend(address.map(|address| ("server.address".to_owned(), address)));
+    if args.no_auth {
+        overrides.push(("auth.enabled".to_owned(), "false".to_owned()));
+    }
+    Ok(overrides)
+}
+
+fn no_port(address: SocketAddr, error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let who = crate::client::Address::parse(&address.to_string())
+                .and_then(|address| {
+                    let key = crate::context::Key { given: None, own: None, ours: false };
+                    crate::client::Client::new(address, key, false)
+                })
+                .is_ok_and(|client| client.is_up());
+            let who = if who { "another backplane answers there" } else { "another program has it" };
+            Failure::failed(format!("cannot listen on {address}: the address is already in use; {who}"))
+                .next("stop it, or `--address 127.0.0.1:0` for a free port")
+                .code("address_in_use")
+        }
+        io::ErrorKind::PermissionDenied => {
+            Failure::new(Exit::Denied, format!("cannot listen on {address}: {error}"))
+                .next("ports below 1024 need root; take a higher one with `--address`")
+                .code("address_denied")
+        }
+        _ => Failure::failed(format!("cannot listen on {address}: {error}"))
+            .next("name an address of this machine with `--address`")
+            .code("address_unusable"),
+    }
+}
+
+fn not_started(error: StartError) -> Failure {
+    let code = match &error {
+        StartError::NoStateDir | StartError::StateDir { .. } => "state_dir",
+        StartError::Locked(_) => "state_locked",
+        StartError::Store(_) => "store",
+        StartError::Part { .. } => "start",
+    };
+    Failure::failed(error.to_string()).code(code)
+}
+
+/// The file that says where the server listens, as long as it does.
+#[derive(Debug)]
+struct Published(PathBuf);
+
+impl Published {
+    fn new(state: &Path, address: SocketAddr) -> Result<Self> {
+        let path = address_file(state);
+        let mut reached = address;
+        if reached.ip().is_unspecified() {
+            reached.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        // Whole or not at all: others read it at any time.
+        let draft = path.with_extension("new");
+        std::fs::write(&draft, format!("{reached}\n"))
+            .and_then(|()| std::fs::rename(&draft, &path))
+            .map_err(|error| Failure::io("write", &path, &error))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+enum End {
+    Drained,
+    AtOnce,
+}
+
+/// Serves until a signal says stop; reloads on SIGHUP.
+async fn until_stopped(host: Host, server: Server) -> Result<End> {
+    let watch =
+        |kind| signal(kind).map_err(|error| Failure::failed(format!("a signal cannot be watched: {error}")));
+    let mut terminate = watch(SignalKind::terminate())?;
+    let mut interrupt = watch(SignalKind::interrupt())?;
+    let mut hang_up = watch(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => {
+                // What was changed is logged by the host.
+                if let Err(error) = host.reload().await {
+                    tracing::error!(%error, "not reloaded");
+                }
+            }
+        }
+    }
+    let drain = host.config().server.drain;
+    tracing::info!(?drain, "stopping: finishing open requests; a second signal ends at once");
+    // Readiness goes with the first step of `shutdown`, while connections are still answered. It ends by waiting for
+    // the host's thread, so it gets a thread of its own and the second signal is heard.
+    let (done, drained) = tokio::sync::oneshot::channel();
+    let stopping = host.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if let Ok(runtime) = runtime {
+            runtime.block_on(async {
+                stopping.shutdown(drain).await;
+                server.stop(LAST_BYTES).await;
+            });
+        }
+        done.send(()).ok();
+    });
+    tokio::select! {
+        _ = drained => Ok(End::Drained),
+        _ = terminate.recv() => Ok(at_once(host)),
+        _ = interrupt.recv() => Ok(at_once(host)),
+    }
+}
+
+fn at_once(host: Host) -> End {
+    tracing::warn!("a second signal: ending at once");
+    // Dropping the last handle waits for the host's thread; its journal is safe at any time.
+    std::mem::forget(host);
+    End::AtOnce
+}
+
+fn banner(out: &Output, host: &Host, address: SocketAddr) {
+    let url = format!("http://{address}");
+    let (config, plugins, models) = (host.config(), host.plugins(), host.models());
+    let first = host.first_key();
+    if out.json {
+        out.value(&json!({
+            "version": host.version(),
+            "address": address,
+            "url": url,
+            "state": host.state_dir(),
+            "config": config.file(),
+            "auth": config.auth.enabled,
+            "admin_key": first.as_ref().map(|key| &key.secret),
+            "admin_key_file": first.as_ref().map(|key| &key.path),
+            "plugins": plugins,
+            "models": models,
+        }));
+        return;
+    }
+    out.line(format!(
+        "{} {} {}",
+        out.styled(Style::Bold, "backplane"),
+        host.version(),
+        out.styled(Style::Good, &url)
+    ));
+    out.line(format!("state   {}", host.state_dir().display()));
+    if let Some(file) = config.file() {
+        out.line(format!("config  {}", file.display()));
+    }
+    out.line(key_line(
+        &config,
+        first.as_ref().map(|key| (key.secret.as_str(), key.path.as_path())),
+        host.state_dir(),
+    ));
+
+    out.line("");
+    if plugins.is_empty() {
+        out.line("no plugins: put shared libraries into `plugins` of the state directory, or name a folder with `--plugin-dir`");
+    } else {
+        out.table(&super::plugin::table(&plugins.iter().map(super::plugin::Row::from).collect::<Vec<_>>()));
+    }
+    out.line("");
+    if models.is_empty() {
+        out.line("no models: `backplane pull smollm2`, or put a file in with `backplane pull ./model.gguf`");
+    } else {
+        let mut table = Table::new(&["MODEL", "SIZE", "STATE", "SERVES"]);
+        for model in &models {
+            let size = if model.size == 0 { "built in".to_owned() } else { text::bytes(model.size) };
+            let state = match (&model.problem, model.state) {
+                (Some(problem), _) => problem.clone(),
+                (None, state) => state_name(state).to_owned(),
+            };
+            table.row([model.name.to_string(), size, state, model.capabilities.join(", ")]);
+        }
+        out.table(&table);
+    }
+    try_it(out, &url, &models, config.auth.enabled);
+}
+
+/// As the API writes it.
+pub fn state_name(state: ModelState) -> &'static str {
+    match state {
+        ModelState::Idle => "idle",
+        ModelState::Loading => "loading",
+        ModelState::Ready => "ready",
+        ModelState::Closing => "closing",
+        ModelState::Failed => "failed",
+    }
+}
+
+fn key_line(config: &Config, first: Option<(&str, &Path)>, state: &Path) -> String {
+    match first {
+        _ if !config.auth.enabled => {
+            "key     none is needed: anybody on this machine is an administrator".to_owned()
+        }
+        Some((secret, path)) => format!(
+            "key     {secret}\n        the first admin key, shown this once; kept in {}, readable by you only",
+            path.display()
+        ),
+        None => format!(
+            "key     kept in {}; more: `backplane key create`",
+            state.join(backplane::auth::ADMIN_KEY_FILE).display()
+        ),
+    }
+}
+
+/// Three lines to copy.
+fn try_it(out: &Output, url: &str, models: &[backplane::ModelInfo], auth: bool) {
+    let serves = |capability: &str| {
+        let mut fit = models.iter().filter(|model| model.problem.is_none());
+        fit.find(|model| model.capabilities.iter().any(|name| name.split('/').next() == Some(capability)))
+    };
+    let key = if auth { "$KEY" } else { "none" };
+    let bearer = if auth { "-H \"authorization: Bearer $KEY\" " } else { "" };
+    let (path, body) = match (serves("chat"), serves("echo")) {
+        (Some(model), _) => (
+            "/v1/chat/completions",
+            json!({"model": model.name, "messages": [{"role": "user", "content": "hello"}]}),
+        ),
+        (None, Some(_)) => ("/v1/capabilities/echo", json!({"params": {"text": "hello"}})),
+        (None, None) => ("/v1/models", json!(null)),
+    };
+    let data = if body.is_null() {
+        String::new()
+    } else {
+        format!(" -H 'content-type: application/json' -d '{body}'")
+    };
+    out.line("");
+    out.line(format!("curl    curl {bearer}{url}{path}{data}"));
+    out.line(format!("Python  OpenAI(base_url=\"{url}/v1\", api_key=\"{key}\")"));
+    out.line(format!("page    open {url}/"));
+}
