@@ -28,6 +28,8 @@
 mod actor;
 pub mod auth;
 mod backend;
+#[doc(hidden)]
+pub mod bench;
 pub mod cache;
 mod catalog;
 pub mod compute;

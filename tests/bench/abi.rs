@@ -1,0 +1,106 @@
+//! The crossing into a plugin and back, alone; then the hop: the same through queue and lane thread.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure says so and ends")]
+
+mod support;
+
+use backplane::bench::Crossing;
+use backplane::{Caller, Host, Request};
+use futures::executor::block_on;
+use serde_json::json;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+use std::time::Instant;
+use support::Against::{AtMost, Nothing, Peer};
+use support::{Table, cpu, median, repeat};
+
+/// Of this process, so of the host. A plugin is a library with an allocator of its own, which is not counted.
+#[global_allocator]
+static ALLOCATIONS: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const CALLS: usize = 20_000;
+
+fn main() {
+    let plugins = support::plugins(&["backplane-echo"]);
+    let mut table = Table::new("abi");
+    crossing(&mut table, &support::null(plugins.path()));
+    let running = support::host(plugins.path(), false, &[], true);
+    let null = |model: &str| Request::new(Caller::internal("bench"), "bench.null", "{}").model(model);
+    let echo = |model: &str| {
+        Request::new(Caller::internal("bench"), "echo", json!({"text": "hello"}).to_string()).model(model)
+    };
+    for model in ["null-continuous", "null"] {
+        hop(&mut table, &running.host, model, || null(model));
+    }
+    for model in ["echo-continuous", "echo"] {
+        hop(&mut table, &running.host, model, || echo(model));
+    }
+}
+
+/// `submit` to `finish` through the loader, on the caller's thread.
+fn crossing(table: &mut Table, library: &std::path::Path) {
+    let crossing = Crossing::open(library, &json!({"name": "null", "parameters": {}}).to_string()).unwrap();
+    let prepare = || (0..CALLS).map(|_| crossing.request("bench.null", "{}")).collect::<Vec<_>>();
+    let mut allocations = 0.0;
+    let call = repeat(15, || {
+        let ready = prepare();
+        let region = Region::new(&INSTRUMENTED_SYSTEM);
+        let start = Instant::now();
+        ready.iter().for_each(|request| crossing.call(request).unwrap());
+        let elapsed = start.elapsed().as_secs_f64();
+        allocations = region.change().allocations as f64 / CALLS as f64;
+        elapsed / CALLS as f64 * 1e9
+    });
+    let made = repeat(15, || support::timed(|| drop(prepare())) / CALLS as f64 * 1e9);
+    table.row("null request, submit to end read, one thread", call, "ns", AtMost(200.0));
+    table.row("  allocations of the host in it", allocations, "", AtMost(0.0));
+    table.row("making and dropping a request", made, "ns", Nothing);
+    let woken = repeat(5, wake);
+    table.row("waking a thread and being woken (this machine's floor)", woken, "µs p50", Nothing);
+}
+
+/// What two threads take to wake each other, with nothing done in between.
+fn wake() -> f64 {
+    let (ask, asked) = std::sync::mpsc::channel::<()>();
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || asked.iter().for_each(|()| tell.send(()).unwrap()));
+        let times = (0..2000).map(|_| {
+            support::timed(|| {
+                ask.send(()).unwrap();
+                told.recv().unwrap();
+            }) * 1e6
+        });
+        let p50 = median(times.collect());
+        drop(ask);
+        p50
+    })
+}
+
+/// One client, one request at a time, through the whole request function.
+fn hop(table: &mut Table, host: &Host, model: &str, request: impl Fn() -> Request) {
+    const ROUND: usize = 2000;
+    let serve = || block_on(async { host.serve(request()).await.unwrap().collect().await.unwrap() });
+    (0..200).for_each(|_| drop(serve()));
+    let (mut p50, mut busy, mut admits, mut allocations) = (vec![], vec![], vec![], 0.0);
+    for _ in 0..7 {
+        let region = Region::new(&INSTRUMENTED_SYSTEM);
+        let before = cpu();
+        let mut times = Vec::with_capacity(ROUND);
+        let mut admit = Vec::with_capacity(ROUND);
+        for _ in 0..ROUND {
+            let start = Instant::now();
+            let answer = serve();
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+            admit.push(answer.done.timing.admit.as_secs_f64() * 1e6);
+        }
+        busy.push((cpu() - before) / ROUND as f64 * 1e6);
+        allocations = region.change().allocations as f64 / ROUND as f64;
+        p50.push(median(times));
+        admits.push(median(admit));
+    }
+    let (p50, busy) = (median(p50), median(busy));
+    table.row(format!("hop: Host::serve, `{model}`, one client"), p50, "µs p50", Nothing);
+    table.row("  CPU time, all threads of the process", busy, "µs", Peer("p50", p50));
+    table.row("  admission: route, limits, cache look-up", median(admits), "µs p50", AtMost(4.0));
+    table.row("  allocations of the host", allocations, "", Nothing);
+}

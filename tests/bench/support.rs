@@ -1,0 +1,222 @@
+//! What the benchmarks share: rows, medians, CPU clocks, and the parts of the product they measure.
+#![allow(dead_code, reason = "each benchmark uses its part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot measure says so and ends")]
+#![allow(clippy::print_stdout, reason = "it prints what it measured")]
+
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What was measured, printed when it is dropped: a table, or JSON with `--json`.
+pub struct Table {
+    subject: &'static str,
+    rows: Vec<Value>,
+}
+
+/// What a value is held against.
+pub enum Against {
+    /// It should not be above this.
+    AtMost(f64),
+    /// It should not be below this.
+    AtLeast(f64),
+    /// Another way to the same end, measured in the same run.
+    Peer(&'static str, f64),
+    /// Nothing: it explains another row.
+    Nothing,
+}
+
+impl Table {
+    pub fn new(subject: &'static str) -> Self {
+        if cfg!(debug_assertions) {
+            eprintln!("warning: this build is not optimised; its figures mean nothing");
+        }
+        Self { subject, rows: Vec::new() }
+    }
+
+    pub fn row(&mut self, name: impl Into<String>, value: f64, unit: &'static str, against: Against) {
+        let (peer, limit, base) = match against {
+            Against::AtMost(limit) => (json!("at most"), json!(limit), Some(limit)),
+            Against::AtLeast(limit) => (json!("at least"), json!(limit), Some(limit)),
+            Against::Peer(name, value) => (json!(name), json!(value), Some(value)),
+            Against::Nothing => (Value::Null, Value::Null, None),
+        };
+        let ratio = base.filter(|base| *base != 0.0).map(|base| value / base);
+        self.rows.push(json!({
+            "subject": self.subject, "name": name.into(), "value": value, "unit": unit, "against": peer,
+            "base": limit, "ratio": ratio,
+        }));
+        eprint!("{}", if std::io::stderr().is_terminal() { "." } else { "" });
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if std::env::args().any(|argument| argument == "--json") {
+            self.rows.iter().for_each(|row| println!("{row}"));
+            return;
+        }
+        println!("\n{:<58} | {:>16} | {:>28} | {:>6}", self.subject, "value", "limit or peer", "ratio");
+        println!("{:-<58}-+-{:->16}-+-{:->28}-+-{:->6}", "", "", "", "");
+        for row in &self.rows {
+            let value = format!("{} {}", short(&row["value"]), row["unit"].as_str().unwrap());
+            let base = match row["against"].as_str() {
+                Some(against) => format!("{against} {}", short(&row["base"])),
+                None => String::new(),
+            };
+            let ratio = row["ratio"].as_f64().map(|ratio| format!("{ratio:.3}")).unwrap_or_default();
+            println!("{:<58} | {value:>16} | {base:>28} | {ratio:>6}", row["name"].as_str().unwrap());
+        }
+    }
+}
+
+fn short(value: &Value) -> String {
+    let value = value.as_f64().unwrap();
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        large if 100.0 <= large => format!("{value:.0}"),
+        middle if 1.0 <= middle => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    assert!(!values.is_empty(), "nothing was measured");
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The middle of `rounds` results.
+pub fn repeat(rounds: usize, mut measure: impl FnMut() -> f64) -> f64 {
+    median((0..rounds).map(|_| measure()).collect())
+}
+
+/// Seconds of CPU time of this process, all threads.
+pub fn cpu() -> f64 {
+    seconds(rustix::time::ClockId::ProcessCPUTime)
+}
+
+/// Seconds of CPU time of this thread.
+pub fn thread_cpu() -> f64 {
+    seconds(rustix::time::ClockId::ThreadCPUTime)
+}
+
+fn seconds(clock: rustix::time::ClockId) -> f64 {
+    let time = rustix::time::clock_gettime(clock);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Seconds of CPU time of another process, to a hundredth.
+pub fn cpu_of(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
+/// Resident memory of a process in MB (10⁶ bytes).
+pub fn resident(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0 / 1e6
+}
+
+/// Builds with optimisation and says which file each target became.
+pub fn build(arguments: &[&str]) -> Vec<(String, PathBuf)> {
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--quiet", "--message-format=json"])
+        .args(arguments)
+        .current_dir(e2e::root())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "`cargo build {}` failed", arguments.join(" "));
+    let messages = String::from_utf8(output.stdout).unwrap();
+    let messages = messages.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    messages
+        .flat_map(|message| {
+            let name = message["target"]["name"].as_str().unwrap_or_default().to_owned();
+            let files = message["filenames"].as_array().cloned().unwrap_or_default();
+            files.into_iter().filter_map(move |file| Some((name.clone(), PathBuf::from(file.as_str()?))))
+        })
+        .collect()
+}
+
+/// A folder with the optimised shared libraries of these packages and of the null plugin.
+pub fn plugins(packages: &[&str]) -> tempfile::TempDir {
+    let mut arguments = vec!["-p", "e2e", "--example", "null"];
+    let mut files = build(&arguments);
+    if !packages.is_empty() {
+        arguments = packages.iter().flat_map(|package| ["-p", package]).chain(["--lib"]).collect();
+        files.extend(build(&arguments));
+    }
+    let wanted: Vec<String> = packages.iter().map(|package| package.replace('-', "_")).collect();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, file) in files {
+        if (name == "null" || wanted.contains(&name)) && file.extension().is_some_and(|end| end == "so") {
+            std::fs::copy(&file, dir.path().join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    dir
+}
+
+/// The null plugin's library in a folder of [`plugins`].
+pub fn null(dir: &Path) -> PathBuf {
+    let path = dir.join("libnull.so");
+    assert!(path.exists(), "the null plugin did not build");
+    path
+}
+
+/// A host that serves these plugins, with or without the models that tests use.
+pub struct Running {
+    pub host: backplane::Host,
+    _state: tempfile::TempDir,
+}
+
+pub fn host(plugins: &Path, models: bool, overrides: &[(&str, &str)], permits: bool) -> Running {
+    let state = if models { e2e::state_with_models() } else { tempfile::tempdir().unwrap() };
+    let overrides = overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let options = backplane::config::LoadOptions { overrides, ..Default::default() };
+    let config = backplane::Config::load(options).unwrap();
+    let mut builder = backplane::Host::builder().config(config).state_dir(state.path()).plugin_dir(plugins);
+    if !permits {
+        builder = builder.without_compute_permits();
+    }
+    Running { host: builder.start().unwrap(), _state: state }
+}
+
+/// Wall seconds of one call.
+pub fn timed(call: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    call();
+    start.elapsed().as_secs_f64()
+}
+
+/// Runs a program to its end and returns the lines that begin with `bench `, as `key=value` pairs.
+pub fn yardstick(
+    program: &Path,
+    arguments: &[&std::ffi::OsStr],
+) -> Vec<std::collections::HashMap<String, String>> {
+    let output = Command::new(program).args(arguments).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{} failed", program.display());
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|line| line.strip_prefix("bench ")).map(pairs).collect()
+}
+
+fn pairs(line: &str) -> std::collections::HashMap<String, String> {
+    let mut words = Vec::new();
+    let mut quoted = false;
+    let mut word = String::new();
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.push(std::mem::take(&mut word)),
+            c => word.push(c),
+        }
+    }
+    words.push(word);
+    words.iter().filter_map(|word| word.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+/// How long a closed loop runs.
+pub const SPAN: Duration = Duration::from_secs(2);
