@@ -35,7 +35,7 @@ pub(crate) trait Encoder: Unpin + 'static {
 enum Source {
     /// Being admitted, or its model being opened.
     Starting(LocalBoxFuture<'static, Result<Reply>>),
-    Running(Reply),
+    Running(Box<Reply>),
     Ended,
 }
 
@@ -107,7 +107,7 @@ impl<E: Encoder> Body<E> {
                                 cache: reply.cache,
                                 limits: reply.limits.clone(),
                             });
-                            *source = Source::Running(reply);
+                            *source = Source::Running(Box::new(reply));
                         }
                     },
                     Source::Running(_) if BURST <= self.out.len() => {
