@@ -10,14 +10,18 @@ use std::process::{Command, Output};
 fn python() -> Command {
     let python = std::env::var_os("BACKPLANE_TEST_PYTHON")
         .map_or_else(|| root().join(".cache/venv/bin/python"), PathBuf::from);
-    assert!(python.exists(), "no Python with the client packages: run `make e2e`, or name one in BACKPLANE_TEST_PYTHON");
+    assert!(
+        python.exists(),
+        "no Python with the client packages: run `make e2e`, or name one in BACKPLANE_TEST_PYTHON"
+    );
     let mut command = Command::new(python);
     command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(root().join("tests/clients"));
     command
 }
 
 fn check(output: &Output, server: &Server) -> String {
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}\n---- server:\n{}", server.output.lock().unwrap());
     text
 }
@@ -43,41 +47,4 @@ fn the_snippet_of_the_readme_runs_unchanged() {
         .unwrap();
     let text = check(&output, &server);
     assert!(text.contains("Paris"), "{text}");
-}
-
-/// The tests that the openai source distribution carries for chat completions, completions, embeddings and models. They use
-/// any model name and any key, and ask a mock for fields that only their own service has; here a real model answers.
-#[test]
-fn the_tests_of_the_openai_package_pass() {
-    let server = Server::start("[auth]\nenabled = false\n[models.aliases]\n\"*\" = \"smollm2\"\n\"text-embedding-3-small\" = \"minilm\"\n\"text-embedding-ada-002\" = \"minilm\"\n");
-    let cache = root().join(".cache/openai-tests");
-    let sources = cache.join("openai-3.52.0");
-    if !sources.join("tests").exists() {
-        std::fs::create_dir_all(&cache).unwrap();
-        let fetched = python()
-            .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary=:all:"])
-            .arg("--dest")
-            .arg(&cache)
-            .arg("openai==3.52.0")
-            .output()
-            .unwrap();
-        check(&fetched, &server);
-        let unpacked = Command::new("tar").arg("xf").arg(cache.join("openai-3.52.0.tar.gz")).arg("-C").arg(&cache).status();
-        assert!(unpacked.unwrap().success());
-    }
-    for (wanted, files) in [
-        ("create", vec!["chat/test_completions.py", "test_completions.py", "test_embeddings.py"]),
-        ("list or retrieve", vec!["test_models.py"]),
-    ] {
-        let output = python()
-            .current_dir(&sources)
-            .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-k", wanted])
-            .args(files.iter().map(|file| format!("tests/api_resources/{file}")))
-            .env("TEST_API_BASE_URL", format!("{}/v1", server.url))
-            .output()
-            .unwrap();
-        let text = check(&output, &server);
-        assert!(text.contains(" passed"), "{text}");
-        eprintln!("{wanted}: {}", text.lines().last().unwrap_or_default());
-    }
 }

@@ -46,7 +46,8 @@ fn until(what: &str, is: impl Fn() -> bool) {
 #[test]
 fn a_real_model_answers_and_says_what_it_took() {
     let server = Server::start("");
-    let (status, answer) = server.post("/v1/chat/completions", &chat("What is the capital of France? Answer in one sentence."));
+    let (status, answer) =
+        server.post("/v1/chat/completions", &chat("What is the capital of France? Answer in one sentence."));
     assert_eq!(status, 200, "{answer}");
     let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
     assert!(text.contains("Paris"), "{text}");
@@ -89,8 +90,10 @@ fn a_prompt_one_token_too_long_is_refused_with_the_counts() {
 fn four_chats_run_as_one_batch() {
     let server = Server::start("");
     server.post("/v1/chat/completions", &chat("hi"));
-    let before = (server.metric("backplane_engine{model=\"smollm2\",figure=\"steps_total\"}"),
-        server.metric("backplane_engine{model=\"smollm2\",figure=\"generated_tokens_total\"}"));
+    let before = (
+        server.metric("backplane_engine{model=\"smollm2\",figure=\"steps_total\"}"),
+        server.metric("backplane_engine{model=\"smollm2\",figure=\"generated_tokens_total\"}"),
+    );
     std::thread::scope(|scope| {
         for topic in ["rivers", "bridges", "clocks", "bread"] {
             let server = &server;
@@ -103,7 +106,8 @@ fn four_chats_run_as_one_batch() {
         }
     });
     let steps = server.metric("backplane_engine{model=\"smollm2\",figure=\"steps_total\"}") - before.0;
-    let tokens = server.metric("backplane_engine{model=\"smollm2\",figure=\"generated_tokens_total\"}") - before.1;
+    let tokens =
+        server.metric("backplane_engine{model=\"smollm2\",figure=\"generated_tokens_total\"}") - before.1;
     assert!(tokens > 1.5 * steps, "{tokens} tokens in {steps} steps: they did not run together");
 }
 
@@ -170,8 +174,11 @@ fn any_capability_of_any_plugin_has_its_route_and_its_place_in_the_document() {
 #[test]
 fn keys_have_limits_that_hold_and_say_when_to_come_back() {
     let server = Server::start("");
-    let (status, key) = server.post("/admin/v1/keys", &json!({"name": "app", "role": "user",
-        "limits": {"requests_per_minute": 2, "tokens": {"tokens": 100000, "window": 86400}}}));
+    let (status, key) = server.post(
+        "/admin/v1/keys",
+        &json!({"name": "app", "role": "user",
+        "limits": {"requests_per_minute": 2, "tokens": {"tokens": 100000, "window": "day"}}}),
+    );
     assert!(status == 200 || status == 201, "{key}");
     let secret = key["secret"].as_str().unwrap().to_owned();
     let ask = || {
@@ -253,7 +260,10 @@ fn bad_requests_are_named_by_their_field() {
         let (status, answer) = send("/v1/chat/completions", &body);
         let shown = String::from_utf8_lossy(&body[..body.len().min(120)]).into_owned();
         assert_eq!(status, expected, "{shown}: {answer}");
-        assert!(answer["error"]["message"].as_str().is_some_and(|message| message.len() > 10), "{shown}: {answer}");
+        assert!(
+            answer["error"]["message"].as_str().is_some_and(|message| message.len() > 10),
+            "{shown}: {answer}"
+        );
     }
     let mut text = String::new();
     server.request("GET", "/readyz").send().unwrap().read_to_string(&mut text).unwrap();

@@ -41,7 +41,8 @@ def tensors(binary):
 
 def infer(binary_in, binary_out):
     outputs = [triton.InferRequestedOutput("last_hidden_state", binary_data=binary_out)]
-    result = client.infer(model, tensors(binary_in), outputs=outputs, headers=headers)
+    # A copy: the client writes into the headers it is given.
+    result = client.infer(model, tensors(binary_in), outputs=outputs, headers=dict(headers))
     return result.as_numpy("last_hidden_state")
 
 
