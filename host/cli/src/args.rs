@@ -265,7 +265,7 @@ pub struct Embed {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   backplane infer echo --params '{\"text\": \"hello\"}'
-  backplane infer echo --params '{\"text\": \"hello\", \"pieces\": 3}' --stream
+  backplane infer echo --params '{\"text\": \"hello\", \"chunks\": 3}' --stream
   backplane infer tensor.infer --model magika --tensor 'bytes=INT32:1,2048:@input.bin'
   backplane infer tensor.infer --model add --tensor 'x=FP32:2,2:[1,2,3,4]'")]
 pub struct Infer {

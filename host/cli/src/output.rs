@@ -7,6 +7,7 @@ use crate::exit::Failure;
 use serde::Serialize;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How to talk.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub struct Output {
     pub asks: bool,
     colour: bool,
     quiet: bool,
+    reader_left: AtomicBool,
 }
 
 /// How a piece of text looks.
@@ -54,6 +56,7 @@ impl Output {
             asks: errors && io::stdin().is_terminal(),
             colour: !set("NO_COLOR") && terminal && errors,
             quiet: global.quiet,
+            reader_left: AtomicBool::new(false),
         }
     }
 
@@ -65,7 +68,14 @@ impl Output {
     /// Text as it is, at once. A reader that left is no failure.
     pub fn write(&self, text: &str) {
         let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+            self.reader_left.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether nobody reads the results any more: what goes on for ever ends then.
+    pub fn reader_left(&self) -> bool {
+        self.reader_left.load(Ordering::Relaxed)
     }
 
     /// A line of the result.

@@ -27,7 +27,7 @@ pub fn ago(then: SystemTime, now: SystemTime) -> String {
     }
 }
 
-/// `3 minutes`, in the largest unit that fits.
+/// `3 minutes`, rounded, in the largest unit that fits.
 pub fn about(time: Duration) -> String {
     const UNITS: [(u64, &str); 6] = [
         (365 * 86_400, "year"),
@@ -39,7 +39,7 @@ pub fn about(time: Duration) -> String {
     ];
     let seconds = time.as_secs();
     let (unit, name) = UNITS.iter().find(|(unit, _)| *unit <= seconds).unwrap_or(&UNITS[5]);
-    let count = seconds / unit;
+    let count = (seconds + unit / 2) / unit;
     if count == 1 { format!("1 {name}") } else { format!("{count} {name}s") }
 }
 
@@ -63,8 +63,12 @@ mod tests {
 
     #[test]
     fn times_are_in_the_largest_unit() {
-        let texts = [0, 1, 59, 60, 7_200, 40 * 86_400].map(|seconds| about(Duration::from_secs(seconds)));
-        assert_eq!(texts, ["0 seconds", "1 second", "59 seconds", "1 minute", "2 hours", "1 month"]);
+        let texts =
+            [0, 1, 59, 60, 299, 7_200, 40 * 86_400].map(|seconds| about(Duration::from_secs(seconds)));
+        assert_eq!(
+            texts,
+            ["0 seconds", "1 second", "59 seconds", "1 minute", "5 minutes", "2 hours", "1 month"]
+        );
         let now = SystemTime::now();
         assert_eq!(ago(now + Duration::from_secs(60), now), "just now");
         assert_eq!(ago(now - Duration::from_secs(120), now), "2 minutes ago");

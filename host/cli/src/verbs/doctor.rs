@@ -276,7 +276,9 @@ fn plugins(context: &Context) -> Result<Vec<Check>> {
         None => super::plugin::found(context)?,
     };
     let name = |plugin: &serde_json::Value| plugin["id"].as_str().unwrap_or_default().to_owned();
-    let (ill, well): (Vec<_>, Vec<_>) = plugins.iter().partition(|plugin| plugin["problem"].is_string());
+    let (ill, well): (Vec<_>, Vec<_>) = plugins
+        .iter()
+        .partition(|plugin| plugin["problem"].is_string() && plugin["ready"] != serde_json::json!(true));
     let mut checks = Vec::new();
     if well.is_empty() {
         let fix = "put shared libraries into `plugins` of the state directory, or `serve --plugin-dir DIR`";

@@ -16,8 +16,7 @@ use std::time::Duration;
 pub fn run(context: &Context, args: &Logs) -> Result<()> {
     context.local_only("logs")?;
     let path = logging::file(&context.state()?);
-    let open = || File::open(&path).map(BufReader::new);
-    let mut file = open().map_err(|error| match error.kind() {
+    let mut file = File::open(&path).map(BufReader::new).map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
             Failure::new(Exit::NotFound, format!("there is no log yet: {}", path.display()))
                 .next("`backplane serve` writes one")
@@ -36,8 +35,14 @@ pub fn run(context: &Context, args: &Logs) -> Result<()> {
         line.clear();
     }
     last.iter().for_each(|line| show(&context.out, line));
-    while args.follow {
-        if read(&mut file, &mut line, &path)? {
+    if args.follow { follow(context, args, &path, file) } else { Ok(()) }
+}
+
+/// Goes on with lines as they come, until nobody reads them any more.
+fn follow(context: &Context, args: &Logs, path: &Path, mut file: BufReader<File>) -> Result<()> {
+    let mut line = String::new();
+    while !context.out.reader_left() {
+        if read(&mut file, &mut line, path)? {
             if !line.ends_with('\n') {
                 continue; // The rest of it is on its way.
             }
@@ -53,9 +58,9 @@ pub fn run(context: &Context, args: &Logs) -> Result<()> {
             file.get_ref().metadata().is_ok_and(|ours| ours.ino() != metadata.ino())
         };
         if path.metadata().is_ok_and(replaced)
-            && let Ok(new) = open()
+            && let Ok(new) = File::open(path)
         {
-            file = new;
+            file = BufReader::new(new);
         }
     }
     Ok(())

@@ -29,6 +29,7 @@ impl Row {
         let serves: Vec<_> =
             plugin["capabilities"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let state = match (plugin["problem"].as_str(), plugin["ready"].as_bool()) {
+            (Some(problem), Some(true)) => format!("ready; {problem}"),
             (Some(problem), _) => problem.to_owned(),
             (None, Some(true)) => "ready".to_owned(),
             (None, _) => "not loaded".to_owned(),

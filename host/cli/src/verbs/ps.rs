@@ -83,7 +83,7 @@ mod tests {
             "152 MB",
             "cpu",
             "4096",
-            "4 minutes from now",
+            "5 minutes from now",
             "dev.backplane.llama",
             "150",
         ];

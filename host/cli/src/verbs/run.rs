@@ -10,7 +10,7 @@ use crate::logging;
 use crate::output::Style;
 use crate::repl::{self, Chat};
 use crate::text;
-use backplane_registry::{ModelName, PullOptions};
+use backplane_registry::{ModelName, PullOptions, RegistryError};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Read};
 use std::os::unix::process::CommandExt;
@@ -138,6 +138,9 @@ fn server(context: &Context) -> Result<Client> {
     let mut server =
         command.spawn().map_err(|error| Failure::failed(format!("no server could be started: {error}")))?;
     let begin = Instant::now();
+    if context.out.shows_progress() {
+        context.out.note("starting a server");
+    }
     loop {
         // Its key and its address may be new.
         let client = context.client()?;
@@ -195,20 +198,20 @@ fn ensure_model(context: &Context, client: &Client, model: &str) -> Result<()> {
     client.get(&format!("/v1/models/{}", segment(model))).map(drop)
 }
 
-/// The server's words, and names of the catalogue that are near.
+/// The server's words, and names that are near: of the catalogue, and of what is installed.
 fn unknown(context: &Context, model: &str, missing: Failure) -> Failure {
     let Ok(models) = context.models() else { return missing };
-    let close = models.catalogue().close_to(model);
-    let what = match close.as_slice() {
-        [] => missing.what,
-        close if close.iter().all(|name| missing.what.contains(name.as_str())) => missing.what,
-        close => format!(
-            "{}; can be pulled: {}",
-            missing.what,
-            close.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-        ),
-    };
-    Failure { what, ..missing }
+    let mut close = models.catalogue().close_to(model);
+    if let Err(RegistryError::NotInstalled { close: installed, .. }) = models.resolve(model) {
+        close.extend(installed);
+    }
+    close.sort();
+    close.dedup();
+    let names: Vec<String> = close.iter().map(|name| format!("`{name}`")).collect();
+    if names.is_empty() {
+        return missing;
+    }
+    Failure { what: format!("there is no model `{model}`; did you mean {}?", names.join(" or ")), ..missing }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What connections get after the host has drained: the last bytes of answers are on their way.
 const LAST_BYTES: Duration = Duration::from_secs(2);
@@ -24,6 +24,13 @@ pub fn run(context: &Context, args: Serve) -> Result<()> {
     logging::start(&state, &config.log, context.global.verbose, context.global.quiet)?;
     // Before anything else is made: who finds the port taken should not have a new key in the state directory.
     TcpListener::bind(config.server.address).map_err(|error| no_port(config.server.address, &error))?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("the signals cannot be watched: {error}")))?;
+    // From here on a signal waits until the host can obey: a SIGHUP would end the process, a SIGTERM leave it half made.
+    let signals = runtime.block_on(async { Signals::watch() })?;
 
     let source = config.clone();
     let mut builder =
@@ -45,11 +52,7 @@ pub fn run(context: &Context, args: Serve) -> Result<()> {
     tracing::info!(address = %server.address(), state = %state.display(), version = host.version(), "serving");
     banner(&context.out, &host, server.address());
 
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("the signals cannot be watched: {error}")))?;
-    let end = runtime.block_on(until_stopped(host, server))?;
+    let end = runtime.block_on(until_stopped(host, server, signals));
     drop(published);
     match end {
         End::Drained => Ok(()),
@@ -138,13 +141,29 @@ enum End {
     AtOnce,
 }
 
+/// The signals a server obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn watch() -> Result<Self> {
+        let watch = |kind| {
+            signal(kind).map_err(|error| Failure::failed(format!("a signal cannot be watched: {error}")))
+        };
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+            hang_up: watch(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Serves until a signal says stop; reloads on SIGHUP.
-async fn until_stopped(host: Host, server: Server) -> Result<End> {
-    let watch =
-        |kind| signal(kind).map_err(|error| Failure::failed(format!("a signal cannot be watched: {error}")));
-    let mut terminate = watch(SignalKind::terminate())?;
-    let mut interrupt = watch(SignalKind::interrupt())?;
-    let mut hang_up = watch(SignalKind::hangup())?;
+async fn until_stopped(host: Host, server: Server, signals: Signals) -> End {
+    let Signals { mut terminate, mut interrupt, mut hang_up } = signals;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -174,9 +193,9 @@ async fn until_stopped(host: Host, server: Server) -> Result<End> {
         done.send(()).ok();
     });
     tokio::select! {
-        _ = drained => Ok(End::Drained),
-        _ = terminate.recv() => Ok(at_once(host)),
-        _ = interrupt.recv() => Ok(at_once(host)),
+        _ = drained => End::Drained,
+        _ = terminate.recv() => at_once(host),
+        _ = interrupt.recv() => at_once(host),
     }
 }
 
@@ -276,8 +295,10 @@ fn key_line(config: &Config, first: Option<(&str, &Path)>, state: &Path) -> Stri
 /// Three lines to copy.
 fn try_it(out: &Output, url: &str, models: &[backplane::ModelInfo], auth: bool) {
     let serves = |capability: &str| {
-        let mut fit = models.iter().filter(|model| model.problem.is_none());
-        fit.find(|model| model.capabilities.iter().any(|name| name.split('/').next() == Some(capability)))
+        let fit = models.iter().filter(|model| model.problem.is_none());
+        let fit = fit.filter(|model| model.capabilities.iter().any(|name| name == capability));
+        // The smallest answers soonest.
+        fit.min_by_key(|model| model.size)
     };
     let key = if auth { "$KEY" } else { "none" };
     let bearer = if auth { "-H \"authorization: Bearer $KEY\" " } else { "" };

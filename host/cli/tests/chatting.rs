@@ -1,0 +1,194 @@
+//! `run` against a server that answers from a script and keeps what it was asked.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
+
+mod support;
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use support::{command, pipe};
+
+/// Knows the models `a` and `b`; answers a chat with the model's name and the number of messages.
+struct Scripted {
+    address: String,
+    asked: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Scripted {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let kept = asked.clone();
+        std::thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                let kept = kept.clone();
+                std::thread::spawn(move || serve(socket, &kept));
+            }
+        });
+        Self { address, asked }
+    }
+
+    fn command(&self, state: &Path, arguments: &[&str]) -> Command {
+        let mut command = command(state);
+        command.env("BACKPLANE_ADDR", &self.address).args(arguments);
+        command
+    }
+}
+
+fn serve(socket: TcpStream, asked: &Mutex<Vec<Value>>) -> Option<()> {
+    let mut reader = BufReader::new(socket.try_clone().unwrap());
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        (0 < reader.read_line(&mut head).ok()?).then_some(())?;
+    }
+    let length =
+        head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    let path = head.split(' ').nth(1)?;
+    let (status, kind, answer) = match path {
+        "/healthz" => (200, "application/json", json!({"status": "ok", "version": "0"}).to_string()),
+        "/v1/models/a" | "/v1/models/b" => (200, "application/json", json!({"id": &path[11..]}).to_string()),
+        "/v1/chat/completions" => {
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            let answer = chat(&body);
+            asked.lock().unwrap().push(body);
+            answer
+        }
+        _ => (404, "application/json", error("model_not_found", "model is not installed").to_string()),
+    };
+    write!(
+        &socket,
+        "HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\nx-route-decision: m; plugin=p; why=\"asked for\"\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{answer}",
+        answer.len()
+    )
+    .ok()
+}
+
+fn error(code: &str, message: &str) -> Value {
+    json!({"error": {"message": message, "type": "x", "param": null, "code": code}})
+}
+
+fn chat(body: &Value) -> (u16, &'static str, String) {
+    let messages = body["messages"].as_array().unwrap();
+    let text = match messages.last().unwrap()["content"].as_str().unwrap() {
+        "refuse" => return (503, "application/json", error("no_memory", "it does not fit").to_string()),
+        "break" => {
+            return (
+                200,
+                "text/event-stream",
+                "data: {\"choices\":[{\"delta\":{\"content\":\"par\"}}]}\n\n".to_owned(),
+            );
+        }
+        "fail" => {
+            return (
+                200,
+                "text/event-stream",
+                format!("data: {}\n\n", error("plugin_fault", "it fell over")),
+            );
+        }
+        _ => format!("{} {}", body["model"].as_str().unwrap(), messages.len()),
+    };
+    let piece = |delta: Value, reason: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]});
+    let events = [
+        piece(json!({"role": "assistant"}), Value::Null),
+        piece(json!({"content": text}), Value::Null),
+        piece(json!({}), json!("stop")),
+        json!({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}}),
+    ];
+    let mut stream: String = events.iter().map(|event| format!("data: {event}\n\n: ping\n\n")).collect();
+    stream.push_str("data: [DONE]\n\n");
+    (200, "text/event-stream", stream)
+}
+
+#[test]
+fn one_question_is_answered_and_timed() {
+    let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
+    let done = pipe(server.command(state.path(), &["run", "a", "hello", "-v"]), "from the pipe\n").expect(0);
+    assert_eq!(done.out, "a 1\n");
+    assert!(
+        done.err.contains("2 tok") && done.err.contains("TTFT") && done.err.contains("route m (asked for)"),
+        "{done:?}"
+    );
+    let asked = server.asked.lock().unwrap().remove(0);
+    assert_eq!(asked["messages"], json!([{"role": "user", "content": "hello\n\nfrom the pipe"}]));
+
+    let arguments = [
+        "run",
+        "a",
+        "--json",
+        "--format",
+        "json",
+        "--set",
+        "temperature=0",
+        "--keepalive",
+        "5m",
+        "--system",
+        "s",
+        "x",
+    ];
+    let done = pipe(server.command(state.path(), &arguments), "").expect(0);
+    assert_eq!(
+        (&done.json()["content"], &done.json()["timings"]["completion_tokens"]),
+        (&json!("a 2"), &json!(2))
+    );
+    let asked = server.asked.lock().unwrap().remove(0);
+    assert_eq!(asked["response_format"], json!({"type": "json_object"}));
+    assert_eq!((&asked["temperature"], &asked["keep_alive"]), (&json!(0), &json!("5m")));
+    assert_eq!(asked["messages"][0], json!({"role": "system", "content": "s"}));
+}
+
+#[test]
+fn failures_have_their_exit_codes() {
+    let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
+    let ask = |model: &str, text: &str| pipe(server.command(state.path(), &["run", model, text]), "");
+    assert!(ask("a", "refuse").expect(4).err.contains("it does not fit"));
+    assert!(ask("a", "break").expect(1).err.contains("broke off"));
+    assert!(ask("a", "fail").expect(1).err.contains("it fell over"));
+    assert!(ask("nobody", "x").expect(3).err.contains("not installed"));
+    assert!(ask("smolm2", "x").expect(3).err.contains("did you mean `smollm2`"));
+}
+
+#[test]
+fn another_model_goes_on_with_the_conversation() {
+    let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
+    let chat =
+        |text: &str| pipe(server.command(state.path(), &["run", "a", "--interactive"]), text).expect(0);
+    let done = chat("one\n/model b\ntwo\n/save kept\n/clear\nthree\n/bye\nnever\n");
+    assert_eq!(done.out, "a 1\n\nb 3\n\nb 1\n\n");
+    let said: Vec<Value> = server.asked.lock().unwrap().drain(..).collect();
+    let contents: Vec<&str> = said[1]["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|message| message["content"].as_str())
+        .collect();
+    assert_eq!(contents, ["one", "a 1", "two"]);
+    assert_eq!(said.len(), 3);
+
+    // It is taken up in another process, with its model.
+    let done = chat("/load kept\nfour\n/show messages\n");
+    assert!(done.out.starts_with("b 5\n"), "{done:?}");
+    assert!(done.out.contains("user: two\nassistant: b 3\nuser: four\n"), "{done:?}");
+}
+
+#[test]
+fn a_chat_goes_on_after_a_mistake() {
+    let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
+    let lines = "refuse\n/model nobody\n/lod x\n/set parameter seed x\n/set system Be brief.\n\"\"\"several\nlines\"\"\"\n";
+    let done = pipe(server.command(state.path(), &["run", "a", "--interactive"]), lines).expect(0);
+    for said in ["it does not fit", "not installed", "did you mean `/load`", "takes a number"] {
+        assert!(done.err.contains(said), "{said}: {done:?}");
+    }
+    // What was refused is not asked again.
+    let asked = server.asked.lock().unwrap().pop().unwrap();
+    let expected =
+        json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "several\nlines"}]);
+    assert_eq!(asked["messages"], expected);
+}

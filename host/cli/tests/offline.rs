@@ -1,0 +1,158 @@
+//! What works without a server: exit codes, help, models in the state directory, configuration.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
+
+mod support;
+
+use support::{command, pipe, run};
+
+#[test]
+fn every_verb_has_help_and_a_slip_is_wrong_usage() {
+    let state = tempfile::tempdir().unwrap();
+    for verb in [
+        "serve",
+        "run",
+        "pull",
+        "ls",
+        "ps",
+        "show",
+        "cp",
+        "rm",
+        "stop",
+        "plugin",
+        "embed",
+        "infer",
+        "key",
+        "config",
+        "logs",
+        "doctor",
+        "completions",
+    ] {
+        let help = run(state.path(), &[verb, "--help"]).expect(0);
+        assert!(help.out.contains("Usage: backplane"), "{verb}");
+    }
+    let slip = run(state.path(), &["sevre"]).expect(2);
+    assert!(slip.err.contains("serve"), "{slip:?}");
+    run(state.path(), &[]).expect(2);
+    run(state.path(), &["ps", "--host", "a b"]).expect(2);
+    run(state.path(), &["infer", "echo", "--tensor", "x"]).expect(2);
+    run(state.path(), &["pull", "a", "b", "--name", "c"]).expect(2);
+}
+
+#[test]
+fn without_a_server_a_verb_that_needs_one_says_how_to_start_it() {
+    let state = tempfile::tempdir().unwrap();
+    for arguments in
+        [&["ps"][..], &["stop", "x"], &["key", "ls"], &["config", "reload"], &["embed", "x", "y"]]
+    {
+        let done = run(state.path(), arguments).expect(1);
+        assert!(done.err.contains("no server answers") && done.err.contains("backplane serve"), "{done:?}");
+    }
+    let done = run(state.path(), &["ps", "--json"]).expect(1);
+    let error: serde_json::Value = serde_json::from_str(&done.err).unwrap();
+    assert_eq!((&error["error"]["code"], &error["error"]["exit"]), (&"no_server".into(), &1.into()));
+}
+
+#[test]
+fn a_local_model_is_installed_shown_copied_and_removed() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("Tiny Model.gguf");
+    std::fs::write(&file, "GGUF, more or less").unwrap();
+    let pulled = run(state.path(), &["pull", file.to_str().unwrap()]).expect(0);
+    assert!(pulled.out.starts_with("tiny-model installed"), "{pulled:?}");
+
+    let listed = run(state.path(), &["ls"]).expect(0);
+    let mut lines = listed.out.lines();
+    assert_eq!(
+        lines.next().unwrap().split_whitespace().collect::<Vec<_>>(),
+        ["NAME", "ID", "SIZE", "MODIFIED"]
+    );
+    assert!(lines.next().unwrap().starts_with("tiny-model"), "{listed:?}");
+    assert_eq!(run(state.path(), &["ls", "-q"]).out, "tiny-model\n");
+
+    run(state.path(), &["cp", "tiny-model", "other"]).expect(0);
+    let shown = run(state.path(), &["show", "other", "--json"]).expect(0).json();
+    assert_eq!((&shown["format"], &shown["size"]), (&"gguf".into(), &18.into()));
+
+    let freed = |name: &str| run(state.path(), &["rm", name, "--json"]).expect(0).json()[0]["freed"].as_u64();
+    assert_eq!(freed("tiny-model"), Some(0), "the copy still needs the file");
+    assert_eq!(freed("other"), Some(18));
+    assert_eq!(run(state.path(), &["ls", "--json"]).json(), serde_json::json!([]));
+}
+
+#[test]
+fn what_is_not_there_is_code_3_and_the_near_name_is_given() {
+    let state = tempfile::tempdir().unwrap();
+    let done = run(state.path(), &["pull", "smolm2"]).expect(3);
+    assert!(done.err.contains("did you mean `smollm2`"), "{done:?}");
+    for arguments in
+        [&["show", "x"][..], &["rm", "x"], &["cp", "x", "y"], &["pull", "/no/such.gguf"], &["logs"]]
+    {
+        run(state.path(), arguments).expect(3);
+    }
+    run(state.path(), &["run", "m", "hi", "--format", "no.json"]).expect(3);
+}
+
+#[test]
+fn offline_nothing_is_downloaded() {
+    let state = tempfile::tempdir().unwrap();
+    let done = run(state.path(), &["pull", "--offline", "smollm2"]).expect(1);
+    assert!(done.err.contains("offline") && done.err.contains("--offline"), "{done:?}");
+    let plan = run(state.path(), &["pull", "--dry-run", "--json", "smollm2"]).expect(0).json();
+    assert_eq!(plan[0]["licence"], "Apache-2.0");
+    let available = run(state.path(), &["ls", "--available"]).expect(0);
+    assert!(available.out.contains("onnxruntime"), "{available:?}");
+}
+
+#[test]
+fn the_configuration_is_written_checked_and_shown() {
+    let state = tempfile::tempdir().unwrap();
+    let written = run(state.path(), &["config", "init", "-"]).expect(0);
+    assert_eq!(written.out, backplane::Config::reference());
+    run(state.path(), &["config", "init"]).expect(0);
+    let again = run(state.path(), &["config", "init"]).expect(1);
+    assert!(again.err.contains("--force"), "{again:?}");
+    run(state.path(), &["config", "check"]).expect(0);
+
+    std::fs::write(state.path().join("backplane.toml"), "[server]\nadress = \"x\"\n").unwrap();
+    let wrong = run(state.path(), &["config", "check"]).expect(1);
+    assert!(wrong.err.contains("adress") && wrong.err.contains("address"), "{wrong:?}");
+    let missing = run(state.path(), &["config", "check", "--config", "/no/such.toml"]).expect(3);
+    assert!(missing.err.contains("there is no such file"), "{missing:?}");
+    let shown = run(state.path(), &["config", "show", "--config", "/dev/null", "--json"]).expect(0).json();
+    assert_eq!(shown["sources"]["server.address"], "environment");
+}
+
+#[test]
+fn the_doctor_names_what_is_wrong() {
+    let state = tempfile::tempdir().unwrap();
+    let checks = run(state.path(), &["doctor", "--json"]);
+    let find = |what: &str| {
+        let checks = checks.json();
+        checks.as_array().unwrap().iter().find(|check| check["what"] == what).cloned().unwrap()
+    };
+    assert_eq!(find("onnxruntime")["fix"], "`backplane pull onnxruntime`");
+    assert_eq!(find("models")["verdict"], "warning");
+    std::fs::write(state.path().join("backplane.toml"), "nonsense").unwrap();
+    let done = run(state.path(), &["doctor"]).expect(1);
+    assert!(done.out.contains("bad   config"), "{done:?}");
+}
+
+#[test]
+fn completions_know_the_verbs() {
+    let state = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(state.path(), &["completions", shell]).expect(0);
+        assert!(script.out.contains("plugin") && script.out.contains("doctor"), "{shell}");
+    }
+    run(state.path(), &["completions", "tcsh"]).expect(2);
+}
+
+#[test]
+fn an_empty_question_is_wrong_usage() {
+    let state = tempfile::tempdir().unwrap();
+    let mut ask = command(state.path());
+    ask.args(["run", "m"]);
+    let done = pipe(ask, "\n").expect(2);
+    assert!(done.err.contains("nothing to ask"), "{done:?}");
+}

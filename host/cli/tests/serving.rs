@@ -1,0 +1,148 @@
+//! `serve` with no plugins: what it prints, who gets in, how it ends.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
+
+mod support;
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{command, run};
+
+struct Server {
+    child: Child,
+    /// What it printed.
+    said: Value,
+}
+
+impl Server {
+    fn start(state: &Path, more: &[&str]) -> Self {
+        let mut child = command(state)
+            .args(["serve", "--json", "--address", "127.0.0.1:0"])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        Self { child, said }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(20) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn the_first_start_shows_a_key_once_and_the_command_line_finds_it() {
+    let state = tempfile::tempdir().unwrap();
+    let mut server = Server::start(state.path(), &[]);
+    let key = std::fs::read_to_string(state.path().join("admin.key")).unwrap();
+    assert_eq!(server.said["admin_key"], key.trim());
+    assert_ne!(server.said["address"], "127.0.0.1:0");
+
+    // The address is found without being told.
+    assert_eq!(run(state.path(), &["ps", "--json"]).expect(0).json(), serde_json::json!([]));
+    let made = run(state.path(), &["key", "create", "ci", "--json"]).expect(0).json();
+    let user = made["secret"].as_str().unwrap();
+    let id = made["id"].as_str().unwrap();
+    let with_key = |key: &str, arguments: &[&str]| {
+        let output = command(state.path()).args(arguments).env("BACKPLANE_API_KEY", key).output().unwrap();
+        output.status.code()
+    };
+    assert_eq!(with_key(user, &["ps"]), Some(5), "a user is no administrator");
+    assert_eq!(with_key("bp_live_wrong", &["ps"]), Some(5));
+    run(state.path(), &["key", "revoke", id]).expect(0);
+    let keys = run(state.path(), &["key", "ls"]).expect(0);
+    assert!(keys.out.contains("revoked"), "{keys:?}");
+    run(state.path(), &["key", "revoke", "nope"]).expect(3);
+    run(state.path(), &["stop", "nope"]).expect(3);
+
+    server.signal("TERM");
+    assert_eq!(server.end(), Some(0));
+    assert!(!state.path().join("run/address").exists());
+    let mut again = Server::start(state.path(), &[]);
+    assert_eq!(again.said["admin_key"], Value::Null, "shown once");
+    again.signal("INT");
+    assert_eq!(again.end(), Some(0));
+    let log = run(state.path(), &["logs", "serving"]).expect(0);
+    assert_eq!(log.out.lines().filter(|line| line.contains("INFO serving")).count(), 2, "{log:?}");
+}
+
+#[test]
+fn a_taken_port_and_a_taken_state_directory_are_named() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::start(state.path(), &[]);
+    let address = server.said["address"].as_str().unwrap();
+
+    let other = tempfile::tempdir().unwrap();
+    let taken = run(other.path(), &["serve", "--address", address]).expect(1);
+    assert!(taken.err.contains("already in use; another backplane answers there"), "{taken:?}");
+    assert!(!other.path().join("admin.key").exists(), "a start that failed leaves no key behind");
+
+    let locked = run(state.path(), &["serve", "--address", "127.0.0.1:0"]).expect(1);
+    assert!(locked.err.contains(&format!("another backplane (pid {})", server.child.id())), "{locked:?}");
+
+    let file = other.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let unusable = run(&file, &["serve", "--address", "127.0.0.1:0"]).expect(1);
+    assert!(unusable.err.contains("cannot use the state directory"), "{unusable:?}");
+}
+
+#[test]
+fn nobody_goes_without_a_key_but_on_loopback() {
+    let state = tempfile::tempdir().unwrap();
+    let open = run(state.path(), &["serve", "--no-auth", "--address", "0.0.0.0:0"]).expect(1);
+    assert!(open.err.contains("auth.enabled"), "{open:?}");
+    let server = Server::start(state.path(), &["--no-auth"]);
+    assert_eq!(server.said["auth"], false);
+    let mut ps = command(state.path());
+    ps.args(["ps"]).env("BACKPLANE_API_KEY", "whatever");
+    assert!(ps.output().unwrap().status.success());
+}
+
+#[test]
+fn a_hang_up_reloads_the_configuration() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("backplane.toml");
+    std::fs::write(&file, "[models]\nmax_queue = 5\n").unwrap();
+    let server = Server::start(state.path(), &[]);
+    std::fs::write(&file, "[models]\nmax_queue = 6\n").unwrap();
+    server.signal("HUP");
+    let begin = Instant::now();
+    loop {
+        let log = run(state.path(), &["logs", "configuration reloaded"]).expect(0);
+        if log.out.contains("models.max_queue") {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "{log:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::fs::write(&file, "[models]\nmax_queue = \"many\"\n").unwrap();
+    let refused =
+        run(state.path(), &["config", "reload", "--host", server.said["url"].as_str().unwrap()]).expect(1);
+    assert!(refused.err.contains("the old one is in force"), "{refused:?}");
+}
