@@ -63,7 +63,8 @@ fn imports_point_one_way() {
     let mut seen = BTreeSet::new();
     for package in metadata["packages"].as_array().unwrap() {
         let name = package["name"].as_str().unwrap();
-        let allowed = ours.get(name).unwrap_or_else(|| panic!("crate `{name}` is not in the list of this test"));
+        let allowed =
+            ours.get(name).unwrap_or_else(|| panic!("crate `{name}` is not in the list of this test"));
         seen.insert(name);
         for dependency in package["dependencies"].as_array().unwrap() {
             let imported = dependency["name"].as_str().unwrap();
@@ -79,14 +80,16 @@ fn imports_point_one_way() {
 
 #[test]
 fn unsafe_stands_only_where_the_design_allows() {
-    for path in files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs")) {
+    for path in files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+    {
         let name = path.to_string_lossy();
         let allowed = UNSAFE.iter().any(|place| name.starts_with(place)) || name == "tests/tidy.rs";
         let is_code = |line: &&str| {
             let line = line.trim_start();
-            !line.starts_with("//") && ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait", "#[unsafe("]
-                .iter()
-                .any(|word| line.contains(word))
+            !line.starts_with("//")
+                && ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait", "#[unsafe("]
+                    .iter()
+                    .any(|word| line.contains(word))
         };
         if let Some(line) = read(&path).lines().find(is_code) {
             assert!(allowed, "{name}: `{}`: unsafe has no place here", line.trim());
@@ -96,7 +99,9 @@ fn unsafe_stands_only_where_the_design_allows() {
 
 #[test]
 fn only_the_server_knows_status_codes() {
-    for path in files().into_iter().filter(|path| path.starts_with("host/runtime") || path.starts_with("plugins")) {
+    for path in
+        files().into_iter().filter(|path| path.starts_with("host/runtime") || path.starts_with("plugins"))
+    {
         if path.extension().is_some_and(|extension| extension == "rs") {
             let text = read(&path);
             assert!(
@@ -143,8 +148,13 @@ fn nothing_names_the_machine_it_was_written_on() {
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    for path in files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
-        for link in read(&path).split("](").skip(1).filter_map(|rest| rest.split([')', '#', ' ']).next().map(str::to_owned)) {
+    for path in files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+    {
+        for link in read(&path)
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', '#', ' ']).next().map(str::to_owned))
+        {
             if link.is_empty() || link.contains("://") || link.starts_with("mailto:") {
                 continue;
             }

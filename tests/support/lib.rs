@@ -16,7 +16,9 @@ pub fn root() -> PathBuf {
 
 /// The state directory with the models that tests use. Missing models fail a test, they skip none.
 pub fn test_models() -> PathBuf {
-    let dir = std::env::var_os("BACKPLANE_TEST_MODELS").map(PathBuf::from).unwrap_or_else(|| root().join(".cache/state"));
+    let dir = std::env::var_os("BACKPLANE_TEST_MODELS")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| root().join(".cache/state"));
     assert!(
         dir.join("models/cards/smollm2.toml").exists(),
         "no test models in {}: run `make models`, or name a state directory in BACKPLANE_TEST_MODELS",
@@ -39,7 +41,16 @@ pub fn built() -> &'static Built {
     static BUILT: OnceLock<Built> = OnceLock::new();
     BUILT.get_or_init(|| {
         let output = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "backplane-cli", "-p", "backplane-echo", "-p", "backplane-llama"])
+            .args([
+                "build",
+                "--quiet",
+                "-p",
+                "backplane-cli",
+                "-p",
+                "backplane-echo",
+                "-p",
+                "backplane-llama",
+            ])
             .args(["-p", "backplane-onnx", "--message-format=json"])
             .current_dir(root())
             .stderr(Stdio::inherit())
@@ -138,7 +149,8 @@ impl Server {
                 (!digits.is_empty() && digits != "0").then(|| format!("http://127.0.0.1:{digits}"))
             });
             if let Some(url) = found
-                && reqwest::blocking::get(format!("{url}/readyz")).is_ok_and(|answer| answer.status().is_success())
+                && reqwest::blocking::get(format!("{url}/readyz"))
+                    .is_ok_and(|answer| answer.status().is_success())
             {
                 break url;
             }

@@ -47,7 +47,11 @@ impl Model for Scripted {
     }
 
     fn describe(&self) -> Description {
-        let spec = |name: &str, datatype, shape: &[i64]| TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec() };
+        let spec = |name: &str, datatype, shape: &[i64]| TensorSpec {
+            name: name.to_owned(),
+            datatype,
+            shape: shape.to_vec(),
+        };
         Description {
             platform: Some("scripted".to_owned()),
             context: Some(4096),
@@ -144,7 +148,8 @@ fn answer_embed(request: &Request) -> Result<Done> {
             embed::Input::Text(text) => text.len(),
             embed::Input::Tokens(tokens) => tokens.len(),
         };
-        vectors.extend([index as f32, length as f32].into_iter().chain(std::iter::repeat(0.5)).take(dimensions));
+        vectors
+            .extend([index as f32, length as f32].into_iter().chain(std::iter::repeat(0.5)).take(dimensions));
     }
     let shape = [params.input.len() as i64, dimensions as i64];
     request.push(&Chunk::new().tensor(Tensor::new(embed::EMBEDDINGS, &shape, vectors)?))?;
@@ -157,12 +162,18 @@ fn answer_tensors(request: &Request) -> Result<Done> {
     match (request.tensor("A"), request.tensor("B")) {
         (Ok(a), Ok(b)) => {
             let (left, right) = (a.elements::<i32>()?, b.elements::<i32>()?);
-            let sum: Vec<i32> = left.iter().zip(right.iter()).map(|(left, right)| left.wrapping_add(*right)).collect();
+            let sum: Vec<i32> =
+                left.iter().zip(right.iter()).map(|(left, right)| left.wrapping_add(*right)).collect();
             chunk = chunk.tensor(Tensor::new("SUM", a.shape(), sum)?);
         }
         _ => {
             for tensor in request.tensors()? {
-                chunk = chunk.tensor(Tensor::raw(tensor.name(), tensor.dtype(), tensor.shape(), tensor.bytes().to_vec())?);
+                chunk = chunk.tensor(Tensor::raw(
+                    tensor.name(),
+                    tensor.dtype(),
+                    tensor.shape(),
+                    tensor.bytes().to_vec(),
+                )?);
             }
         }
     }
@@ -176,7 +187,12 @@ fn answer_unforeseen(request: &Request) -> Result<Done> {
     for count in 0..params["count"].as_u64().unwrap_or(1) {
         let mut chunk = Chunk::json(&json!({ "count": count, "params": params }))?;
         for tensor in request.tensors()?.iter().filter(|_| count == 0) {
-            chunk = chunk.tensor(Tensor::raw(tensor.name(), tensor.dtype(), tensor.shape(), tensor.bytes().to_vec())?);
+            chunk = chunk.tensor(Tensor::raw(
+                tensor.name(),
+                tensor.dtype(),
+                tensor.shape(),
+                tensor.bytes().to_vec(),
+            )?);
         }
         request.push(&chunk)?;
     }

@@ -168,7 +168,9 @@ async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> Ht
     let admitted = caller::admit(&app, route.scope, &http);
     let limited = admitted.as_ref().ok().cloned();
     let answer = match admitted {
-        Ok(caller) => (route.handler)(Call::new(app.clone(), caller, http.clone(), payload, id.clone(), started)).await,
+        Ok(caller) => {
+            (route.handler)(Call::new(app.clone(), caller, http.clone(), payload, id.clone(), started)).await
+        }
         Err(error) => Err(error),
     };
     let mut response = answer.unwrap_or_else(|error| {
@@ -196,7 +198,9 @@ async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> Ht
 /// The id that the client sent, if it is one, else a new one.
 fn request_id(http: &HttpRequest) -> String {
     let good = |id: &&str| {
-        !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        !id.is_empty()
+            && id.len() <= 128
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let sent = http.headers().get("x-request-id").and_then(|id| id.to_str().ok()).filter(good);
     sent.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)

@@ -6,7 +6,8 @@ use serde_json::json;
 #[actix_web::test]
 async fn keys_are_made_shown_once_and_revoked() {
     let host = start();
-    let ask = json!({ "name": "ci", "role": "admin", "limits": { "requests_per_minute": 5 }, "expires_in": "30d" });
+    let ask =
+        json!({ "name": "ci", "role": "admin", "limits": { "requests_per_minute": 5 }, "expires_in": "30d" });
     let got = host.post("/admin/v1/keys", ask).await;
     assert_eq!(got.status, 201, "{}", got.text());
     assert_eq!(got.header("cache-control"), Some("no-store"));
@@ -15,7 +16,13 @@ async fn keys_are_made_shown_once_and_revoked() {
     assert!(secret.contains(id));
     let list = host.get("/admin/v1/keys").await;
     assert!(!list.text().contains(secret));
-    assert!(list.json()["data"].as_array().unwrap().iter().any(|key| key["id"] == id && key["expires_at"].is_number()));
+    assert!(
+        list.json()["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|key| key["id"] == id && key["expires_at"].is_number())
+    );
     let revoke = |id: &str| host.client.delete(host.url(&format!("/admin/v1/keys/{id}"))).send();
     assert_eq!(revoke(id).await.unwrap().status().as_u16(), 200);
     assert_eq!(revoke("nobody").await.unwrap().status().as_u16(), 404);
@@ -36,7 +43,8 @@ async fn keys_are_made_shown_once_and_revoked() {
 #[actix_web::test]
 async fn models_are_looked_at_planned_opened_and_closed() {
     let host = start();
-    let state = async || host.get("/admin/v1/models/script").await.json()["state"].as_str().unwrap().to_owned();
+    let state =
+        async || host.get("/admin/v1/models/script").await.json()["state"].as_str().unwrap().to_owned();
     assert_eq!(state().await, "idle");
     let plan = host.get("/admin/v1/models/script/plan").await.json();
     assert_eq!(plan["fits"], true, "{plan}");
@@ -51,7 +59,13 @@ async fn models_are_looked_at_planned_opened_and_closed() {
     let list = host.get("/admin/v1/models").await.json();
     assert_eq!(list["data"].as_array().unwrap().len(), 2);
     let plugins = host.get("/admin/v1/plugins").await.json();
-    assert!(plugins["data"].as_array().unwrap().iter().any(|plugin| plugin["id"] == "test.scripted" && plugin["ready"] == true));
+    assert!(
+        plugins["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|plugin| plugin["id"] == "test.scripted" && plugin["ready"] == true)
+    );
     assert_eq!(host.post("/admin/v1/refresh", json!({})).await.status, 200);
     host.stop().await;
 }

@@ -25,13 +25,24 @@ async fn every_route_but_the_open_ones_needs_a_key_and_admin_routes_an_admins() 
         key(&host, Role::Admin, KeyLimits::default()).await,
     );
     let document = get(&host, "/openapi.json", Some(&user)).await.json();
-    let open = ["/", "/docs", "/docs.js", "/favicon.svg", "/healthz", "/metrics", "/page.css", "/page.js", "/readyz"];
+    let open = [
+        "/",
+        "/docs",
+        "/docs.js",
+        "/favicon.svg",
+        "/healthz",
+        "/metrics",
+        "/page.css",
+        "/page.js",
+        "/readyz",
+    ];
     let mut seen_open = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
             let url = host.url(&path.replace(['{', '}'], ""));
             let send = async |key: &str| {
-                let mut request = host.client.request(method.to_uppercase().parse().unwrap(), &url).body("{}");
+                let mut request =
+                    host.client.request(method.to_uppercase().parse().unwrap(), &url).body("{}");
                 if !key.is_empty() {
                     request = request.bearer_auth(key);
                 }
@@ -94,7 +105,8 @@ async fn limits_are_told_and_then_held() {
     let limits = KeyLimits { requests_per_minute: Some(2), tokens: None };
     let secret = key(&host, Role::User, limits).await;
     let post = async || {
-        let request = host.client.post(host.url("/v1/capabilities/test.unforeseen")).bearer_auth(&secret).body("{}");
+        let request =
+            host.client.post(host.url("/v1/capabilities/test.unforeseen")).bearer_auth(&secret).body("{}");
         Got::of(request.send().await.unwrap()).await
     };
     let first = post().await;

@@ -10,7 +10,13 @@ const PATH: &str = "/v1/capabilities/test.unforeseen";
 async fn an_unforeseen_capability_is_listed_documented_and_answers() {
     let host = start();
     let list = host.get("/v1/capabilities").await.json();
-    let found = list["data"].as_array().unwrap().iter().find(|entry| entry["name"] == "test.unforeseen").unwrap().clone();
+    let found = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["name"] == "test.unforeseen")
+        .unwrap()
+        .clone();
     assert_eq!(found["models"], json!(["script"]));
     assert_eq!(host.get(PATH).await.json(), found);
     assert!(host.get("/openapi.json").await.json()["paths"][PATH]["post"].is_object());
@@ -84,9 +90,15 @@ async fn what_is_wrong_is_named() {
     for (body, param) in [
         (json!({ "params": [] }), "params"),
         (json!({ "params": "x" }), "params"),
-        (json!({ "tensors": [{ "name": "x", "datatype": "FP33", "shape": [], "data": [] }] }), "tensors[0].datatype"),
+        (
+            json!({ "tensors": [{ "name": "x", "datatype": "FP33", "shape": [], "data": [] }] }),
+            "tensors[0].datatype",
+        ),
         (json!({ "tensors": [{ "name": "x", "datatype": "FP32", "shape": [1] }] }), "tensors[0]"),
-        (json!({ "tensors": [{ "name": "x", "datatype": "FP32", "shape": [1], "base64": "?" }] }), "tensors[0].base64"),
+        (
+            json!({ "tensors": [{ "name": "x", "datatype": "FP32", "shape": [1], "base64": "?" }] }),
+            "tensors[0].base64",
+        ),
         (json!({ "tensors": [{ "name": "x", "datatype": "FP32", "shape": [2], "data": [1] }] }), "x"),
     ] {
         let got = host.post(PATH, body).await;

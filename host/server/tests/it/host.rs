@@ -1,7 +1,7 @@
 //! A server to be tested.
 
-use backplane::{Config, Host};
 use backplane::config::LoadOptions;
+use backplane::{Config, Host};
 use backplane_server::Server;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
@@ -46,8 +46,10 @@ pub fn start_with(settings: &[(&str, &str)]) -> Running {
     let plugins = tempfile::tempdir_in(state.path()).unwrap();
     std::fs::copy(plugin(), plugins.path().join("libscripted.so")).unwrap();
     let defaults = [("server.address", "127.0.0.1:0"), ("server.workers", "1"), ("auth.enabled", "false")];
-    let overrides = defaults.iter().chain(settings).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    let config = Config::load(LoadOptions { overrides: overrides.collect(), ..LoadOptions::default() }).unwrap();
+    let overrides =
+        defaults.iter().chain(settings).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let config =
+        Config::load(LoadOptions { overrides: overrides.collect(), ..LoadOptions::default() }).unwrap();
     let server_config = config.server.clone();
     let host =
         Host::builder().config(config).state_dir(state.path()).plugin_dir(plugins.path()).start().unwrap();
@@ -90,7 +92,10 @@ impl Got {
 
     /// The data of each event.
     pub fn events(&self) -> Vec<String> {
-        self.text().split("\n\n").filter_map(|event| event.strip_prefix("data: ").map(str::to_owned)).collect()
+        self.text()
+            .split("\n\n")
+            .filter_map(|event| event.strip_prefix("data: ").map(str::to_owned))
+            .collect()
     }
 
     /// The data of each event but the last, which must be `[DONE]`, as JSON.
@@ -114,8 +119,14 @@ impl Running {
         self.post_with(path, &[], body.to_string()).await
     }
 
-    pub async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> Got {
-        let mut request = self.client.post(self.url(path)).header("content-type", "application/json").body(body);
+    pub async fn post_with(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Got {
+        let mut request =
+            self.client.post(self.url(path)).header("content-type", "application/json").body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

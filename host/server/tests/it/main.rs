@@ -4,7 +4,7 @@ mod admin;
 mod auth;
 mod capabilities;
 mod host;
-mod openai;
 mod oip;
+mod openai;
 mod page;
 mod streams;

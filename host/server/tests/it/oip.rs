@@ -72,9 +72,7 @@ async fn tensors_go_in_and_out_as_json() {
 #[actix_web::test]
 async fn tensors_go_in_and_out_as_binary_data() {
     let host = ready().await;
-    let input = |name: &str| {
-        json!({ "name": name, "shape": [2], "datatype": "INT32", "parameters": { "binary_data_size": 8 } })
-    };
+    let input = |name: &str| json!({ "name": name, "shape": [2], "datatype": "INT32", "parameters": { "binary_data_size": 8 } });
     let memory: Vec<u8> = [ints(&[1, 2]), ints(&[3, 4])].concat();
     // In only.
     let body = json!({ "inputs": [input("A"), input("B")], "outputs": [{ "name": "SUM" }] });
@@ -96,7 +94,8 @@ async fn tensors_go_in_and_out_as_binary_data() {
     }
     // Out only.
     let json_in = |name: &str| json!({ "name": name, "shape": [1], "datatype": "INT32", "data": [5] });
-    let body = json!({ "inputs": [json_in("A"), json_in("B")], "parameters": { "binary_data_output": true } });
+    let body =
+        json!({ "inputs": [json_in("A"), json_in("B")], "parameters": { "binary_data_output": true } });
     let got = host.post("/v2/models/script/infer", body).await;
     assert!(got.body.ends_with(&ints(&[10])));
     host.stop().await;
@@ -109,17 +108,24 @@ async fn strings_and_half_floats_keep_their_bytes() {
     let got = host.post("/v2/models/script/infer", body).await.json();
     assert_eq!(got["outputs"][0]["data"], json!(["é", ""]));
 
-    let half = json!({ "name": "H", "shape": [2], "datatype": "FP16", "parameters": { "binary_data_size": 4 } });
+    let half =
+        json!({ "name": "H", "shape": [2], "datatype": "FP16", "parameters": { "binary_data_size": 4 } });
     let body = json!({ "inputs": [half], "parameters": { "binary_data_output": true } });
     assert!(binary(&host, body, &[0, 0x3c, 0, 0x40]).await.body.ends_with(&[0, 0x3c, 0, 0x40]));
     // JSON has no half floats, and no NaN: that is said, not rounded.
     let got = binary(&host, json!({ "inputs": [half] }), &[0; 4]).await;
     assert_eq!(got.status, 400);
     assert!(got.json()["error"].as_str().unwrap().contains("binary_data"));
-    let nan = json!({ "name": "N", "shape": [1], "datatype": "FP32", "parameters": { "binary_data_size": 4 } });
+    let nan =
+        json!({ "name": "N", "shape": [1], "datatype": "FP32", "parameters": { "binary_data_size": 4 } });
     let got = binary(&host, json!({ "inputs": [nan] }), &f32::NAN.to_le_bytes()).await;
     assert_eq!(got.status, 400, "{}", got.text());
-    let got = host.post("/v2/models/script/infer", json!({ "inputs": [{ "name": "H", "shape": [1], "datatype": "FP16", "data": [1] }] })).await;
+    let got = host
+        .post(
+            "/v2/models/script/infer",
+            json!({ "inputs": [{ "name": "H", "shape": [1], "datatype": "FP16", "data": [1] }] }),
+        )
+        .await;
     assert_eq!(got.status, 400, "{}", got.text());
     host.stop().await;
 }
@@ -157,14 +163,16 @@ async fn what_is_wrong_is_one_line_of_error() {
     for (size, memory) in [(8, 7), (8, 9), (4, 4)] {
         assert_eq!(binary(&host, sized(size), &vec![0; memory]).await.status, 400, "{size} {memory}");
     }
-    let got = host.post_with("/v2/models/script/infer", &[("inference-header-content-length", "99")], "{}").await;
+    let got =
+        host.post_with("/v2/models/script/infer", &[("inference-header-content-length", "99")], "{}").await;
     assert_eq!(got.status, 400);
     let unknown = host.get("/v2/models/nobody").await;
     assert_eq!(unknown.status, 404);
     assert!(unknown.json()["error"].as_str().unwrap().contains("nobody"));
     assert_eq!(host.post("/v2/models/nobody/infer", json!({ "inputs": [] })).await.status, 404);
     assert!(host.get("/v2/nowhere").await.json()["error"].is_string());
-    let got = host.post("/v2/models/script/infer", json!({ "inputs": [], "outputs": [{ "name": "NONE" }] })).await;
+    let got =
+        host.post("/v2/models/script/infer", json!({ "inputs": [], "outputs": [{ "name": "NONE" }] })).await;
     assert_eq!(got.status, 400, "{}", got.text());
     host.stop().await;
 }
@@ -183,7 +191,9 @@ async fn models_are_loaded_listed_counted_and_unloaded() {
     let index = async |body: Value| {
         let list = host.post("/v2/repository/index", body).await.json();
         let list = list.as_array().unwrap().clone();
-        list.into_iter().map(|entry| format!("{} {}", entry["name"].as_str().unwrap(), entry["state"].as_str().unwrap())).collect::<Vec<_>>()
+        list.into_iter()
+            .map(|entry| format!("{} {}", entry["name"].as_str().unwrap(), entry["state"].as_str().unwrap()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(index(json!({})).await, ["acme/script:2 UNAVAILABLE", "script UNAVAILABLE"]);
     assert_eq!(host.post("/v2/repository/models/acme/script:2/load", json!({})).await.status, 200);
@@ -218,7 +228,8 @@ async fn settings_are_told_and_not_changed() {
     for kind in ["system", "cuda"] {
         assert_eq!(host.get(&format!("/v2/{kind}sharedmemory/status")).await.json(), json!([]));
         assert_eq!(host.post(&format!("/v2/{kind}sharedmemory/unregister"), json!({})).await.status, 200);
-        let got = host.post(&format!("/v2/{kind}sharedmemory/region/r/register"), json!({ "key": "/k" })).await;
+        let got =
+            host.post(&format!("/v2/{kind}sharedmemory/region/r/register"), json!({ "key": "/k" })).await;
         assert_eq!(got.status, 400);
         assert!(got.json()["error"].as_str().unwrap().contains("`r`"));
     }

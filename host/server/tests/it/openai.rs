@@ -34,7 +34,10 @@ async fn a_chat_is_answered_whole() {
     let body = got.json();
     assert_eq!(body["object"], "chat.completion");
     assert_eq!(body["model"], "script");
-    assert_eq!(body["choices"][0]["message"], json!({ "role": "assistant", "content": "hello world", "refusal": null }));
+    assert_eq!(
+        body["choices"][0]["message"],
+        json!({ "role": "assistant", "content": "hello world", "refusal": null })
+    );
     assert_eq!(body["choices"][0]["finish_reason"], "stop");
     assert_eq!(body["choices"][0]["logprobs"], Value::Null);
     assert_eq!(got.header("x-model"), Some("script"));
@@ -60,7 +63,8 @@ async fn every_chat_member_is_honoured_refused_or_listed() {
         Refused(&'static str),
     }
     use Fate::{Listed, Reaches, Refused, Served};
-    let tools = json!([{ "type": "function", "function": { "name": "f", "parameters": { "type": "object" } } }]);
+    let tools =
+        json!([{ "type": "function", "function": { "name": "f", "parameters": { "type": "object" } } }]);
     let table: Vec<(&str, Value, Fate)> = vec![
         ("temperature", json!(0.5), Reaches("/temperature", json!(0.5))),
         ("temperature", json!(2.5), Refused("temperature")),
@@ -95,9 +99,17 @@ async fn every_chat_member_is_honoured_refused_or_listed() {
         ("tool_choice", json!("none"), Reaches("/tool_choice", json!("none"))),
         ("tool_choice", json!("required"), Refused("tool_choice")),
         ("tool_choice", json!("sometimes"), Refused("tool_choice")),
-        ("tool_choice", json!({ "type": "function", "function": { "name": "g" } }), Refused("tool_choice.function.name")),
+        (
+            "tool_choice",
+            json!({ "type": "function", "function": { "name": "g" } }),
+            Refused("tool_choice.function.name"),
+        ),
         ("parallel_tool_calls", json!(false), Reaches("/parallel_tool_calls", json!(false))),
-        ("response_format", json!({ "type": "json_object" }), Reaches("/response_format/type", json!("json_object"))),
+        (
+            "response_format",
+            json!({ "type": "json_object" }),
+            Reaches("/response_format/type", json!("json_object")),
+        ),
         (
             "response_format",
             json!({ "type": "json_schema", "json_schema": { "name": "s", "schema": { "type": "object" }, "strict": true } }),
@@ -144,9 +156,8 @@ async fn every_chat_member_is_honoured_refused_or_listed() {
                 assert_eq!(params_of(&host, body.clone()).await.1.as_deref(), Some(member));
                 let mut strict = body;
                 strict["messages"] = user("x");
-                let got = host
-                    .post_with("/v1/chat/completions", &[("x-strict", "true")], strict.to_string())
-                    .await;
+                let got =
+                    host.post_with("/v1/chat/completions", &[("x-strict", "true")], strict.to_string()).await;
                 assert_eq!(got.status, 400, "{member}");
                 assert_eq!(got.json()["error"]["param"], member);
                 assert_eq!(got.json()["error"]["code"], "ignored_params");
@@ -245,8 +256,10 @@ async fn a_hundred_thousand_messages_are_refused_by_name() {
 #[actix_web::test]
 async fn tool_calls_and_logprobs_come_out() {
     let host = start();
-    let token = |token: &str| json!({ "token": token, "bytes": token.as_bytes(), "logprob": -0.5,
-        "top": [{ "token": "x", "bytes": [120], "logprob": -1.5 }] });
+    let token = |token: &str| {
+        json!({ "token": token, "bytes": token.as_bytes(), "logprob": -0.5,
+        "top": [{ "token": "x", "bytes": [120], "logprob": -1.5 }] })
+    };
     let script = json!({
         "chunks": [
             { "content": "so", "logprobs": [token("so")], "mood": "good" },
@@ -349,7 +362,13 @@ async fn unknown_models_and_bad_bodies_are_told_as_openai_tells_them() {
         assert_eq!(got.status, 400, "{body}");
         assert!(got.json()["error"]["message"].is_string(), "{body}");
     }
-    let got = host.post_with("/v1/chat/completions", &[], b"{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}".to_vec()).await;
+    let got = host
+        .post_with(
+            "/v1/chat/completions",
+            &[],
+            b"{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}".to_vec(),
+        )
+        .await;
     assert_eq!(got.status, 400, "{}", got.text());
     let got = host.post_with("/v1/chat/completions", &[("content-encoding", "gzip")], "x").await;
     assert_eq!(got.status, 415, "{}", got.text());
@@ -364,7 +383,10 @@ async fn several_prompts_are_several_requests() {
         assert_eq!(got.status, 200, "{}", got.text());
         let body = got.json();
         let choices = body["choices"].as_array().unwrap();
-        choices.iter().map(|choice| (choice["index"].as_u64().unwrap(), choice["text"].as_str().unwrap().to_owned())).collect()
+        choices
+            .iter()
+            .map(|choice| (choice["index"].as_u64().unwrap(), choice["text"].as_str().unwrap().to_owned()))
+            .collect()
     };
     let got = host.post("/v1/completions", ask(json!("one two"))).await;
     assert_eq!(texts(&got), [(0, "one two".to_owned())]);
@@ -381,7 +403,10 @@ async fn several_prompts_are_several_requests() {
     streamed["stream_options"] = json!({ "include_usage": true });
     let pieces = host.post("/v1/completions", streamed).await.pieces();
     for (index, text) in [(0, "a b"), (1, "c")] {
-        let own = pieces.iter().flat_map(|piece| piece["choices"].as_array().unwrap()).filter(|choice| choice["index"] == index);
+        let own = pieces
+            .iter()
+            .flat_map(|piece| piece["choices"].as_array().unwrap())
+            .filter(|choice| choice["index"] == index);
         let (mut said, mut ends) = (String::new(), 0);
         for choice in own {
             said.push_str(choice["text"].as_str().unwrap());
@@ -412,9 +437,17 @@ async fn completion_members_are_honoured_refused_or_listed() {
     assert_eq!(got.header("x-ignored-params"), Some("user"));
     let seen: Value = serde_json::from_str(got.json()["choices"][0]["text"].as_str().unwrap()).unwrap();
     for (member, value) in [
-        ("echo", json!(true)), ("suffix", json!("end")), ("logprobs", json!(2)), ("max_tokens", json!(3)),
-        ("stop", json!(["x"])), ("seed", json!(5)), ("temperature", json!(0.5)), ("top_p", json!(0.5)),
-        ("frequency_penalty", json!(1.0)), ("presence_penalty", json!(1.0)), ("logit_bias", json!({ "1": 2.0 })),
+        ("echo", json!(true)),
+        ("suffix", json!("end")),
+        ("logprobs", json!(2)),
+        ("max_tokens", json!(3)),
+        ("stop", json!(["x"])),
+        ("seed", json!(5)),
+        ("temperature", json!(0.5)),
+        ("top_p", json!(0.5)),
+        ("frequency_penalty", json!(1.0)),
+        ("presence_penalty", json!(1.0)),
+        ("logit_bias", json!({ "1": 2.0 })),
     ] {
         assert_eq!(seen[member], value, "{member}");
     }
@@ -451,8 +484,13 @@ async fn embeddings_come_as_numbers_and_as_base64() {
     assert_eq!(body["data"][1], json!({ "object": "embedding", "index": 1, "embedding": [1.0, 1.0] }));
     assert_eq!(body["usage"], json!({ "prompt_tokens": 2, "total_tokens": 2 }));
 
-    let body = host.post("/v1/embeddings", ask(json!({ "encoding_format": "base64", "dimensions": 3 }))).await.json();
-    let bytes = base64::engine::general_purpose::STANDARD.decode(body["data"][0]["embedding"].as_str().unwrap()).unwrap();
+    let body = host
+        .post("/v1/embeddings", ask(json!({ "encoding_format": "base64", "dimensions": 3 })))
+        .await
+        .json();
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(body["data"][0]["embedding"].as_str().unwrap())
+        .unwrap();
     let numbers: Vec<f32> = bytes.as_chunks().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
     assert_eq!(numbers, [0.0, 2.0, 0.5]);
 
@@ -476,14 +514,21 @@ async fn embeddings_come_as_numbers_and_as_base64() {
 
 #[actix_web::test]
 async fn models_are_listed_and_found_under_any_name() {
-    let host = crate::host::start_with(&[("models.aliases.small", "script"), ("models.aliases.\"*\"", "script")]);
+    let host =
+        crate::host::start_with(&[("models.aliases.small", "script"), ("models.aliases.\"*\"", "script")]);
     let body = host.get("/v1/models").await.json();
-    let ids: Vec<&str> = body["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    let ids: Vec<&str> =
+        body["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["acme/script:2", "script"]);
     let model = host.get("/v1/models/script").await.json();
-    assert_eq!((model["object"].as_str(), model["owned_by"].as_str()), (Some("model"), Some("test.scripted")));
+    assert_eq!(
+        (model["object"].as_str(), model["owned_by"].as_str()),
+        (Some("model"), Some("test.scripted"))
+    );
     assert_eq!(model["state"], "idle");
-    for path in ["/v1/models/acme/script:2", "/v1/models/acme%2Fscript%3A2", "/openai/v1/models/acme/script:2"] {
+    for path in
+        ["/v1/models/acme/script:2", "/v1/models/acme%2Fscript%3A2", "/openai/v1/models/acme/script:2"]
+    {
         assert_eq!(host.get(path).await.json()["id"], "acme/script:2", "{path}");
     }
     assert_eq!(host.get("/v1/models/small").await.json()["id"], "script");

@@ -40,7 +40,11 @@ async fn the_role_comes_first_and_the_end_is_marked() {
     );
     assert_eq!(pieces[3]["choices"][0]["finish_reason"], "stop");
     assert!(pieces[..3].iter().all(|piece| piece["choices"][0]["finish_reason"].is_null()));
-    assert!(pieces.iter().all(|piece| piece["object"] == "chat.completion.chunk" && piece["id"] == pieces[0]["id"]));
+    assert!(
+        pieces
+            .iter()
+            .all(|piece| piece["object"] == "chat.completion.chunk" && piece["id"] == pieces[0]["id"])
+    );
     assert!(pieces.iter().all(|piece| piece.get("usage").is_none()), "nobody asked for it");
 
     let pieces = stream(&host, script, json!({ "stream_options": { "include_usage": true } })).await.pieces();
@@ -67,7 +71,10 @@ async fn tool_calls_and_choices_keep_their_index() {
         json!([{ "index": 0, "id": "c1", "type": "function", "function": { "name": "f", "arguments": "{" } }])
     );
     assert_eq!(choices[2]["delta"]["tool_calls"], json!([{ "index": 0, "function": { "arguments": "}" } }]));
-    assert_eq!((choices[3]["index"].clone(), choices[3]["delta"]["role"].clone()), (json!(1), json!("assistant")));
+    assert_eq!(
+        (choices[3]["index"].clone(), choices[3]["delta"]["role"].clone()),
+        (json!(1), json!("assistant"))
+    );
     assert_eq!(choices[5]["finish_reason"], "tool_calls");
     host.stop().await;
 }
@@ -107,7 +114,8 @@ async fn pieces_arrive_as_they_are_made() {
     let host = start();
     let script = json!({ "chunks": [{ "content": "a" }, { "content": "b" }, { "finish_reason": "stop" }], "every_ms": 300 });
     let body = ask(script, json!({})).to_string();
-    let request = host.client.post(host.url("/v1/chat/completions")).header("content-type", "application/json");
+    let request =
+        host.client.post(host.url("/v1/chat/completions")).header("content-type", "application/json");
     let mut bytes = request.body(body).send().await.unwrap().bytes_stream();
     let mut arrived = Vec::new();
     while let Some(part) = bytes.next().await {
@@ -124,7 +132,8 @@ async fn a_client_that_leaves_frees_its_slot() {
     let busy = || host.host.model("script").unwrap().running.map_or(0, |running| running.busy);
     let chunks: Vec<Value> = (0..2000).map(|count| json!({ "content": count.to_string() })).collect();
     let body = ask(json!({ "chunks": chunks, "every_ms": 10 }), json!({})).to_string();
-    let request = host.client.post(host.url("/v1/chat/completions")).header("content-type", "application/json");
+    let request =
+        host.client.post(host.url("/v1/chat/completions")).header("content-type", "application/json");
     let mut bytes = request.body(body).send().await.unwrap().bytes_stream();
     bytes.next().await.unwrap().unwrap();
     assert_eq!(busy(), 1);
