@@ -3,6 +3,8 @@
 //! `BACKPLANE_TEST_MODELS` names a state directory that holds it: `backplane --state DIR pull smollm2`. Without it
 //! these tests fail; they are never skipped.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 mod models;
 
 use backplane_llama::engine::{
@@ -144,7 +146,7 @@ fn says(role: &str, text: &str) -> Message {
 
 fn asks(question: &str, max_tokens: u32) -> chat::Params {
     chat::Params {
-        // With the system message of its own template, this model does not know the capital of France.
+        // Without a system message its template adds one, with which this model babbles.
         messages: vec![says("system", "You are a helpful assistant."), says("user", question)],
         sampling: greedy(),
         max_tokens: Some(max_tokens),
@@ -163,8 +165,10 @@ fn continues(text: &str, max_tokens: u32) -> complete::Params {
 
 #[test]
 fn it_answers() {
-    let (choices, usage) =
-        with_engine(|engine| chat(engine, &asks("What is the capital of France?", 32))).unwrap();
+    let (choices, usage) = with_engine(|engine| {
+        chat(engine, &asks("What is the capital of France? Answer in one sentence.", 32))
+    })
+    .unwrap();
     assert!(choices[0].text.contains("Paris"), "{choices:?}");
     assert_eq!(choices[0].finish, Some(FinishReason::Stop));
     assert!(choices[0].pieces > 3, "it comes in pieces");
@@ -208,7 +212,8 @@ fn four_requests_run_in_one_batch_and_each_gets_its_own_answer() {
     with_engine(|engine| {
         let capitals =
             [("France", "Paris"), ("Italy", "Rome"), ("Australia", "Canberra"), ("Japan", "Tokyo")];
-        let questions = capitals.map(|(country, _)| format!("What is the capital of {country}?"));
+        let questions =
+            capitals.map(|(country, _)| format!("What is the capital of {country}? Answer in one sentence."));
         let readers: Vec<_> = questions
             .iter()
             .map(|question| {
@@ -336,7 +341,7 @@ fn a_passed_deadline_ends_an_answer_with_what_there_is() {
 #[test]
 fn a_slow_reader_waits_alone_and_loses_nothing() {
     with_engine(|engine| {
-        let params = asks("What is the capital of France?", 24);
+        let params = asks("What is the capital of France? Answer in one sentence.", 24);
         let expected = chat(engine, &params).unwrap().0.remove(0).text;
         let switches = Switches::default();
         let slow = reader(&switches);
@@ -385,7 +390,7 @@ fn several_choices_share_the_prompt() {
 #[test]
 fn a_stop_string_ends_the_answer_before_it() {
     with_engine(|engine| {
-        let params = asks("What is the capital of France?", 32);
+        let params = asks("What is the capital of France? Answer in one sentence.", 32);
         let whole = chat(engine, &params).unwrap().0.remove(0).text;
         let stop = "of Fra".to_owned();
         assert!(whole.contains(&stop), "{whole}");
@@ -495,7 +500,10 @@ fn a_demanded_tool_is_called_with_arguments_that_fit() {
 fn log_probabilities_are_those_of_the_model() {
     with_engine(|engine| {
         let (sink, events) = reader(&Switches::default());
-        let params = chat::Params { logprobs: Some(20), ..asks("What is the capital of France?", 16) };
+        let params = chat::Params {
+            logprobs: Some(20),
+            ..asks("What is the capital of France? Answer in one sentence.", 16)
+        };
         engine.chat(&params, Terms { confidence: true, ..Terms::default() }, sink);
         let (choices, usage) = collect(&events).unwrap();
         let choice = &choices[0];
@@ -561,7 +569,7 @@ fn an_answer_ends_where_the_context_does() {
 #[test]
 fn a_caller_may_let_old_messages_go() {
     with_engine(|engine| {
-        let mut params = asks("What is the capital of France?", 24);
+        let mut params = asks("What is the capital of France? Answer in one sentence.", 24);
         let filler = "The quick brown fox jumps over the lazy dog, and then it does so once more. ".repeat(8);
         let mut messages = vec![params.messages.remove(0)];
         for _ in 0..8 {
@@ -732,7 +740,7 @@ fn a_damaged_file_is_refused_and_the_process_lives() {
 #[test]
 fn counting_needs_no_slot() {
     with_engine(|engine| {
-        let params = asks("What is the capital of France?", 4);
+        let params = asks("What is the capital of France? Answer in one sentence.", 4);
         let counted = engine.loaded().count_chat(&params).unwrap();
         assert_eq!(counted, chat(engine, &params).unwrap().1.prompt_tokens);
         let params = continues("One two three", 4);

@@ -44,6 +44,9 @@ pub struct EmbedJob {
     pub deadline: Option<Instant>,
 }
 
+/// What to embed, and for whom.
+pub type EmbedTask = (EmbedJob, Box<dyn EmbedSink>);
+
 /// How a text's vector comes of its tokens' vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
@@ -66,12 +69,7 @@ pub struct Shape {
 const SEQUENCES: usize = 8;
 
 /// Serves until the sender is gone.
-pub fn run(
-    loaded: &Loaded,
-    permits: &Arc<dyn Permits>,
-    stats: &Stats,
-    inbox: &Receiver<(EmbedJob, Box<dyn EmbedSink>)>,
-) {
+pub fn run(loaded: &Loaded, permits: &Arc<dyn Permits>, stats: &Stats, inbox: &Receiver<EmbedTask>) {
     let mut embedder = None;
     while let Ok((job, sink)) = inbox.recv() {
         let result = match &mut embedder {

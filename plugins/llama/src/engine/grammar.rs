@@ -310,7 +310,7 @@ impl Checker<'_> {
                     let Some(names) = value.as_array() else { return is("is not a list") };
                     for name in names {
                         let Some(name) = name.as_str() else { return is("names something that is no text") };
-                        if !members.get("properties").is_some_and(|p| p.get(name).is_some()) && self.strict {
+                        if self.strict && members.get("properties").is_none_or(|p| p.get(name).is_none()) {
                             return is(&format!("names `{name}`, which `properties` does not have"));
                         }
                     }

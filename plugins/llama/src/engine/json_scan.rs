@@ -2,13 +2,14 @@
 
 /// A scanner of one JSON value.
 ///
-/// It takes any text that could begin a JSON value; it is strict about structure and lenient about the inside of
-/// numbers and words, which a grammar has made or a parser will check.
+/// It takes any text that could begin a JSON value.
 #[derive(Clone, Debug, Default)]
 pub struct JsonScan {
     /// Open objects and arrays.
     open: Vec<Open>,
     state: State,
+    /// The number or word being read.
+    word: String,
     /// Bytes taken.
     length: usize,
     /// Up to here the text becomes a value by adding `closers`.
@@ -135,12 +136,18 @@ impl JsonScan {
                 }
             }
             State::Word if space || matches!(c, ',' | ']' | '}') => {
+                if serde_json::from_str::<serde_json::Value>(&self.word).is_err() {
+                    return Scan::Wrong;
+                }
                 if self.value_ends() == Scan::Ends {
                     return Scan::Before;
                 }
                 return self.step(c);
             }
-            State::Word if c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-') => State::Word,
+            State::Word if c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-') => {
+                self.word.push(c);
+                State::Word
+            }
             State::Word => return Scan::Wrong,
             _ if space => return Scan::Within,
             State::FirstItem if c == ']' => return self.close(),
@@ -154,7 +161,10 @@ impl JsonScan {
                     State::FirstItem
                 }
                 '"' => State::Text { key: false, escape: 0 },
-                't' | 'f' | 'n' | '-' | '0'..='9' => State::Word,
+                't' | 'f' | 'n' | '-' | '0'..='9' => {
+                    self.word = c.into();
+                    State::Word
+                }
                 _ => return Scan::Wrong,
             },
             State::FirstKey if c == '}' => return self.close(),
@@ -242,6 +252,8 @@ mod tests {
             "[1}",
             "{,",
             "x",
+            "[tru]",
+            "01 ",
             "\"\u{1}",
             "\"\\x",
             "\"\\u12g",

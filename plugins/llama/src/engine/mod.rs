@@ -43,7 +43,7 @@ pub use stats::Snapshot;
 use backplane_plugin::Code;
 use backplane_plugin::payload::{chat, complete, embed as embed_payload};
 use backplane_plugin::{Error, Result};
-use embed::EmbedJob;
+use embed::EmbedTask;
 use job::Job;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use scheduler::{Message, Scheduler};
@@ -172,7 +172,7 @@ pub struct Engine {
     stats: Arc<Stats>,
     permits: Arc<dyn Permits>,
     /// Made with the first embedding.
-    embedder: Mutex<Option<Worker<SyncSender<(EmbedJob, Box<dyn EmbedSink>)>>>>,
+    embedder: Mutex<Option<Worker<SyncSender<EmbedTask>>>>,
     /// None for a model that only embeds.
     generator: Option<Worker<Sender<Message>>>,
 }
@@ -263,7 +263,7 @@ impl Engine {
     }
 
     /// The embedding thread, started when first needed.
-    fn embedder(&self) -> Result<SyncSender<(EmbedJob, Box<dyn EmbedSink>)>> {
+    fn embedder(&self) -> Result<SyncSender<EmbedTask>> {
         let mut embedder = self.embedder.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(worker) = &*embedder {
             return Ok(worker.sender.clone());

@@ -51,7 +51,7 @@ impl Plan {
         let context = context(header, config)?;
         // A model without attention (recurrent) has no cache that grows.
         let heads = header.of_architecture("attention.head_count").unwrap_or(0);
-        let head = if heads == 0 { 0 } else { width / heads };
+        let head = width.checked_div(heads).unwrap_or(0);
         let key = header.of_architecture("attention.key_length").unwrap_or(head);
         let value = header.of_architecture("attention.value_length").unwrap_or(head);
         let kv_heads = header

@@ -1,4 +1,5 @@
 //! Where the tests find their models.
+#![expect(clippy::panic, reason = "a test without its model fails, and says what to do")]
 
 use std::path::PathBuf;
 
