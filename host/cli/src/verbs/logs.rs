@@ -35,11 +35,14 @@ pub fn run(context: &Context, args: &Logs) -> Result<()> {
         line.clear();
     }
     last.iter().for_each(|line| show(&context.out, line));
-    loop {
-        if !args.follow {
-            break;
-        }
-        if read(&mut file, &mut line, &path)? {
+    if args.follow { follow(context, args, &path, file) } else { Ok(()) }
+}
+
+/// Goes on with lines as they come, until nobody reads them any more.
+fn follow(context: &Context, args: &Logs, path: &Path, mut file: BufReader<File>) -> Result<()> {
+    let mut line = String::new();
+    while !context.out.reader_left() {
+        if read(&mut file, &mut line, path)? {
             if !line.ends_with('\n') {
                 continue; // The rest of it is on its way.
             }
