@@ -1,5 +1,7 @@
 //! What a machine can hold of the layout: which way imports point, where `unsafe` may be, that nothing names this machine.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
+
 use e2e::root;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
