@@ -140,8 +140,12 @@ impl Seat {
                 open.retain(|other| !std::ptr::eq(Arc::as_ptr(other), itself.as_ptr()));
                 drop(open);
                 seat.returned.notify_all();
-                // A CONTINUOUS lane waits at the queue for room in its instance.
-                backend.queue().wake();
+                match (poisoned, continuous) {
+                    (true, _) => backend.queue().wake(),
+                    // A CONTINUOUS lane waits at the queue for room in its instance.
+                    (false, true) => backend.queue().wake_waiting(),
+                    (false, false) => {}
+                }
             });
         }
         backend.count_batch(batch.len());

@@ -236,6 +236,7 @@ impl Backend {
                 &Error::unavailable("the plugin is stuck; its instance is being replaced")
                     .with_reason("plugin_stuck"),
             );
+            self.queue.wake();
             self.count_replaced();
             let (backend, index) = (self.clone(), seat.index);
             let spawned = std::thread::Builder::new().name(format!("{} reopen", self.name)).spawn(move || {

@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 /// The queue of a model.
 pub struct Queue {
     state: Mutex<State>,
+    /// Idle lanes. A row wakes one of them, which wakes the next if it leaves a row behind: waking all 64 lanes of a
+    /// concurrent model for each row costs more than the row.
+    arrived: Condvar,
+    /// Lanes that look at a row they cannot take yet: their batch is not full, or their instance is.
     changed: Condvar,
     limit: usize,
 }
@@ -34,6 +38,7 @@ impl Queue {
     pub fn new(limit: usize) -> Self {
         Self {
             state: Mutex::new(State { waiting: VecDeque::new(), closed: false }),
+            arrived: Condvar::new(),
             changed: Condvar::new(),
             limit,
         }
@@ -64,7 +69,7 @@ impl Queue {
         let place = state.waiting.partition_point(|(other, _)| exchange.priority() <= other.priority());
         state.waiting.insert(place, (exchange, Instant::now()));
         drop(state);
-        // All, since lanes wait for different things: one for a row, one for a fuller batch.
+        self.arrived.notify_one();
         self.changed.notify_all();
         Ok(())
     }
@@ -82,10 +87,16 @@ impl Queue {
         let mut state = self.state.lock();
         loop {
             if stop() || (state.closed && state.waiting.is_empty()) {
+                self.pass_on(&state);
                 return None;
             }
+            if state.waiting.is_empty() {
+                self.arrived.wait(&mut state);
+                continue;
+            }
             let max = max.min(ready());
-            if max == 0 || state.waiting.is_empty() {
+            if max == 0 {
+                self.pass_on(&state);
                 self.changed.wait(&mut state);
                 continue;
             }
@@ -105,12 +116,26 @@ impl Queue {
                 batch.extend(state.waiting.remove(place).map(|(exchange, _)| exchange));
             }
             batch.reverse();
+            self.pass_on(&state);
             return Some(batch);
         }
     }
 
-    /// Wakes lanes that wait for something other than a push.
+    /// Wakes another idle lane for a row that this one leaves behind.
+    fn pass_on(&self, state: &State) {
+        if !state.waiting.is_empty() {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Wakes every lane: something other than a row has come, such as the end.
     pub fn wake(&self) {
+        self.wake_waiting();
+        self.arrived.notify_all();
+    }
+
+    /// Wakes the lanes that wait for room in their instance.
+    pub fn wake_waiting(&self) {
         // Taking the lock orders this after a lane's last look and before its wait.
         drop(self.state.lock());
         self.changed.notify_all();
@@ -128,11 +153,103 @@ impl Queue {
     /// Takes no more. What waits is still served.
     pub fn close(&self) {
         self.state.lock().closed = true;
-        self.changed.notify_all();
+        self.wake();
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
         self.state.lock().waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Caller;
+    use crate::loader::ExchangeSpec;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::mpsc::channel;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn exchange() -> Arc<Exchange> {
+        Exchange::new(ExchangeSpec {
+            capability: "test".to_owned(),
+            capability_version: 1,
+            params: "{}".to_owned(),
+            tensors: Vec::new(),
+            id: String::new(),
+            traceparent: String::new(),
+            caller: Caller::internal("tests"),
+            trail: Vec::new(),
+            deadline: None,
+            stream: false,
+            confidence: false,
+            priority: 0,
+            hook: Box::new(|_| {}),
+        })
+    }
+
+    /// Lets lanes fall asleep at the queue, in the order in which they came.
+    fn doze() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    #[test]
+    fn a_lane_that_cannot_take_a_row_wakes_the_next() {
+        let queue = Queue::new(8);
+        let (taken, takers) = channel();
+        let (stopped, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for (lane, room) in [("full", 0), ("stopped", 1), ("free", 1)] {
+                let (queue, taken, stopped, over) = (&queue, taken.clone(), &stopped, &over);
+                scope.spawn(move || {
+                    let stop = || {
+                        over.load(Ordering::Relaxed) || (lane == "stopped" && stopped.load(Ordering::Relaxed))
+                    };
+                    while queue.take(1, Duration::ZERO, || room, stop).is_some() {
+                        taken.send(lane).ok();
+                    }
+                });
+                doze();
+            }
+            // While it sleeps, and nobody wakes it for that.
+            stopped.store(true, Ordering::Relaxed);
+            let pushed = queue.push(exchange(), "test");
+            let taker = takers.recv_timeout(LONG);
+            over.store(true, Ordering::Relaxed);
+            queue.wake();
+            assert!(pushed.is_ok());
+            assert_eq!(taker, Ok("free"));
+        });
+    }
+
+    #[test]
+    fn every_row_is_taken_whatever_the_lanes_do() {
+        const ROWS: usize = 20_000;
+        let queue = Queue::new(ROWS);
+        let taken = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    while let Some(batch) = queue.take(3, Duration::ZERO, || 3, || false) {
+                        taken.fetch_add(batch.len(), Ordering::Relaxed);
+                    }
+                });
+            }
+            for row in 0..ROWS {
+                assert!(queue.push(exchange(), "test").is_ok());
+                if row % 1000 == 0 {
+                    // The lanes fall asleep now and then, so that they have to be woken.
+                    let deadline = Instant::now() + LONG;
+                    while taken.load(Ordering::Relaxed) <= row && Instant::now() < deadline {
+                        std::thread::yield_now();
+                    }
+                    assert_eq!(taken.load(Ordering::Relaxed), row + 1, "a row was left lying");
+                }
+            }
+            queue.close();
+        });
+        assert_eq!(taken.load(Ordering::Relaxed), ROWS);
     }
 }

@@ -58,6 +58,13 @@ impl<T: Clone> Handles<T> {
         self.with(handle, |slot| slot.value.clone())
     }
 
+    /// Puts another value in its place. Whether the handle is alive.
+    pub fn set(&self, handle: u64, value: T) -> bool {
+        let mut shard = self.shards[parts(handle).0].lock();
+        let alive = shard.find(handle).filter(|slot| slot.value.is_some());
+        alive.map(|slot| slot.value = Some(value)).is_some()
+    }
+
     /// Takes the value out; the handle is stale from here on.
     pub fn remove(&self, handle: u64) -> Option<T> {
         let (shard, index, _) = parts(handle);
@@ -106,7 +113,12 @@ mod tests {
         assert_eq!(yours.insert("b") & 0xFFFF_FFFF, handle & 0xFFFF_FFFF, "the same place in both tables");
         assert_eq!(yours.get(handle), None);
         assert_eq!(mine.get(handle), Some("a"));
-        assert_eq!(mine.remove(handle), Some("a"));
+        assert_eq!(
+            (yours.set(handle, "c"), mine.set(handle, "c"), mine.get(handle)),
+            (false, true, Some("c"))
+        );
+        assert_eq!(mine.remove(handle), Some("c"));
+        assert!(!mine.set(handle, "d"), "what is gone stays gone");
         assert_eq!((mine.get(handle), mine.remove(handle), mine.len()), (None, None, 0));
     }
 

@@ -341,8 +341,19 @@ impl Instance {
         let Some(submit) = self.known.submit else {
             return Err(Refused { error: Error::internal("submit is missing"), poisoned: true });
         };
-        let rows: Vec<bp_request> =
-            batch.iter().map(|exchange| exchange.raw(context.exchanges.insert(exchange.clone()))).collect();
+        let raw = |exchange: &Arc<Exchange>| exchange.raw(context.exchanges.insert(exchange.clone()));
+        let (one, many);
+        let rows: &[bp_request] = match batch {
+            // The usual case, which allocates nothing.
+            [exchange] => {
+                one = [raw(exchange)];
+                &one
+            }
+            batch => {
+                many = batch.iter().map(raw).collect::<Vec<_>>();
+                &many
+            }
+        };
         let (code, failure) = context.with_error(|err| {
             // SAFETY: the plugin's function with its own table; the rows live until it returns, and what they point to
             // lives in the exchanges, which the handle table keeps until finish.

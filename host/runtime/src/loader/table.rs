@@ -16,7 +16,6 @@ use backplane_abi::payload::Usage;
 use backplane_abi::table::*;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, clock};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::ffi::c_void;
@@ -152,7 +151,7 @@ pub struct PluginContext {
     plugin: String,
     shared: Arc<Shared>,
     pub exchanges: Handles<Arc<Exchange>>,
-    pub errors: Handles<Arc<Mutex<Option<Failure>>>>,
+    pub errors: Handles<Option<Failure>>,
     pub tickets: Handles<Arc<Client>>,
     buffers: Handles<Held>,
     calls: Handles<Arc<AtomicBool>>,
@@ -214,12 +213,9 @@ impl PluginContext {
 
     /// Calls `call` with a handle for its error, and reads what was left there.
     pub fn with_error<R>(&self, call: impl FnOnce(bp_err) -> R) -> (R, Option<Failure>) {
-        let slot = Arc::new(Mutex::new(None));
-        let handle = self.errors.insert(slot.clone());
+        let handle = self.errors.insert(None);
         let result = call(handle);
-        self.errors.remove(handle);
-        let failure = slot.lock().take();
-        (result, failure)
+        (result, self.errors.remove(handle).flatten())
     }
 }
 
@@ -275,13 +271,7 @@ unsafe extern "C" fn set_error(host: *const bp_host, err: bp_err, error: *const 
         let Some(failure) = failure else {
             return if error.is_null() { BP_NULL_ARGUMENT } else { BP_BAD_STRUCT };
         };
-        match context.errors.get(err) {
-            Some(slot) => {
-                *slot.lock() = Some(failure);
-                BP_OK
-            }
-            None => BP_STALE_HANDLE,
-        }
+        if context.errors.set(err, Some(failure)) { BP_OK } else { BP_STALE_HANDLE }
     })
 }
 
@@ -523,7 +513,7 @@ unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp
         let Some(exchange) = context.exchanges.remove(sink) else { return BP_STALE_HANDLE };
         // SAFETY: valid until we return.
         let usage = unsafe { done.usage_json.bytes() };
-        let usage: Option<Usage> = serde_json::from_slice(usage).ok();
+        let usage: Option<Usage> = if usage.is_empty() { None } else { serde_json::from_slice(usage).ok() };
         let mut poisoned = false;
         let result = if done.error.is_null() {
             let confidence = (0.0..=1.0).contains(&done.confidence).then_some(done.confidence);
