@@ -3,7 +3,7 @@
 //! `BACKPLANE_TEST_MODELS` names a state directory that holds it: `backplane --state DIR pull smollm2`. Without it
 //! these tests fail; they are never skipped.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod models;
 
