@@ -5,6 +5,7 @@ use crate::compute::Pool;
 use crate::error::{Error, Result};
 use crate::job::Next;
 use crate::loader::{Exchange, ExchangeSpec, Instance, Shared, load};
+use backplane_registry::plugin::inspect;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -22,8 +23,9 @@ impl Crossing {
     /// # Errors
     /// What is wrong with either.
     pub fn open(library: &Path, model_json: &str) -> Result<Self> {
-        let loaded = load(library, "{}".to_owned(), Arc::new(Shared::default()), Duration::from_secs(10));
-        let (plugin, _) = loaded.map_err(|error| Error::internal(error.to_string()))?;
+        let file = inspect(library).map_err(|error| Error::internal(error.to_string()))?;
+        let loaded = load(&file, "{}".to_owned(), Arc::new(Shared::default()), Duration::from_secs(10));
+        let plugin = loaded.map_err(|error| Error::internal(error.to_string()))?;
         let client = Pool::new(1).join("bench", 1.0);
         Ok(Self(plugin.open(model_json)?.instance(0, 1, Arc::new(client))?))
     }

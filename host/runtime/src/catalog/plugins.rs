@@ -106,8 +106,8 @@ fn open(path: &Path, options: &PluginOptions, before: &[Found], shared: &Arc<Sha
             return found;
         }
     };
-    let manifest = found.manifest.insert(file.manifest).clone();
-    found.sha256 = file.sha256;
+    let manifest = found.manifest.insert(file.manifest.clone()).clone();
+    found.sha256.clone_from(&file.sha256);
     if options.disabled.contains(&manifest.id) {
         found.problem = Some("disabled by `plugins.disabled`".to_owned());
         return found;
@@ -122,8 +122,8 @@ fn open(path: &Path, options: &PluginOptions, before: &[Found], shared: &Arc<Sha
     }
     let settings =
         options.settings.get(&manifest.id).cloned().unwrap_or_else(|| options.default_settings.clone());
-    match load(path, settings, shared.clone(), options.load_timeout) {
-        Ok((plugin, _)) => {
+    match load(&file, settings, shared.clone(), options.load_timeout) {
+        Ok(plugin) => {
             tracing::info!(plugin = manifest.id, version = manifest.version, "plugin loaded");
             found.plugin = Some(plugin);
         }

@@ -1,4 +1,4 @@
-//! From a file to a [`Plugin`]: inspect, map, check layouts, enter, initialise.
+//! From an inspected file to a [`Plugin`]: map, check layouts, enter, initialise.
 #![expect(unsafe_code, reason = "maps a library and calls its entry")]
 
 use super::plugin::Plugin;
@@ -7,7 +7,7 @@ use abi_stable::library::lib_header_from_path;
 use backplane_abi::root::RootRef;
 use backplane_abi::table::*;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, ENTRY_SYMBOL};
-use backplane_registry::plugin::{InspectError, Manifest, inspect};
+use backplane_registry::plugin::{Manifest, PluginFile};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,9 +20,6 @@ const ROOT_MODULE_SYMBOL: &[u8] = b"_1as_0lib_1header_0root_bmodule_bloader\0";
 /// Why a library was not loaded. For the operator: it names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It is not a plugin for this machine and this host; nothing of it was run.
-    #[error(transparent)]
-    Inspect(#[from] InspectError),
     /// The linker refused it.
     #[error(
         "plugin `{id}` ({file}): needs the symbol `{symbol}`, which no library on this machine has; install what provides it, or rebuild the plugin"
@@ -69,21 +66,21 @@ pub enum LoadError {
     Timeout { id: String, file: String, doing: &'static str, limit: Duration },
 }
 
-/// Loads a plugin. Runs its constructors, entry and `init` on a thread of their own, so that one that hangs costs a
+/// Loads a plugin that was inspected. Runs its constructors, entry and `init` on a thread of their own, so that one that hangs costs a
 /// thread and nothing else. Blocks up to `limit`.
 ///
 /// # Errors
 /// Everything that can be wrong with a library, by name. The library stays mapped even then.
 pub fn load(
-    path: &Path,
+    inspected: &PluginFile,
     config_json: String,
     shared: Arc<Shared>,
     limit: Duration,
-) -> Result<(Arc<Plugin>, Manifest), LoadError> {
-    let manifest = inspect(path)?.manifest;
+) -> Result<Arc<Plugin>, LoadError> {
+    let PluginFile { path, manifest, .. } = inspected;
     let file = file_name(path);
     let (sender, receiver) = channel();
-    let (path, inner) = (path.to_owned(), manifest.clone());
+    let (path, inner) = (path.clone(), manifest.clone());
     let spawned = std::thread::Builder::new().name(format!("load {}", manifest.id)).spawn(move || {
         sender.send(enter(path, &inner, &config_json, shared)).ok();
     });
@@ -92,7 +89,7 @@ pub fn load(
         return Err(LoadError::Map { id, file, why: error.to_string() });
     }
     match receiver.recv_timeout(limit) {
-        Ok(loaded) => Ok((Arc::new(loaded?), manifest)),
+        Ok(loaded) => Ok(Arc::new(loaded?)),
         Err(RecvTimeoutError::Timeout) => Err(LoadError::Timeout { id, file, doing: "loading", limit }),
         // The thread is gone without an answer: a panic of ours, which its own hook has printed.
         Err(RecvTimeoutError::Disconnected) => {

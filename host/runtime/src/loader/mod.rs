@@ -4,7 +4,7 @@
 //! [`Exchange`] are ordinary owned values whose drop order the borrow of `Arc` keeps right (instance before model
 //! before plugin). A library is never unmapped.
 //!
-//! - `library`: from a file to a [`Plugin`]: inspect, map, check layouts, enter, initialise.
+//! - `library`: from an inspected file to a [`Plugin`]: map, check layouts, enter, initialise.
 //! - `plugin`: calls into the plugin's tables.
 //! - `table`: the `bp_host` functions, called by the plugin from any thread.
 //! - `exchange`: one request on its way through a plugin: its memory, its results, its cancel word.
