@@ -56,7 +56,7 @@ lint: ## Formatting and lints.
 	@$(CARGO) clippy -j $(JOBS) --quiet --workspace --all-targets -- -D warnings
 
 unit: setup models ## Tests of every crate but the end-to-end ones.
-	@$(call say,unit, actor, conformance and plugin tests)
+	@$(call say,tests of every crate but the end-to-end ones)
 	@BACKPLANE_TEST_MODELS=$(TEST_STATE) $(CARGO) test -j $(JOBS) --quiet --workspace --exclude e2e
 
 e2e: setup models $(VENV)/ready ## The real program, real plugins, real models, real clients.
