@@ -45,7 +45,7 @@ pub enum RegistryError {
     #[error("`{}` needs {} of download, which has to be agreed to first", .0.name, .0.download_text())]
     NeedsConsent(Box<PullPlan>),
 
-    #[error("{what} was not found at {source_uri}")]
+    #[error("there is no {what} at {source_uri}")]
     SourceNotFound { source_uri: String, what: String },
 
     #[error("{source_uri} refused access (HTTP {status}); {hint}")]

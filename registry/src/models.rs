@@ -297,7 +297,7 @@ fn local_card(path: &Path, written_as_path: bool) -> Result<Card> {
         let prefix = if written_as_path { "" } else { "file:" };
         return Err(RegistryError::SourceNotFound {
             source_uri: format!("{prefix}{}", path.display()),
-            what: "a file".into(),
+            what: "file".into(),
         });
     }
     if path.extension().is_none_or(|extension| extension != "toml") {

@@ -103,8 +103,8 @@ fn choose(releases: Vec<Release>, package: &Package) -> Result<Release> {
         let names: Vec<String> = releases.iter().map(|release| release.file.clone()).collect();
         return releases.into_iter().find(|release| release.file == *wanted).ok_or_else(|| {
             match crate::error::nearest(wanted, names.iter().map(String::as_str)).first() {
-                Some(near) => missing(format!("the file `{wanted}` (there is `{near}`)")),
-                None => missing(format!("the file `{wanted}`")),
+                Some(near) => missing(format!("file `{wanted}` (there is `{near}`)")),
+                None => missing(format!("file `{wanted}`")),
             }
         });
     }
@@ -113,7 +113,7 @@ fn choose(releases: Vec<Release>, package: &Package) -> Result<Release> {
         .filter_map(|release| Some((rank(&release.file, package)?, release)))
         .min_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.file.cmp(&b.1.file)))
         .map(|(_, release)| release)
-        .ok_or_else(|| missing(format!("a file of version {} for this machine", package.version)))
+        .ok_or_else(|| missing(format!("file of version {} for this machine", package.version)))
 }
 
 fn rank(file: &str, package: &Package) -> Option<u8> {

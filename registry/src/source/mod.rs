@@ -179,9 +179,10 @@ impl<'a> Fetcher<'a> {
                 Ok(self.http()?.download(&self.target(source)?, to, limit, watch)?.stated)
             }
             Source::File(path) => {
-                let what = || format!("the file `{}`", path.display());
-                let missing =
-                    || RegistryError::SourceNotFound { source_uri: source.to_string(), what: what() };
+                let missing = || RegistryError::SourceNotFound {
+                    source_uri: source.to_string(),
+                    what: "file".to_owned(),
+                };
                 let meta = path.metadata().map_err(|_| missing())?;
                 if !meta.is_file() {
                     return Err(RegistryError::InvalidFile {

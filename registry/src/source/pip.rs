@@ -60,7 +60,7 @@ fn run(settings: &Settings, package: &Package, work: &Path, watch: &mut Watch<'_
         if let Some(status) = child.0.try_wait().map_err(RegistryError::io("wait for", &settings.python))? {
             break status;
         }
-        watch.downloaded(size(work), watch.expected, 0);
+        watch.downloaded(arrived(work), watch.expected, 0);
         watch.pause(Duration::from_millis(100))?;
     };
     if status.success() {
@@ -81,7 +81,7 @@ fn explain(package: &Package, said: &str, work: &Path) -> RegistryError {
     if said.contains("No module named pip") {
         RegistryError::NoPackageClient { reason: "Python is there without its pip".into() }
     } else if said.contains("No matching distribution") {
-        let what = format!("a wheel of version {} for this machine", package.version);
+        let what = format!("wheel of version {} for this machine", package.version);
         RegistryError::SourceNotFound { source_uri: package.to_string(), what }
     } else if said.contains("No space left on device") {
         RegistryError::DiskFull { path: work.to_owned() }
@@ -138,15 +138,15 @@ fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
 }
 
-/// Bytes of the packages below `folder`, complete or not.
-fn size(folder: &Path) -> u64 {
-    files(folder)
-        .map(|path| match path.symlink_metadata() {
-            Ok(meta) if meta.is_dir() => size(&path),
-            Ok(meta) if path.extension().is_some_and(|e| e == "whl") => meta.len(),
-            _ => 0,
-        })
-        .sum()
+/// Bytes of the package below `folder`. One package is fetched, but for a while it lies there twice: pip copies it from
+/// its temporary folder.
+fn arrived(folder: &Path) -> u64 {
+    let size = |path: PathBuf| match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => arrived(&path),
+        Ok(meta) if path.extension().is_some_and(|e| e == "whl") => meta.len(),
+        _ => 0,
+    };
+    files(folder).map(size).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -179,6 +179,17 @@ mod tests {
         assert_eq!(explain("ERROR: [Errno 28] No space left on device"), "disk_full");
         assert_eq!(explain("/usr/bin/python3: No module named pip"), "no_package_client");
         assert_eq!(explain("ERROR: Connection reset"), "transfer_failed");
+    }
+
+    #[test]
+    fn a_package_that_lies_there_twice_counts_once() {
+        let work = tempfile::tempdir().unwrap();
+        let temporary = work.path().join("pip-unpack-x");
+        fs::create_dir(&temporary).unwrap();
+        fs::write(temporary.join("p.whl"), [0; 100]).unwrap();
+        fs::write(work.path().join("p.whl"), [0; 40]).unwrap();
+        fs::write(work.path().join("pip.log"), [0; 500]).unwrap();
+        assert_eq!(arrived(work.path()), 100);
     }
 
     #[test]
