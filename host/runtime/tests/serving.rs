@@ -149,6 +149,19 @@ async fn a_panic_fails_its_request_and_the_instance_is_replaced() {
     }
 }
 
+/// All lanes of an instance see that it is poisoned; one replaces it, and none of the others may end.
+#[tokio::test]
+async fn an_instance_may_panic_again_and_again() {
+    let running = host(|_| {});
+    for round in 1..=20 {
+        let panic = running.host.serve(echo(json!({"panic": true}))).await.unwrap().collect().await;
+        assert_eq!(panic.unwrap_err().code, ErrorCode::Internal);
+        let answer = running.host.serve(echo(json!({"text": "alive"}))).await.unwrap().collect();
+        let answer = tokio::time::timeout(Duration::from_secs(20), answer).await;
+        assert_eq!(text(&answer.expect("served after a panic").unwrap()), "alive", "round {round}");
+    }
+}
+
 #[tokio::test]
 async fn a_stuck_instance_is_replaced_and_its_caller_told() {
     let running = host(|_| {});

@@ -102,12 +102,15 @@ impl Seat {
                 break;
             }
             let Some(batch) = queue.take(max, window, ready, stop) else {
-                if self.poisoned.load(Ordering::Relaxed) && !self.is_retired() {
-                    continue;
+                if self.is_retired() || queue.is_done() {
+                    break;
                 }
+                continue; // poisoned; another lane may have replaced the instance since
+            };
+            let Some(instance) = self.instance.lock().clone() else {
+                queue.put_back(batch);
                 break;
             };
-            let Some(instance) = self.instance.lock().clone() else { break };
             self.hand_over(backend, queue, &instance, batch, class == Class::Continuous);
         }
         self.leave(backend, class);

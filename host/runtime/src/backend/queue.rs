@@ -121,6 +121,22 @@ impl Queue {
         }
     }
 
+    /// Puts back, at the front, what a lane took and cannot serve after all.
+    pub fn put_back(&self, batch: Vec<Arc<Exchange>>) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        for exchange in batch.into_iter().rev() {
+            state.waiting.push_front((exchange, now));
+        }
+        self.pass_on(&state);
+    }
+
+    /// Whether it takes no more and nothing waits.
+    pub fn is_done(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && state.waiting.is_empty()
+    }
+
     /// Wakes another idle lane for a row that this one leaves behind.
     fn pass_on(&self, state: &State) {
         if !state.waiting.is_empty() {
