@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "Examples:
-  backplane run smollm2                         chat; fetches the model and starts a server if need be
+  backplane run smollm2                         chat; fetches the model, starts a server
   backplane run smollm2 \"Why is the sky blue?\"  one question
   backplane serve                               serve on 127.0.0.1:8484
   backplane pull minilm onnxruntime             fetch models
@@ -14,7 +14,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 no memory, 5 denied"
 
 /// Hosts AI backends as plugins: over the OpenAI API, the Open Inference Protocol, and here.
 #[derive(Debug, Parser)]
-#[command(name = "backplane", version, about, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "backplane", version, after_help = EXAMPLES, max_term_width = 110)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -27,13 +27,13 @@ pub struct Cli {
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
     /// The server: host:port or a URL. Without it the one on the state directory, or 127.0.0.1:8484
-    #[arg(long, global = true, env = "BACKPLANE_ADDR", value_name = "ADDRESS")]
+    #[arg(long, global = true, env = "BACKPLANE_ADDR", hide_env_values = true, value_name = "ADDRESS")]
     pub host: Option<String>,
     /// The state directory: keys, models, plugins, logs [default: $XDG_STATE_HOME/backplane]
-    #[arg(long, global = true, env = "BACKPLANE_STATE", value_name = "DIR")]
+    #[arg(long, global = true, env = "BACKPLANE_STATE", hide_env_values = true, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// The configuration file [default: backplane.toml in the state directory, if it is there]
-    #[arg(long, global = true, env = "BACKPLANE_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "BACKPLANE_CONFIG", hide_env_values = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Write results, and errors, as JSON
     #[arg(long, global = true)]

@@ -50,6 +50,9 @@ impl<'a> Pulling<'a> {
             self.bar = Some(bar(of, total));
         }
         if let Some(bar) = &self.bar {
+            if let Some(total) = total {
+                bar.set_length(total);
+            }
             bar.set_position(done);
         }
     }

@@ -24,6 +24,10 @@ pub fn run(context: &Context, args: &Ls) -> Result<()> {
         rows.iter().for_each(|row| out.line(text(row, "name")));
         return Ok(());
     }
+    if rows.is_empty() {
+        out.note("nothing is installed; fetch something: `backplane pull smollm2`, or see `backplane ls --available`");
+        return Ok(());
+    }
     let mut table = Table::new(&["NAME", "ID", "SIZE", "MODIFIED"]);
     let now = SystemTime::now();
     for row in &rows {
@@ -32,9 +36,6 @@ pub fn run(context: &Context, args: &Ls) -> Result<()> {
         table.row([text(row, "name"), text(row, "id"), size, text::ago(modified, now)]);
     }
     out.table(&table);
-    if rows.is_empty() {
-        out.note("nothing is installed; fetch something: `backplane pull smollm2`");
-    }
     Ok(())
 }
 

@@ -58,11 +58,21 @@ pub fn ls(context: &Context) -> Result<()> {
     let plugins = if context.is_remote()? || client.is_up() {
         client.get("/admin/v1/plugins")?["data"].take().as_array().cloned().unwrap_or_default()
     } else {
-        context.out.note("no server runs; these files lie where it would look");
-        found(context)?
+        let found = found(context)?;
+        if !found.is_empty() {
+            context.out.note("no server runs; these files lie where it would look");
+        }
+        found
     };
     if context.out.json {
         context.out.value(&plugins);
+        return Ok(());
+    }
+    if plugins.is_empty() {
+        context.out.note(format!(
+            "no plugins: put shared libraries into {}, or name a folder with `serve --plugin-dir`",
+            context.state()?.join("plugins").display()
+        ));
         return Ok(());
     }
     context.out.table(&table(&plugins.iter().map(Row::of).collect::<Vec<_>>()));

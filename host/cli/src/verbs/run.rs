@@ -142,9 +142,9 @@ fn server(context: &Context) -> Result<Client> {
         context.out.note("starting a server");
     }
     loop {
-        // Its key and its address may be new.
-        let client = context.client()?;
-        if client.is_up() {
+        if context.client()?.is_up() {
+            // Its key and its address are new: it had made both before it answered, but not before we looked.
+            let client = context.client()?;
             context.out.note(format!(
                 "started a server in {} · {} (pid {}; its log: `backplane logs`)",
                 text::short(begin.elapsed()),
