@@ -49,8 +49,11 @@ impl Plugin for LlamaPlugin {
         if !matches!(query.capability, "" | chat::CAPABILITY | complete::CAPABILITY | embed::CAPABILITY) {
             return Bid::no(BidReason::Format, format!("llama does not serve `{}`", query.capability));
         }
-        let plan = query.model().and_then(|model| self.plan(&model));
-        match plan {
+        let model = query.model();
+        if model.as_ref().is_ok_and(|model| model.name.is_empty() && model.files.is_empty()) {
+            return Bid::default(); // asked about the plugin, not about a model: nothing is missing here
+        }
+        match model.and_then(|model| self.plan(&model)) {
             Ok(plan) => Bid { host_bytes: plan.total(), ..Bid::default() },
             Err(error) => Bid::no(BidReason::Format, error.message),
         }
