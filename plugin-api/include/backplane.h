@@ -446,9 +446,10 @@ typedef struct bp_call {
 typedef struct bp_call_1 {
   uint32_t struct_size, flags;
 
-  /* Starts the call and returns; everything in call is copied. Errors (then no callback comes):
-   * BP_STALE_HANDLE (parent finished), BP_FAILED_PRECONDITION (too deep, or it would wait for itself),
-   * BP_BAD_STRUCT. [any][no-block] since 1.0 */
+  /* Starts the call and returns; everything in call is copied, but for tensors with a buffer, which is retained.
+   * Errors (then no callback comes): BP_STALE_HANDLE (parent finished, or a buffer that is not alive),
+   * BP_FAILED_PRECONDITION (too deep, or it would wait for itself), BP_INVALID_ARGUMENT (text that is not UTF-8, a
+   * tensor whose parts do not fit together), BP_BAD_STRUCT. [any][no-block] since 1.0 */
   bp_code (*start)(const bp_host *host, const bp_call *call, bp_req *out);
 
   /* The answer is not wanted any more; on_done still comes. Errors: BP_STALE_HANDLE. [any][no-block] since 1.0 */

@@ -1,23 +1,43 @@
 //! A plugin asks another capability through the host.
 
 use crate::request::Request;
+use crate::tensor::{Tensor, TensorView};
 use crate::{Error, Result, sys};
 use backplane_abi::dtype::DType;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::time::Instant;
 
 /// A call in the making. Identity, deadline, trace and depth come from the request it is made for.
+///
+/// ```
+/// use backplane_plugin::prelude::*;
+///
+/// /// Embeds with whatever model serves `tensor.infer` here, and gives its first row back.
+/// fn first_row(request: &Request) -> Result<Done> {
+///     let ids = Tensor::new("input_ids", &[1, 3], vec![101_i64, 7592, 102])?;
+///     let answer = request.call("tensor.infer").model("minilm").tensor(ids).wait()?;
+///     let rows = answer.tensor("last_hidden_state")?;
+///     let width = rows.shape().last().map_or(0, |side| *side as usize);
+///     let first = rows.elements::<f32>()?[..width].to_vec();
+///     request.push(&Chunk::new().tensor(Tensor::new("row", &[width as i64], first)?))?;
+///     Ok(Done::new())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Call<'a> {
     pub(crate) request: &'a Request,
     pub(crate) capability: &'a str,
     pub(crate) model: &'a str,
     pub(crate) params: String,
+    pub(crate) tensors: Vec<Tensor>,
+    pub(crate) deadline: Option<Instant>,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn new(request: &'a Request, capability: &'a str) -> Self {
-        Self { request, capability, model: "", params: "{}".to_owned() }
+        let (params, tensors) = ("{}".to_owned(), Vec::new());
+        Self { request, capability, model: "", params, tensors, deadline: None }
     }
 
     /// Which model is to answer; without it the router chooses.
@@ -33,6 +53,19 @@ impl<'a> Call<'a> {
     pub fn params(mut self, params: &impl Serialize) -> Result<Self> {
         self.params = serde_json::to_string(params)?;
         Ok(self)
+    }
+
+    /// Adds a tensor: one of its own, or one that came with a request or an answer. A large one of its own is handed
+    /// over without a copy.
+    pub fn tensor(mut self, tensor: impl Into<Tensor>) -> Self {
+        self.tensors.push(tensor.into());
+        self
+    }
+
+    /// When its answer is of no use any more. The deadline of the request holds all the same.
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
     }
 
     /// Sends it and waits for the whole answer. Only on a thread that may block: an instance of class SERIAL or
@@ -59,20 +92,44 @@ pub struct Answer {
     pub confidence: Option<f64>,
 }
 
-/// A tensor of an answer, owned.
+/// A tensor of an answer, owned. Its parts fit together, which is why they are not to be changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnswerTensor {
-    /// Its name.
-    pub name: String,
-    /// Its element type.
-    pub dtype: DType,
-    /// Its sides.
-    pub shape: Vec<i64>,
-    /// Its memory, dense and row-major.
-    pub data: Vec<u8>,
+    name: String,
+    dtype: DType,
+    shape: Vec<i64>,
+    data: Vec<u8>,
+}
+
+impl AnswerTensor {
+    pub(crate) fn copy(tensor: &TensorView<'_>) -> Self {
+        Self {
+            name: tensor.name.to_owned(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.to_vec(),
+            data: tensor.data.to_vec(),
+        }
+    }
+
+    /// The way to its elements, or into another call or piece.
+    pub fn view(&self) -> TensorView<'_> {
+        TensorView { name: &self.name, dtype: self.dtype, shape: &self.shape, data: &self.data }
+    }
 }
 
 impl Answer {
+    /// The first tensor with this name.
+    ///
+    /// # Errors
+    /// When none came.
+    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+        let found = self.tensors.iter().find(|tensor| tensor.name == name);
+        found.map(AnswerTensor::view).ok_or_else(|| {
+            let came: Vec<_> = self.tensors.iter().map(|tensor| &*tensor.name).collect();
+            Error::internal(format!("the answer has no tensor `{name}`, but `{}`", came.join("`, `")))
+        })
+    }
+
     /// The chunks as a type.
     ///
     /// # Errors

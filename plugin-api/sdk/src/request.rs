@@ -202,9 +202,9 @@ impl Chunk {
         Ok(Self { json, tensors: Vec::new() })
     }
 
-    /// Adds a tensor.
-    pub fn tensor(mut self, tensor: Tensor) -> Self {
-        self.tensors.push(tensor);
+    /// Adds a tensor: one of its own, or one that came with a request or an answer.
+    pub fn tensor(mut self, tensor: impl Into<Tensor>) -> Self {
+        self.tensors.push(tensor.into());
         self
     }
 }

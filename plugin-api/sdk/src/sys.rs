@@ -9,7 +9,7 @@ use crate::call::{Answer, AnswerTensor, Call};
 use crate::host::{Host, Level};
 use crate::plugin::{Done, Execution, Health, Instance, Model, ModelSpec, Permit, Plugin, Query, Seat};
 use crate::request::{Chunk, Pushed, Request};
-use crate::tensor::TensorView;
+use crate::tensor::{Tensor, TensorView};
 use crate::{Error, Result};
 use backplane_abi::code::Code;
 use backplane_abi::dtype::{DType, dense_bytes};
@@ -21,7 +21,7 @@ use std::cell::RefCell;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 // SAFETY: every function of bp_host is tagged [any] in the header, and the host outlives the plugin.
@@ -609,44 +609,58 @@ pub fn is_cancelled(request: &Request) -> bool {
 }
 
 pub fn push(request: &Request, chunk: &Chunk) -> Pushed {
-    let (mut tensors, mut buffers) = (Vec::new(), Vec::new());
-    for tensor in &chunk.tensors {
-        let (code, bits) = tensor.dtype.raw();
-        let mut raw = bp_tensor {
-            name: bp_str::new(&tensor.name),
-            dev_type: BP_DEV_CPU,
-            code,
-            bits,
-            lanes: 1,
-            ndim: tensor.shape.len() as i32,
-            shape: tensor.shape.as_ptr(),
-            nbytes: tensor.data.len() as u64,
-            data: tensor.data.as_ptr().cast_mut().cast(),
-            ..bp_tensor::new()
-        };
-        if tensor.data.len() >= SHARE_FROM
-            && let Some(buffer) = tensor.data.share(request.host)
-        {
-            raw.buffer = buffer;
-            buffers.push(buffer);
-        }
-        tensors.push(raw);
-    }
+    let tensors = Lending::new(request.host, &chunk.tensors);
     let raw = bp_chunk {
         json: bp_str::new(&chunk.json),
-        tensors: tensors.as_ptr(),
-        n_tensors: tensors.len() as u32,
+        tensors: tensors.rows.as_ptr(),
+        n_tensors: tensors.rows.len() as u32,
         stride: size_of::<bp_tensor>() as u32,
         ..bp_chunk::new()
     };
-    let code = host_call!(request.host, push(request.raw.sink, &raw));
-    for buffer in buffers {
-        host_call!(request.host, buf_release(buffer));
-    }
-    match code {
+    match host_call!(request.host, push(request.raw.sink, &raw)) {
         BP_OK => Pushed::Taken,
         BP_WOULD_BLOCK => Pushed::Full,
         _ => Pushed::Cancelled,
+    }
+}
+
+/// Tensors of ours as the structs that cross, for the length of one call of the host. Dropped, it gives back its own
+/// references to the buffers; those that the host took stay.
+struct Lending<'a> {
+    host: Host,
+    rows: Vec<bp_tensor>,
+    _tensors: &'a [Tensor],
+}
+
+impl<'a> Lending<'a> {
+    fn new(host: Host, tensors: &'a [Tensor]) -> Self {
+        let row = |tensor: &Tensor| {
+            let (code, bits) = tensor.dtype.raw();
+            let large = tensor.data.len() >= SHARE_FROM;
+            bp_tensor {
+                name: bp_str::new(&tensor.name),
+                dev_type: BP_DEV_CPU,
+                code,
+                bits,
+                lanes: 1,
+                ndim: tensor.shape.len() as i32,
+                shape: tensor.shape.as_ptr(),
+                nbytes: tensor.data.len() as u64,
+                data: tensor.data.as_ptr().cast_mut().cast(),
+                // Where no buffer can be had the host copies.
+                buffer: if large { tensor.data.share(host).unwrap_or_default() } else { 0 },
+                ..bp_tensor::new()
+            }
+        };
+        Self { host, rows: tensors.iter().map(row).collect(), _tensors: tensors }
+    }
+}
+
+impl Drop for Lending<'_> {
+    fn drop(&mut self) {
+        for row in self.rows.iter().filter(|row| row.buffer != 0) {
+            host_call!(self.host, buf_release(row.buffer));
+        }
     }
 }
 
@@ -675,7 +689,7 @@ impl<T: crate::tensor::sealed::Plain + Send + Sync> AsBytes for Vec<T> {
 struct Lent {
     data: *const u8,
     len: usize,
-    _owner: Box<dyn Send + Sync>,
+    _owner: Arc<dyn Send + Sync>,
 }
 
 // SAFETY: the memory is only read, and the owner that keeps it may move and be shared between threads.
@@ -696,8 +710,9 @@ impl Memory {
     }
 
     pub fn lent<T: crate::tensor::Element>(owner: impl AsRef<[T]> + Send + Sync + 'static) -> Self {
-        // Boxed first: the memory may lie within the owner itself.
-        let owner = Box::new(owner);
+        // The memory may lie within the owner itself, so the owner gets its place first. Not in a `Box`: moving one
+        // claims that nobody else points into it, which would make `data` invalid.
+        let owner = Arc::new(owner);
         let elements: &[T] = (*owner).as_ref();
         let (data, len) = (elements.as_ptr().cast(), std::mem::size_of_val(elements));
         Self(Arc::new(Lent { data, len, _owner: owner }))
@@ -754,12 +769,22 @@ pub fn cast<T: crate::tensor::Element>(bytes: &[u8]) -> Cow<'_, [T]> {
 }
 
 pub fn tensors(request: &Request) -> Result<Vec<TensorView<'_>>> {
-    let (base, stride) = (request.raw.r#in, request.raw.in_stride as usize);
-    let tensors = (0..request.raw.n_in as usize)
-        .map(|row| {
-            // SAFETY: n_in rows at in_stride, valid until finish (header, bp_request).
-            unsafe { view(base.byte_add(row * stride)) }
-        })
+    // SAFETY: n_in rows at in_stride, valid until finish (header, bp_request), and the views borrow the request.
+    unsafe { views(request.raw.r#in, request.raw.n_in, request.raw.in_stride) }
+}
+
+/// The tensors of an array, each with a name of its own.
+///
+/// # Safety
+/// `rows` points to `count` structs at `stride`; they and what they point to stay valid for `'a`.
+unsafe fn views<'a>(rows: *const bp_tensor, count: u32, stride: u32) -> Result<Vec<TensorView<'a>>> {
+    let (count, stride) = (count as usize, stride as usize);
+    if count > 0 && (rows.is_null() || stride < TENSOR_1_0) {
+        return Err(Error::internal(format!("the host sent {count} tensors at a stride of {stride} bytes")));
+    }
+    let tensors = (0..count)
+        // SAFETY: the caller's promise.
+        .map(|row| unsafe { view(rows.byte_add(row * stride)) })
         .collect::<Result<Vec<_>>>()?;
     let mut names: Vec<_> = tensors.iter().map(TensorView::name).collect();
     names.sort_unstable();
@@ -769,6 +794,8 @@ pub fn tensors(request: &Request) -> Result<Vec<TensorView<'_>>> {
     }
 }
 
+const TENSOR_1_0: usize = since_1_0!(bp_tensor, sync: u64);
+
 /// A tensor as the SDK shows it: in CPU memory, dense, with exactly the bytes that its shape takes. After this
 /// function nothing about its shape is in doubt.
 ///
@@ -776,7 +803,7 @@ pub fn tensors(request: &Request) -> Result<Vec<TensorView<'_>>> {
 /// `tensor` and what it points to stay valid for `'a`.
 unsafe fn view<'a>(tensor: *const bp_tensor) -> Result<TensorView<'a>> {
     // SAFETY: the caller's promise.
-    let raw = unsafe { bp_tensor::read(tensor, since_1_0!(bp_tensor, sync: u64)) }
+    let raw = unsafe { bp_tensor::read(tensor, TENSOR_1_0) }
         .ok_or_else(|| Error::invalid("a tensor of the request is malformed"))?;
     // SAFETY: the caller's promise.
     let name =
@@ -790,14 +817,19 @@ unsafe fn view<'a>(tensor: *const bp_tensor) -> Result<TensorView<'a>> {
     }
     let shape: &[i64] = match usize::try_from(raw.ndim) {
         Ok(0) => &[],
-        // SAFETY: ndim values, says the header.
-        Ok(ndim) if !raw.shape.is_null() => unsafe { std::slice::from_raw_parts(raw.shape, ndim) },
+        // SAFETY: ndim values, says the header; aligned as Rust wants them, which C does not always see to.
+        Ok(ndim) if !raw.shape.is_null() && raw.shape.is_aligned() => unsafe {
+            std::slice::from_raw_parts(raw.shape, ndim)
+        },
         _ => return Err(wrong(&format!("has {} dimensions and no shape", raw.ndim))),
     };
     // One byte an element: how many elements there are, and whether that is a number at all.
     let count = dense_bytes(DType::Uint8, shape)
         .ok_or_else(|| wrong(&format!("has the shape {shape:?}, which no tensor has")))?;
     if !raw.strides.is_null() {
+        if !raw.strides.is_aligned() {
+            return Err(wrong("has strides at an address that no 64-bit number has"));
+        }
         // SAFETY: ndim values when not null.
         let strides = unsafe { std::slice::from_raw_parts(raw.strides, shape.len()) };
         let mut dense = 1;
@@ -873,8 +905,22 @@ pub fn release(permit: &Permit) {
 /// Where the callbacks of a call leave what came.
 #[derive(Default)]
 struct Inbox {
-    answer: Mutex<(Answer, Option<Result<()>>)>,
+    state: Mutex<Received>,
     done: Condvar,
+}
+
+#[derive(Default)]
+struct Received {
+    answer: Answer,
+    /// What was wrong with a piece: the host hears only that the call is to end, the plugin hears why.
+    broken: Option<Error>,
+    end: Option<Result<()>>,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub fn call(call: Call<'_>) -> Result<Answer> {
@@ -886,34 +932,41 @@ pub fn call(call: Call<'_>) -> Result<Answer> {
     };
     let inbox = Arc::new(Inbox::default());
     let ctx = Arc::into_raw(inbox.clone());
+    let tensors = Lending::new(host, &call.tensors);
     let raw = bp_call {
         parent: call.request.raw.id,
         capability: bp_str::new(call.capability),
         model: bp_str::new(call.model),
         params_json: bp_str::new(&call.params),
+        r#in: tensors.rows.as_ptr(),
+        n_in: tensors.rows.len() as u32,
+        in_stride: size_of::<bp_tensor>() as u32,
+        deadline_ns: clock::deadline_ns(call.deadline),
         ctx: ctx.cast_mut().cast(),
         on_chunk: Some(on_chunk),
         on_done: Some(on_done),
         ..bp_call::new()
     };
     let mut handle = 0;
-    // SAFETY: a function of the host's; everything in `raw` is copied before it returns.
+    // SAFETY: a function of the host's; everything in `raw` is copied, or shared by its buffer, before it returns.
     let code = unsafe { start(host.0, &raw, &raw mut handle) };
+    drop(tensors);
     if code != BP_OK {
         // SAFETY: no callback comes after an error, so the reference given away is still ours.
         drop(unsafe { Arc::from_raw(ctx) });
         let why = match code {
             BP_FAILED_PRECONDITION => "plugins call each other too deep, or this call would wait for itself",
             BP_STALE_HANDLE => "the request it is made for is finished",
+            BP_UNIMPLEMENTED => "the host does not take tensors of this kind",
             _ => "the host refused the call",
         };
         return Err(Error::new(Code::from_raw(code), format!("call of `{}`: {why}", call.capability)));
     }
-    let mut state = inbox.answer.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut state = inbox.lock();
     let mut cancelled = false;
     loop {
-        if let Some(result) = state.1.take() {
-            return result.map(|()| std::mem::take(&mut state.0));
+        if let Some(result) = state.end.take() {
+            return result.map(|()| std::mem::take(&mut state.answer));
         }
         if !cancelled && call.request.is_cancelled() {
             cancelled = true;
@@ -934,46 +987,51 @@ unsafe extern "C" fn on_chunk(ctx: *mut c_void, chunk: *const bp_chunk) -> bp_co
         unsafe { (&*ctx.cast::<Inbox>(), bp_chunk::read(chunk, since_1_0!(bp_chunk, stride: u32))) };
     let Some(chunk) = chunk else { return BP_BAD_STRUCT };
     let taken = guard(|| {
-        let mut state = inbox.answer.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: valid until we return.
         let json = unsafe { chunk.json.lossy() };
+        // SAFETY: n_tensors rows at stride, valid until we return.
+        let tensors = unsafe { views(chunk.tensors, chunk.n_tensors, chunk.stride) }?;
+        let tensors: Vec<_> = tensors.iter().map(AnswerTensor::copy).collect();
+        let mut state = inbox.lock();
         if !json.is_empty() {
-            state.0.json.push(json.into_owned());
+            state.answer.json.push(json.into_owned());
         }
-        for row in 0..chunk.n_tensors as usize {
-            // SAFETY: n_tensors rows at stride, valid until we return.
-            let tensor = unsafe { view(chunk.tensors.byte_add(row * chunk.stride as usize)) }?;
-            state.0.tensors.push(AnswerTensor {
-                name: tensor.name.to_owned(),
-                dtype: tensor.dtype,
-                shape: tensor.shape.to_vec(),
-                data: tensor.data.to_vec(),
-            });
-        }
+        state.answer.tensors.extend(tensors);
         Ok(())
     });
-    if taken.is_ok() { BP_OK } else { BP_INTERNAL }
+    match taken {
+        Ok(()) => BP_OK,
+        Err(error) => {
+            let code = error.code as bp_code;
+            inbox.lock().broken.get_or_insert(error);
+            code
+        }
+    }
 }
 
 unsafe extern "C" fn on_done(ctx: *mut c_void, done: *const bp_done) {
     // SAFETY: `ctx` is the Arc of `call`, given away to exactly this last callback.
     let inbox = unsafe { Arc::from_raw(ctx.cast::<Inbox>()) };
-    // SAFETY: valid until we return.
-    let done = unsafe { bp_done::read(done, since_1_0!(bp_done, confidence: f64)) };
-    let result = match &done {
-        None => Err(Error::internal("the host ended the call with a malformed struct")),
+    let read = guard(|| {
+        // SAFETY: valid until we return.
+        let done = unsafe { bp_done::read(done, since_1_0!(bp_done, confidence: f64)) }
+            .ok_or_else(|| Error::internal("the host ended the call with a malformed struct"))?;
         // SAFETY: null, or valid until we return.
-        Some(done) => match unsafe { bp_error::read(done.error, 0) } {
-            None => Ok(()),
+        match unsafe { bp_error::read(done.error, 0) } {
+            None => Ok((text(&done.usage_json).to_owned(), done.confidence)),
             Some(error) => Err(from_raw(&error)),
-        },
+        }
+    });
+    let mut state = inbox.lock();
+    let end = match (state.broken.take(), read) {
+        (Some(error), _) | (None, Err(error)) => Err(error),
+        (None, Ok((usage_json, confidence))) => {
+            state.answer.usage_json = usage_json;
+            state.answer.confidence = (confidence >= 0.0).then_some(confidence);
+            Ok(())
+        }
     };
-    let mut state = inbox.answer.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(done) = done {
-        text(&done.usage_json).clone_into(&mut state.0.usage_json);
-        state.0.confidence = (done.confidence >= 0.0).then_some(done.confidence);
-    }
-    state.1 = Some(result);
+    state.end = Some(end);
     inbox.done.notify_all();
 }
 

@@ -192,6 +192,14 @@ impl Tensor {
     }
 }
 
+/// A copy: what came from the host is only lent.
+impl From<TensorView<'_>> for Tensor {
+    fn from(view: TensorView<'_>) -> Self {
+        let data = crate::sys::Memory::of(view.data.to_vec());
+        Self { name: view.name.to_owned(), dtype: view.dtype, shape: view.shape.to_vec(), data }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,6 +75,13 @@ pub struct Chunk {
     pub tensors: Vec<TensorOutput>,
 }
 
+/// A piece without tensors.
+impl From<Value> for Chunk {
+    fn from(json: Value) -> Self {
+        Self { json, tensors: Vec::new() }
+    }
+}
+
 /// How an answer ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {

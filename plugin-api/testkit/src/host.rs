@@ -56,8 +56,8 @@ pub(crate) enum Scarce {
     Output = 4,
 }
 
-/// What a host answers to a plugin that asks another capability: the JSON of the chunks, or an error.
-pub(crate) type Answering = Arc<dyn Fn(&CallInput) -> Result<Vec<Value>, Failure> + Send + Sync>;
+/// What a host answers to a plugin that asks another capability: pieces, or an error.
+pub(crate) type Answering = Arc<dyn Fn(&CallInput) -> Result<Vec<Chunk>, Failure> + Send + Sync>;
 
 /// What a plugin asked another capability.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +68,8 @@ pub struct CallInput {
     pub model: String,
     /// The parameters.
     pub params: Value,
+    /// The tensors beside them.
+    pub tensors: Vec<TensorOutput>,
 }
 
 /// A host with its handles. Lives for ever.
@@ -289,12 +291,41 @@ impl Host {
         None
     }
 
-    /// Copies a tensor that a plugin pushes.
+    /// Copies the tensors that a plugin hands over, and what was in their buffers; or says what to answer.
+    ///
+    /// # Safety
+    /// `rows` points to `count` structs at `stride`, as the header describes them.
+    unsafe fn tensors(
+        &self,
+        function: &'static str,
+        rows: *const bp_tensor,
+        count: u32,
+        stride: u32,
+    ) -> Result<(Vec<TensorOutput>, Vec<Held>), bp_code> {
+        let (mut tensors, mut held) = (Vec::new(), Vec::new());
+        if count > 0 && (rows.is_null() || (stride as usize) < offset_of!(bp_tensor, sync) + 8) {
+            self.fault(Fault::BadStruct { function, what: "array of bp_tensor" });
+            return Err(BP_BAD_STRUCT);
+        }
+        for row in 0..count as usize {
+            // SAFETY: the caller's promise.
+            let tensor = unsafe { self.tensor(function, rows.byte_add(row * stride as usize)) };
+            let (tensor, buffer) = tensor.ok_or(BP_INVALID_ARGUMENT)?;
+            held.extend(buffer);
+            tensors.push(tensor);
+        }
+        Ok((tensors, held))
+    }
+
+    /// Copies a tensor that a plugin hands over.
     ///
     /// # Safety
     /// `tensor` points to a struct as the header describes it.
-    unsafe fn tensor(&self, tensor: *const bp_tensor) -> Option<(TensorOutput, Option<Held>)> {
-        let function = "push";
+    unsafe fn tensor(
+        &self,
+        function: &'static str,
+        tensor: *const bp_tensor,
+    ) -> Option<(TensorOutput, Option<Held>)> {
         // SAFETY: the caller's promise.
         let Some(raw) = (unsafe { bp_tensor::read(tensor, offset_of!(bp_tensor, sync) + 8) }) else {
             self.fault(Fault::BadStruct { function, what: "bp_tensor" });
@@ -314,7 +345,7 @@ impl Host {
         let shape: &[i64] = match usize::try_from(raw.ndim) {
             Ok(0) => &[],
             // SAFETY: ndim values, says the header.
-            Ok(ndim) if !raw.shape.is_null() && ndim <= 64 => unsafe {
+            Ok(ndim) if !raw.shape.is_null() && raw.shape.is_aligned() && ndim <= 64 => unsafe {
                 std::slice::from_raw_parts(raw.shape, ndim)
             },
             _ => return bad(format!("has {} dimensions and no such shape", raw.ndim)),
@@ -322,6 +353,9 @@ impl Host {
         let Some(elements) = dense_bytes(DType::Uint8, shape) else {
             return bad(format!("has the shape {shape:?}"));
         };
+        if !raw.strides.is_aligned() {
+            return bad("has strides at an address that no 64-bit number has".to_owned());
+        }
         // SAFETY: ndim values, or null for dense.
         let strides = (!raw.strides.is_null() && !shape.is_empty())
             .then(|| unsafe { std::slice::from_raw_parts(raw.strides, shape.len()) });
@@ -815,18 +849,11 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
     };
     let Some(exchange) = host.open_exchange("push", sink) else { return BP_STALE_HANDLE };
     let Some(json) = host.object("push", "the JSON of a chunk", raw.json) else { return BP_INVALID_ARGUMENT };
-    let (mut tensors, mut held) = (Vec::new(), Vec::new());
-    if raw.n_tensors > 0 && (raw.tensors.is_null() || (raw.stride as usize) < 8) {
-        host.fault(Fault::BadStruct { function: "push", what: "bp_chunk.tensors" });
-        return BP_BAD_STRUCT;
-    }
-    for row in 0..raw.n_tensors as usize {
-        // SAFETY: n_tensors rows at stride, says the header.
-        let tensor = unsafe { host.tensor(raw.tensors.byte_add(row * raw.stride as usize)) };
-        let Some((tensor, buffer)) = tensor else { return BP_INVALID_ARGUMENT };
-        held.extend(buffer);
-        tensors.push(tensor);
-    }
+    // SAFETY: n_tensors rows at stride, says the header.
+    let (tensors, held) = match unsafe { host.tensors("push", raw.tensors, raw.n_tensors, raw.stride) } {
+        Ok(tensors) => tensors,
+        Err(code) => return code,
+    };
 
     let mut state = exchange.state.lock();
     if state.end.is_some() {
@@ -925,6 +952,24 @@ struct Callbacks(bp_call);
 // SAFETY: the header: the callbacks come on a host thread, and `ctx` is for them alone.
 unsafe impl Send for Callbacks {}
 
+/// The struct that crosses, valid as long as `tensor` is.
+fn raw_output(tensor: &TensorOutput) -> bp_tensor {
+    let (code, bits) = tensor.dtype.raw();
+    bp_tensor {
+        flags: BP_TENSOR_READ_ONLY,
+        name: bp_str::new(&tensor.name),
+        dev_type: BP_DEV_CPU,
+        code,
+        bits,
+        lanes: 1,
+        ndim: tensor.shape.len() as i32,
+        shape: tensor.shape.as_ptr(),
+        nbytes: tensor.data.len() as u64,
+        data: tensor.data.as_ptr().cast_mut().cast(),
+        ..bp_tensor::new()
+    }
+}
+
 unsafe extern "C" fn start(host: *const bp_host, call: *const bp_call, out: *mut bp_req) -> bp_code {
     let host = host!(host);
     // SAFETY: a bp_call by the header.
@@ -944,17 +989,29 @@ unsafe extern "C" fn start(host: *const bp_host, call: *const bp_call, out: *mut
     ) else {
         return BP_INVALID_ARGUMENT;
     };
+    // SAFETY: n_in rows at in_stride, says the header.
+    let tensors = match unsafe { host.tensors(function, raw.r#in, raw.n_in, raw.in_stride) } {
+        Ok((tensors, _)) => tensors,
+        Err(code) => return code,
+    };
     // SAFETY: not null; a place to write to.
     unsafe { *out = new_handle() };
-    let (input, back) = (CallInput { capability, model, params }, Callbacks(raw));
+    let (input, back) = (CallInput { capability, model, params, tensors }, Callbacks(raw));
     std::thread::spawn(move || {
         let back = back;
         let Callbacks(raw) = &back;
         let result = answering(&input);
         if let (Ok(chunks), Some(on_chunk)) = (&result, raw.on_chunk) {
             for chunk in chunks {
-                let json = chunk.to_string();
-                let chunk = bp_chunk { json: bp_str::new(&json), ..bp_chunk::new() };
+                let json = if chunk.json.is_null() { String::new() } else { chunk.json.to_string() };
+                let tensors: Vec<_> = chunk.tensors.iter().map(raw_output).collect();
+                let chunk = bp_chunk {
+                    json: bp_str::new(&json),
+                    tensors: tensors.as_ptr(),
+                    n_tensors: tensors.len() as u32,
+                    stride: size_of::<bp_tensor>() as u32,
+                    ..bp_chunk::new()
+                };
                 // SAFETY: the callback and its ctx belong together, and are valid until on_done.
                 if unsafe { on_chunk(raw.ctx, &chunk) } != BP_OK {
                     break;

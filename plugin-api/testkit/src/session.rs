@@ -1,7 +1,7 @@
 //! A plugin under test: entered, initialised, with models and instances, called on the threads that the header asks
 //! for. What is dropped is ended in the right order: instance, model, plugin.
 
-use crate::answer::{Answer, Failure};
+use crate::answer::{Answer, Chunk, Failure};
 use crate::conformance::{self, Case};
 use crate::fault::Fault;
 use crate::host::{self, Answering, CallInput, Exchange, Host, RawInstance, RawModel, RawPlugin, Shape};
@@ -80,12 +80,15 @@ impl PluginTest {
         self
     }
 
-    /// Answers the plugin's calls to other capabilities (`bp.call/1`): the JSON of the chunks, or a failure.
-    pub fn answering(
+    /// Answers the plugin's calls to other capabilities (`bp.call/1`): with pieces, which may be JSON alone, or with a
+    /// failure.
+    pub fn answering<C: Into<Chunk>>(
         mut self,
-        answer: impl Fn(&CallInput) -> Result<Vec<Value>, Failure> + Send + Sync + 'static,
+        answer: impl Fn(&CallInput) -> Result<Vec<C>, Failure> + Send + Sync + 'static,
     ) -> Self {
-        self.answering = Some(Arc::new(answer));
+        self.answering = Some(Arc::new(move |call| {
+            answer(call).map(|chunks| chunks.into_iter().map(Into::into).collect())
+        }));
         self
     }
 

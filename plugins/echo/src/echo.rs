@@ -5,7 +5,7 @@
 
 use crate::params::{Call, Params};
 use backplane_plugin::prelude::*;
-use backplane_plugin::serde::Serialize;
+use backplane_plugin::{AnswerTensor, serde::Serialize};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub struct Echo {
     /// How many requests came to the plugin together; the usage says so.
     batch: Option<usize>,
     /// What another plugin said.
-    answer: Option<Vec<Value>>,
+    answer: Option<Answer>,
     left: VecDeque<String>,
     sent: usize,
     due: Instant,
@@ -55,9 +55,17 @@ pub fn serve(request: &Request, batch: Option<usize>) -> Result<Done> {
     }
 }
 
-/// Asks another plugin, on behalf of this request: identity, deadline and trace are inherited.
-fn ask(request: &Request, call: &Call) -> Result<Vec<Value>> {
-    request.call(&call.capability).model(&call.model).params(&call.params)?.wait()?.chunks()
+/// What another plugin said: its pieces' JSON, and its tensors.
+struct Answer {
+    json: Vec<Value>,
+    tensors: Vec<AnswerTensor>,
+}
+
+/// Asks another plugin, on behalf of this request: identity, deadline and trace are inherited. The tensors go along.
+fn ask(request: &Request, call: &Call) -> Result<Answer> {
+    let asked = request.call(&call.capability).model(&call.model).params(&call.params)?;
+    let answer = request.tensors()?.into_iter().fold(asked, |call, tensor| call.tensor(tensor)).wait()?;
+    Ok(Answer { json: answer.chunks()?, tensors: answer.tensors })
 }
 
 impl Echo {
@@ -116,17 +124,16 @@ impl Echo {
         Ok(Step::Wait(self.due))
     }
 
-    /// A piece of the text; the first one brings the tensors back, and what another plugin said.
+    /// A piece of the text. The first one brings the tensors back, or what another plugin said to them.
     fn chunk(&self, request: &Request, text: &str) -> Result<Chunk> {
-        let answer = self.answer.as_deref().filter(|_| self.sent == 0);
-        let mut chunk = Chunk::json(&Piece { text, answer })?;
-        if self.sent == 0 {
-            for tensor in request.tensors()? {
-                let data = tensor.bytes().to_vec();
-                chunk = chunk.tensor(Tensor::raw(tensor.name(), tensor.dtype(), tensor.shape(), data)?);
-            }
-        }
-        Ok(chunk)
+        let first = self.sent == 0;
+        let answer = self.answer.as_ref().filter(|_| first);
+        let chunk = Chunk::json(&Piece { text, answer: answer.map(|answer| &*answer.json) })?;
+        Ok(match answer {
+            Some(answer) => answer.tensors.iter().fold(chunk, |chunk, tensor| chunk.tensor(tensor.view())),
+            None if first => request.tensors()?.into_iter().fold(chunk, Chunk::tensor),
+            None => chunk,
+        })
     }
 
     fn done(&mut self) -> Done {

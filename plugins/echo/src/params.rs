@@ -3,6 +3,7 @@
 use backplane_plugin::payload::Usage;
 use backplane_plugin::prelude::*;
 use backplane_plugin::serde::Deserialize;
+use backplane_plugin::serde_json::Map;
 use std::time::Duration;
 
 /// Parameters of a request. All may be left out; an unknown one is refused by its name.
@@ -23,7 +24,7 @@ pub struct Params {
     pub panic: bool,
     /// Sleep without looking at anything, to see that the host notices.
     pub hang_ms: u64,
-    /// Ask another plugin, and give its answer back with the first piece.
+    /// Ask another plugin, with the same tensors, and give its answer and its tensors back with the first piece.
     pub call: Option<Call>,
     /// Report this as consumed, instead of the number of words.
     pub usage: Option<Usage>,
@@ -76,7 +77,7 @@ pub struct Call {
     #[serde(default)]
     pub model: String,
     #[serde(default)]
-    pub params: Value,
+    pub params: Map<String, Value>,
 }
 
 impl Params {

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test helper fails by panicking")]
 
-use backplane_testkit::{Answer, Code, End, Failure, Instance, PluginTest, RequestInput};
+use backplane_testkit::{
+    Answer, Chunk, Code, DType, End, Failure, Instance, PluginTest, RequestInput, TensorInput, TensorOutput,
+};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -106,4 +108,52 @@ fn it_asks_another_plugin_and_gives_its_answer_back() {
     // And a thread that serves many requests must not wait for one.
     let answer = open("continuous").submit("echo", &call("com.example.double"), vec![]).wait();
     assert_eq!(answer.failure().unwrap().canonical(), Some(Code::Unimplemented));
+}
+
+#[test]
+fn tensors_go_along_with_a_call_and_come_back_from_it() {
+    // The other plugin doubles every number. One tensor is so large that its memory is shared, the other is copied.
+    let plugin = plugin().answering(|call| {
+        let double = |tensor: &TensorOutput| TensorOutput {
+            data: tensor.data.chunks_exact(8).flat_map(|n| (2 * number(n)).to_le_bytes()).collect(),
+            ..tensor.clone()
+        };
+        let tensors = call.tensors.iter().map(double).collect();
+        Ok(vec![Chunk { json: json!({"tensors": call.tensors.len()}), tensors }])
+    });
+    let instance = plugin.open(r#"{"name":"echo"}"#).unwrap().instance().unwrap();
+    let ask = |tensors| {
+        let params = json!({"call": {"capability": "com.example.double"}}).to_string();
+        instance.submit("echo", &params, tensors).wait()
+    };
+    let (few, many): (Vec<i64>, Vec<i64>) = (vec![1, -2, 3], (0..5000).collect());
+    let answer =
+        ask(vec![TensorInput::int64("few", &[3], &few), TensorInput::int64("many", &[50, 100], &many)]);
+    assert_eq!(answer.json()["answer"], json!([{"tensors": 2}]), "{}", answer.end);
+    for (name, shape, sent) in [("few", vec![3], few), ("many", vec![50, 100], many)] {
+        let tensor = answer.tensor(name).unwrap();
+        assert_eq!((tensor.dtype, &tensor.shape), (DType::Int64, &shape));
+        let got: Vec<_> = tensor.data.chunks_exact(8).map(number).collect();
+        assert_eq!(got, sent.iter().map(|n| 2 * n).collect::<Vec<_>>());
+    }
+    assert_eq!(ask(vec![]).json()["answer"], json!([{"tensors": 0}]));
+    assert_eq!(instance.model().faults(), [], "every buffer was given back");
+}
+
+/// An answer whose tensor does not add up is an error that says so, and no undefined memory.
+#[test]
+fn a_broken_tensor_in_an_answer_is_named() {
+    let plugin = plugin().answering(|_| {
+        let broken =
+            TensorOutput { name: "short".into(), dtype: DType::Fp32, shape: vec![1 << 40], data: vec![0; 8] };
+        Ok(vec![Chunk { json: json!({}), tensors: vec![broken] }])
+    });
+    let instance = plugin.open(r#"{"name":"echo"}"#).unwrap().instance().unwrap();
+    let answer = instance.submit("echo", r#"{"call":{"capability":"com.example.broken"}}"#, vec![]).wait();
+    let failure = answer.failure().unwrap();
+    assert!(failure.message.contains("tensor `short` has 8 bytes"), "{failure}");
+}
+
+fn number(bytes: &[u8]) -> i64 {
+    i64::from_le_bytes(bytes.try_into().unwrap())
 }
