@@ -23,13 +23,13 @@ pub fn guarded<A, R>(
     context: &mut A::Context,
     name: &'static str,
     restarts: &AtomicU64,
-    work: impl FnOnce(&mut A) -> R,
+    work: impl FnOnce(&mut A, &mut A::Context) -> R,
 ) -> Result<R, Panicked>
 where
     A: Actor,
     A::Context: ActorContext,
 {
-    catch_unwind(AssertUnwindSafe(|| work(actor))).map_err(|payload| {
+    catch_unwind(AssertUnwindSafe(|| work(actor, &mut *context))).map_err(|payload| {
         let text = payload
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())

@@ -1,9 +1,11 @@
-//! Figures that are read when somebody looks: models, slots, queues, engines, the compute pool. Looking loads nothing.
+//! Figures that are read when somebody looks: models, slots, queues, engines, the compute pool, the cache. Looking loads
+//! nothing.
 
 use crate::compute::Pool;
 use crate::metrics::Metrics;
 use crate::serve::Parts;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Lets the recorder ask for them when it renders.
 pub(crate) fn register(metrics: &Metrics, parts: &Arc<Parts>, pool: &Pool) {
@@ -66,19 +68,14 @@ pub(crate) fn register(metrics: &Metrics, parts: &Arc<Parts>, pool: &Pool) {
         let (opened, failed) = shelf.loads();
         out.counter("backplane_model_loads_total", "Models opened", &[("outcome", "opened")], opened as f64);
         out.counter("backplane_model_loads_total", "Models opened", &[("outcome", "failed")], failed as f64);
-        let stats = pool.stats();
-        out.gauge("backplane_compute_threads", "CPU threads of the pool", &[], f64::from(stats.threads));
+        let open = parts.open.load(Ordering::Relaxed);
         out.gauge(
-            "backplane_compute_granted_threads",
-            "CPU threads granted now",
+            "backplane_requests_in_flight",
+            "Requests that a model has, or that wait for one",
             &[],
-            f64::from(stats.granted),
+            open as f64,
         );
-        out.gauge(
-            "backplane_compute_waiting",
-            "Calls that wait for a CPU thread",
-            &[],
-            f64::from(stats.waiting),
-        );
+        pool.render(out);
+        parts.cache.render(out);
     }));
 }

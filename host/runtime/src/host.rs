@@ -4,7 +4,7 @@ use crate::auth::{AuthHandle, Caller, CreatedKey, KeyInfo, NewKey};
 use crate::catalog::CatalogHandle;
 use crate::config::{Config, ConfigError, reload};
 use crate::error::{Error, Result};
-use crate::info::{CapabilityInfo, Health, LoadPlan, ModelInfo, PluginInfo};
+use crate::info::{CapabilityInfo, CapabilitySchema, Health, LoadPlan, ModelInfo, PluginInfo};
 use crate::job::{KeepAlive, Reply, Request};
 use crate::limiter::LimitStatus;
 use crate::metrics::Metrics;
@@ -12,6 +12,8 @@ use crate::router::Target;
 use crate::serve::{Parts, serve};
 use crate::start::{Running, Started};
 use crate::supervisor::Snapshot;
+use backplane_registry::capability::Capability;
+use backplane_registry::plugin::Manifest;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -199,7 +201,9 @@ impl Host {
             versions.sort_unstable();
             versions.dedup();
             let plugins = offers.iter().map(|(manifest, _)| manifest.id.clone()).collect();
-            CapabilityInfo { name, versions, models, plugins }
+            let said = |(manifest, offer): &(&Manifest, &Capability)| CapabilitySchema::of(&manifest.id, offer);
+            let schemas = offers.iter().filter_map(said).collect();
+            CapabilityInfo { name, versions, models, plugins, schemas }
         };
         table.all_capabilities().into_iter().map(describe).collect()
     }

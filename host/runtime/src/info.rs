@@ -1,5 +1,6 @@
 //! What the host says of itself. Looking never acts: none of this loads a model or touches a timer.
 
+use backplane_registry::capability::Capability;
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -147,6 +148,44 @@ pub struct CapabilityInfo {
     pub models: Vec<Arc<str>>,
     /// Plugins that serve it.
     pub plugins: Vec<String>,
+    /// What these plugins say of its payload, those that say anything.
+    pub schemas: Vec<CapabilitySchema>,
+}
+
+/// What a plugin's manifest says of the payload of a capability.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CapabilitySchema {
+    /// The plugin.
+    pub plugin: String,
+    /// Version of the payload schema.
+    pub version: u32,
+    /// One line for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// JSON Schema of the parameters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_schema: Option<Value>,
+    /// JSON Schema of each piece of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<Value>,
+}
+
+impl CapabilitySchema {
+    /// What `plugin` says of a capability that it offers; `None` when that is only its name. What is no schema (a
+    /// schema is an object) is left out.
+    pub(crate) fn of(plugin: &str, offer: &Capability) -> Option<Self> {
+        let schema = |schema: &Option<Value>| schema.clone().filter(Value::is_object);
+        let said = Self {
+            plugin: plugin.to_owned(),
+            version: offer.version,
+            description: offer.description.clone(),
+            input_schema: schema(&offer.input_schema),
+            output_schema: schema(&offer.output_schema),
+        };
+        let silent =
+            said.description.is_none() && said.input_schema.is_none() && said.output_schema.is_none();
+        (!silent).then_some(said)
+    }
 }
 
 /// How the host is.

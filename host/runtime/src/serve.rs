@@ -7,19 +7,21 @@
 //!
 //! Nothing here sends a message to an actor, but for a model that has to be opened first.
 
+mod attempt;
+mod cascade;
+
 use crate::cache::{CacheHandle, Key};
 use crate::catalog::{CatalogHandle, Entry};
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
-use crate::job::{
-    CacheOutcome, CacheUse, Candidate, Chunk, Done, LiveReply, Next, Reply, Request, Route, Source, Timing,
-};
+use crate::job::{CacheOutcome, CacheUse, Candidate, Reply, Request, Route, Source, Timing};
 use crate::limiter::{LimiterHandle, Reservation};
-use crate::loader::{End, Exchange, ExchangeSpec};
-use crate::metrics::Metrics;
-use crate::router::{Choice, RouterHandle, Scored, confidence};
+use crate::metrics::{Metrics, Stage};
+use crate::router::{Choice, RouterHandle, Scored};
 use crate::timer::Timer;
 use arc_swap::ArcSwap;
+use attempt::attempt;
+use cascade::cascade;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,8 +29,6 @@ use std::time::Instant;
 
 /// Assumed length of an answer, in tokens, when neither the request nor the model limits it.
 const DEFAULT_MAX_TOKENS: u64 = 4096;
-/// Attempts at a model that is being closed and reopened under us.
-const MAX_REOPENS: usize = 4;
 
 /// What the request path reads.
 pub(crate) struct Parts {
@@ -52,29 +52,47 @@ struct Peek {
     n: Option<u64>,
 }
 
+/// A request that its caller's limits let through. Dropped, it costs nothing: no model has it.
+struct Admitted {
+    /// Goes along with the request to the model that takes it.
+    reservation: Option<Reservation>,
+    /// Tokens of the prompt, or a bound of them.
+    prompt: u64,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            reservation.settle(0);
+        }
+    }
+}
+
 /// Serves a request.
 pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
     let started = Instant::now();
-    if parts.stopping.load(Ordering::Relaxed) {
-        return Err(Error::shutting_down());
-    }
-    let mut request = check(request)?;
+    let refused = |request: &Request, model: Option<&str>| {
+        let capability = request.capability.clone();
+        let model = model.map(str::to_owned);
+        move |error: &Error| parts.metrics.request_refused(&capability, model.as_deref(), error.code)
+    };
+    let mut request = request;
+    check(parts, &request).inspect_err(refused(&request, None))?;
     let config = parts.config.load();
     request.deadline.get_or_insert_with(|| started + config.models.default_deadline);
 
     let trail: Vec<Arc<str>> =
         request.parent.as_ref().map(|parent| parent.models.clone()).unwrap_or_default();
-    let choice = parts.router.choose(
-        request.model.as_deref(),
-        &request.capability,
-        request.params.len() as u64,
-        &trail,
-    )?;
+    let choice = parts
+        .router
+        .choose(request.model.as_deref(), &request.capability, request.params.len() as u64, &trail)
+        .inspect_err(refused(&request, None))?;
     let escalates = choice.escalate_below.is_some() && !request.stream;
 
     let first = choice.candidates.first().map(|candidate| candidate.entry.clone());
     let first = first.ok_or_else(|| Error::internal("the router chose nothing"))?;
-    let reservation = reserve(parts, &request, &first, &request.id)?;
+    let admitted =
+        reserve(parts, &request, &first, &request.id).inspect_err(refused(&request, Some(&first.name())))?;
     let limits = parts.limiter.snapshot(&request.caller);
 
     let key = cache_key(parts, &config, &request, &first, escalates);
@@ -82,32 +100,30 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
         && request.cache == CacheUse::Default
         && let Some(entry) = parts.cache.get(key)
     {
-        reservation.settle(0);
+        drop(admitted);
         let listed = first.listed();
+        let plugin = listed.plugins.first().cloned().unwrap_or_default();
+        let admit = started.elapsed();
+        parts.metrics.request_cached(&request.capability, &listed.name, admit);
         return Ok(Reply {
-            route: route(
-                &request,
-                &choice,
-                &listed.name,
-                listed.plugins.first().cloned().unwrap_or_default(),
-                vec![],
-            ),
+            route: route(&request, &choice, &listed.name, plugin, vec![]),
             cache: CacheOutcome::Hit,
             limits,
             source: Source::Ready {
                 chunks: entry.chunks.clone().into_iter(),
                 done: Some(entry.done.clone()),
             },
-            timing: Timing { admit: started.elapsed(), ..Timing::default() },
+            timing: Timing { admit, ..Timing::default() },
         });
     }
     let outcome = if key.is_some() { CacheOutcome::Miss } else { CacheOutcome::Bypass };
     let admit = started.elapsed();
+    parts.metrics.stage(Stage::Admit, admit);
 
     let mut reply = if escalates {
-        cascade(parts, &request, &choice, reservation, &trail).await?
+        cascade(parts, &request, &choice, admitted, &trail).await?
     } else {
-        first_that_takes_it(parts, &request, &choice, reservation, &trail).await?
+        first_that_takes_it(parts, &request, &choice, admitted, &trail).await?
     };
     reply.cache = outcome;
     reply.limits = limits;
@@ -119,7 +135,10 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
 }
 
 /// What must hold for every capability. After this no shape is in doubt.
-fn check(request: Request) -> Result<Request> {
+fn check(parts: &Parts, request: &Request) -> Result<()> {
+    if parts.stopping.load(Ordering::Relaxed) {
+        return Err(Error::shutting_down());
+    }
     let name = request.capability.as_str();
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || 128 < name.len() || !name.chars().all(good) {
@@ -138,18 +157,25 @@ fn check(request: Request) -> Result<Request> {
         let name = &twice.1.name;
         return Err(Error::invalid(format!("tensor `{name}` is given twice")).with_param(name.clone()));
     }
-    Ok(request)
+    Ok(())
 }
 
 /// Takes what the request may cost from every limit of its caller, or nothing from any.
-fn reserve(parts: &Parts, request: &Request, entry: &Entry, id: &str) -> Result<Reservation> {
-    let estimate = if parts.limiter.counts_tokens(&request.caller) { estimate(request, entry)? } else { 0 };
-    Ok(parts.limiter.reserve(&request.caller, id, estimate)?)
+fn reserve(parts: &Parts, request: &Request, entry: &Entry, id: &str) -> Result<Admitted> {
+    let counts = parts.limiter.counts_tokens(&request.caller);
+    let (prompt, answer) = if counts { estimate(request, entry)? } else { (0, 0) };
+    let reserved = parts.limiter.reserve(&request.caller, id, prompt.saturating_add(answer));
+    let decided = |dimension, outcome| parts.metrics.limiter_decision(dimension, outcome);
+    match &reserved {
+        Ok(reservation) => reservation.dimensions().for_each(|dimension| decided(dimension, "allowed")),
+        Err(error) => decided(error.dimension(), "refused"),
+    }
+    Ok(Admitted { reservation: Some(reserved?), prompt })
 }
 
 /// Tokens a request may take: its prompt, counted by the model where it is open and can, else bounded by its bytes;
 /// and the longest answer it allows.
-fn estimate(request: &Request, entry: &Entry) -> Result<u64> {
+fn estimate(request: &Request, entry: &Entry) -> Result<(u64, u64)> {
     let backend = entry.backend();
     let counted = match &backend {
         Some(backend) => backend.model().count_tokens(&request.capability, &request.params)?,
@@ -167,7 +193,7 @@ fn estimate(request: &Request, entry: &Entry) -> Result<u64> {
                 u64::from(context).saturating_sub(prompt).min(DEFAULT_MAX_TOKENS)
             }),
     };
-    Ok(prompt.saturating_add(answer.saturating_mul(peek.n.unwrap_or(1).max(1))))
+    Ok((prompt, answer.saturating_mul(peek.n.unwrap_or(1).max(1))))
 }
 
 fn cache_key(
@@ -222,14 +248,13 @@ async fn first_that_takes_it(
     parts: &Parts,
     request: &Request,
     choice: &Choice,
-    reservation: Reservation,
+    mut admitted: Admitted,
     trail: &[Arc<str>],
 ) -> Result<Reply> {
-    let mut reservation = Some(reservation);
     let mut tried = Vec::new();
     let last = choice.candidates.len().saturating_sub(1);
     for (place, candidate) in choice.candidates.iter().enumerate() {
-        match run(parts, request, candidate, &mut reservation, trail, request.confidence).await {
+        match attempt(parts, request, candidate, &mut admitted, trail, request.confidence).await {
             Ok((live, timing)) => {
                 let plugin = plugin_of(candidate);
                 return Ok(Reply {
@@ -263,241 +288,6 @@ fn tried_and(candidate: &Scored, confidence: Option<f64>, why: String) -> Candid
 
 fn plugin_of(candidate: &Scored) -> Arc<str> {
     candidate.entry.plugin().map(|plugin| plugin.id().clone()).unwrap_or_default()
-}
-
-/// A whole answer of one model.
-struct Attempt {
-    model: Arc<str>,
-    plugin: Arc<str>,
-    chunks: Vec<Chunk>,
-    done: Done,
-    timing: Timing,
-}
-
-/// Asks one model after the other until one is sure enough. Keeps the best answer there is when the deadline or a
-/// limit forbids another attempt.
-async fn cascade(
-    parts: &Parts,
-    request: &Request,
-    choice: &Choice,
-    reservation: Reservation,
-    trail: &[Arc<str>],
-) -> Result<Reply> {
-    let threshold = choice.escalate_below.unwrap_or_default();
-    let mut reservation = Some(reservation);
-    let mut tried: Vec<Candidate> = Vec::new();
-    let mut best: Option<Attempt> = None;
-    let mut failure = None;
-    for (place, candidate) in choice.candidates.iter().enumerate() {
-        let name = candidate.entry.name();
-        if reservation.is_none() {
-            // The last attempt settled its own; another one is paid for by itself.
-            match reserve(parts, request, &candidate.entry, &format!("{}#{}", request.id, place + 1)) {
-                Ok(again) => reservation = Some(again),
-                Err(error) => {
-                    tried.push(tried_and(candidate, None, format!("not tried: {}", error.message)));
-                    break;
-                }
-            }
-        }
-        if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            tried.push(tried_and(candidate, None, "not tried: the deadline has passed".to_owned()));
-            break;
-        }
-        let answer = match run(parts, request, candidate, &mut reservation, trail, true).await {
-            Ok((live, timing)) => collect(live).await.map(|(chunks, done)| (chunks, done, timing)),
-            Err(error) => Err(error),
-        };
-        match answer {
-            Ok((chunks, mut done, timing)) => {
-                done.confidence = confidence(done.confidence, &done.usage);
-                let sure = done.confidence.is_none_or(|confidence| threshold <= confidence);
-                let why = match done.confidence {
-                    None => "accepted: it says nothing of its confidence".to_owned(),
-                    Some(c) if sure => format!("accepted: {c:.3} is not below {threshold}"),
-                    Some(c) => format!("escalated: {c:.3} is below {threshold}"),
-                };
-                tried.push(tried_and(candidate, done.confidence, why));
-                let better = best.as_ref().is_none_or(|best| best.done.confidence <= done.confidence);
-                if better || sure {
-                    best = Some(Attempt { model: name, plugin: plugin_of(candidate), chunks, done, timing });
-                }
-                if sure {
-                    break;
-                }
-                if place + 1 < choice.candidates.len() {
-                    parts.metrics.count_escalation();
-                }
-            }
-            Err(error) => {
-                tried.push(tried_and(candidate, None, error.message.clone()));
-                let gives_up = !can_stand_in(&error);
-                failure = Some(error);
-                if gives_up {
-                    break;
-                }
-            }
-        }
-    }
-    let Some(Attempt { model, plugin, chunks, done, timing }) = best else {
-        return Err(failure.unwrap_or_else(|| Error::deadline("no model had been asked")));
-    };
-    let mut route = route(request, choice, &model, plugin, tried);
-    route.confidence = done.confidence;
-    Ok(Reply {
-        route,
-        cache: CacheOutcome::Bypass,
-        limits: Vec::new(),
-        source: Source::Ready { chunks: chunks.into_iter(), done: Some(done) },
-        timing,
-    })
-}
-
-async fn collect(mut live: LiveReply) -> Result<(Vec<Chunk>, Done)> {
-    let mut chunks = Vec::new();
-    loop {
-        match std::future::poll_fn(|context| live.poll_next(context)).await? {
-            Next::Chunk(chunk) => chunks.push(chunk),
-            Next::Done(done) => return Ok((chunks, done)),
-        }
-    }
-}
-
-/// Opens the model if need be and hands it the request. The reservation goes along, and settles at its end; it stays
-/// with the caller when the model did not take the request.
-async fn run(
-    parts: &Parts,
-    request: &Request,
-    candidate: &Scored,
-    reservation: &mut Option<Reservation>,
-    trail: &[Arc<str>],
-    confidence: bool,
-) -> Result<(LiveReply, Timing)> {
-    let entry = &candidate.entry;
-    let opening = Instant::now();
-    let mut exchange: Option<Arc<Exchange>> = None;
-    for _ in 0..MAX_REOPENS {
-        let backend = match entry.backend() {
-            Some(backend) => {
-                entry.touch(request.keep_alive);
-                backend
-            }
-            None => {
-                let open = parts.catalog.ensure(entry, request.keep_alive);
-                parts
-                    .timer
-                    .by(request.deadline, open, || Error::deadline("the model was being opened"))
-                    .await?
-            }
-        };
-        let this = match &exchange {
-            Some(exchange) => exchange.clone(),
-            None => {
-                let Some(reservation) = reservation.take() else {
-                    return Err(Error::internal("the request lost its reservation"));
-                };
-                exchange.insert(make(parts, request, entry, &backend, reservation, trail, confidence)).clone()
-            }
-        };
-        match backend.dispatch(this.clone()) {
-            Ok(()) => {
-                let timing = Timing { open: opening.elapsed(), ..Timing::default() };
-                return Ok((LiveReply { exchange: this, ended: false }, timing));
-            }
-            Err(crate::backend::Refusal::Closed) => continue,
-            Err(crate::backend::Refusal::Full(error)) => {
-                this.end(Err(error.clone()), None);
-                return Err(error);
-            }
-        }
-    }
-    let error = Error::unavailable(format!("model `{}` keeps being closed; retry", entry.name()))
-        .with_reason("overloaded");
-    if let Some(exchange) = exchange {
-        exchange.end(Err(error.clone()), None);
-    }
-    Err(error)
-}
-
-/// The exchange of a request, with what has to happen at its end, whoever ends it.
-fn make(
-    parts: &Parts,
-    request: &Request,
-    entry: &Arc<Entry>,
-    backend: &Arc<crate::backend::Backend>,
-    reservation: Reservation,
-    trail: &[Arc<str>],
-    confidence: bool,
-) -> Arc<Exchange> {
-    let open = parts.open.clone();
-    open.fetch_add(1, Ordering::Relaxed);
-    let (metrics, entry, capability) = (parts.metrics.clone(), entry.clone(), request.capability.clone());
-    let (keep_alive, id, model) = (request.keep_alive, request.id.clone(), entry.name());
-    // Weak: an exchange that is stuck in a plugin must not keep its backend, and so its memory, alive.
-    let backend = Arc::downgrade(backend);
-    let mut models = trail.to_vec();
-    models.push(model.clone());
-    let hook = Box::new(move |end: &End| {
-        settle(reservation, end);
-        let timing = end.result.as_ref().map(|done| done.timing).unwrap_or_default();
-        if let Some(backend) = backend.upgrade() {
-            backend.count_end(end.result.is_err(), timing.queue, timing.run);
-        }
-        metrics.request_ended(&capability, &model, end);
-        if let Err(error) = &end.result
-            && !matches!(
-                error.code,
-                ErrorCode::Cancelled | ErrorCode::InvalidArgument | ErrorCode::OutOfRange
-            )
-        {
-            tracing::warn!(request = id, model = &*model, code = %error.code, error = error.message, "request failed");
-        }
-        entry.touch(keep_alive);
-        open.fetch_sub(1, Ordering::Relaxed);
-    });
-    Exchange::new(ExchangeSpec {
-        capability: request.capability.clone(),
-        capability_version: 1,
-        params: request.params.clone(),
-        tensors: request.tensors.clone(),
-        id: request.id.clone(),
-        traceparent: request.traceparent.clone().unwrap_or_default(),
-        caller: request.caller.clone(),
-        trail: models,
-        deadline: request.deadline,
-        stream: request.stream,
-        confidence,
-        priority: request.priority,
-        hook,
-    })
-}
-
-/// Charges what was consumed. A plugin that reports nothing is charged by what was seen of it: a request that never
-/// reached it costs nothing, one that ended well what it reported, one that broke off at least its chunks.
-fn settle(reservation: Reservation, end: &End) {
-    let reported = end.usage.as_ref().map(|usage| usage.prompt_tokens + usage.completion_tokens);
-    match (&end.result, reported) {
-        (Ok(_), Some(tokens)) => reservation.settle(tokens.max(end.chunks.min(tokens))),
-        (Ok(_), None) => reservation.settle(end.chunks),
-        (Err(_), Some(tokens)) => reservation.settle(tokens),
-        (Err(error), None) if end.chunks == 0 && never_ran(error) => reservation.settle(0),
-        // Broken off, and nobody knows at what cost: Drop charges the estimate.
-        (Err(_), None) => drop(reservation),
-    }
-}
-
-/// Whether a failure means that no model worked on the request.
-fn never_ran(error: &Error) -> bool {
-    matches!(
-        error.code,
-        ErrorCode::InvalidArgument
-            | ErrorCode::OutOfRange
-            | ErrorCode::NotFound
-            | ErrorCode::ResourceExhausted
-            | ErrorCode::FailedPrecondition
-            | ErrorCode::Unimplemented
-            | ErrorCode::Unavailable
-    )
 }
 
 /// Copies an answer into the cache when it has ended well.

@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -107,15 +107,19 @@ pub(crate) fn start(builder: HostBuilder) -> Result<Running, StartError> {
     let thread = std::thread::Builder::new()
         .name("backplane".to_owned())
         .spawn(move || {
-            actix::System::new().block_on(async move {
+            let system = actix::System::new();
+            let shelf = system.block_on(async move {
                 let built = build(config, store, &thread_dir, unlimited_compute);
-                let alive = built.is_ok();
+                let shelf = built.as_ref().ok().map(|built| built.parts.catalog.shelf().clone());
                 sender.send(built).ok();
-                if alive {
+                if shelf.is_some() {
                     // Either somebody says stop, or everybody who could is gone.
                     stopped.await.ok();
                 }
+                shelf
             });
+            // What is still open ends with the host: its threads, and its memory.
+            shelf.inspect(|shelf| shelf.close_now());
         })
         .map_err(|error| StartError::Part { part: "host thread", why: error.to_string() })?;
     let built = receiver
@@ -167,10 +171,14 @@ fn build(
     let cache_restarts = Restarts::default();
     let cache: CacheHandle = cache::start(&config.cache, cache_restarts.counter());
 
+    let metrics_restarts = Restarts::default();
+    metrics.start_sampling(metrics_restarts.counter());
+
+    let unlimited = unlimited || !config.compute.permits;
     let pool =
         if unlimited { Pool::unlimited(config.compute.threads) } else { Pool::new(config.compute.threads) };
     let shared = Arc::new(Shared::default());
-    let shelf = Arc::new(Shelf::new(pool.clone(), shared.clone()));
+    let shelf = Arc::new(Shelf::new(pool.clone(), shared.clone(), metrics.clone()));
 
     let router_restarts = Restarts::default();
     let published = Arc::new(router::Shared::new(shelf.clone()));
@@ -207,9 +215,9 @@ fn build(
             let auth = auth.clone();
             move || auth.is_alive()
         }),
-        actor_part("limiter", limiter_restarts, {
-            let limiter = limiter.clone();
-            move || limiter.is_alive()
+        watched(false, {
+            let (limiter, restarts) = (limiter.clone(), limiter_restarts);
+            move || limiter_part(&limiter, &restarts)
         }),
         actor_part("cache", cache_restarts, {
             let cache = cache.clone();
@@ -219,35 +227,31 @@ fn build(
             let router = router.clone();
             move || router.is_alive()
         }),
+        actor_part("metrics", metrics_restarts, {
+            let metrics = metrics.clone();
+            move || metrics.is_alive()
+        }),
         actor_part("catalog", catalog_restarts, {
             let catalog = catalog.clone();
             move || catalog.is_alive()
         }),
-        Watched {
-            look: Box::new({
-                let store = store.clone();
-                move || store_part(&store)
-            }),
-        },
-        Watched {
-            look: Box::new({
-                let dir = dir.to_owned();
-                move || disk_part(&dir)
-            }),
-        },
-        Watched {
-            look: Box::new({
-                let shelf = shelf.clone();
-                move || plugins_part(&shelf)
-            }),
-        },
-        Watched {
-            look: Box::new({
-                let catalog = catalog.clone();
-                move || models_part(&catalog)
-            }),
-        },
-        Watched { look: Box::new(gpu_part) },
+        watched(false, {
+            let shelf = shelf.clone();
+            move || plugins_part(&shelf)
+        }),
+        watched(false, {
+            let catalog = catalog.clone();
+            move || models_part(&catalog)
+        }),
+        watched(false, gpu_part),
+        watched(true, {
+            let store = store.clone();
+            move || store_part(&store)
+        }),
+        watched(true, {
+            let dir = dir.to_owned();
+            move || disk_part(&dir)
+        }),
     ];
     let (snapshot, own) = (health.clone(), restarts);
     let supervisor = Supervisor::start(move |_| SupervisorActor::new(watched, snapshot, own));
@@ -321,16 +325,38 @@ impl Started {
     }
 }
 
-fn actor_part(part: &'static str, restarts: Restarts, alive: impl Fn() -> bool + Send + 'static) -> Watched {
-    let look = move || {
-        let (state, detail) = if alive() {
-            (PartState::Ok, String::new())
-        } else {
-            (PartState::Down, "its mailbox is closed; restart the host".to_owned())
-        };
-        PartHealth { part, state, detail, restarts: restarts.count() }
+fn watched(blocks: bool, look: impl Fn() -> PartHealth + Send + Sync + 'static) -> Watched {
+    Watched { blocks, look: Box::new(look) }
+}
+
+fn actor_part(
+    part: &'static str,
+    restarts: Restarts,
+    alive: impl Fn() -> bool + Send + Sync + 'static,
+) -> Watched {
+    watched(false, move || actor_health(part, &restarts, alive()))
+}
+
+fn actor_health(part: &'static str, restarts: &Restarts, alive: bool) -> PartHealth {
+    let (state, detail) = if alive {
+        (PartState::Ok, String::new())
+    } else {
+        (PartState::Down, "its mailbox is closed; restart the host".to_owned())
     };
-    Watched { look: Box::new(look) }
+    PartHealth { part, state, detail, restarts: restarts.count() }
+}
+
+/// Budgets need a journal; rates, and keys without a limit, do without.
+fn limiter_part(limiter: &LimiterHandle, restarts: &Restarts) -> PartHealth {
+    let health = actor_health("limiter", restarts, limiter.is_alive());
+    match limiter.check() {
+        Err(error) if health.state == PartState::Ok => PartHealth {
+            state: PartState::Degraded,
+            detail: format!("keys with a token budget are refused: {error}"),
+            ..health
+        },
+        _ => health,
+    }
 }
 
 fn part(part: &'static str, state: PartState, detail: impl Into<String>) -> PartHealth {
@@ -378,7 +404,9 @@ fn models_part(catalog: &CatalogHandle) -> PartHealth {
     let (ready, failed) = (count(ModelState::Ready), count(ModelState::Failed));
     let all: usize = census.values().sum();
     let state = if failed == 0 { PartState::Ok } else { PartState::Degraded };
-    part("models", state, format!("{all} installed, {ready} open, {failed} failed"))
+    let restarts = catalog.shelf().backend_restarts.load(Ordering::Relaxed);
+    let detail = format!("{all} installed, {ready} open, {failed} failed");
+    PartHealth { restarts, ..part("models", state, detail) }
 }
 
 /// GPUs come with the CUDA plugin; the host only says whether a driver is there.

@@ -76,7 +76,7 @@ impl AuthActor {
         work: impl FnOnce(&mut Self) -> T,
     ) -> Result<T, Panicked> {
         let restarts = self.restarts.clone();
-        guarded(self, context, NAME, &restarts, work)
+        guarded(self, context, NAME, &restarts, |actor, _| work(actor))
     }
 
     /// Calls the store on a thread of its own, then `done` with what it said. Messages are handled meanwhile.

@@ -35,7 +35,7 @@ impl BackendActor {
         }
         let restarts = self.restarts.clone();
         // A panic has been logged and stops the actor; the supervisor starts it again.
-        let _ = guarded(self, context, "backend", &restarts, |actor| actor.backend.tick(Instant::now()));
+        let _ = guarded(self, context, "backend", &restarts, |actor, _| actor.backend.tick(Instant::now()));
     }
 
     /// Health checks may block, so each runs on a thread of its own, and the next only when it is done.
@@ -86,6 +86,6 @@ impl Handler<Panic> for BackendActor {
 
     fn handle(&mut self, _: Panic, context: &mut Self::Context) {
         let restarts = self.restarts.clone();
-        let _ = guarded(self, context, "backend", &restarts, |_| panic!("asked to"));
+        let _ = guarded(self, context, "backend", &restarts, |_, _| panic!("asked to"));
     }
 }

@@ -151,7 +151,7 @@ impl Seat {
                 }
             });
         }
-        backend.count_batch(batch.len());
+        backend.count_batch(&batch);
         self.submits.fetch_add(1, Ordering::Relaxed);
         if let Err(refused) = instance.submit(&batch) {
             tracing::warn!(model = backend.name(), error = %refused.error, "the plugin refused a batch");

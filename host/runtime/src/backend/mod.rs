@@ -15,6 +15,7 @@ use crate::compute;
 use crate::error::{Error, Result};
 use crate::info::Running;
 use crate::loader::{Class, Exchange, Instance, Model};
+use crate::metrics::Metrics;
 use lane::Seat;
 use parking_lot::Mutex;
 use queue::Queue;
@@ -44,7 +45,10 @@ pub struct Settings {
 /// One opened model.
 pub struct Backend {
     name: Arc<str>,
+    /// Id of its plugin.
+    plugin: Arc<str>,
     model: Arc<Model>,
+    metrics: Metrics,
     settings: Settings,
     pool: compute::Pool,
     queue: Queue,
@@ -84,15 +88,18 @@ impl Backend {
     /// # Errors
     /// The plugin's.
     pub fn start(
-        name: Arc<str>,
+        (name, plugin): (Arc<str>, Arc<str>),
         model: Arc<Model>,
         settings: Settings,
         pool: compute::Pool,
+        metrics: Metrics,
     ) -> Result<Arc<Self>> {
         let backend = Arc::new(Self {
             queue: Queue::new(settings.max_queue),
             name,
+            plugin,
             model,
+            metrics,
             settings,
             pool,
             seats: Mutex::new(Vec::new()),
@@ -167,12 +174,16 @@ impl Backend {
         counts.run_ns.fetch_add(run.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    fn count_batch(&self, rows: usize) {
+    /// Counts a call to the plugin. The rows of a batch ask for the same capability.
+    fn count_batch(&self, batch: &[Arc<Exchange>]) {
+        let Some(first) = batch.first() else { return };
         self.counts.batches.fetch_add(1, Ordering::Relaxed);
-        self.counts.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.counts.rows.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.metrics.batch(first.capability(), &self.name, batch.len());
     }
 
     fn count_replaced(&self) {
+        self.metrics.count_fault(&self.plugin);
         self.counts.replaced.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -268,11 +279,11 @@ impl Backend {
         }
     }
 
-    /// Takes no more requests, lets the open ones finish within the drain time, and ends every thread. Blocks. The
-    /// model itself is closed when the last `Arc` of this goes.
-    pub fn close(&self) {
+    /// Takes no more requests, lets the open ones finish within `drain`, and ends every thread. Blocks. The model itself
+    /// is closed when the last `Arc` of this goes.
+    pub fn close(&self, drain: Duration) {
         self.queue.close();
-        let deadline = Instant::now() + self.settings.drain;
+        let deadline = Instant::now() + drain;
         while !self.is_idle() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }

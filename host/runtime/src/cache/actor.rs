@@ -26,7 +26,7 @@ impl CacheActor {
         work: impl FnOnce(&mut Self) -> R,
     ) -> Result<R, Panicked> {
         let restarts = self.restarts.clone();
-        guarded(self, context, "cache", &restarts, work)
+        guarded(self, context, "cache", &restarts, |actor, _| work(actor))
     }
 
     fn evict(&mut self) {

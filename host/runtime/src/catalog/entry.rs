@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -63,6 +63,17 @@ pub struct Entry {
     pinned: AtomicBool,
     memory: AtomicU64,
     default_keep_alive: AtomicU64,
+    /// Requests between asking for the model and their place in its queue.
+    held: AtomicUsize,
+}
+
+/// Keeps a model from being closed for idleness or for room, while a request is on its way to it.
+pub struct Hold<'a>(&'a AtomicUsize);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 const FOREVER: u64 = u64::MAX;
@@ -87,7 +98,19 @@ impl Entry {
             pinned: AtomicBool::new(pinned),
             memory: AtomicU64::new(0),
             default_keep_alive: AtomicU64::new(millis(keep_alive)),
+            held: AtomicUsize::new(0),
         }
+    }
+
+    /// Says that a request is on its way to it.
+    pub fn hold(&self) -> Hold<'_> {
+        self.held.fetch_add(1, Ordering::Acquire);
+        Hold(&self.held)
+    }
+
+    /// Whether nothing needs it now: no request is in it, or on its way to it.
+    pub fn is_idle(&self) -> bool {
+        self.held.load(Ordering::Acquire) == 0 && self.backend().is_some_and(|backend| backend.is_idle())
     }
 
     pub fn listed(&self) -> Arc<Listed> {

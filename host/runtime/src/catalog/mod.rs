@@ -5,20 +5,23 @@
 //! asking the actor and watching the entry.
 
 pub mod actor;
+mod closing;
 mod entry;
 pub mod listing;
+mod opening;
 mod plan;
 mod plugins;
 
 pub use entry::{Entry, Listed, Stage};
-pub use plugins::{Found, PluginOptions};
+pub use plugins::Found;
 
 use crate::backend::{Backend, Settings};
 use crate::compute::Pool;
 use crate::error::{Error, ErrorCode, Result};
 use crate::info::{LoadPlan, ModelState};
 use crate::job::KeepAlive;
-use crate::loader::{Bid, Plugin, Shared};
+use crate::loader::Shared;
+use crate::metrics::Metrics;
 use actix::Addr;
 use actor::{CatalogActor, CloseAll, CloseModel, OpenModel, PlanModel, Relist};
 use arc_swap::ArcSwap;
@@ -26,7 +29,7 @@ use dashmap::DashMap;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How models are kept.
 #[derive(Clone, Debug)]
@@ -95,12 +98,13 @@ pub struct Shelf {
     loads: [AtomicU64; 2],
     pub(crate) pool: Pool,
     pub(crate) shared: Arc<Shared>,
+    metrics: Metrics,
     /// Restarts of backend actors, all together.
     pub backend_restarts: Arc<AtomicU64>,
 }
 
 impl Shelf {
-    pub(crate) fn new(pool: Pool, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(pool: Pool, shared: Arc<Shared>, metrics: Metrics) -> Self {
         Self {
             entries: DashMap::new(),
             plugins: ArcSwap::from_pointee(Vec::new()),
@@ -108,6 +112,7 @@ impl Shelf {
             loads: Default::default(),
             pool,
             shared,
+            metrics,
             backend_restarts: Arc::default(),
         }
     }
@@ -115,6 +120,11 @@ impl Shelf {
     /// The model with exactly this name.
     pub fn get(&self, name: &str) -> Option<Arc<Entry>> {
         self.entries.get(name).map(|entry| entry.value().clone())
+    }
+
+    /// Whether this very model is listed.
+    pub fn holds(&self, entry: &Arc<Entry>) -> bool {
+        self.get(&entry.name()).is_some_and(|listed| Arc::ptr_eq(&listed, entry))
     }
 
     /// The model with exactly this name.
@@ -169,28 +179,12 @@ impl Shelf {
         (self.loads[1].load(Ordering::Relaxed), self.loads[0].load(Ordering::Relaxed))
     }
 
-    /// The plugin that is to open a model, by the best bid.
-    ///
-    /// # Errors
-    /// When none can, and why.
-    pub fn bidder(&self, listed: &Listed) -> Result<(Arc<Plugin>, Bid)> {
-        let plugins = self.plugins();
-        let able: Vec<Arc<Plugin>> = plugins
-            .iter()
-            .filter(|found| found.id().is_some_and(|id| listed.plugins.iter().any(|name| **name == *id)))
-            .filter_map(|found| found.plugin.clone())
-            .collect();
-        let unable = |why: &str| {
-            Error::new(
-                ErrorCode::FailedPrecondition,
-                format!("no plugin can open model `{}`: {why}", listed.name),
-            )
-            .with_reason("load_failed")
-        };
-        match actor::best_bid(&able, listed) {
-            Some((_, bid)) if bid.score == 0 => Err(unable(&bid.text)),
-            Some(best) => Ok(best),
-            None => Err(unable(listed.problem.as_deref().unwrap_or("none that is loaded bids for it"))),
+    /// Closes every model at once: open requests are ended. Blocks. For a host that has no actors any more.
+    pub(crate) fn close_now(&self) {
+        for entry in self.entries() {
+            if let Some(backend) = entry.take_backend() {
+                backend.close(Duration::ZERO);
+            }
         }
     }
 
@@ -246,28 +240,28 @@ impl CatalogHandle {
         if let Some(backend) = entry.backend() {
             return Ok(backend);
         }
-        let asked = Instant::now();
         let mut stages = entry.watch();
-        self.actor.try_send(OpenModel { name: entry.name(), keep_alive }).map_err(|_| {
-            Error::unavailable("the catalog is busy or shutting down; retry").with_reason("overloaded")
-        })?;
+        let mut ask = true;
         loop {
             if let Some(backend) = entry.backend() {
                 return Ok(backend);
             }
-            // Failures from before we asked may be retried by the actor; it says so by sending the stage again.
+            if ask {
+                let open = OpenModel { entry: entry.clone(), keep_alive };
+                self.actor.try_send(open).map_err(|_| {
+                    Error::unavailable("the catalog is busy or shutting down; retry")
+                        .with_reason("overloaded")
+                })?;
+            }
             if stages.changed().await.is_err() {
                 return Err(self.shelf.not_found(&entry.name()));
             }
-            let stage = stages.borrow_and_update().clone();
-            match stage {
-                Stage::Failed(since, error)
-                    if asked <= since || since.elapsed() < Duration::from_secs(60) =>
-                {
-                    return Err(error);
-                }
-                _ => {}
-            }
+            // A stage may be missed, when the next follows at once; so an idle model is asked for again.
+            ask = match stages.borrow_and_update().clone() {
+                Stage::Failed(_, error) => return Err(error),
+                Stage::Idle => true,
+                Stage::Loading | Stage::Ready | Stage::Closing => false,
+            };
         }
     }
 

@@ -64,7 +64,7 @@ impl LimiterActor {
         work: impl FnOnce(&mut Self) -> T,
     ) -> Result<T, Panicked> {
         let restarts = self.restarts.clone();
-        guarded(self, context, NAME, &restarts, work)
+        guarded(self, context, NAME, &restarts, |actor, _| work(actor))
     }
 
     /// Makes a checkpoint on a thread of its own.

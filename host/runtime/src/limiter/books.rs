@@ -14,7 +14,6 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// The clocks, read once for each request.
@@ -170,7 +169,8 @@ impl Books {
         estimate: u64,
         now: Now,
     ) -> Result<Reservation, LimitError> {
-        let Some((meter, limits)) = self.of(caller) else { return Ok(Reservation::free()) };
+        let Some((meter, limits)) = self.of(caller) else { return Ok(Reservation::free(false)) };
+        let rated = limits.rate.is_some();
         if let Some(rate) = limits.rate {
             let refused = |refused| LimitError::RateExceeded {
                 key: meter.owner.key.clone(),
@@ -183,12 +183,13 @@ impl Books {
             };
             meter.rate.take(rate, 1, now.steady).map_err(refused)?;
         }
-        let Some(allowance) = limits.tokens else { return Ok(Reservation::free()) };
-        self.set_aside(&meter, allowance, request, estimate, now).inspect_err(|_| {
+        let Some(allowance) = limits.tokens else { return Ok(Reservation::free(rated)) };
+        let held = self.set_aside(&meter, allowance, request, estimate, now).inspect_err(|_| {
             if let Some(rate) = limits.rate {
                 meter.rate.settle(rate, 1, 0, now.steady);
             }
-        })
+        })?;
+        Ok(Reservation { held: Some(held), rated })
     }
 
     fn set_aside(
@@ -198,7 +199,7 @@ impl Books {
         request: &str,
         estimate: u64,
         now: Now,
-    ) -> Result<Reservation, LimitError> {
+    ) -> Result<Held, LimitError> {
         let Allowance { limit, period: window } = allowance;
         let key = || meter.owner.key.clone();
         let hold = meter.budget.reserve(allowance, estimate, now.wall).map_err(|short| match short {
@@ -219,10 +220,7 @@ impl Books {
             request: request.to_owned(),
         };
         match self.journal.reserve(open) {
-            Ok(serial) => {
-                let held = Held { books: self.clone(), meter: meter.clone(), hold, serial };
-                Ok(Reservation { held: Some(held), seen: AtomicU64::new(0) })
-            }
+            Ok(serial) => Ok(Held { books: self.clone(), meter: meter.clone(), hold, serial }),
             Err(source) => {
                 meter.budget.settle(hold, 0);
                 Err(LimitError::StoreUnavailable { key: key(), source })
@@ -250,13 +248,14 @@ impl Books {
     }
 }
 
-/// A request that was admitted, until it is settled. Dropping it charges what was reserved, or what was seen if that is
-/// more: whoever forgets to settle does not get it for nothing.
+/// A request that was admitted, until it is settled. Dropping it charges what was reserved: whoever forgets to settle
+/// does not get it for nothing.
 #[must_use = "dropping a reservation charges it"]
 pub struct Reservation {
     /// `None` where no token is counted.
     held: Option<Held>,
-    seen: AtomicU64,
+    /// Whether it counts against a rate.
+    rated: bool,
 }
 
 struct Held {
@@ -273,18 +272,19 @@ impl std::fmt::Debug for Reservation {
 }
 
 impl Reservation {
-    fn free() -> Self {
-        Self { held: None, seen: AtomicU64::new(0) }
+    fn free(rated: bool) -> Self {
+        Self { held: None, rated }
+    }
+
+    /// The limits it was taken from.
+    pub fn dimensions(&self) -> impl Iterator<Item = &'static str> {
+        let requests = self.rated.then_some("requests");
+        requests.into_iter().chain(self.held.is_some().then_some("tokens"))
     }
 
     /// Tokens that were set aside.
     pub fn tokens(&self) -> u64 {
         self.held.as_ref().map_or(0, |held| held.hold.tokens)
-    }
-
-    /// Notes that this many tokens were seen so far, all together.
-    pub fn saw(&self, tokens: u64) {
-        self.seen.fetch_max(tokens, Ordering::Relaxed);
     }
 
     /// Charges what the request cost, and gives the rest back. What it cost beyond its reservation is a debt.
@@ -301,6 +301,6 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.charge(self.tokens().max(self.seen.load(Ordering::Relaxed)));
+        self.charge(self.tokens());
     }
 }

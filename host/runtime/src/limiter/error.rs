@@ -84,6 +84,16 @@ impl LimitError {
             LimitError::StoreUnavailable { .. } => ErrorCode::Unavailable,
         }
     }
+
+    /// What the limit counts: `"requests"` or `"tokens"`.
+    pub fn dimension(&self) -> &'static str {
+        match self {
+            LimitError::RateExceeded { .. } => "requests",
+            LimitError::BudgetExceeded { .. }
+            | LimitError::TooLargeForLimit { .. }
+            | LimitError::StoreUnavailable { .. } => "tokens",
+        }
+    }
 }
 
 impl From<LimitError> for Error {

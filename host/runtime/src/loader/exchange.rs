@@ -29,6 +29,8 @@ pub struct End {
     pub usage: Option<Usage>,
     /// Chunks that were taken.
     pub chunks: u64,
+    /// Whether a plugin had it.
+    pub submitted: bool,
 }
 
 /// Called when the plugin has given a request back: whether its instance can serve no more.
@@ -291,7 +293,8 @@ impl Exchange {
             };
             let result = result.map(|done| Done { timing, ..done });
             state.end = Some(result.clone());
-            (End { result, usage, chunks: state.chunks }, state.hook.take(), state.waker.take())
+            let submitted = state.submitted.is_some();
+            (End { result, usage, chunks: state.chunks, submitted }, state.hook.take(), state.waker.take())
         };
         if let Some(hook) = hook {
             hook(&end);
@@ -337,7 +340,11 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         // An exchange that nobody ended (a queue that was dropped) still settles its quota and frees its slot.
-        self.end(Err(Error::unavailable("the request was dropped before it reached a plugin")), None);
+        let error = match self.is_cancelled() {
+            true => Error::cancelled(),
+            false => Error::unavailable("the request was dropped before it reached a plugin"),
+        };
+        self.end(Err(error), None);
     }
 }
 

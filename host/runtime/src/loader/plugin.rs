@@ -390,6 +390,7 @@ impl Instance {
     /// Takes a request away from a plugin that does not finish it. Its memory stays, since the plugin may still read
     /// it; a later finish is stale.
     pub fn abandon(&self, exchange: &Arc<Exchange>, error: Error) {
+        exchange.cancel();
         if let Some(taken) = self.model.plugin.context.exchanges.remove(exchange.handle()) {
             std::mem::forget(taken);
         }

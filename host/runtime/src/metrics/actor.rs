@@ -44,7 +44,7 @@ impl MetricsActor {
         work: impl FnOnce(&mut Self) -> R,
     ) -> Result<R, Panicked> {
         let restarts = self.restarts.clone();
-        guarded(self, context, "metrics", &restarts, work)
+        guarded(self, context, "metrics", &restarts, |actor, _| work(actor))
     }
 }
 

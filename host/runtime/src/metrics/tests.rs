@@ -12,7 +12,12 @@ fn ended(code: Option<ErrorCode>) -> End {
         Timing { queue: Duration::from_micros(30), run: Duration::from_micros(170), ..Timing::default() };
     let usage = Usage { prompt_tokens: 5, completion_tokens: 7, cached_tokens: 2, ..Usage::default() };
     let done = Done { usage: usage.clone(), timing, ..Done::default() };
-    End { result: code.map_or(Ok(done), |code| Err(Error::new(code, "no"))), usage: Some(usage), chunks: 1 }
+    End {
+        result: code.map_or(Ok(done), |code| Err(Error::new(code, "no"))),
+        usage: Some(usage),
+        chunks: 1,
+        submitted: true,
+    }
 }
 
 /// One of everything.

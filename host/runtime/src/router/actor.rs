@@ -38,7 +38,7 @@ impl RouterActor {
     fn look(&mut self, context: &mut Context<Self>) {
         let restarts = self.restarts.clone();
         // A panic has been logged and stops the actor; the supervisor starts it again.
-        let _ = guarded(self, context, "router", &restarts, |actor| {
+        let _ = guarded(self, context, "router", &restarts, |actor, _| {
             if actor.built_from != actor.shared.shelf.version() {
                 actor.rebuild();
             }
@@ -76,7 +76,7 @@ impl Handler<Rebuild> for RouterActor {
 
     fn handle(&mut self, message: Rebuild, context: &mut Self::Context) {
         let restarts = self.restarts.clone();
-        let _ = guarded(self, context, "router", &restarts, |actor| {
+        let _ = guarded(self, context, "router", &restarts, |actor, _| {
             actor.names = message.names;
             actor.rebuild();
         });
@@ -95,6 +95,6 @@ impl Handler<Panic> for RouterActor {
 
     fn handle(&mut self, _: Panic, context: &mut Self::Context) {
         let restarts = self.restarts.clone();
-        let _ = guarded(self, context, "router", &restarts, |_| panic!("asked to"));
+        let _ = guarded(self, context, "router", &restarts, |_, _| panic!("asked to"));
     }
 }

@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A part that is watched.
 pub struct Watched {
-    /// How it is. Must not block.
-    pub look: Box<dyn Fn() -> PartHealth + Send>,
+    /// Whether looking may wait for a disk. It is then done on a thread of its own.
+    pub blocks: bool,
+    /// How it is.
+    pub look: Box<dyn Fn() -> PartHealth + Send + Sync>,
 }
 
 /// How everything is, as of the last look.

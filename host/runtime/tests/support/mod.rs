@@ -1,5 +1,7 @@
 //! A host with the echo plugin, loaded from the shared library as in real life.
 
+#![allow(dead_code, clippy::unwrap_used, reason = "each test uses its part; a helper fails by panicking")]
+
 use backplane::{Answer, Caller, Config, Host, Request};
 use serde_json::Value;
 

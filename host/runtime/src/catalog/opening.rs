@@ -1,0 +1,330 @@
+//! Opening models: ask for a bid, make room, load, publish.
+//!
+//! A thread of its own drives each opening, since all but the decision may block; the actor answers it. What a thread
+//! is at does not depend on the actor's staying up.
+
+use super::actor::{CatalogActor, Closed, Loaded, MakeRoom, ask, tell};
+use super::closing::close_and_wait;
+use super::entry::{Entry, Listed, Stage};
+use super::plan::{self, Decision, Open};
+use super::{Found, Shelf};
+use crate::backend::actor::BackendActor;
+use crate::backend::{Backend, Settings};
+use crate::error::{Error, ErrorCode, Result};
+use crate::info::LoadPlan;
+use crate::job::KeepAlive;
+use crate::loader::{Bid, BidQuery, Plugin};
+use crate::metrics::memory;
+use actix::{Addr, AsyncContext, Context, Supervisor};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a failed model is not tried again.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// A model that a thread is opening.
+pub(super) struct Loading {
+    /// Tells this opening from others of the same model.
+    serial: u64,
+    entry: Arc<Entry>,
+    /// Bytes that it was promised.
+    promised: u64,
+    /// When it has taken too long.
+    until: Instant,
+    /// Nobody waits for it any more; what comes of it is thrown away.
+    given_up: bool,
+}
+
+impl CatalogActor {
+    pub(super) fn open(
+        &mut self,
+        entry: &Arc<Entry>,
+        keep_alive: Option<KeepAlive>,
+        context: &mut Context<Self>,
+    ) {
+        let name = &entry.name();
+        let fail = |error: Error| entry.set_stage(Stage::Failed(Instant::now(), error));
+        match entry.stage() {
+            Stage::Loading | Stage::Ready => return,
+            Stage::Closing => {
+                self.reopen.insert(name.clone(), keep_alive);
+                return;
+            }
+            _ if self.stopping => return fail(Error::shutting_down()),
+            _ if !self.shelf.holds(entry) => return fail(self.shelf.not_found(name)),
+            Stage::Failed(since, error) if since.elapsed() < RETRY => {
+                entry.set_stage(Stage::Failed(since, error));
+                return;
+            }
+            Stage::Idle | Stage::Failed(..) => {}
+        }
+        if self.loads.contains_key(name) {
+            // One thread that hangs is enough.
+            let error =
+                format!("a plugin is still at opening model `{name}`, longer than it may; see the log");
+            return fail(Error::unavailable(error).with_reason("load_failed"));
+        }
+        self.serial += 1;
+        let load = Load {
+            serial: self.serial,
+            entry: entry.clone(),
+            settings: self.options.of(name).settings(&self.options),
+            shelf: self.shelf.clone(),
+            address: context.address(),
+            keep_alive,
+        };
+        let until = Instant::now() + self.options.load_timeout;
+        let loading =
+            Loading { serial: self.serial, entry: entry.clone(), promised: 0, until, given_up: false };
+        self.loads.insert(name.clone(), loading);
+        entry.set_stage(Stage::Loading);
+        let spawned = std::thread::Builder::new().name(format!("open {name}")).spawn(move || load.run());
+        if let Err(error) = spawned {
+            self.loads.remove(name);
+            fail(Error::unavailable(format!("no thread to open model `{name}`: {error}")));
+        }
+    }
+
+    /// Decides what has to go so that a model fits, and takes it from the request path.
+    ///
+    /// # Errors
+    /// When it does not fit, or nobody waits for it any more.
+    pub(super) fn make_room(&mut self, wanted: &MakeRoom) -> Result<Vec<(Arc<Entry>, Arc<Backend>)>> {
+        let name = wanted.entry.name();
+        let waits = |load: &Loading| load.serial == wanted.serial && !load.given_up;
+        if !self.loads.get(&name).is_some_and(waits) {
+            return Err(Error::cancelled());
+        }
+        let (plan, decision) = self.plan(&wanted.entry, &wanted.bid);
+        if !decision.fits {
+            return Err(no_memory(&plan));
+        }
+        if let Some(load) = self.loads.get_mut(&name) {
+            load.promised = wanted.bid.host_bytes;
+        }
+        let evicted = decision.evicts.iter().filter_map(|name| {
+            let entry = self.shelf.get(name)?;
+            let backend = self.begin_close(&entry)?;
+            tracing::info!(model = &**name, "evicted to make room");
+            self.shelf.metrics.count_eviction();
+            Some((entry, backend))
+        });
+        Ok(evicted.collect())
+    }
+
+    pub(super) fn plan(&self, entry: &Entry, bid: &Bid) -> (LoadPlan, Decision) {
+        let open: Vec<Open> = self
+            .shelf
+            .entries()
+            .iter()
+            .filter(|other| other.backend().is_some())
+            .map(|other| Open {
+                name: other.name(),
+                bytes: other.memory(),
+                last_used: other.last_used(),
+                evictable: !other.is_pinned() && other.is_idle(),
+            })
+            .collect();
+        let promised: u64 = self.loads.values().map(|load| load.promised).sum();
+        let needs = bid.host_bytes;
+        let budget = self.options.memory_budget;
+        let free = memory::available_bytes();
+        let decision =
+            plan::decide(needs, free.saturating_sub(promised), budget.saturating_sub(promised), &open);
+        let name = entry.name();
+        let threads = self.shelf.pool.threads();
+        let plan = LoadPlan {
+            needs_bytes: needs,
+            free_bytes: free,
+            budget_bytes: budget,
+            used_bytes: open.iter().map(|model| model.bytes).sum::<u64>() + promised,
+            evicts: decision.evicts.clone(),
+            fits: decision.fits,
+            threads: (self.options.of(&name).threads.min(threads), threads),
+            text: bid.text.clone(),
+            model: name,
+        };
+        (plan, decision)
+    }
+
+    /// Tells those who wait for a model that it will not open. Its thread may be in a plugin and cannot be stopped.
+    pub(super) fn give_up(&mut self, name: &str, error: Error) {
+        if let Some(load) = self.loads.get_mut(name)
+            && !load.given_up
+        {
+            load.given_up = true;
+            load.promised = 0;
+            load.entry.set_stage(Stage::Failed(Instant::now(), error));
+        }
+    }
+
+    /// Gives up what takes too long.
+    pub(super) fn give_up_late(&mut self) {
+        let (now, limit) = (Instant::now(), self.options.load_timeout);
+        let late = |load: &&Loading| !load.given_up && load.until <= now;
+        let late: Vec<_> = self.loads.values().filter(late).map(|load| load.entry.name()).collect();
+        for name in late {
+            let error = Error::unavailable(format!(
+                "model `{name}` was not open after {limit:?}; see the log, or raise `models.load_timeout`"
+            ));
+            self.give_up(&name, error.with_reason("load_failed"));
+        }
+    }
+
+    pub(super) fn loaded(&mut self, loaded: Loaded, context: &mut Context<Self>) {
+        let Loaded { serial, entry, listed, keep_alive, memory, result } = loaded;
+        let name = entry.name();
+        let ours = self.loads.get(&name).is_some_and(|load| load.serial == serial);
+        let Some(load) = ours.then(|| self.loads.remove(&name)).flatten() else { return discard(result) };
+        if load.given_up {
+            // It can be tried again at once, if there still is such a model.
+            if self.shelf.holds(&entry) {
+                entry.set_stage(Stage::Idle);
+            }
+            return discard(result);
+        }
+        if entry.listed().model_json != listed.model_json {
+            // Another model has its name since.
+            discard(result);
+            entry.set_stage(Stage::Idle);
+            return self.open(&entry, keep_alive, context);
+        }
+        match result {
+            Ok((backend, plugin)) => {
+                tracing::info!(model = &*name, memory, plugin = &**plugin.id(), "model open");
+                self.shelf.count_load(true);
+                entry.set_memory(memory);
+                entry.set_plugin(Some(plugin));
+                let (watched, restarts) = (backend.clone(), self.shelf.backend_restarts.clone());
+                let watcher = Supervisor::start(move |_| BackendActor::new(watched, restarts));
+                self.watchers.insert(name, watcher);
+                entry.touch(keep_alive);
+                entry.opened(backend);
+            }
+            Err(error) => {
+                tracing::error!(model = &*name, %error, "model not opened");
+                self.shelf.count_load(false);
+                let error = if error.reason.is_empty() { error.with_reason("load_failed") } else { error };
+                entry.set_stage(Stage::Failed(Instant::now(), error));
+            }
+        }
+    }
+
+    /// After a panic: what was left half opened fails, so that nobody waits for it.
+    pub(super) fn fail_orphans(&mut self) {
+        for entry in self.shelf.entries() {
+            if matches!(entry.stage(), Stage::Loading) && !self.loads.contains_key(&entry.name()) {
+                let error = Error::internal(format!("opening model `{}` failed inside; retry", entry.name()));
+                entry.set_stage(Stage::Failed(Instant::now(), error));
+            }
+        }
+    }
+}
+
+fn no_memory(plan: &LoadPlan) -> Error {
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64);
+    Error::new(
+        ErrorCode::ResourceExhausted,
+        format!(
+            "model `{}` needs {} of memory; {} are free, and open models take {} of the {} they may; close a model, \
+             choose a smaller one, or raise `models.memory_budget`",
+            plan.model,
+            mib(plan.needs_bytes),
+            mib(plan.free_bytes),
+            mib(plan.used_bytes),
+            mib(plan.budget_bytes),
+        ),
+    )
+    .with_reason("no_memory")
+    .with_detail("needs_bytes", plan.needs_bytes)
+    .with_detail("free_bytes", plan.free_bytes)
+    .with_detail("used_bytes", plan.used_bytes)
+    .with_detail("budget_bytes", plan.budget_bytes)
+}
+
+/// Closes, on a thread, what came too late.
+fn discard(result: Result<(Arc<Backend>, Arc<Plugin>)>) {
+    if let Ok((backend, _)) = result {
+        let inner = backend.clone();
+        if std::thread::Builder::new().spawn(move || close_and_wait(inner)).is_err() {
+            backend.close(Duration::ZERO);
+        }
+    }
+}
+
+/// A model being opened, on a thread of its own.
+struct Load {
+    serial: u64,
+    entry: Arc<Entry>,
+    settings: Settings,
+    shelf: Arc<Shelf>,
+    address: Addr<CatalogActor>,
+    keep_alive: Option<KeepAlive>,
+}
+
+impl Load {
+    fn run(self) {
+        let Self { serial, entry, settings, shelf, address, keep_alive } = self;
+        let listed = entry.listed();
+        let before = memory::resident_bytes();
+        let mut estimate = 0;
+        // A panic here would leave the model loading for ever.
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let (plugin, bid) = shelf.bidder(&listed)?;
+            estimate = bid.host_bytes;
+            make_room(&address, MakeRoom { serial, entry: entry.clone(), bid })?;
+            let model = plugin.open(&listed.model_json)?;
+            let names = (listed.name.clone(), plugin.id().clone());
+            let backend = Backend::start(names, model, settings, shelf.pool.clone(), shelf.metrics.clone())?;
+            Ok((backend, plugin))
+        }));
+        let result = opened.unwrap_or_else(|_| {
+            Err(Error::internal(format!("opening model `{}` panicked; see the log", listed.name)))
+        });
+        let memory = memory::resident_bytes().saturating_sub(before).max(estimate);
+        let backend = result.as_ref().ok().map(|(backend, _)| backend.clone());
+        let told = tell(&address, Loaded { serial, entry, listed, keep_alive, memory, result });
+        if let (false, Some(backend)) = (told, backend) {
+            // The host has ended meanwhile.
+            close_and_wait(backend);
+        }
+    }
+}
+
+/// Waits until there is room for a model.
+fn make_room(address: &Addr<CatalogActor>, wanted: MakeRoom) -> Result<()> {
+    for (entry, backend) in ask(address, wanted).ok_or_else(Error::shutting_down)?? {
+        close_and_wait(backend);
+        tell(address, Closed { entry });
+    }
+    Ok(())
+}
+
+impl Shelf {
+    /// The plugin that bids most for a model. Calls plugins, which may read the model's file.
+    ///
+    /// # Errors
+    /// When none can, and why.
+    pub fn bidder(&self, listed: &Listed) -> Result<(Arc<Plugin>, Bid)> {
+        let plugins = self.plugins();
+        let named =
+            |found: &&Found| found.id().is_some_and(|id| listed.plugins.iter().any(|name| **name == *id));
+        let query =
+            BidQuery { format: &listed.format, model_json: &listed.model_json, ..BidQuery::default() };
+        let best = plugins
+            .iter()
+            .filter(named)
+            .filter_map(|found| found.plugin.clone())
+            .filter_map(|plugin| Some((plugin.clone(), plugin.bid(query)?)))
+            .max_by(|(a, x), (b, y)| x.score.cmp(&y.score).then_with(|| b.id().cmp(a.id())));
+        let unable = |why: &str| {
+            let message = format!("no plugin can open model `{}`: {why}", listed.name);
+            Error::new(ErrorCode::FailedPrecondition, message).with_reason("load_failed")
+        };
+        match best {
+            Some((_, bid)) if bid.score == 0 => Err(unable(&bid.text)),
+            Some(best) => Ok(best),
+            None => Err(unable(listed.problem.as_deref().unwrap_or("none that is loaded bids for it"))),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! One attempt: a request handed to one model, and what has to happen at its end, whoever ends it.
+
+use super::{Admitted, Parts};
+use crate::backend::{Backend, Refusal};
+use crate::catalog::Entry;
+use crate::error::{Error, ErrorCode, Result};
+use crate::job::{LiveReply, Request, Timing};
+use crate::limiter::Reservation;
+use crate::loader::{End, Exchange, ExchangeSpec};
+use crate::metrics::Stage;
+use crate::router::Scored;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Attempts at a model that is being closed and reopened under us.
+const MAX_REOPENS: usize = 4;
+
+/// A reservation, wherever it is: with the request function, or with the exchange that pays from it. Whoever takes it
+/// out settles it.
+type Purse = Arc<Mutex<Option<Reservation>>>;
+
+/// Opens the model if need be and hands it the request. The reservation goes along, and settles at its end; it stays
+/// with the caller when the model did not take the request.
+pub(super) async fn attempt(
+    parts: &Parts,
+    request: &Request,
+    candidate: &Scored,
+    admitted: &mut Admitted,
+    trail: &[Arc<str>],
+    confidence: bool,
+) -> Result<(LiveReply, Timing)> {
+    let entry = &candidate.entry;
+    let opening = Instant::now();
+    let _hold = entry.hold();
+    let mut waiting: Option<(LiveReply, Purse)> = None;
+    for _ in 0..MAX_REOPENS {
+        let backend = match open(parts, request, entry).await {
+            Ok(backend) => backend,
+            Err(error) => {
+                match waiting {
+                    Some((live, purse)) => hand_back(live, &purse, admitted, &error),
+                    None => {
+                        parts.metrics.request_refused(&request.capability, Some(&entry.name()), error.code)
+                    }
+                }
+                return Err(error);
+            }
+        };
+        let (live, purse) = match waiting {
+            Some(waiting) => waiting,
+            None => {
+                let reservation = admitted.reservation.take();
+                let purse = Arc::new(Mutex::new(reservation));
+                let spec = (admitted.prompt, purse.clone());
+                let exchange = make(parts, request, entry, &backend, spec, trail, confidence);
+                (LiveReply { exchange, ended: false }, purse)
+            }
+        };
+        match backend.dispatch(live.exchange.clone()) {
+            Ok(()) => return Ok((live, Timing { open: opening.elapsed(), ..Timing::default() })),
+            Err(Refusal::Closed) => waiting = Some((live, purse)),
+            Err(Refusal::Full(error)) => {
+                hand_back(live, &purse, admitted, &error);
+                return Err(error);
+            }
+        }
+    }
+    let error = Error::unavailable(format!("model `{}` keeps being closed; retry", entry.name()))
+        .with_reason("overloaded");
+    if let Some((live, purse)) = waiting {
+        hand_back(live, &purse, admitted, &error);
+    }
+    Err(error)
+}
+
+/// The backend of a model: at once when it is open, else after it was opened.
+async fn open(parts: &Parts, request: &Request, entry: &Arc<Entry>) -> Result<Arc<Backend>> {
+    if let Some(backend) = entry.backend() {
+        entry.touch(request.keep_alive);
+        return Ok(backend);
+    }
+    let began = Instant::now();
+    let open = parts.catalog.ensure(entry, request.keep_alive);
+    let opened =
+        parts.timer.by(request.deadline, open, || Error::deadline("the model was being opened")).await;
+    parts.metrics.stage(Stage::Open, began.elapsed());
+    opened
+}
+
+/// Ends an exchange that no model took; its reservation goes back, for another attempt.
+fn hand_back(mut live: LiveReply, purse: &Purse, admitted: &mut Admitted, error: &Error) {
+    admitted.reservation = purse.lock().take();
+    live.ended = true;
+    live.exchange.end(Err(error.clone()), None);
+}
+
+/// The exchange of a request, with its hook.
+fn make(
+    parts: &Parts,
+    request: &Request,
+    entry: &Arc<Entry>,
+    backend: &Arc<Backend>,
+    (prompt, purse): (u64, Purse),
+    trail: &[Arc<str>],
+    confidence: bool,
+) -> Arc<Exchange> {
+    let open = parts.open.clone();
+    open.fetch_add(1, Ordering::Relaxed);
+    let (metrics, entry, capability) = (parts.metrics.clone(), entry.clone(), request.capability.clone());
+    let (keep_alive, id, model) = (request.keep_alive, request.id.clone(), entry.name());
+    // Weak: an exchange that is stuck in a plugin must not keep its backend, and so its memory, alive.
+    let backend = Arc::downgrade(backend);
+    let mut models = trail.to_vec();
+    models.push(model.clone());
+    let hook = Box::new(move |end: &End| {
+        if let Some(reservation) = purse.lock().take() {
+            reservation.settle(cost(end, prompt));
+        }
+        let timing = end.result.as_ref().map(|done| done.timing).unwrap_or_default();
+        if let Some(backend) = backend.upgrade() {
+            backend.count_end(end.result.is_err(), timing.queue, timing.run);
+        }
+        metrics.request_ended(&capability, &model, end);
+        if let Err(error) = &end.result
+            && !matches!(
+                error.code,
+                ErrorCode::Cancelled | ErrorCode::InvalidArgument | ErrorCode::OutOfRange
+            )
+        {
+            tracing::warn!(request = id, model = &*model, code = %error.code, error = error.message, "request failed");
+        }
+        entry.touch(keep_alive);
+        open.fetch_sub(1, Ordering::Relaxed);
+    });
+    Exchange::new(ExchangeSpec {
+        capability: request.capability.clone(),
+        capability_version: 1,
+        params: request.params.clone(),
+        tensors: request.tensors.clone(),
+        id: request.id.clone(),
+        traceparent: request.traceparent.clone().unwrap_or_default(),
+        caller: request.caller.clone(),
+        trail: models,
+        deadline: request.deadline,
+        stream: request.stream,
+        confidence,
+        priority: request.priority,
+        hook,
+    })
+}
+
+/// What a request cost, in tokens.
+///
+/// What the plugin reports counts, in its usage or in the details of its error. Where it reports nothing: what no plugin
+/// had is free, and so is a failure that was not the caller's doing and that produced nothing; an answer costs its pieces,
+/// and one that was broken off its pieces and its prompt.
+fn cost(end: &End, prompt: u64) -> u64 {
+    if let Some(usage) = &end.usage {
+        return usage.prompt_tokens.saturating_add(usage.completion_tokens);
+    }
+    let error = match &end.result {
+        Ok(_) => return end.chunks,
+        Err(_) if !end.submitted => return 0,
+        Err(error) => error,
+    };
+    let reported: Vec<u64> = ["prompt_tokens", "completion_tokens"]
+        .iter()
+        .filter_map(|name| error.details.get(*name)?.as_u64())
+        .collect();
+    let left = matches!(error.code, ErrorCode::Cancelled | ErrorCode::DeadlineExceeded);
+    match reported.as_slice() {
+        [] if end.chunks == 0 && !left => 0,
+        [] => prompt.saturating_add(end.chunks),
+        reported => reported.iter().fold(0, |sum: u64, tokens| sum.saturating_add(*tokens)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Done;
+    use backplane_abi::payload::Usage;
+
+    fn end(result: Result<Done>, chunks: u64) -> End {
+        End { result, usage: None, chunks, submitted: true }
+    }
+
+    #[test]
+    fn what_a_request_costs() {
+        let failed = |code| end(Err(Error::new(code, "no")), 0);
+        let usage = Usage { prompt_tokens: 5, completion_tokens: 7, ..Usage::default() };
+        let reported = |mut end: End| {
+            end.usage = Some(usage.clone());
+            end
+        };
+        assert_eq!(cost(&reported(end(Ok(Done::default()), 3)), 100), 12, "what the plugin says");
+        assert_eq!(cost(&reported(failed(ErrorCode::Internal)), 100), 12, "also when it fails");
+        assert_eq!(cost(&end(Ok(Done::default()), 3), 100), 3, "else the pieces");
+        for free in [ErrorCode::InvalidArgument, ErrorCode::Unavailable, ErrorCode::Internal] {
+            assert_eq!(cost(&failed(free), 100), 0, "{free}: nothing came of it");
+        }
+        for left in [ErrorCode::Cancelled, ErrorCode::DeadlineExceeded] {
+            assert_eq!(cost(&failed(left), 100), 100, "{left}: the model worked for it");
+            assert_eq!(cost(&End { submitted: false, ..failed(left) }, 100), 0, "{left}: no model had it");
+        }
+        assert_eq!(cost(&End { chunks: 4, ..failed(ErrorCode::Internal) }, 100), 104, "what was produced");
+        let told = Error::cancelled().with_detail("prompt_tokens", 9).with_detail("completion_tokens", 2);
+        assert_eq!(cost(&end(Err(told), 1), 100), 11, "what the error says");
+    }
+}

@@ -1,0 +1,106 @@
+//! The cascade: one model after the other, until one is sure enough.
+
+use super::attempt::attempt;
+use super::{Admitted, Parts, can_stand_in, plugin_of, reserve, route, tried_and};
+use crate::error::{Error, Result};
+use crate::job::{CacheOutcome, Candidate, Chunk, Done, LiveReply, Next, Reply, Request, Source, Timing};
+use crate::router::{Choice, confidence};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A whole answer of one model.
+struct Whole {
+    model: Arc<str>,
+    plugin: Arc<str>,
+    chunks: Vec<Chunk>,
+    done: Done,
+    timing: Timing,
+}
+
+/// Asks one model after the other until one is sure enough. Keeps the best answer there is when the deadline or a
+/// limit forbids another attempt.
+pub(super) async fn cascade(
+    parts: &Parts,
+    request: &Request,
+    choice: &Choice,
+    mut admitted: Admitted,
+    trail: &[Arc<str>],
+) -> Result<Reply> {
+    let threshold = choice.escalate_below.unwrap_or_default();
+    let mut tried: Vec<Candidate> = Vec::new();
+    let mut best: Option<Whole> = None;
+    let mut failure = None;
+    for (place, candidate) in choice.candidates.iter().enumerate() {
+        let name = candidate.entry.name();
+        if admitted.reservation.is_none() {
+            // The last attempt settled its own; another one is paid for by itself.
+            match reserve(parts, request, &candidate.entry, &format!("{}#{}", request.id, place + 1)) {
+                Ok(again) => admitted = again,
+                Err(error) => {
+                    tried.push(tried_and(candidate, None, format!("not tried: {}", error.message)));
+                    break;
+                }
+            }
+        }
+        if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            tried.push(tried_and(candidate, None, "not tried: the deadline has passed".to_owned()));
+            break;
+        }
+        let answer = match attempt(parts, request, candidate, &mut admitted, trail, true).await {
+            Ok((live, timing)) => collect(live).await.map(|(chunks, done)| (chunks, done, timing)),
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok((chunks, mut done, timing)) => {
+                done.confidence = confidence(done.confidence, &done.usage);
+                let sure = done.confidence.is_none_or(|confidence| threshold <= confidence);
+                let why = match done.confidence {
+                    None => "accepted: it says nothing of its confidence".to_owned(),
+                    Some(c) if sure => format!("accepted: {c:.3} is not below {threshold}"),
+                    Some(c) => format!("escalated: {c:.3} is below {threshold}"),
+                };
+                tried.push(tried_and(candidate, done.confidence, why));
+                let better = best.as_ref().is_none_or(|best| best.done.confidence <= done.confidence);
+                if better || sure {
+                    best = Some(Whole { model: name, plugin: plugin_of(candidate), chunks, done, timing });
+                }
+                if sure {
+                    break;
+                }
+                if place + 1 < choice.candidates.len() {
+                    parts.metrics.count_escalation();
+                }
+            }
+            Err(error) => {
+                tried.push(tried_and(candidate, None, error.message.clone()));
+                let gives_up = !can_stand_in(&error);
+                failure = Some(error);
+                if gives_up {
+                    break;
+                }
+            }
+        }
+    }
+    let Some(Whole { model, plugin, chunks, done, timing }) = best else {
+        return Err(failure.unwrap_or_else(|| Error::deadline("no model had been asked")));
+    };
+    let mut route = route(request, choice, &model, plugin, tried);
+    route.confidence = done.confidence;
+    Ok(Reply {
+        route,
+        cache: CacheOutcome::Bypass,
+        limits: Vec::new(),
+        source: Source::Ready { chunks: chunks.into_iter(), done: Some(done) },
+        timing,
+    })
+}
+
+async fn collect(mut live: LiveReply) -> Result<(Vec<Chunk>, Done)> {
+    let mut chunks = Vec::new();
+    loop {
+        match std::future::poll_fn(|context| live.poll_next(context)).await? {
+            Next::Chunk(chunk) => chunks.push(chunk),
+            Next::Done(done) => return Ok((chunks, done)),
+        }
+    }
+}
