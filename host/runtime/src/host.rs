@@ -12,7 +12,7 @@ use crate::router::Target;
 use crate::serve::{Parts, serve};
 use crate::start::{Running, Started};
 use crate::supervisor::Snapshot;
-use backplane_registry::capability::Capability;
+use backplane_registry::Capability;
 use backplane_registry::plugin::Manifest;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -201,7 +201,8 @@ impl Host {
             versions.sort_unstable();
             versions.dedup();
             let plugins = offers.iter().map(|(manifest, _)| manifest.id.clone()).collect();
-            let said = |(manifest, offer): &(&Manifest, &Capability)| CapabilitySchema::of(&manifest.id, offer);
+            let said =
+                |(manifest, offer): &(&Manifest, &Capability)| CapabilitySchema::of(&manifest.id, offer);
             let schemas = offers.iter().filter_map(said).collect();
             CapabilityInfo { name, versions, models, plugins, schemas }
         };

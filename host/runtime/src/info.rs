@@ -1,6 +1,6 @@
 //! What the host says of itself. Looking never acts: none of this loads a model or touches a timer.
 
-use backplane_registry::capability::Capability;
+use backplane_registry::Capability;
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;

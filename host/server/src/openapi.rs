@@ -1,6 +1,8 @@
 //! `/openapi.json`: made from the list of routes and the types of their bodies, so that it cannot say anything else
 //! than what is served; and from what plugins offer at this moment.
 
+mod capability;
+
 use crate::app;
 use crate::call::{self, Call};
 use crate::caller::Scope;
@@ -49,7 +51,7 @@ pub(crate) fn document(routes: &[Route], capabilities: &[CapabilityInfo], versio
     for capability in capabilities {
         paths.insert(
             format!("/v1/capabilities/{}", capability.name),
-            json!({ "post": of_capability(capability) }),
+            json!({ "post": capability::operation(capability) }),
         );
     }
     let errors = json!({
@@ -58,6 +60,7 @@ pub(crate) fn document(routes: &[Route], capabilities: &[CapabilityInfo], versio
     });
     let mut schemas = takes.take_definitions(true);
     schemas.extend(gives.take_definitions(true));
+    schemas.extend(capabilities.iter().flat_map(capability::schemas));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -171,40 +174,10 @@ fn body(route: &Route, schema: &Value) -> Value {
     json!({ "required": !optional, "content": content })
 }
 
-/// A capability that plugins offer now.
-fn of_capability(capability: &CapabilityInfo) -> Value {
-    let name = &capability.name;
-    let versions: Vec<String> =
-        capability.versions.iter().map(|version| format!("{name}/{version}")).collect();
-    let models: Vec<&str> = capability.models.iter().map(|model| &**model).collect();
-    json!({
-        "operationId": format!("post_v1_capabilities_{}", name.replace(['.', '-'], "_")),
-        "tags": ["Capabilities"],
-        "summary": format!("Ask `{name}`"),
-        "description": format!(
-            "`params` as {} has it. Models: {}. Plugins: {}.",
-            versions.join(" or "), models.join(", "), capability.plugins.join(", "),
-        ),
-        "parameters": header_references().collect::<Vec<_>>(),
-        "requestBody": { "required": true, "content": {
-            "application/json": { "schema": { "$ref": "#/components/schemas/CapabilityRequest" } },
-            "application/octet-stream": { "schema": { "type": "string", "format": "binary" } },
-        } },
-        "responses": {
-            "200": { "description": "Good.", "content": {
-                "application/json": { "schema": { "$ref": "#/components/schemas/CapabilityAnswer" } },
-                "text/event-stream": { "schema": { "$ref": "#/components/schemas/CapabilityPiece" } },
-            } },
-            "default": { "$ref": "#/components/responses/OpenAiError" },
-        },
-        "security": security(Scope::User),
-        "x-role": "user",
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backplane::CapabilitySchema;
 
     fn example() -> Value {
         let unforeseen = CapabilityInfo {
@@ -212,6 +185,20 @@ mod tests {
             versions: vec![1],
             models: vec!["voice".into()],
             plugins: vec!["com.acme.speech".to_owned()],
+            schemas: vec![CapabilitySchema {
+                plugin: "com.acme.speech".to_owned(),
+                version: 1,
+                description: Some("Reads a text aloud".to_owned()),
+                input_schema: Some(json!({
+                    "type": "object",
+                    "required": ["text"],
+                    "properties": { "text": { "type": "string" }, "voice": { "$ref": "#/$defs/voice" } },
+                    "$defs": { "voice": { "enum": ["low", "high"] } },
+                })),
+                output_schema: Some(
+                    json!({ "type": "object", "properties": { "seconds": { "type": "number" } } }),
+                ),
+            }],
         };
         document(&app::routes(), &[unforeseen], "0.0.0")
     }
