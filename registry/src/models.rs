@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::card::{Card, Kind};
+use crate::card::{Card, FileSpec, Kind};
 use crate::catalogue::Catalogue;
 use crate::digest::Digest;
 use crate::error::{RegistryError, Result, nearest};
@@ -42,6 +42,8 @@ pub struct Installed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstalledFile {
     pub role: String,
+    /// Its own name: as the card says, else the last part of where it comes from. Stored, it lies under its digest.
+    pub name: String,
     pub path: PathBuf,
     pub size: u64,
     /// Known for every pulled file; for a local one, if its card says.
@@ -68,7 +70,7 @@ impl Installed {
     fn new(
         card: Card,
         card_path: &Path,
-        locate: impl Fn(&crate::card::FileSpec) -> Option<PathBuf>,
+        locate: impl Fn(&FileSpec) -> Option<PathBuf>,
     ) -> Result<Self> {
         let incomplete = |missing: String| RegistryError::Incomplete { name: card.name.to_string(), missing };
         let mut files = Vec::new();
@@ -78,7 +80,8 @@ impl Installed {
                 Ok(meta) if meta.is_file() && file.size.is_none_or(|size| size == meta.len()) => meta.len(),
                 _ => return Err(incomplete(format!("the file `{}` ({})", file.role, path.display()))),
             };
-            files.push(InstalledFile { role: file.role.clone(), path, size, sha256: file.sha256 });
+            let (role, name, sha256) = (file.role.clone(), own_name(file), file.sha256);
+            files.push(InstalledFile { role, name, path, size, sha256 });
         }
         let modified = card_path
             .metadata()
@@ -87,6 +90,14 @@ impl Installed {
         let size = files.iter().map(|file| file.size).sum();
         Ok(Self { name: card.name.clone(), id: card.id()?, files, size, modified, card })
     }
+}
+
+/// What a file is called where it comes from. Empty when nothing says.
+fn own_name(file: &FileSpec) -> String {
+    let of_path = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+    let of_source = |uri: &String| uri.parse::<Source>().ok().map(|source| source.file_name());
+    let name = file.name.clone().or_else(|| file.path.as_ref().and_then(of_path));
+    name.or_else(|| file.source.as_ref().and_then(of_source)).unwrap_or_default()
 }
 
 /// What is installed, and what is there but cannot be used.

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod guide;
 mod models;
 #[cfg(test)]
 mod packages;
