@@ -388,9 +388,10 @@ typedef struct bp_plugin {
   /* What it claims about a job. Pure, no device work, at most 1 ms. [any][no-block] since 1.0 */
   bp_code (*bid)(struct bp_plugin *plugin, const bp_query *query, bp_bid *out);
 
-  /* Opens a model. model_json: {"name","format","capabilities":[..],"files":[{"role","path","size"}],
-   * "parameters":{..}}. Errors: BP_DATA_LOSS with reason "model_invalid" for a bad file,
-   * BP_RESOURCE_EXHAUSTED, BP_FAILED_PRECONDITION, BP_INVALID_ARGUMENT for parameters. [init] since 1.0 */
+  /* Opens a model. model_json: {"name","format","capabilities":[..],"files":[{"role","name","path",
+   * "size"}],"parameters":{..}}; a file's name is its own, for its path may end in a digest.
+   * Errors: BP_DATA_LOSS with reason "model_invalid" for a bad file, BP_RESOURCE_EXHAUSTED,
+   * BP_FAILED_PRECONDITION, BP_INVALID_ARGUMENT for parameters. [init] since 1.0 */
   bp_code (*model_open)(struct bp_plugin *plugin, bp_str model_json, bp_model **out, bp_err err);
 
   /* The plugin's extension, or NULL. May be NULL. [any][no-block] since 1.0 */

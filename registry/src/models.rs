@@ -67,11 +67,7 @@ impl Installed {
         })
     }
 
-    fn new(
-        card: Card,
-        card_path: &Path,
-        locate: impl Fn(&FileSpec) -> Option<PathBuf>,
-    ) -> Result<Self> {
+    fn new(card: Card, card_path: &Path, locate: impl Fn(&FileSpec) -> Option<PathBuf>) -> Result<Self> {
         let incomplete = |missing: String| RegistryError::Incomplete { name: card.name.to_string(), missing };
         let mut files = Vec::new();
         for file in card.files_here() {

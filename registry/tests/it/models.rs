@@ -32,6 +32,11 @@ fn a_folder_with_a_card_is_installed_with_its_parameters() {
     assert_eq!(local.file("model").unwrap(), folder.join("sub/m.onnx"));
 
     let installed = bench.pull(folder.to_str().unwrap()).unwrap();
+    // A graph names its weights by their file; in the store that is a digest.
+    for model in [&local, &installed] {
+        let names: Vec<_> = model.files.iter().map(|file| &*file.name).collect();
+        assert_eq!(names, ["m.onnx", "tokenizer.json"]);
+    }
     assert_eq!(installed.card.parameters["pooling"], "cls");
     assert_eq!(std::fs::read(installed.file("tokenizer").unwrap()).unwrap(), b"{}");
     assert_eq!(bench.models().resolve("e").unwrap().name.to_string(), "acme/embed");

@@ -88,7 +88,7 @@ fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
     let files: Vec<Value> = model
         .files
         .iter()
-        .map(|file| json!({"role": file.role, "path": file.path, "size": file.size}))
+        .map(|file| json!({"role": file.role, "name": file.name, "path": file.path, "size": file.size}))
         .collect();
     let loaded =
         || plugins.iter().filter(|found| found.plugin.is_some()).filter_map(|found| found.manifest.as_ref());
@@ -225,5 +225,29 @@ pub fn plugin_options(config: &Config, state: &Path, first: &[PathBuf]) -> Plugi
         settings: config.plugins.settings.iter().map(|(id, own)| (id.clone(), settings(Some(own)))).collect(),
         default_settings: settings(None),
         load_timeout: PLUGIN_LOAD_TIMEOUT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_is_told_what_a_file_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, content) in [("model.onnx", "graph"), ("model.onnx_data", "weights")] {
+            std::fs::write(dir.path().join(file), content).unwrap();
+        }
+        let card = "name = 'large'\nformat = 'onnx'\ncapabilities = ['tensor.infer']\n\
+                    [[files]]\nrole = 'model'\npath = 'model.onnx'\n\
+                    [[files]]\nrole = 'external'\nname = 'weights.bin'\npath = 'model.onnx_data'\n";
+        let path = dir.path().join("model.toml");
+        std::fs::write(&path, card).unwrap();
+        let mut config = Config::for_tests();
+        config.models.cards.push(path);
+        let listed = models(&dir.path().join("state"), &[], &config).unwrap();
+        let told: Value = serde_json::from_str(&listed[0].model_json).unwrap();
+        let files: Vec<_> = told["files"].as_array().unwrap().iter().map(|file| (&file["role"], &file["name"])).collect();
+        assert_eq!(files, [(&json!("model"), &json!("model.onnx")), (&json!("external"), &json!("weights.bin"))]);
     }
 }
