@@ -55,6 +55,8 @@ lint: ## Formatting and lints.
 	@$(call say,lints)
 	@$(CARGO) clippy -j $(JOBS) --quiet --workspace --all-targets -- -D warnings
 
+# Tests make plugins panic; where one should not, `RUST_BACKTRACE=1 cargo test` tells more.
+unit e2e: export RUST_BACKTRACE := 0
 unit: setup models ## Tests of every crate but the end-to-end ones.
 	@$(call say,tests of every crate but the end-to-end ones)
 	@BACKPLANE_TEST_MODELS=$(TEST_STATE) $(CARGO) test -j $(JOBS) --quiet --workspace --exclude e2e
