@@ -20,6 +20,7 @@ mod serial;
 
 use backplane_plugin::prelude::*;
 use backplane_plugin::serde::Deserialize;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The library. It has no state of its own; one that needs the host's log or its configuration keeps them here.
 struct EchoPlugin;
@@ -34,7 +35,7 @@ impl Plugin for EchoPlugin {
 
     fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
         let Parameters { execution } = model.parameters()?;
-        Ok(Box::new(EchoModel { execution }))
+        Ok(Box::new(EchoModel { execution, instances: AtomicU32::new(0) }))
     }
 }
 
@@ -57,6 +58,8 @@ enum Class {
 /// An opened model. Here is the place for weights that instances share.
 struct EchoModel {
     execution: Class,
+    /// Instances made so far.
+    instances: AtomicU32,
 }
 
 impl Model for EchoModel {
@@ -73,11 +76,17 @@ impl Model for EchoModel {
     }
 
     fn instance(&self, _seat: &Seat) -> Result<Box<dyn Instance>> {
+        self.instances.fetch_add(1, Ordering::Relaxed);
         match self.execution {
             Class::Concurrent => Ok(each(|request| echo::serve(request, None))),
             Class::Serial => Ok(Box::<serial::Serial>::default()),
             Class::Continuous => Ok(Box::new(continuous::Continuous::start()?)),
         }
+    }
+
+    /// Figures of the engine's own: the host shows them beside its own. Must not wait for work under way.
+    fn stats(&self, each: &mut dyn FnMut(&str, f64)) {
+        each("instances_made_total", f64::from(self.instances.load(Ordering::Relaxed)));
     }
 
     /// A word is a token here. A host that knows the number before it admits a request can hold a token budget.
