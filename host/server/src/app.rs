@@ -11,6 +11,7 @@ use backplane::Host;
 pub(crate) struct App {
     pub host: Host,
     pub body_limit: usize,
+    pub json_depth: usize,
 }
 
 impl App {

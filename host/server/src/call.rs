@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::error::reason;
+use crate::gate::{Connection, Refusal};
 use crate::head;
 use crate::openai::wire::invalid;
 use crate::options::Options;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// A request to a route.
@@ -72,7 +74,13 @@ impl Call {
         let Some(payload) = self.payload.take() else { return Ok(Bytes::new()) };
         match payload.to_bytes_limited(limit).await {
             Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(error)) => Err(Error::invalid(format!("the body could not be read: {error}"))),
+            Ok(Err(error)) => {
+                let refused = self.http.conn_data::<Rc<Connection>>().and_then(|gate| gate.refused_body());
+                Err(refused.map_or_else(
+                    || Error::invalid(format!("the body could not be read: {error}")),
+                    Refusal::error,
+                ))
+            }
             Err(_) => {
                 let message = format!("the body is larger than {limit} bytes, which is `server.body_limit`");
                 Err(Error::new(ErrorCode::OutOfRange, message).with_reason(reason::BODY_TOO_LARGE))
@@ -80,16 +88,21 @@ impl Call {
         }
     }
 
+    /// How deep JSON may nest.
+    pub(crate) fn json_depth(&self) -> usize {
+        self.app.json_depth
+    }
+
     /// The body as a type.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<Parsed<T>> {
-        parse::json(&self.bytes().await?)
+        parse::json(&self.bytes().await?, self.json_depth())
     }
 
     /// The body as a type, or its default where there is none.
     pub(crate) async fn json_or_default<T: DeserializeOwned + Default>(&mut self) -> Result<Parsed<T>> {
         match self.bytes().await? {
             bytes if bytes.is_empty() => Ok(Parsed { value: T::default(), ignored: Vec::new() }),
-            bytes => parse::json(&bytes),
+            bytes => parse::json(&bytes, self.json_depth()),
         }
     }
 

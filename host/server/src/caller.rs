@@ -75,7 +75,7 @@ fn check_origin(app: &App, http: &HttpRequest) -> Result<()> {
     }
     Err(Error::new(
         ErrorCode::PermissionDenied,
-        "this page's origin may not call the server; add it to `server.cors` if it should",
+        "this page's origin may not call the server; add it to `server.cors_origins` if it should",
     )
     .with_reason("origin_not_allowed"))
 }

@@ -190,7 +190,7 @@ pub(crate) async fn call(mut call: Call) -> Result<HttpResponse> {
     let mut parts = binary::split(call.headers(), body)?;
     let Parsed { value: request, ignored } = match &parts.json {
         empty if empty.is_empty() => Parsed { value: Request::default(), ignored: Vec::new() },
-        json => parse::json::<Request<'_>>(json)?,
+        json => parse::json::<Request<'_>>(json, call.json_depth())?,
     };
     refuse_ignored(&options, &ignored)?;
     options.keep_alive = request.keep_alive.map(|field| field.0).or(options.keep_alive);

@@ -34,6 +34,13 @@ pub(crate) mod reason {
     pub(crate) const UNSUPPORTED_MEDIA_TYPE: &str = "unsupported_media_type";
     pub(crate) const IGNORED_PARAMS: &str = "ignored_params";
     pub(crate) const UNSUPPORTED_PARAM: &str = "unsupported_param";
+    pub(crate) const MALFORMED_REQUEST: &str = "malformed_request";
+    pub(crate) const LENGTH_REQUIRED: &str = "length_required";
+    pub(crate) const URI_TOO_LONG: &str = "uri_too_long";
+    pub(crate) const HEADER_TOO_LARGE: &str = "header_too_large";
+    pub(crate) const EXPECTATION_FAILED: &str = "expectation_failed";
+    pub(crate) const REQUEST_TIMEOUT: &str = "request_timeout";
+    pub(crate) const HTTP_VERSION: &str = "http_version_not_supported";
 }
 
 /// The status of a failure: its reason's, where the reason says more than the code, else its code's.
@@ -42,6 +49,12 @@ pub(crate) fn status(error: &Error) -> StatusCode {
         reason::METHOD_NOT_ALLOWED => StatusCode::METHOD_NOT_ALLOWED,
         reason::BODY_TOO_LARGE => StatusCode::PAYLOAD_TOO_LARGE,
         reason::UNSUPPORTED_MEDIA_TYPE => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        reason::REQUEST_TIMEOUT => StatusCode::REQUEST_TIMEOUT,
+        reason::LENGTH_REQUIRED => StatusCode::LENGTH_REQUIRED,
+        reason::URI_TOO_LONG => StatusCode::URI_TOO_LONG,
+        reason::EXPECTATION_FAILED => StatusCode::EXPECTATION_FAILED,
+        reason::HEADER_TOO_LARGE => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        reason::HTTP_VERSION => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         "model_invalid" => StatusCode::UNPROCESSABLE_ENTITY,
         "limit_too_small" | "context_length_exceeded" => StatusCode::BAD_REQUEST,
         "overloaded" | "no_memory" | "shutting_down" | "load_failed" | "quota_store_unavailable" => {

@@ -27,3 +27,15 @@ pub(crate) fn tensor(plugin: &str, what: &str) -> Error {
 pub(crate) fn unwritable(error: &serde_json::Error) -> Error {
     Error::new(ErrorCode::Internal, format!("the answer cannot be written as JSON: {error}"))
 }
+
+/// A handler of ours panicked. Its words are for the log.
+pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
+    let words = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    tracing::error!(panic = words, "a handler panicked");
+    Error::internal("the server made a mistake; its log has more under this answer's `x-request-id`")
+        .with_reason("panic")
+}

@@ -24,6 +24,7 @@ mod capabilities;
 mod elements;
 mod error;
 mod fault;
+mod gate;
 mod head;
 mod health;
 mod limits;
@@ -37,7 +38,7 @@ mod route;
 mod sse;
 mod stream;
 
-use actix_web::{App as Web, HttpServer, web};
+use actix_web::web;
 use backplane::Host;
 use backplane::config::ServerConfig;
 use std::io;
@@ -60,18 +61,12 @@ impl Server {
     pub fn start(host: Host, config: ServerConfig) -> io::Result<Server> {
         let listener = TcpListener::bind(config.address)?;
         let address = listener.local_addr()?;
-        let shared = web::Data::new(app::App { host, body_limit: config.body_limit });
+        let (body_limit, json_depth) = (config.body_limit, config.json_depth);
+        let shared = web::Data::new(app::App { host, body_limit, json_depth });
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("server".to_owned()).spawn(move || {
             actix_web::rt::System::new().block_on(async move {
-                let server = HttpServer::new(move || {
-                    let routes = app::routes();
-                    Web::new().app_data(shared.clone()).configure(|config| route::register(&routes, config))
-                })
-                .workers(config.workers.max(1))
-                .disable_signals()
-                .listen(listener)?
-                .run();
+                let server = gate::serve(listener, shared, &config, app::routes)?;
                 sender.send(server.handle()).ok();
                 server.await
             })

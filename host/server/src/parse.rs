@@ -12,17 +12,49 @@ pub(crate) struct Parsed<T> {
     pub ignored: Vec<String>,
 }
 
-/// Reads a JSON body.
+/// Reads a JSON body that nests `depth` deep at most.
 ///
 /// # Errors
 /// `InvalidArgument` naming the member at fault.
-pub(crate) fn json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<Parsed<T>> {
+pub(crate) fn json<'de, T: Deserialize<'de>>(bytes: &'de [u8], depth: usize) -> Result<Parsed<T>> {
+    if depth < deepest(bytes) {
+        let message =
+            format!("the body's JSON nests deeper than {depth}, which is `server.json_depth`; flatten it");
+        return Err(Error::invalid(message).with_reason("json_too_deep"));
+    }
     let mut ignored = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_ignored::deserialize(&mut reader, |path| ignored.push(Place::of(&path)))
         .and_then(|value| reader.end().map(|()| value))
         .map_err(|error| explain::<T>(bytes, &error))?;
     Ok(Parsed { value, ignored: without_nulls(bytes, ignored) })
+}
+
+/// How deep JSON nests: brackets outside of strings. What is not JSON gets some number and is refused later.
+fn deepest(bytes: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in bytes {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// Where a member is: for people, and for `Value::pointer`.
@@ -114,13 +146,13 @@ mod tests {
     }
 
     fn refused(body: &str) -> Error {
-        json::<Outer>(body.as_bytes()).unwrap_err()
+        json::<Outer>(body.as_bytes(), 64).unwrap_err()
     }
 
     #[test]
     fn what_was_not_read_is_named_unless_null() {
         let body = r#"{"name":"a","x":1,"y":null,"inner":[{"size":1,"p/q":2}],"options":{"size":1,"z":[]}}"#;
-        let parsed = json::<Outer>(body.as_bytes()).unwrap();
+        let parsed = json::<Outer>(body.as_bytes(), 64).unwrap();
         assert_eq!(parsed.ignored, ["x", "inner[0].p/q", "options.z"]);
         assert_eq!((parsed.value.name.as_str(), parsed.value.inner[0].size), ("a", 1));
         assert_eq!(parsed.value.options.unwrap().size, 1);
@@ -145,7 +177,17 @@ mod tests {
         for body in ["", "{", "nonsense", r#"{"name":"a"} x"#, "{\"name\":\"\u{1}\"}"] {
             assert_eq!(refused(body).reason, "invalid_json", "{body}");
         }
-        assert_eq!(json::<Outer>(b"{\"name\":\"\xff\"}").unwrap_err().reason, "invalid_json");
+        assert_eq!(json::<Outer>(b"{\"name\":\"\xff\"}", 64).unwrap_err().reason, "invalid_json");
         assert_eq!(refused("[]").code, backplane::ErrorCode::InvalidArgument);
+    }
+
+    #[test]
+    fn json_nests_as_deep_as_is_allowed() {
+        let nested = |open: &str, close: &str, n: usize| format!("{}{}", open.repeat(n), close.repeat(n));
+        assert!(json::<Value>(nested("[", "]", 64).as_bytes(), 64).is_ok());
+        assert_eq!(json::<Value>(nested("[", "]", 65).as_bytes(), 64).unwrap_err().reason, "json_too_deep");
+        assert!(json::<Value>(nested("{\"a\":", "}", 100_000).as_bytes(), 64).is_err());
+        // Brackets in strings do not nest, and a quote behind a backslash ends no string.
+        assert_eq!(deepest(br#"{"[[[\"[[[":"\\","a":[1]}"#), 2);
     }
 }

@@ -4,14 +4,18 @@ use crate::app::App;
 use crate::call::Call;
 use crate::caller::{self, Scope};
 use crate::error::{self, Dialect, reason};
+use crate::gate::{Connection, cors};
 use actix_web::dev::Payload;
 use actix_web::http::header::{ALLOW, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
 use backplane::{Error, ErrorCode, Result};
+use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -169,7 +173,10 @@ async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> Ht
     let limited = admitted.as_ref().ok().cloned();
     let answer = match admitted {
         Ok(caller) => {
-            (route.handler)(Call::new(app.clone(), caller, http.clone(), payload, id.clone(), started)).await
+            let call = Call::new(app.clone(), caller, http.clone(), payload, id.clone(), started);
+            // What a panic left half done is dropped with the call.
+            let handler = AssertUnwindSafe(async { (route.handler)(call).await });
+            handler.catch_unwind().await.unwrap_or_else(|panic| Err(crate::fault::panicked(&*panic)))
         }
         Err(error) => Err(error),
     };
@@ -191,7 +198,7 @@ async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> Ht
         }
         response
     });
-    name(&mut response, &id);
+    finish(&http, &mut response, &id);
     response
 }
 
@@ -203,30 +210,51 @@ fn request_id(http: &HttpRequest) -> String {
             && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let sent = http.headers().get("x-request-id").and_then(|id| id.to_str().ok()).filter(good);
-    sent.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+    sent.map_or_else(new_id, str::to_owned)
 }
 
-fn name(response: &mut HttpResponse, id: &str) {
+/// An id for a request that has none.
+pub(crate) fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// What every answer has.
+fn finish(http: &HttpRequest, response: &mut HttpResponse, id: &str) {
+    name(response, id);
+    cors::write(http, response.headers_mut());
+    if http.conn_data::<Rc<Connection>>().is_some_and(|connection| connection.refused_body().is_some()) {
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
+}
+
+/// Writes the request's id.
+pub(crate) fn name(response: &mut HttpResponse, id: &str) {
     crate::head::set("x-request-id", id, response.headers_mut());
 }
 
 fn no_route(http: &HttpRequest) -> HttpResponse {
+    if let Some(answer) = cors::preflight(http) {
+        return answer;
+    }
     let message =
         format!("there is no `{} {}`; `/openapi.json` lists what there is", http.method(), http.path());
     let error = Error::new(ErrorCode::NotFound, message).with_reason(reason::ROUTE_NOT_FOUND);
     let mut response = error::response(&error, Dialect::of_path(http.path()));
-    name(&mut response, &request_id(http));
+    finish(http, &mut response, &request_id(http));
     response
 }
 
 fn wrong_method(http: &HttpRequest, allowed: &str) -> HttpResponse {
+    if let Some(answer) = cors::preflight(http) {
+        return answer;
+    }
     let message = format!("`{}` does not take {}, only {allowed}", http.path(), http.method());
     let error = Error::invalid(message).with_reason(reason::METHOD_NOT_ALLOWED);
     let mut response = error::response(&error, Dialect::of_path(http.path()));
     if let Ok(allowed) = HeaderValue::try_from(allowed) {
         response.headers_mut().insert(ALLOW, allowed);
     }
-    name(&mut response, &request_id(http));
+    finish(http, &mut response, &request_id(http));
     response
 }
 

@@ -209,6 +209,15 @@ fn server(raw: &Raw, checks: &mut Checks<'_>) -> Option<ServerConfig> {
     if server.body_limit.0 < 1024 || usize::try_from(server.body_limit.0).is_err() {
         checks.wrong(&["server", "body_limit"], server.body_limit, "must be at least 1KiB");
     }
+    // The parser behind the gate takes 128 KiB of head and 96 fields, whatever is configured.
+    for (key, limit) in [("uri_limit", server.uri_limit), ("header_limit", server.header_limit)] {
+        if !(256..=60 * 1024).contains(&limit.0) {
+            checks.wrong(&["server", key], limit, "must be 256B to 60KiB");
+        }
+    }
+    if !(1..=96).contains(&server.max_headers) {
+        checks.wrong(&["server", "max_headers"], server.max_headers, "must be 1 to 96");
+    }
     // serde_json itself refuses to go deeper than 128.
     if !(1..=128).contains(&server.json_depth) {
         checks.wrong(&["server", "json_depth"], server.json_depth, "must be 1 to 128");
@@ -217,6 +226,8 @@ fn server(raw: &Raw, checks: &mut Checks<'_>) -> Option<ServerConfig> {
         ("first_byte_timeout", server.first_byte_timeout),
         ("header_timeout", server.header_timeout),
         ("body_timeout", server.body_timeout),
+        ("body_total_timeout", server.body_total_timeout),
+        ("send_timeout", server.send_timeout),
     ] {
         checks.some_time(&["server", key], span);
     }
@@ -233,10 +244,16 @@ fn server(raw: &Raw, checks: &mut Checks<'_>) -> Option<ServerConfig> {
         address: address?,
         workers: server.workers,
         body_limit: usize::try_from(server.body_limit.0).ok()?,
+        uri_limit: usize::try_from(server.uri_limit.0).ok()?,
+        header_limit: usize::try_from(server.header_limit.0).ok()?,
+        max_headers: server.max_headers,
         json_depth: server.json_depth,
         first_byte_timeout: server.first_byte_timeout.0,
         header_timeout: server.header_timeout.0,
         body_timeout: server.body_timeout.0,
+        body_total_timeout: server.body_total_timeout.0,
+        body_rate: server.body_rate.0,
+        send_timeout: server.send_timeout.0,
         keep_alive: server.keep_alive.0,
         max_connections: server.max_connections,
         drain: server.drain.0,

@@ -14,6 +14,10 @@ fn seconds(n: u64) -> Span {
     Span(Duration::from_secs(n))
 }
 
+fn kibibytes(n: u64) -> Size {
+    Size(n << 10)
+}
+
 fn mebibytes(n: u64) -> Size {
     Size(n << 20)
 }
@@ -50,14 +54,26 @@ pub struct Server {
     pub workers: usize,
     /// The largest body of a request.
     pub body_limit: Size,
+    /// The longest target of a request: its path and query.
+    pub uri_limit: Size,
+    /// The most that all header fields of a request may take together.
+    pub header_limit: Size,
+    /// How many header fields a request may have, 1 to 96.
+    pub max_headers: usize,
     /// How deep the JSON of a request may nest, 1 to 128.
     pub json_depth: usize,
     /// How long a new connection may take to send its first byte.
     pub first_byte_timeout: Span,
     /// How long a client may take to send a request's header.
     pub header_timeout: Span,
-    /// How long a client may take to send a request's body.
+    /// How long a client may pause while it sends a request's body.
     pub body_timeout: Span,
+    /// How long a client may take to send a request's body.
+    pub body_total_timeout: Span,
+    /// The least that must come of a body per second on average, after `body_timeout`; 0B: any.
+    pub body_rate: Size,
+    /// How long a client may leave an answer unread that waits to be sent.
+    pub send_timeout: Span,
     /// How long an idle connection stays open.
     pub keep_alive: Span,
     /// Connections at once, all threads together.
@@ -74,10 +90,16 @@ impl Default for Server {
             address: "127.0.0.1:8484".to_owned(),
             workers: 0,
             body_limit: mebibytes(32),
+            uri_limit: kibibytes(8),
+            header_limit: kibibytes(32),
+            max_headers: 96,
             json_depth: 64,
             first_byte_timeout: seconds(5),
             header_timeout: seconds(5),
             body_timeout: seconds(15),
+            body_total_timeout: seconds(600),
+            body_rate: kibibytes(1),
+            send_timeout: seconds(60),
             keep_alive: seconds(75),
             max_connections: 10_000,
             drain: seconds(30),

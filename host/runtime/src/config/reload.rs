@@ -16,14 +16,20 @@ pub struct ReloadReport {
 
 /// Keys, and beginnings of keys, that are read once: sockets and threads are made from them, plugins are told them
 /// when they are initialised, and a log line's form is fixed when logging begins.
-pub(super) const READ_ONCE: [&str; 13] = [
+pub(super) const READ_ONCE: [&str; 19] = [
     "server.address",
     "server.workers",
     "server.body_limit",
+    "server.uri_limit",
+    "server.header_limit",
+    "server.max_headers",
     "server.json_depth",
     "server.first_byte_timeout",
     "server.header_timeout",
     "server.body_timeout",
+    "server.body_total_timeout",
+    "server.body_rate",
+    "server.send_timeout",
     "server.keep_alive",
     "server.max_connections",
     "server.cors_origins",

@@ -22,7 +22,8 @@ pub(crate) async fn infer(mut call: Call) -> Result<HttpResponse> {
     let model = model(&call).await?;
     let body = call.bytes().await?;
     let mut parts = binary::split(call.headers(), body)?;
-    let Parsed { value: request, mut ignored } = parse::json::<InferRequest<'_>>(&parts.json)?;
+    let Parsed { value: request, mut ignored } =
+        parse::json::<InferRequest<'_>>(&parts.json, call.json_depth())?;
 
     let tensors =
         request.inputs.iter().map(|input| read(input, &mut parts.binary)).collect::<Result<Vec<_>>>()?;

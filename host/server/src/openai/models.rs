@@ -64,13 +64,3 @@ pub(crate) async fn retrieve(call: Call) -> Result<HttpResponse> {
     let found = host.resolve(&asked).and_then(|name| host.model(&name));
     call::json(&Model::from(found.ok_or_else(|| not_found(&asked))?))
 }
-
-/// There is no such model.
-pub(crate) fn not_found(asked: &str) -> Error {
-    Error::new(
-        ErrorCode::NotFound,
-        format!("model `{asked}` is not installed; `GET /v1/models` lists what is"),
-    )
-    .with_reason("model_not_found")
-    .with_param("model")
-}
