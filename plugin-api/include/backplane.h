@@ -29,8 +29,9 @@
  *   [instance-serial]  one at a time per instance, always on that instance's own thread, may block
  *   [any]              any thread, concurrently
  *   [no-block]         (with another tag) returns promptly, takes no lock that is held across a call out
- * All host functions are [any] and may be called from threads the plugin created. No function of the plugin is
- * called from inside a host function that the plugin called, except the callbacks of bp.call/1.
+ * All host functions are [any] and may be called from threads the plugin created, also from inside a callback. No
+ * function of the plugin is called from inside a host function that the plugin called, but for the release of a
+ * buffer and the callbacks of bp.call/1.
  *
  * ---- Ownership ------------------------------------------------------------------------------------------
  * Who allocates, frees, by a function on the object itself. Strings and arrays handed to a function are valid
@@ -275,8 +276,8 @@ typedef struct bp_host {
                        uint64_t align, bp_buf *out, void **data);
 
   /* Puts memory of the plugin's behind a handle with one reference. release(ctx) is called exactly once, when
-   * the last reference goes, on any thread; on error it is not called. Errors: BP_NULL_ARGUMENT.
-   * [any] since 1.0 */
+   * the last reference goes, on any thread, even inside a host function that the plugin called; on error it is not
+   * called. Errors: BP_NULL_ARGUMENT, BP_INVALID_ARGUMENT (longer than memory can be). [any] since 1.0 */
   bp_code (*buf_wrap)(const struct bp_host *host, void *data, uint64_t nbytes, void *ctx,
                       void (*release)(void *ctx), bp_buf *out);
 
@@ -290,8 +291,10 @@ typedef struct bp_host {
   bp_code (*out_alloc)(const struct bp_host *host, bp_sink sink, bp_tensor *spec);
 
   /* Hands over a piece of the result. JSON is copied; a tensor with a buffer is retained, one without is copied.
-   * BP_OK, BP_WOULD_BLOCK (not taken: the reader is behind), BP_CANCELLED (the caller left: stop and finish),
-   * BP_STALE_HANDLE (after finish), BP_BAD_STRUCT. [any][no-block] since 1.0 */
+   * BP_OK, BP_WOULD_BLOCK (not taken: the reader is behind), BP_CANCELLED (the caller left: stop and finish).
+   * Errors: BP_STALE_HANDLE (after finish, or a buffer that is not alive), BP_INVALID_ARGUMENT (text that is not
+   * UTF-8, a tensor whose parts do not fit together), BP_UNIMPLEMENTED (a device this host cannot read),
+   * BP_NULL_ARGUMENT, BP_BAD_STRUCT (also a stride shorter than the struct). [any][no-block] since 1.0 */
   bp_code (*push)(const struct bp_host *host, bp_sink sink, const bp_chunk *chunk);
 
   /* Ends the request, exactly once, after which its handles, its memory and its cancel word are gone. Required

@@ -267,9 +267,8 @@ fn serve_plugins(shared: &Shared, parts: &Arc<Parts>) {
         let Some(parts) = parts.upgrade() else { return };
         runtime.spawn(async move {
             let request = call.take_request();
-            let reply = match request {
-                Some(request) => serve(&parts, request).await,
-                None => Err(Error::internal("the call has no request")),
+            let reply = async {
+                serve(&parts, request.ok_or_else(|| Error::internal("the call has no request"))?).await
             };
             call.answer(reply).await;
         });

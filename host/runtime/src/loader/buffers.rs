@@ -70,18 +70,36 @@ pub struct Held {
     pub references: Arc<AtomicU32>,
 }
 
+/// Which reference was released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// One of several.
+    One,
+    /// The last: the handle is to go.
+    Last,
+    /// There was none, as when two threads release the last one.
+    None,
+}
+
 impl Held {
     pub fn new(buffer: Buffer) -> Self {
         Self { buffer: Arc::new(buffer), references: Arc::new(AtomicU32::new(1)) }
     }
 
-    pub fn retain(&self) {
-        self.references.fetch_add(1, Ordering::Relaxed);
+    /// One reference more; `false` when there is none left to be joined.
+    pub fn retain(&self) -> bool {
+        let more = |count: u32| (count > 0).then(|| count.checked_add(1)).flatten();
+        self.references.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    /// Whether that was the last one.
-    pub fn release(&self) -> bool {
-        self.references.fetch_sub(1, Ordering::AcqRel) == 1
+    /// One reference less.
+    pub fn release(&self) -> Released {
+        match self.references.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| count.checked_sub(1))
+        {
+            Ok(1) => Released::Last,
+            Ok(_) => Released::One,
+            Err(_) => Released::None,
+        }
     }
 
     /// `len` bytes from `data` on, shared. `None` when they are not inside this buffer.
@@ -96,5 +114,46 @@ impl Held {
         let offset = (data as usize).checked_sub(self.buffer.data as usize)?;
         (offset.checked_add(len)? <= self.buffer.len)
             .then(|| Bytes::from_owner(Slice(self.buffer.clone(), offset, len)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn as_many_releases_as_references_and_one_of_them_is_the_last() {
+        let held = Held::new(Buffer::alloc(8, 0).unwrap());
+        for _ in 0..999 {
+            assert!(held.retain());
+        }
+        let (last, none) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..300 {
+                        match held.release() {
+                            Released::One => {}
+                            Released::Last => drop(last.fetch_add(1, Ordering::Relaxed)),
+                            Released::None => drop(none.fetch_add(1, Ordering::Relaxed)),
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!((last.into_inner(), none.into_inner()), (1, 200));
+        assert!(!held.retain(), "what is gone is not brought back");
+    }
+
+    #[test]
+    fn a_slice_lies_inside_its_buffer() {
+        let held = Held::new(Buffer::alloc(16, 64).unwrap());
+        let data = held.buffer.as_mut_ptr().cast_const();
+        assert_eq!(held.slice(data.wrapping_add(4), 12).unwrap().len(), 12);
+        for (start, len) in [(0, 17), (16, 1), (usize::MAX, 1), (1, usize::MAX), (17, 0)] {
+            assert!(held.slice(data.wrapping_add(start), len).is_none(), "{start} {len}");
+        }
+        assert!(Buffer::alloc(isize::MAX as usize, 64).is_none() && Buffer::alloc(8, 1 << 63).is_none());
     }
 }

@@ -10,12 +10,14 @@
 //! - `exchange`: one request on its way through a plugin: its memory, its results, its cancel word.
 //! - `handles`: generation-tagged handles, so that a plugin's mistake is an error and not a crash.
 //! - `buffers`: reference-counted memory that crosses the boundary without a copy.
+//! - `strided`: a tensor whose elements lie apart, made dense.
 
 mod buffers;
 mod exchange;
 mod handles;
 mod library;
 mod plugin;
+mod strided;
 mod table;
 
 pub use exchange::{End, Exchange, ExchangeSpec};

@@ -4,9 +4,10 @@
 //! never freed: a plugin's threads may call it as long as the process lives.
 #![expect(unsafe_code, reason = "the host's end of the C ABI")]
 
-use super::buffers::{Buffer, Held};
+use super::buffers::{Buffer, Held, Released};
 use super::exchange::{Exchange, Offered, raw_tensor, size};
 use super::handles::Handles;
+use super::strided::gather;
 use crate::compute::Client;
 use crate::error::{Error, ErrorCode, Result};
 use crate::job::{Chunk, Done, Next, Parent, Reply, Request};
@@ -20,14 +21,25 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::Notify;
+
+// How long the structs were in ABI 1.0, up to and including the last member that is needed. `size_of` would refuse
+// older plugins as soon as a member is appended, and a shorter one would read a confidence of 0 out of nothing.
+const ERROR: usize = std::mem::offset_of!(bp_error, message) + size_of::<bp_str>();
+const CHUNK: usize = std::mem::offset_of!(bp_chunk, stride) + size_of::<u32>();
+const DONE: usize = std::mem::offset_of!(bp_done, confidence) + size_of::<f64>();
+const CALL: usize = std::mem::offset_of!(bp_call, on_done) + size_of::<usize>();
+const TENSOR: usize = std::mem::offset_of!(bp_tensor, sync_kind);
 
 /// Calls between plugins go no deeper than this.
 const MAX_DEPTH: usize = 8;
 /// Lines a plugin may log in a second.
 const LOG_LINES_PER_SECOND: u64 = 200;
+/// Sides that a tensor may have.
+const MAX_SIDES: i32 = 64;
 /// Longest message of a plugin that is kept.
 const MAX_MESSAGE: usize = 4096;
 
@@ -46,7 +58,8 @@ pub(crate) struct PluginCall {
     /// What it asks, until somebody took it.
     request: Option<Request>,
     back: Back,
-    cancelled: Arc<AtomicBool>,
+    /// Told when the plugin does not want the answer any more.
+    cancelled: Arc<Notify>,
     plugin: &'static PluginContext,
     handle: u64,
     ended: bool,
@@ -67,24 +80,25 @@ impl PluginCall {
         self.request.take()
     }
 
-    /// Hands the answer to the plugin, piece by piece, to its end.
-    pub async fn answer(mut self, reply: Result<Reply>) {
-        let result = match reply {
-            Ok(reply) => self.pass_on(reply).await,
-            Err(error) => Err(error),
+    /// Hands the answer to the plugin, piece by piece, to its end. A cancelled call ends wherever it is: waiting for a
+    /// model to open, for a place in a queue, or for the next piece.
+    pub async fn answer(mut self, reply: impl Future<Output = Result<Reply>>) {
+        let cancelled = self.cancelled.clone();
+        let whole = async {
+            let reply = reply.await?;
+            self.pass_on(reply).await
+        };
+        let result = tokio::select! {
+            biased;
+            () = cancelled.notified() => Err(Error::cancelled()),
+            result = whole => result,
         };
         self.end(&result);
     }
 
     async fn pass_on(&mut self, mut reply: Reply) -> Result<Done> {
         loop {
-            // The plugin may cancel while nothing comes, so look now and then.
-            let next = match tokio::time::timeout(Duration::from_millis(20), reply.next()).await {
-                Ok(next) => next?,
-                Err(_) if self.cancelled.load(Ordering::Relaxed) => return Err(Error::cancelled()),
-                Err(_) => continue,
-            };
-            match next {
+            match reply.next().await? {
                 Next::Done(done) => return Ok(done),
                 Next::Chunk(chunk) => {
                     let tensors: Vec<_> = chunk.tensors.iter().map(raw_tensor).collect();
@@ -154,7 +168,7 @@ pub struct PluginContext {
     pub errors: Handles<Option<Failure>>,
     pub tickets: Handles<Arc<Client>>,
     buffers: Handles<Held>,
-    calls: Handles<Arc<AtomicBool>>,
+    calls: Handles<Arc<Notify>>,
     log_second: AtomicU64,
     log_lines: AtomicU64,
 }
@@ -248,7 +262,7 @@ unsafe fn kept<'a>(text: bp_str) -> Cow<'a, str> {
 pub unsafe fn read_failure(error: *const bp_error) -> Option<Failure> {
     // SAFETY: the caller's promise, three times.
     unsafe {
-        let raw = bp_error::read(error, std::mem::offset_of!(bp_error, message))?;
+        let raw = bp_error::read(error, ERROR)?;
         let mut error = Error::new(ErrorCode::from_raw(raw.code), kept(raw.message));
         error.reason = Cow::Owned(kept(raw.reason).into_owned());
         error.details =
@@ -355,10 +369,12 @@ unsafe extern "C" fn buf_wrap(
     answer(|| {
         // SAFETY: the plugin passes the table it was given.
         let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
-        let (Some(release), false, false, Ok(len)) =
-            (release, data.is_null(), out.is_null(), usize::try_from(nbytes))
-        else {
+        let (Some(release), false, false) = (release, data.is_null(), out.is_null()) else {
             return BP_NULL_ARGUMENT;
+        };
+        let end = usize::try_from(nbytes).ok().and_then(|len| (data as usize).checked_add(len));
+        let (Ok(len), Some(_)) = (isize::try_from(nbytes).map(isize::unsigned_abs), end) else {
+            return BP_INVALID_ARGUMENT;
         };
         // SAFETY: the plugin promises memory that lasts until release; `out` is a place to write to.
         unsafe { *out = context.buffers.insert(Held::new(Buffer::wrap(data.cast(), len, ctx, release))) };
@@ -371,11 +387,8 @@ unsafe extern "C" fn buf_retain(host: *const bp_host, buf: bp_buf) -> bp_code {
         // SAFETY: the plugin passes the table it was given.
         let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
         match context.buffers.get(buf) {
-            Some(held) => {
-                held.retain();
-                BP_OK
-            }
-            None => BP_STALE_HANDLE,
+            Some(held) if held.retain() => BP_OK,
+            Some(_) | None => BP_STALE_HANDLE,
         }
     })
 }
@@ -384,14 +397,13 @@ unsafe extern "C" fn buf_release(host: *const bp_host, buf: bp_buf) -> bp_code {
     answer(|| {
         // SAFETY: the plugin passes the table it was given.
         let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
-        match context.buffers.get(buf) {
-            Some(held) => {
-                if held.release() {
-                    context.buffers.remove(buf);
-                }
+        match context.buffers.get(buf).map(|held| held.release()) {
+            Some(Released::Last) => {
+                context.buffers.remove(buf);
                 BP_OK
             }
-            None => BP_STALE_HANDLE,
+            Some(Released::One) => BP_OK,
+            Some(Released::None) | None => BP_STALE_HANDLE,
         }
     })
 }
@@ -428,7 +440,7 @@ unsafe extern "C" fn out_alloc(host: *const bp_host, sink: bp_sink, spec: *mut b
 unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_chunk) -> bp_code {
     answer(|| {
         // SAFETY: the plugin passes the table it was given, and a chunk valid until we return.
-        let (context, chunk) = unsafe { (context(host), bp_chunk::read(chunk, size_of::<bp_chunk>())) };
+        let (context, chunk) = unsafe { (context(host), bp_chunk::read(chunk, CHUNK)) };
         let Some(context) = context else { return BP_NULL_ARGUMENT };
         let Some(chunk) = chunk else { return BP_BAD_STRUCT };
         let Some(exchange) = context.exchanges.get(sink) else { return BP_STALE_HANDLE };
@@ -437,14 +449,11 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
         if std::str::from_utf8(json).is_err() {
             return BP_INVALID_ARGUMENT;
         }
-        let mut tensors = Vec::with_capacity(chunk.n_tensors.min(1024) as usize);
-        for row in 0..chunk.n_tensors as usize {
-            // SAFETY: n_tensors rows at stride, valid until we return.
-            match unsafe { own_tensor(context, chunk.tensors.byte_add(row * chunk.stride as usize)) } {
-                Ok(tensor) => tensors.push(tensor),
-                Err(code) => return code,
-            }
-        }
+        // SAFETY: n_tensors rows at stride, valid until we return.
+        let tensors = match unsafe { own_tensors(context, chunk.tensors, chunk.n_tensors, chunk.stride) } {
+            Ok(tensors) => tensors,
+            Err(code) => return code,
+        };
         let mut chunk = Chunk { json: Bytes::new(), tensors };
         let bytes = json.len() + size(&chunk);
         match exchange.offer(
@@ -461,31 +470,50 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
     })
 }
 
-/// A tensor of a plugin's as ours: shared when it has a buffer, else copied.
+/// Tensors of a plugin's as ours.
+///
+/// # Safety
+/// `rows` points to `count` structs at `stride`; they and what they point to are valid for the call.
+unsafe fn own_tensors(
+    context: &PluginContext,
+    rows: *const bp_tensor,
+    count: u32,
+    stride: u32,
+) -> Result<Vec<Tensor>, bp_code> {
+    let (count, stride) = (count as usize, stride as usize);
+    if count > 0 && (rows.is_null() || stride < TENSOR) {
+        return Err(BP_BAD_STRUCT);
+    }
+    // SAFETY: the caller's promise.
+    (0..count).map(|row| unsafe { own_tensor(context, rows.byte_add(row * stride)) }).collect()
+}
+
+/// A tensor of a plugin's as ours: shared when it is dense and has a buffer, else copied.
 ///
 /// # Safety
 /// `tensor` and what it points to are valid for the call.
 unsafe fn own_tensor(context: &PluginContext, tensor: *const bp_tensor) -> Result<Tensor, bp_code> {
     // SAFETY: the caller's promise.
-    let raw = unsafe { bp_tensor::read(tensor, std::mem::offset_of!(bp_tensor, sync_kind)) }
-        .ok_or(BP_BAD_STRUCT)?;
+    let raw = unsafe { bp_tensor::read(tensor, TENSOR) }.ok_or(BP_BAD_STRUCT)?;
     let dtype = DType::from_raw(raw.code, raw.bits).ok_or(BP_INVALID_ARGUMENT)?;
-    if raw.dev_type != BP_DEV_CPU || !(0..=64).contains(&raw.ndim) || raw.lanes > 1 {
+    if raw.dev_type != BP_DEV_CPU || !(0..=MAX_SIDES).contains(&raw.ndim) || raw.lanes > 1 {
         return Err(BP_UNIMPLEMENTED);
     }
-    if !raw.strides.is_null() {
-        return Err(BP_UNIMPLEMENTED);
-    }
-    let shape: &[i64] = match (raw.ndim, raw.shape.is_null()) {
-        (0, _) => &[],
-        (_, true) => return Err(BP_NULL_ARGUMENT),
-        // SAFETY: ndim values, says the header.
-        (ndim, false) => unsafe { std::slice::from_raw_parts(raw.shape, ndim as usize) },
-    };
+    // SAFETY: ndim values, says the header.
+    let shape = unsafe { sides(raw.shape, raw.ndim) }?;
+    // SAFETY: ndim values, or null for dense.
+    let strides = (!raw.strides.is_null()).then(|| unsafe { sides(raw.strides, raw.ndim) }).transpose()?;
     // SAFETY: the caller's promise.
     let name = unsafe { raw.name.text() }.ok_or(BP_INVALID_ARGUMENT)?;
-    let len = usize::try_from(raw.nbytes).map_err(|_| BP_INVALID_ARGUMENT)?;
-    if dtype != DType::Bytes && dense_bytes(dtype, shape) != Some(len) {
+    // No memory is longer than this, or ends beyond all addresses.
+    let len = usize::try_from(raw.nbytes).ok().filter(|len| *len <= isize::MAX as usize);
+    let offset = usize::try_from(raw.byte_offset).ok();
+    let start = offset.and_then(|offset| (raw.data as usize).checked_add(offset));
+    let (Some(len), Some(start)) = (len, start) else { return Err(BP_INVALID_ARGUMENT) };
+    if start.checked_add(len).is_none() {
+        return Err(BP_INVALID_ARGUMENT);
+    }
+    if strides.is_none() && dtype != DType::Bytes && dense_bytes(dtype, shape) != Some(len) {
         return Err(BP_INVALID_ARGUMENT);
     }
     let start = raw.data.cast::<u8>().wrapping_byte_add(raw.byte_offset as usize);
@@ -500,14 +528,34 @@ unsafe fn own_tensor(context: &PluginContext, tensor: *const bp_tensor) -> Resul
         // SAFETY: nbytes behind data + byte_offset, says the header.
         Bytes::copy_from_slice(unsafe { std::slice::from_raw_parts(start, len) })
     };
+    let data = match (strides, dtype.size()) {
+        (None, _) => data,
+        (Some(strides), Some(size)) => gather(&data, size, shape, strides).ok_or(BP_INVALID_ARGUMENT)?.into(),
+        // Only numbers lie apart.
+        (Some(_), None) => return Err(BP_INVALID_ARGUMENT),
+    };
     Tensor::new(name, dtype, shape.to_vec(), data).map_err(|_| BP_INVALID_ARGUMENT)
+}
+
+/// `count` numbers of a shape or of strides. Not at any address: Rust reads a number where numbers lie, and C does not
+/// always see to that.
+///
+/// # Safety
+/// `numbers` is null, misaligned, or valid for `count` numbers during `'a`.
+unsafe fn sides<'a>(numbers: *const i64, count: i32) -> Result<&'a [i64], bp_code> {
+    match usize::try_from(count) {
+        Ok(0) => Ok(&[]),
+        Ok(_) if numbers.is_null() => Err(BP_NULL_ARGUMENT),
+        // SAFETY: the caller's promise.
+        Ok(count) if numbers.is_aligned() => Ok(unsafe { std::slice::from_raw_parts(numbers, count) }),
+        _ => Err(BP_INVALID_ARGUMENT),
+    }
 }
 
 unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp_done) -> bp_code {
     answer(|| {
         // SAFETY: the plugin passes the table it was given, and a struct valid until we return.
-        let (context, done) =
-            unsafe { (context(host), bp_done::read(done, std::mem::offset_of!(bp_done, confidence))) };
+        let (context, done) = unsafe { (context(host), bp_done::read(done, DONE)) };
         let Some(context) = context else { return BP_NULL_ARGUMENT };
         let Some(done) = done else { return BP_BAD_STRUCT };
         let Some(exchange) = context.exchanges.remove(sink) else { return BP_STALE_HANDLE };
@@ -602,7 +650,7 @@ unsafe extern "C" fn release(host: *const bp_host, ticket: bp_ticket, granted: u
 unsafe extern "C" fn call_start(host: *const bp_host, call: *const bp_call, out: *mut bp_req) -> bp_code {
     answer(|| {
         // SAFETY: the plugin passes the table it was given, and a call valid until we return.
-        let (context, call) = unsafe { (context(host), bp_call::read(call, size_of::<bp_call>())) };
+        let (context, call) = unsafe { (context(host), bp_call::read(call, CALL)) };
         let Some(context) = context else { return BP_NULL_ARGUMENT };
         let Some(call) = call else { return BP_BAD_STRUCT };
         let (Some(on_chunk), Some(on_done), false) = (call.on_chunk, call.on_done, out.is_null()) else {
@@ -625,14 +673,12 @@ unsafe extern "C" fn call_start(host: *const bp_host, call: *const bp_call, out:
         request.deadline = [parent.deadline, clock::instant(call.deadline_ns)].into_iter().flatten().min();
         request.priority = parent.priority;
         request.parent = Some(Parent { models: parent.trail.clone() });
-        for row in 0..call.n_in as usize {
-            // SAFETY: n_in rows at in_stride, valid until we return.
-            match unsafe { own_tensor(context, call.r#in.byte_add(row * call.in_stride as usize)) } {
-                Ok(tensor) => request.tensors.push(tensor),
-                Err(code) => return code,
-            }
-        }
-        let cancelled = Arc::new(AtomicBool::new(false));
+        // SAFETY: n_in rows at in_stride, valid until we return.
+        request.tensors = match unsafe { own_tensors(context, call.r#in, call.n_in, call.in_stride) } {
+            Ok(tensors) => tensors,
+            Err(code) => return code,
+        };
+        let cancelled = Arc::new(Notify::new());
         let handle = context.calls.insert(cancelled.clone());
         // SAFETY: not null, and the plugin passes a place to write to. Written before any callback can come.
         unsafe { *out = handle };
@@ -648,7 +694,8 @@ unsafe extern "C" fn call_cancel(host: *const bp_host, call: bp_req) -> bp_code 
         let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
         match context.calls.get(call) {
             Some(cancelled) => {
-                cancelled.store(true, Ordering::Relaxed);
+                // Kept until somebody waits for it.
+                cancelled.notify_one();
                 BP_OK
             }
             None => BP_STALE_HANDLE,
