@@ -1,7 +1,7 @@
 //! [`Host`]: what embedders, the server and the command line hold.
 
 use crate::auth::{AuthHandle, Caller, CreatedKey, KeyInfo, NewKey};
-use crate::catalog::CatalogHandle;
+use crate::catalog::{CatalogHandle, Entry};
 use crate::config::{Config, ConfigError, reload};
 use crate::error::{Error, Result};
 use crate::info::{CapabilityInfo, CapabilitySchema, Health, LoadPlan, ModelInfo, PluginInfo};
@@ -167,9 +167,17 @@ impl Host {
     /// The model with this name or alias; not what `"*"` stands for.
     pub fn model(&self, name: &str) -> Option<ModelInfo> {
         let table = self.0.parts.router.table();
-        let shelf = self.catalog().shelf();
-        let entry = shelf.get(name).or_else(|| shelf.get(table.names().aliases.get(name)?))?;
-        Some(entry.info(table.aliases_of(&entry.name())))
+        let Target::Model(name) = table.named(name)? else { return None };
+        let entry = self.catalog().shelf().get(&name)?;
+        Some(entry.info(table.aliases_of(&name)))
+    }
+
+    /// As [`Host::model`].
+    ///
+    /// # Errors
+    /// `model_not_found`, with names that are close.
+    pub fn find(&self, name: &str) -> Result<ModelInfo> {
+        self.model(name).ok_or_else(|| self.0.parts.router.table().not_found(name))
     }
 
     /// The model that a request for `asked` would go to first: by name, alias, route, or `"*"`.
@@ -231,8 +239,7 @@ impl Host {
     /// # Errors
     /// `model_not_found`; that no plugin can open it, and why.
     pub async fn plan(&self, model: &str) -> Result<LoadPlan> {
-        let name = self.known(model)?;
-        self.catalog().plan(name).await
+        self.catalog().plan(self.entry(model)?.name()).await
     }
 
     /// Version of the host.
@@ -257,10 +264,13 @@ impl Host {
 
     // ---- acting
 
-    fn known(&self, model: &str) -> Result<Arc<str>> {
-        self.resolve(model)
-            .filter(|_| self.model(model).is_some() || self.catalog().shelf().get(model).is_some())
-            .ok_or_else(|| self.catalog().shelf().not_found(model))
+    /// The model of this name or alias, to act on; not what `"*"` stands for.
+    fn entry(&self, name: &str) -> Result<Arc<Entry>> {
+        let table = self.0.parts.router.table();
+        match table.named(name) {
+            Some(Target::Model(name)) => self.catalog().shelf().find(&name),
+            _ => Err(table.not_found(name)),
+        }
     }
 
     /// Opens a model and waits until it serves.
@@ -268,7 +278,7 @@ impl Host {
     /// # Errors
     /// Why it cannot be opened.
     pub async fn load(&self, model: &str, keep_alive: Option<KeepAlive>) -> Result<ModelInfo> {
-        let entry = self.catalog().shelf().find(&self.known(model)?)?;
+        let entry = self.entry(model)?;
         self.catalog().ensure(&entry, keep_alive).await?;
         Ok(entry.info(self.0.parts.router.table().aliases_of(&entry.name())))
     }
@@ -278,7 +288,7 @@ impl Host {
     /// # Errors
     /// `model_not_found`.
     pub async fn unload(&self, model: &str) -> Result<()> {
-        let entry = self.catalog().shelf().find(&self.known(model)?)?;
+        let entry = self.entry(model)?;
         self.catalog().close(&entry).await
     }
 

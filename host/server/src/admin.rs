@@ -1,7 +1,6 @@
 //! `/admin/v1`: what the operator sees and does. The command line and the page are its clients.
 
 use crate::call::{self, Call};
-use crate::openai::models::not_found;
 use crate::openai::wire::invalid;
 use crate::options::KeepAliveField;
 use crate::parse::Parsed;
@@ -50,7 +49,7 @@ pub(crate) async fn model(call: Call) -> Result<HttpResponse> {
 
 async fn model_of(call: &Call) -> Result<ModelInfo> {
     let name: String = call.path().await?;
-    call.host().model(&name).ok_or_else(|| not_found(&name))
+    call.host().find(&name)
 }
 
 /// How a model is to be opened.
@@ -74,7 +73,7 @@ pub(crate) async fn load(mut call: Call) -> Result<HttpResponse> {
 pub(crate) async fn unload(call: Call) -> Result<HttpResponse> {
     let model = model_of(&call).await?;
     call.host().unload(&model.name).await?;
-    call::json(&call.host().model(&model.name).ok_or_else(|| not_found(&model.name))?)
+    call::json(&call.host().find(&model.name)?)
 }
 
 /// `GET /admin/v1/models/{m}/plan`

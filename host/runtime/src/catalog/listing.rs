@@ -247,7 +247,11 @@ mod tests {
         config.models.cards.push(path);
         let listed = models(&dir.path().join("state"), &[], &config).unwrap();
         let told: Value = serde_json::from_str(&listed[0].model_json).unwrap();
-        let files: Vec<_> = told["files"].as_array().unwrap().iter().map(|file| (&file["role"], &file["name"])).collect();
-        assert_eq!(files, [(&json!("model"), &json!("model.onnx")), (&json!("external"), &json!("weights.bin"))]);
+        let files: Vec<_> =
+            told["files"].as_array().unwrap().iter().map(|file| (&file["role"], &file["name"])).collect();
+        assert_eq!(
+            files,
+            [(&json!("model"), &json!("model.onnx")), (&json!("external"), &json!("weights.bin"))]
+        );
     }
 }

@@ -8,6 +8,7 @@ pub mod actor;
 mod closing;
 mod entry;
 pub mod listing;
+pub mod missing;
 mod opening;
 mod plan;
 mod plugins;
@@ -17,7 +18,7 @@ pub use plugins::Found;
 
 use crate::backend::{Backend, Settings};
 use crate::compute::Pool;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
 use crate::info::{LoadPlan, ModelState};
 use crate::job::KeepAlive;
 use crate::loader::Shared;
@@ -137,24 +138,7 @@ impl Shelf {
 
     /// What to say of a model that is not there.
     pub fn not_found(&self, name: &str) -> Error {
-        let shown: String = name.chars().take(120).collect();
-        let mut close: Vec<(f64, Arc<str>)> = self
-            .entries
-            .iter()
-            .map(|entry| (strsim::jaro_winkler(name, entry.key()), entry.key().clone()))
-            .filter(|(likeness, _)| 0.75 < *likeness)
-            .collect();
-        close.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-        let hint = match close.as_slice() {
-            [] => "see `backplane ls` for what is installed, `backplane pull` to install".to_owned(),
-            close => {
-                let names: Vec<_> = close.iter().take(3).map(|(_, name)| format!("`{name}`")).collect();
-                format!("close: {}", names.join(", "))
-            }
-        };
-        Error::new(ErrorCode::NotFound, format!("model `{shown}` not found; {hint}"))
-            .with_reason("model_not_found")
-            .with_param("model")
+        missing::model(name, self.entries.iter().map(|entry| entry.key().clone()))
     }
 
     /// Every model, by name.

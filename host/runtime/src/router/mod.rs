@@ -103,7 +103,7 @@ impl RouterHandle {
     ) -> Result<Choice> {
         let table = self.shared.table.load();
         let mut choice = match asked {
-            Some(asked) => match table.resolve(asked).ok_or_else(|| self.shared.shelf.not_found(asked))? {
+            Some(asked) => match table.resolve(asked).ok_or_else(|| table.not_found(asked))? {
                 Target::Model(model) => {
                     let served = table.capabilities(&model);
                     if !served.iter().any(|name| name == capability) {

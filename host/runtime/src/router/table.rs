@@ -1,5 +1,7 @@
 //! What a name means and who serves a capability. Pure: built from the listing and the configuration, then only read.
 
+use crate::catalog::missing;
+use crate::error::Error;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -57,7 +59,7 @@ impl RouteTable {
 
     /// What `asked` means: a model, else an alias, else a route, else what `"*"` stands for.
     pub fn resolve(&self, asked: &str) -> Option<Target<'_>> {
-        self.follow(asked, MAX_ALIASES).or_else(|| self.follow(self.names.aliases.get("*")?, MAX_ALIASES))
+        self.named(asked).or_else(|| self.follow(self.names.aliases.get("*")?, MAX_ALIASES))
     }
 
     fn follow(&self, name: &str, depth: usize) -> Option<Target<'_>> {
@@ -70,6 +72,18 @@ impl RouteTable {
             return self.follow(target, depth - 1);
         }
         self.names.routes.get_key_value(name).map(|(name, cascade)| Target::Route(name, cascade))
+    }
+
+    /// What `asked` means, but for what `"*"` stands for.
+    pub fn named(&self, asked: &str) -> Option<Target<'_>> {
+        self.follow(asked, MAX_ALIASES)
+    }
+
+    /// What to say of a name that means nothing, with names that are close.
+    pub fn not_found(&self, asked: &str) -> Error {
+        let aliases = self.names.aliases.keys().filter(|name| *name != "*");
+        let others = aliases.chain(self.names.routes.keys()).map(|name| Arc::from(name.as_str()));
+        missing::model(asked, self.models.keys().cloned().chain(others))
     }
 
     /// What a model serves.
@@ -95,12 +109,15 @@ impl RouteTable {
         self.names
             .aliases
             .iter()
-            .filter(|(name, to)| *name != "*" && *to == model)
+            .filter(|(name, _)| *name != "*")
+            .filter(|(name, _)| matches!(self.named(name), Some(Target::Model(meant)) if *meant == *model))
+            .filter(|(name, _)| name.as_str() != model)
             .map(|(name, _)| name.clone())
             .collect()
     }
 
     /// What the configuration calls things.
+    #[cfg(test)]
     pub fn names(&self) -> &Names {
         &self.names
     }
@@ -149,6 +166,9 @@ mod tests {
         assert_eq!(table.serving("chat"), ["large".into(), "small".into()]);
         assert_eq!(table.serving("nothing"), []);
         assert_eq!(table.capabilities("large"), ["chat"]);
-        assert_eq!(table.aliases_of("small"), ["gpt"]);
+        assert_eq!(table.aliases_of("small"), ["best", "gpt"], "also by way of another");
+        assert!(table.aliases_of("large").is_empty(), "an alias that a model hides means that model");
+        let said = table.not_found("stebs").message;
+        assert!(said.contains("`steps`"), "routes and aliases are names too: {said}");
     }
 }

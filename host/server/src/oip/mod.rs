@@ -9,7 +9,6 @@ pub(crate) mod statistics;
 pub(crate) mod wire;
 
 use crate::call::Call;
-use crate::openai::models::not_found;
 use backplane::{Error, ErrorCode, ModelInfo, Result};
 
 /// The only version a model has. Triton's clients may leave it out.
@@ -18,7 +17,7 @@ pub(crate) const VERSION: &str = "1";
 /// The model in the path, without what `"*"` stands for: here an unknown model is unknown.
 async fn model(call: &Call) -> Result<ModelInfo> {
     let (name, version) = named(call).await?;
-    let model = call.host().model(&name).ok_or_else(|| not_found(&name))?;
+    let model = call.host().find(&name)?;
     match version {
         Some(version) if version != VERSION => {
             let message = format!("model `{name}` has no version `{version}`, only `{VERSION}`");

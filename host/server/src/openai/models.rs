@@ -2,7 +2,7 @@
 
 use crate::call::{self, Call};
 use actix_web::HttpResponse;
-use backplane::{Error, ErrorCode, ModelInfo, ModelState, Result};
+use backplane::{ModelInfo, ModelState, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -61,6 +61,6 @@ pub(crate) async fn list(call: Call) -> Result<HttpResponse> {
 pub(crate) async fn retrieve(call: Call) -> Result<HttpResponse> {
     let asked: String = call.path().await?;
     let host = call.host();
-    let found = host.resolve(&asked).and_then(|name| host.model(&name));
-    call::json(&Model::from(found.ok_or_else(|| not_found(&asked))?))
+    let meant = host.resolve(&asked).unwrap_or_else(|| asked.into());
+    call::json(&Model::from(host.find(&meant)?))
 }
