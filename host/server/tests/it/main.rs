@@ -5,8 +5,10 @@
 mod admin;
 mod auth;
 mod capabilities;
+mod gate;
 mod host;
 mod oip;
 mod openai;
 mod page;
+mod raw;
 mod streams;
