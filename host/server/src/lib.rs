@@ -18,6 +18,8 @@
 
 mod admin;
 mod app;
+#[doc(hidden)]
+pub mod bench;
 mod call;
 mod caller;
 mod capabilities;
@@ -38,7 +40,7 @@ mod route;
 mod sse;
 mod stream;
 
-use actix_web::web;
+use actix_web::{dev, web};
 use backplane::Host;
 use backplane::config::ServerConfig;
 use std::io;
@@ -49,7 +51,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    handle: actix_web::dev::ServerHandle,
+    handle: dev::ServerHandle,
     thread: std::thread::JoinHandle<io::Result<()>>,
 }
 
@@ -59,6 +61,18 @@ impl Server {
     /// # Errors
     /// When the address cannot be had.
     pub fn start(host: Host, config: ServerConfig) -> io::Result<Server> {
+        Self::start_as(host, config, |listener, shared, config| {
+            gate::serve(listener, shared, config, app::routes)
+        })
+    }
+
+    fn start_as(
+        host: Host,
+        config: ServerConfig,
+        serve: impl FnOnce(TcpListener, web::Data<app::App>, &ServerConfig) -> io::Result<dev::Server>
+        + Send
+        + 'static,
+    ) -> io::Result<Server> {
         let listener = TcpListener::bind(config.address)?;
         let address = listener.local_addr()?;
         let (body_limit, json_depth) = (config.body_limit, config.json_depth);
@@ -66,7 +80,7 @@ impl Server {
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("server".to_owned()).spawn(move || {
             actix_web::rt::System::new().block_on(async move {
-                let server = gate::serve(listener, shared, &config, app::routes)?;
+                let server = serve(listener, shared, &config)?;
                 sender.send(server.handle()).ok();
                 server.await
             })

@@ -4,11 +4,12 @@
 //! leaves drops the body, and with it the replies, which cancels what they wait for.
 
 use crate::error::{self, Dialect};
-use crate::sse;
+use crate::{fault, sse};
 use backplane::{CacheOutcome, Chunk, Done, Error, LimitStatus, Next, Reply, Result, Route};
 use bytes::{Bytes, BytesMut};
 use futures::future::LocalBoxFuture;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -149,7 +150,12 @@ impl<E: Encoder> futures::Stream for Body<E> {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let body = &mut *self;
         if body.out.is_empty() && !body.ended {
-            match body.poll_fill(context) {
+            // What a panic left half done is cleared.
+            let filled = catch_unwind(AssertUnwindSafe(|| body.poll_fill(context)));
+            match filled.unwrap_or_else(|panic| {
+                body.out.clear();
+                Poll::Ready(Err(fault::panicked(&*panic)))
+            }) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => body.fail(&error),
                 Poll::Pending => {
@@ -163,5 +169,44 @@ impl<E: Encoder> futures::Stream for Body<E> {
         }
         body.ping.as_mut().reset(Instant::now() + PING_EVERY);
         Poll::Ready(Some(Ok(body.out.split().freeze())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::{FutureExt as _, StreamExt as _};
+
+    struct Nothing;
+
+    impl Encoder for Nothing {
+        fn route(&mut self, _: usize, _: &Route) {}
+        fn chunk(&mut self, _: usize, _: Chunk, _: &mut BytesMut) -> Result<()> {
+            Ok(())
+        }
+        fn done(&mut self, _: usize, _: Done, _: &mut BytesMut) -> Result<()> {
+            Ok(())
+        }
+        fn end(&mut self, _: &mut BytesMut) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_inside_a_stream_is_its_last_event() {
+        let reply = async {
+            tokio::time::sleep(PING_EVERY * 3 / 2).await;
+            panic!("a secret");
+        };
+        let mut body = Body::start([reply.boxed_local()], Nothing).await.unwrap();
+        let mut text = String::new();
+        while let Some(Ok(bytes)) = body.next().await {
+            text.push_str(std::str::from_utf8(&bytes).unwrap());
+        }
+        let (pings, error) = text.split_once("data: ").unwrap();
+        assert!(pings.starts_with(": ping\n\n"), "{text}");
+        let error: serde_json::Value = serde_json::from_str(error).unwrap();
+        assert_eq!(error["error"]["code"], "panic");
+        assert!(!text.contains("secret") && !text.contains("[DONE]"), "{text}");
     }
 }

@@ -197,3 +197,6 @@ fn refused(refusal: Refusal, request: &Request, metrics: &Metrics) -> Response<B
     metrics.http_ended("", "refused", response.status().as_u16(), started.elapsed());
     response.into()
 }
+
+#[cfg(test)]
+mod tests;
