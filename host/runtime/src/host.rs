@@ -229,7 +229,7 @@ impl Host {
         &self.0.parts.metrics
     }
 
-    /// The configuration in force.
+    /// The configuration that was read last. What takes effect at the next start only is in it too.
     pub fn config(&self) -> Arc<Config> {
         self.0.parts.config.load_full()
     }
@@ -297,6 +297,7 @@ impl Host {
     /// # Errors
     /// When the installed models cannot be read.
     pub async fn refresh(&self) -> Result<()> {
+        let _alone = self.0.started.changing.lock().await;
         let config = self.config();
         self.0.started.relist(&self.0.parts, &config).await
     }
@@ -307,6 +308,7 @@ impl Host {
     /// # Errors
     /// Every problem of the new configuration.
     pub async fn reload(&self) -> Result<ReloadReport> {
+        let _alone = self.0.started.changing.lock().await;
         let old = self.config();
         let new = match &self.0.started.source {
             Some(source) => source().map_err(|error| {
@@ -317,7 +319,9 @@ impl Host {
             })?,
             None => Config::clone(&old),
         };
-        let report = reload::diff(&old, &new);
+        let ReloadReport { changed, .. } = reload::diff(&old, &new);
+        let ReloadReport { needs_restart, .. } = reload::diff(&self.0.started.config, &new);
+        let report = ReloadReport { changed, needs_restart };
         self.0.started.relist(&self.0.parts, &new).await?;
         self.0.started.apply(&self.0.parts, &new).await?;
         self.0.parts.config.store(Arc::new(new));

@@ -65,7 +65,12 @@ pub(crate) struct Started {
     pub source: Option<ConfigSource>,
     pub state_dir: PathBuf,
     pub first_key: Option<FirstKey>,
+    /// The configuration it was started with.
+    pub config: Arc<Config>,
     plugin_dirs: Vec<PathBuf>,
+    /// Held while models and plugins are looked for: two at a time would load a plugin twice, and the slower of two
+    /// listings would win over the newer.
+    pub changing: futures::lock::Mutex<()>,
     supervisor: Addr<SupervisorActor>,
     _lock: store::StateLock,
 }
@@ -126,11 +131,21 @@ pub(crate) fn start(builder: HostBuilder) -> Result<Running, StartError> {
         .recv()
         .map_err(|_| StartError::Part { part: "host thread", why: "it died; see the log".to_owned() })??;
     let Built { parts, auth, health, supervisor, first_key } = built;
-    let started =
-        Started { auth, health, source, state_dir, first_key, plugin_dirs, supervisor, _lock: lock };
+    let config = parts.config.load_full();
+    let started = Started {
+        auth,
+        health,
+        source,
+        state_dir,
+        first_key,
+        config: config.clone(),
+        plugin_dirs,
+        changing: futures::lock::Mutex::default(),
+        supervisor,
+        _lock: lock,
+    };
     let running = Running { parts, started, stop: Stop(Mutex::new(Some((stop_signal, thread)))) };
 
-    let config = running.parts.config.load_full();
     futures::executor::block_on(running.started.relist(&running.parts, &config))
         .map_err(|error| StartError::Part { part: "catalog", why: error.message })?;
     futures::executor::block_on(running.started.look());

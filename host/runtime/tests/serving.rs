@@ -6,17 +6,8 @@ mod support;
 
 use backplane::{Caller, ErrorCode, KeepAlive, ModelState, Next, Request, Tensor};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
-use support::{echo, host, text};
-
-/// Waits for something that must come true soon.
-async fn soon(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !is() {
-        assert!(Instant::now() < deadline, "{what} did not come true");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
+use std::time::Duration;
+use support::{echo, host, soon, text};
 
 #[tokio::test]
 async fn every_execution_class_answers_whole_and_streamed() {

@@ -21,6 +21,7 @@ mod serial;
 use backplane_plugin::prelude::*;
 use backplane_plugin::serde::Deserialize;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// The library. It has no state of its own; one that needs the host's log or its configuration keeps them here.
 struct EchoPlugin;
@@ -34,7 +35,8 @@ impl Plugin for EchoPlugin {
     }
 
     fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
-        let Parameters { execution } = model.parameters()?;
+        let Parameters { execution, open_ms } = model.parameters()?;
+        std::thread::sleep(Duration::from_millis(open_ms));
         Ok(Box::new(EchoModel { execution, instances: AtomicU32::new(0) }))
     }
 }
@@ -44,6 +46,8 @@ impl Plugin for EchoPlugin {
 #[serde(crate = "backplane_plugin::serde", default, deny_unknown_fields)]
 struct Parameters {
     execution: Class,
+    /// Take so long to open, as a large model does.
+    open_ms: u64,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]

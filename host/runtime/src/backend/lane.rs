@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::loader::{Class, Exchange, Instance};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest pause between two attempts to replace an instance.
@@ -26,6 +26,8 @@ pub struct Seat {
     poisoned: AtomicBool,
     /// Left to its fate: its lanes end as soon as the plugin lets them.
     retired: AtomicBool,
+    /// Lanes that have not left.
+    lanes: AtomicU32,
     /// Nanoseconds of work of this seat, for the heartbeat.
     pub submits: AtomicU64,
 }
@@ -43,6 +45,7 @@ impl Seat {
             returned: Condvar::new(),
             poisoned: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            lanes: AtomicU32::new(0),
             submits: AtomicU64::new(0),
         });
         let lanes = match backend.model().class() {
@@ -52,22 +55,29 @@ impl Seat {
         // A SERIAL instance is made, used and destroyed on its lane's thread, so the first lane makes it.
         let (made, is_made) = std::sync::mpsc::channel();
         for lane in 0..lanes {
-            let (backend, seat) = (backend.clone(), seat.clone());
+            let (backend, inner) = (backend.clone(), seat.clone());
             let made = (lane == 0).then(|| made.clone());
+            seat.lanes.fetch_add(1, Ordering::Relaxed);
             std::thread::Builder::new()
                 .name(format!("{}#{index}.{lane}", backend.name()))
                 .spawn(move || {
                     if let Some(made) = made {
-                        let result = seat.make(&backend);
+                        let result = inner.make(&backend);
                         let failed = result.is_err();
                         made.send(result).ok();
                         if failed {
                             return;
                         }
                     }
-                    seat.run(&backend);
+                    inner.run(&backend);
                 })
-                .map_err(|error| Error::unavailable(format!("no thread for model `{}`: {error}", index)))?;
+                .map_err(|error| {
+                    // The lanes that there are would wait at the queue for ever.
+                    seat.lanes.fetch_sub(1, Ordering::Relaxed);
+                    let error = Error::unavailable(format!("no thread for an instance: {error}"));
+                    seat.retire(&error);
+                    error
+                })?;
             if lane == 0 {
                 is_made.recv().map_err(|_| Error::internal("the lane died while it made its instance"))??;
             }
@@ -221,14 +231,15 @@ impl Seat {
                 self.returned.wait_until(&mut open, deadline);
             }
         }
-        let last = self.instance.lock().take();
-        if let Some(instance) = &last {
+        // The others may still be inside the instance.
+        if self.lanes.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(instance) = self.instance.lock().take()
+        {
             let open: Vec<_> = self.open.lock().clone();
             for exchange in open {
                 instance.abandon(&exchange, Error::shutting_down());
             }
         }
-        drop(last);
         backend.lane_ended();
     }
 

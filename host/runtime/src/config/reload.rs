@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct ReloadReport {
     /// Every key whose value is another now.
     pub changed: Vec<String>,
-    /// Those of them that take effect at the next start: until then the old value is in force.
+    /// Every key that takes effect at the next start and is not what the host was started with: until then that is in
+    /// force.
     pub needs_restart: Vec<String>,
 }
 

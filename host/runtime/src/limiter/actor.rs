@@ -138,6 +138,7 @@ impl Drop for LimiterActor {
             }
             Err(_) => tracing::error!("the last checkpoint panicked; the journal is kept"),
         }
+        self.books.journal().close();
     }
 }
 

@@ -74,7 +74,7 @@ pub struct Open {
 /// The journal of a state directory. Dropping it flushes.
 pub struct Journal {
     shared: Arc<Shared>,
-    flusher: Option<JoinHandle<()>>,
+    flusher: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -138,7 +138,17 @@ impl Journal {
         let flushes = shared.clone();
         let flusher =
             std::thread::Builder::new().name("journal".to_owned()).spawn(move || flushes.flush_for_ever())?;
-        Ok((Self { shared, flusher: Some(flusher) }, replayed))
+        Ok((Self { shared, flusher: Mutex::new(Some(flusher)) }, replayed))
+    }
+
+    /// Flushes, and ends the thread that does it. What is written after it is with the kernel, as always, and is flushed
+    /// by nobody.
+    pub fn close(&self) {
+        self.shared.state.lock().closed = true;
+        self.shared.news.notify_one();
+        if let Some(flusher) = self.flusher.lock().take() {
+            flusher.join().ok();
+        }
     }
 
     /// The number that the file of now has.
@@ -262,11 +272,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.shared.state.lock().closed = true;
-        self.shared.news.notify_one();
-        if let Some(flusher) = self.flusher.take() {
-            flusher.join().ok();
-        }
+        self.close();
     }
 }
 

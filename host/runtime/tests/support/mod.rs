@@ -4,6 +4,7 @@
 
 use backplane::{Answer, Caller, Config, Host, Request};
 use serde_json::Value;
+use std::time::{Duration, Instant};
 
 mod library;
 pub use library::plugins;
@@ -31,4 +32,20 @@ pub fn echo(params: Value) -> Request {
 /// The text of an answer, its pieces joined.
 pub fn text(answer: &Answer) -> String {
     answer.json::<Value>().unwrap().iter().map(|piece| piece["text"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Waits for something that must come true soon.
+pub async fn soon(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what} did not come true");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Threads of this process whose name begins so; the kernel keeps 15 letters of a name.
+pub fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|other| other.starts_with(name)).count()
 }
