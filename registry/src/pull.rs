@@ -97,9 +97,11 @@ impl Models {
         watch.say(Progress::Resolving { what: what.to_owned() });
         let (mut card, from_catalogue) = self.wanted_as(what, options)?;
         self.check_name(&card, from_catalogue || options.replace)?;
-        let plan = self.plan(&card, options)?;
-        if plan.is_large() && !options.allow_large {
-            return Err(RegistryError::NeedsConsent(Box::new(plan)));
+        if !options.allow_large {
+            let plan = self.plan(&card, options)?;
+            if plan.is_large() {
+                return Err(RegistryError::NeedsConsent(Box::new(plan)));
+            }
         }
         self.store.create()?;
 

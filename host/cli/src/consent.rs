@@ -37,13 +37,13 @@ pub fn pull(
     context: &Context,
     models: &Models,
     what: &str,
+    plan: &PullPlan,
     mut options: PullOptions,
     ask: Ask,
 ) -> Result<Installed> {
     let out = &context.out;
-    let plan = models.plan_pull(what, &options)?;
     if plan.download != Some(0) && !context.global.offline {
-        out.note(describe(&plan));
+        out.note(describe(plan));
         let wanted = match ask {
             Ask::Always => true,
             Ask::IfLarge => plan.is_large(),
@@ -57,7 +57,8 @@ pub fn pull(
             options.allow_large = true;
         }
     }
-    options.allow_large |= context.global.yes;
+    // What is not large needs no plan a second time, which would ask the server for its length again.
+    options.allow_large |= context.global.yes || !plan.is_large();
     options.offline |= context.global.offline;
     options.cancel = Some(cancel_on_interrupt());
     let mut pulling = Pulling::new(out);

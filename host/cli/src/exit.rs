@@ -1,6 +1,6 @@
 //! Exit codes, and failures that carry one. The codes are stable: scripts rely on them.
 
-use backplane_registry::RegistryError;
+use backplane_registry::{Catalogue, RegistryError};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::process::ExitCode;
@@ -104,9 +104,7 @@ impl From<RegistryError> for Failure {
             _ => Exit::Failure,
         };
         let next = match &error {
-            RegistryError::NotInstalled { name, .. } => {
-                Some(format!("installed: `backplane ls`; fetch it: `backplane pull {name}`"))
-            }
+            RegistryError::NotInstalled { name, .. } => Some(missing(name)),
             RegistryError::UnknownModel { .. } => {
                 Some("what can be pulled by name: `backplane ls --available`".to_owned())
             }
@@ -119,6 +117,16 @@ impl From<RegistryError> for Failure {
     }
 }
 
+/// What helps where a model is not installed: to fetch it, if it can be fetched by this name.
+fn missing(name: &str) -> String {
+    let known = name.parse().is_ok_and(|name| Catalogue::embedded().find(&name).is_some());
+    if known {
+        format!("fetch it: `backplane pull {name}`")
+    } else {
+        "installed: `backplane ls`; can be pulled: `backplane ls --available`".to_owned()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,9 +134,15 @@ mod tests {
     #[test]
     fn a_missing_model_is_not_found_and_says_what_to_do() {
         let missing =
-            Failure::from(RegistryError::NotInstalled { name: "x".into(), close: vec!["xy".into()] });
+            Failure::from(RegistryError::NotInstalled { name: "smollm2".into(), close: Vec::new() });
         assert_eq!(missing.exit, Exit::NotFound);
-        assert!(missing.next.is_some_and(|next| next.contains("backplane pull x")));
+        assert!(missing.next.is_some_and(|next| next.contains("backplane pull smollm2")));
+        let unknown =
+            Failure::from(RegistryError::NotInstalled { name: "x".into(), close: vec!["xy".into()] });
+        assert!(
+            unknown.next.is_some_and(|next| !next.contains("pull x")),
+            "what cannot be pulled is not advised"
+        );
         assert_eq!(
             Failure::from(RegistryError::InvalidName { name: "/".into(), reason: "no".into() }).exit,
             Exit::Usage

@@ -28,8 +28,8 @@ impl<'a> Pulling<'a> {
             Progress::Verifying { file, done, total } => {
                 self.show(&format!("{file} sha256"), done, Some(total))
             }
-            Progress::Retrying { attempt, reason, .. } => {
-                self.say(&format!("{}; attempt {attempt}", printable(&reason)));
+            Progress::Retrying { file, attempt, reason } => {
+                self.say(&format!("{file}: {}; attempt {attempt}", printable(&reason)));
             }
             Progress::Waiting { file } => self.say(&format!("{file}: another process fetches it; waiting")),
             Progress::Present { file, size } => {

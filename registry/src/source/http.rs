@@ -4,7 +4,7 @@
 //! `Range`, guarded by `If-Range` where the server gave an entity tag, and starts over where the server will not.
 
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -221,7 +221,7 @@ impl Http {
                 total.unwrap_or(0)
             ))),
             Ok(_) => Ok(()),
-            Err(CopyError::Read(error)) => Err(Stop::Retry(chain(&error))),
+            Err(CopyError::Read(error)) => Err(Stop::Retry(broken(&file, total, &error))),
             Err(CopyError::Other(error)) => Err(error.into()),
         }
     }
@@ -335,6 +335,20 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     text(headers, name)?.parse().ok()
+}
+
+/// Why a transfer broke, in words that do not depend on the layers it came through.
+fn broken(file: &File, total: Option<u64>, error: &io::Error) -> String {
+    let have = file.metadata().map_or(0, |meta| meta.len());
+    let so_far = total.map_or_else(|| format!("{have} bytes"), |total| format!("{have} of {total} bytes"));
+    let why = chain(error);
+    if why.contains("timed out") {
+        format!("the server was silent for too long after {so_far}")
+    } else if why.contains("end of file") || why.contains("reset") {
+        format!("the connection ended after {so_far}")
+    } else {
+        format!("the connection broke after {so_far}: {why}")
+    }
 }
 
 /// `bytes 5-9/10` as (5, Some(10)).

@@ -253,7 +253,8 @@ impl<'a> Fetcher<'a> {
         let size = file.metadata().map_err(read)?.len();
         let source_uri = match sources {
             [one] => one.to_string(),
-            [first, ..] => format!("{first} and {} more parts", sources.len() - 1),
+            [first, _] => format!("{first} (with 1 more part)"),
+            [first, ..] => format!("{first} (with {} more parts)", sources.len() - 1),
             [] => String::new(),
         };
         if let Some(expected) = spec.size.filter(|expected| *expected != size) {

@@ -21,7 +21,11 @@ pub fn run(context: &Context, args: &Rm) -> Result<()> {
         if context.out.json {
             removed.push(json!({ "name": gone.name, "freed": gone.freed }));
         } else {
-            context.out.note(format!("{} is removed; {} are free again", gone.name, text::bytes(gone.freed)));
+            let disk = match gone.freed {
+                0 => "its files stay, another name needs them".to_owned(),
+                freed => format!("{} are free again", text::bytes(freed)),
+            };
+            context.out.note(format!("{} is removed; {disk}", gone.name));
         }
     }
     if context.out.json {

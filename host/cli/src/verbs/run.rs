@@ -193,7 +193,9 @@ fn ensure_model(context: &Context, client: &Client, model: &str) -> Result<()> {
         return Err(unknown(context, model, missing));
     }
     context.out.note(format!("{model} is not installed"));
-    consent::pull(context, &models, model, PullOptions::default(), Ask::Always)?;
+    let options = PullOptions::default();
+    let plan = models.plan_pull(model, &options)?;
+    consent::pull(context, &models, model, &plan, options, Ask::Always)?;
     client.post("/admin/v1/refresh", &json!({}))?;
     client.get(&format!("/v1/models/{}", segment(model))).map(drop)
 }
