@@ -8,8 +8,8 @@ use super::opening::Loading;
 use super::plugins::{Found, PluginOptions, discover};
 use super::{Options, Shelf};
 use crate::actor::{Panicked, blocking, guarded};
-use crate::backend::Backend;
 use crate::backend::actor::BackendActor;
+use crate::backend::{Backend, Settings};
 use crate::error::{Error, Result};
 use crate::info::LoadPlan;
 use crate::job::KeepAlive;
@@ -92,7 +92,14 @@ impl CatalogActor {
             match self.shelf.get(&model.name) {
                 None => self.shelf.insert(Arc::new(Entry::new(model, keep_alive, options.pin))),
                 Some(entry) => {
-                    let changed = entry.listed().model_json != model.model_json;
+                    let settings = options.settings(&self.options);
+                    let other = |backend: Arc<Backend>| {
+                        // How long a close may take is no reason for one.
+                        let drain = settings.drain;
+                        Settings { drain, ..backend.settings().clone() } != settings
+                    };
+                    let changed =
+                        entry.listed().model_json != model.model_json || entry.backend().is_some_and(other);
                     entry.set_listed(model, keep_alive, options.pin);
                     match entry.stage() {
                         // What fails may have been mended. What is being opened is looked at when it is open.
