@@ -17,6 +17,7 @@ use backplane_abi::payload::Usage;
 use backplane_abi::table::*;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, clock};
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::ffi::c_void;
@@ -446,7 +447,7 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
         let Some(exchange) = context.exchanges.get(sink) else { return BP_STALE_HANDLE };
         // SAFETY: valid until we return.
         let json = unsafe { chunk.json.bytes() };
-        if std::str::from_utf8(json).is_err() {
+        if !is_object(json) {
             return BP_INVALID_ARGUMENT;
         }
         // SAFETY: n_tensors rows at stride, valid until we return.
@@ -468,6 +469,13 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
             Offered::Cancelled => BP_CANCELLED,
         }
     })
+}
+
+/// Whether this is a JSON object, or nothing. Whoever reads a chunk may put it into an answer as it is.
+fn is_object(json: &[u8]) -> bool {
+    json.is_empty()
+        || json.trim_ascii_start().first() == Some(&b'{')
+            && std::str::from_utf8(json).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
 /// Tensors of a plugin's as ours.
@@ -701,4 +709,21 @@ unsafe extern "C" fn call_cancel(host: *const bp_host, call: bp_req) -> bp_code 
             None => BP_STALE_HANDLE,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_an_object_or_nothing() {
+        for good in ["", "{}", " {\"a\": [1, null, \"\\u00e4\"]}\n", "{\"ä\":{}}"] {
+            assert!(is_object(good.as_bytes()), "{good}");
+        }
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(500), "]".repeat(500));
+        for bad in ["[1]", "1", "null", "\"a\"", "{\"a\":", "{} {}", "{\"a\":NaN}", "{'a':1}", " ", &deep] {
+            assert!(!is_object(bad.as_bytes()), "{bad}");
+        }
+        assert!(!is_object(b"{\"a\":\"\xff\"}"));
+    }
 }
