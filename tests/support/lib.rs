@@ -81,11 +81,37 @@ pub fn built() -> &'static Built {
 
 /// A state directory of a test's own, with the test models in it by hard links: nothing is copied or fetched.
 pub fn state_with_models() -> tempfile::TempDir {
-    let dir = tempfile::Builder::new().prefix("backplane").tempdir_in(root().join("target")).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let mut dir = tempfile::Builder::new();
+    let dir = dir.prefix("backplane").permissions(private).tempdir_in(root().join("target")).unwrap();
     for part in ["models", "runtimes"] {
         let from = test_models().join(part);
         let status = Command::new("cp").args(["-rl"]).arg(&from).arg(dir.path()).status().unwrap();
         assert!(status.success(), "{} could not be linked", from.display());
+    }
+    dir
+}
+
+/// As [`state_with_models`], with these models and runtimes alone, whatever else was fetched for tests.
+pub fn state_with_models_of(names: &[&str]) -> tempfile::TempDir {
+    let dir = state_with_models();
+    let files = |folder: &str| {
+        let entries = std::fs::read_dir(dir.path().join("models").join(folder)).unwrap();
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+    };
+    let mut kept = String::new();
+    for card in files("cards") {
+        if names.iter().any(|name| card.file_stem().is_some_and(|stem| stem == *name)) {
+            kept.push_str(&std::fs::read_to_string(&card).unwrap());
+        } else {
+            std::fs::remove_file(&card).unwrap();
+        }
+    }
+    // A file is named by its sha256, which the cards that need it write down.
+    for blob in
+        files("blobs/sha256").filter(|blob| !kept.contains(blob.file_name().unwrap().to_str().unwrap()))
+    {
+        std::fs::remove_file(&blob).unwrap();
     }
     dir
 }
