@@ -45,6 +45,8 @@ $(VENV)/ready: tests/clients/requirements.txt
 	@$(call say,installing the client packages that tests drive the server with)
 	@python3 -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --no-binary=openai \
+		--dest $(CACHE)/sdist $$(grep -o '^openai.*' $< | sed 's/\[.*\]//')
 	@touch $@
 
 test: setup lint unit e2e ## Everything CI runs.

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 /// Python with the packages of `clients/requirements.txt`.
 fn python() -> Command {
     let python = std::env::var_os("BACKPLANE_TEST_PYTHON")
-        .map_or_else(|| root().join(".cache/venv/bin/python"), PathBuf::from);
+        .map_or_else(|| root().join(".cache/venv/bin/python"), |path| root().join(path));
     assert!(
         python.exists(),
         "no Python with the client packages: run `make e2e`, or name one in BACKPLANE_TEST_PYTHON"
@@ -47,4 +47,62 @@ fn the_snippet_of_the_readme_runs_unchanged() {
         .unwrap();
     let text = check(&output, &server);
     assert!(text.contains("Paris"), "{text}");
+}
+
+/// The package's source distribution, unpacked: only there are its tests.
+fn openai_source(dir: &std::path::Path) -> PathBuf {
+    let name = "openai-3.52.0";
+    let archive = root().join(".cache/sdist").join(format!("{name}.tar.gz"));
+    assert!(archive.exists(), "{} is missing: run `make e2e`", archive.display());
+    let status = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(dir).status().unwrap();
+    assert!(status.success(), "{} could not be unpacked", archive.display());
+    dir.join(name)
+}
+
+/// `attribute="7"` in a JUnit report.
+fn figure(report: &str, attribute: &str) -> u32 {
+    let rest = report.split(&format!(" {attribute}=\"")).nth(1).unwrap();
+    rest.split('"').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_openai_packages_own_tests_pass() {
+    // They name models of OpenAI, set no limit where none is required, and cut vectors.
+    let server = Server::start(
+        r#"
+        [auth]
+        enabled = false
+        [models.aliases]
+        "*" = "smollm2"
+        "text-embedding-3-small" = "minilm"
+        [models.override.smollm2]
+        parameters = { max_tokens = 16 }
+        [models.override.minilm]
+        parameters = { matryoshka = true }
+        "#,
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.xml");
+    let output = python()
+        .args(["-m", "pytest", "-p", "known", "-p", "no:cacheprovider", "-n", "4", "-rfE", "--durations=3"])
+        .args([
+            "tests/api_resources/chat/test_completions.py",
+            "tests/api_resources/test_completions.py",
+            "tests/api_resources/test_embeddings.py",
+            "tests/api_resources/test_models.py",
+        ])
+        // Not what manages stored chats or deletes a model.
+        .args(["-k", "create or (test_models and (list or retrieve))"])
+        .arg(format!("--junit-xml={}", report.display()))
+        .env("PYTHONPATH", root().join("tests/clients"))
+        .env("TEST_API_BASE_URL", format!("{}/v1", server.url))
+        .current_dir(openai_source(dir.path()))
+        .output()
+        .unwrap();
+    let text = check(&output, &server);
+    let report = std::fs::read_to_string(&report).unwrap();
+    // JUnit counts the known failures of `known.py` as skipped; the package itself skips none of these.
+    let (ran, known) = (figure(&report, "tests"), figure(&report, "skipped"));
+    assert_eq!((figure(&report, "failures"), figure(&report, "errors")), (0, 0), "{text}");
+    assert_eq!((ran, known), (135, 19), "{text}");
 }

@@ -594,6 +594,27 @@ fn a_caller_may_let_old_messages_go() {
 }
 
 #[test]
+fn a_request_for_no_tokens_gets_none() {
+    with_engine(|engine| {
+        let (choices, usage) = chat(engine, &asks("What is the capital of France?", 0)).unwrap();
+        assert_eq!((choices[0].text.as_str(), choices[0].finish), ("", Some(FinishReason::Length)));
+        assert!(usage.prompt_tokens > 5 && usage.completion_tokens == 0, "{usage:?}");
+    });
+}
+
+#[test]
+fn an_answer_to_a_request_that_does_not_say_has_the_model_s_own_limit() {
+    let engine = open(Config { max_tokens: Some(5), ..config() });
+    let unsaid = chat::Params { max_tokens: None, ..asks("Tell me a long story.", 0) };
+    let (choices, usage) = chat(&engine, &unsaid).unwrap();
+    assert_eq!((choices[0].finish, usage.completion_tokens), (Some(FinishReason::Length), 5));
+    let (_, usage) = chat(&engine, &asks("Tell me a long story.", 7)).unwrap();
+    assert_eq!(usage.completion_tokens, 7, "what a request says counts");
+    let error = Loaded::open(&model_file(), Config { max_tokens: Some(0), ..config() }).unwrap_err();
+    assert_eq!((error.code, error.param.as_deref()), (Code::InvalidArgument, Some("max_tokens")));
+}
+
+#[test]
 fn completions_take_text_and_tokens_and_echo() {
     with_engine(|engine| {
         let (plain, usage) = complete(engine, &continues("The capital of France is", 6)).unwrap();

@@ -124,10 +124,6 @@ impl Job {
             logprobs: params.logprobs,
         };
         let mut job = common.job(loaded, chat.tokens, form, terms)?;
-        if job.max_tokens == 0 {
-            return Err(Error::invalid("`max_tokens` is 0; an answer has at least one token")
-                .with_param("max_tokens"));
-        }
         job.tools = tools;
         job.dropped = chat.dropped;
         Ok(job)
@@ -202,7 +198,7 @@ impl Common<'_> {
         }
         Ok(Job {
             sampling,
-            max_tokens: self.max_tokens.unwrap_or(u32::MAX),
+            max_tokens: self.max_tokens.or(loaded.config.max_tokens).unwrap_or(u32::MAX),
             choices,
             stops: self.stop.to_vec(),
             logprobs: self.logprobs.map(usize::from),

@@ -62,6 +62,8 @@ pub struct Config {
     /// Tokens one request may take in all, prompt and answer. By default what the model was trained for, at most
     /// 4096.
     pub context: Option<u32>,
+    /// Most tokens of an answer to a request that does not say. By default until the context is full.
+    pub max_tokens: Option<u32>,
     /// Answers made at the same time.
     pub slots: u32,
     /// Threads for a step that makes answers; 0: one less than there are, at most 8. More than are idle make every
@@ -96,6 +98,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             context: None,
+            max_tokens: None,
             slots: 4,
             threads: 0,
             prompt_threads: 0,
@@ -119,6 +122,7 @@ impl Config {
         range("slots", self.slots, 1, 64)?;
         range("batch", self.batch, 64.max(self.slots), 4096)?;
         range("context", self.context.unwrap_or(64), 64, 1 << 24)?;
+        range("max_tokens", self.max_tokens.unwrap_or(1), 1, 1 << 24)?;
         range("threads", self.threads, 0, 512)?;
         range("prompt_threads", self.prompt_threads, 0, 512)
     }
