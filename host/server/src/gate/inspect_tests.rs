@@ -231,41 +231,96 @@ fn chunks_carry_something() {
     assert_eq!(refused(&chunked(&format!("0\r\n{trailers}"))), Some(Refusal::TooManyFields { limit: 10 }));
 }
 
+const PIECES: [&str; 30] = [
+    "GET / HTTP/1.1\r\n",
+    "POST /x HTTP/1.1\r\n",
+    "GET / HTTP/1.0\r\n",
+    "PRI * HTTP/2.0\r\n",
+    "host: a\r\n",
+    "content-length: 3\r\n",
+    "content-length: 9999999\r\n",
+    "transfer-encoding: chunked\r\n",
+    "\r\n",
+    "\n",
+    "\r",
+    "abc",
+    "3\r\nabc\r\n",
+    "0\r\n\r\n",
+    "0\r\nx: y\r\n\r\n",
+    "1;x\r\n",
+    "connection: close\r\n",
+    " x\r\n",
+    "x: y\r\n",
+    "\0",
+    "0",
+    "a",
+    "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\n\r\n",
+    "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc",
+    "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+    "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 28\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n\r",
+    "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1b\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n\r\n0\r\n\r\n",
+    "POST / HTTP/1.0\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\na",
+    "GET http://a/ HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
+    "OPTIONS * HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 0\r\n\r\n",
+];
+
 /// Pieces of requests, good and bad, in any order.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
-    let pieces = [
-        "GET / HTTP/1.1\r\n",
-        "POST /x HTTP/1.1\r\n",
-        "GET / HTTP/1.0\r\n",
-        "PRI * HTTP/2.0\r\n",
-        "host: a\r\n",
-        "content-length: 3\r\n",
-        "content-length: 9999999\r\n",
-        "transfer-encoding: chunked\r\n",
-        "\r\n",
-        "\n",
-        "\r",
-        "abc",
-        "3\r\nabc\r\n",
-        "0\r\n\r\n",
-        "0\r\nx: y\r\n\r\n",
-        "1;x\r\n",
-        "connection: close\r\n",
-        " x\r\n",
-        "x: y\r\n",
-        "\0",
-        "0",
-        "a",
-        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc",
-        "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
-    ];
     let piece = prop_oneof![
-        8 => proptest::sample::select(pieces.to_vec()).prop_map(|piece| piece.as_bytes().to_vec()),
+        8 => proptest::sample::select(PIECES.to_vec()).prop_map(|piece| piece.as_bytes().to_vec()),
         1 => Just(b"x: ".iter().copied().chain(std::iter::repeat_n(b'y', 390)).collect()),
         1 => proptest::collection::vec(any::<u8>(), 0..4),
     ];
     proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+/// Whole requests with any byte of them changed, dropped or doubled.
+fn nearly_good() -> impl Strategy<Value = Vec<u8>> {
+    let requests = proptest::collection::vec(proptest::sample::select(PIECES[22..].to_vec()), 1..5);
+    let change = (any::<proptest::sample::Index>(), any::<u8>(), 0..4_u8);
+    (requests, proptest::collection::vec(change, 0..3)).prop_map(|(requests, changes)| {
+        let mut bytes = requests.concat().into_bytes();
+        for (at, byte, what) in changes {
+            let at = at.index(bytes.len());
+            match what {
+                0 => bytes[at] = byte,
+                1 => bytes[at] = b"\r\n :;0aG"[usize::from(byte % 8)],
+                2 => _ = bytes.remove(at),
+                _ => bytes.insert(at, bytes[at]),
+            }
+        }
+        bytes
+    })
+}
+
+/// The parser behind the gate must find the same requests in what was passed on, and nothing to refuse: where two
+/// readers disagree on where a request ends, one can be smuggled past the first.
+#[test]
+fn actix_http_reads_what_passes_as_the_gate_does() {
+    use proptest::test_runner::TestRunner;
+    use tokio_util::codec::Decoder as _;
+    let compare = |bytes: Vec<u8>| {
+        let outcome = show([&bytes[..]]).0;
+        let (mut codec, mut rest) =
+            (actix_http::h1::Codec::default(), bytes::BytesMut::from(&outcome.passed[..]));
+        let mut heads = 0;
+        loop {
+            match codec.decode(&mut rest) {
+                Ok(Some(actix_http::h1::Message::Item(_))) => heads += 1,
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => prop_assert!(false, "{error}: {}", outcome.passed.escape_ascii()),
+            }
+        }
+        prop_assert_eq!(heads, outcome.heads, "{}", outcome.passed.escape_ascii());
+        prop_assert_eq!(&rest[..], b"");
+        Ok(())
+    };
+    actix_web::rt::System::new().block_on(async {
+        let cases = ProptestConfig::with_cases(8192);
+        TestRunner::new(cases.clone()).run(&stream(), compare).unwrap();
+        TestRunner::new(cases).run(&nearly_good(), compare).unwrap();
+    });
 }
 
 proptest! {
