@@ -1,1 +1,77 @@
-fn main() {}
+//! From nothing to ready: `backplane serve` as its users start it.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure says so and ends")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use support::Against::{AtMost, Nothing};
+use support::{Child, Table, median};
+
+const STARTS: usize = 15;
+
+/// What one start took.
+struct Start {
+    /// Milliseconds until `/readyz` said yes, and of CPU time until then.
+    ready: f64,
+    cpu: f64,
+    /// MB of resident memory half a second later.
+    resident: f64,
+}
+
+fn main() {
+    let program = support::program();
+    let shipped = support::plugins(&["backplane-echo", "backplane-llama", "backplane-onnx"]);
+    std::fs::remove_file(support::null(shipped.path())).unwrap();
+    let none = tempfile::tempdir().unwrap();
+    let mut table = Table::new("start");
+    for (title, plugins) in [("no plugins", none.path()), ("its plugins: echo, llama, onnx", shipped.path())]
+    {
+        let (mut first, mut later) = (Vec::new(), Vec::new());
+        for _ in 0..STARTS {
+            let state = tempfile::tempdir().unwrap();
+            first.push(start(&program, plugins, state.path()));
+            later.push(start(&program, plugins, state.path()));
+        }
+        for (which, starts) in
+            [("first start, which makes the store and a key", first), ("later start", later)]
+        {
+            let middle = |value: fn(&Start) -> f64| median(starts.iter().map(value).collect());
+            table.row(format!("{title}: {which}"), middle(|s| s.ready), "ms", AtMost(50.0));
+            table.row("  CPU time until then", middle(|s| s.cpu), "ms", Nothing);
+            table.row("  resident memory", middle(|s| s.resident), "MB", AtMost(25.0));
+        }
+    }
+    let nothing = support::repeat(STARTS, || {
+        support::timed(|| _ = Command::new(&program).arg("--version").output().unwrap()) * 1e3
+    });
+    table.row("the program, only to print its version (floor)", nothing, "ms", Nothing);
+}
+
+fn start(program: &Path, plugins: &Path, state: &Path) -> Start {
+    let address = support::free_address();
+    let began = Instant::now();
+    let mut command = Command::new(program);
+    command.arg("serve").arg("--state").arg(state).arg("--plugin-dir").arg(plugins);
+    command.env("BACKPLANE__SERVER__ADDRESS", address.to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = Child(command.spawn().unwrap());
+    while !is_ready(address) {
+        assert!(began.elapsed() < Duration::from_secs(30), "backplane did not get ready");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let ready = began.elapsed().as_secs_f64() * 1e3;
+    let cpu = support::cpu_of(child.0.id()) * 1e3;
+    std::thread::sleep(Duration::from_millis(500));
+    Start { ready, cpu, resident: support::resident(child.0.id()) }
+}
+
+fn is_ready(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address) else { return false };
+    let asked = stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    let mut answer = String::new();
+    asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+}

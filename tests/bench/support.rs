@@ -47,7 +47,14 @@ impl Table {
             "subject": self.subject, "name": name.into(), "value": value, "unit": unit, "against": peer,
             "base": limit, "ratio": ratio,
         }));
-        eprint!("{}", if std::io::stderr().is_terminal() { "." } else { "" });
+        progress();
+    }
+}
+
+/// Says that it goes on, to who watches.
+pub fn progress() {
+    if std::io::stderr().is_terminal() {
+        eprint!(".");
     }
 }
 
@@ -107,11 +114,40 @@ fn seconds(clock: rustix::time::ClockId) -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Seconds of CPU time of another process, to a hundredth.
+/// Seconds of CPU time of another process, to the nanosecond.
 pub fn cpu_of(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    Threads::of(pid, |_| true).ran
+}
+
+/// What the scheduler says of some threads, in seconds since each began. A thread that ended is not counted any more.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Threads {
+    /// They computed.
+    pub ran: f64,
+    /// They could have, but no core was free.
+    pub queued: f64,
+}
+
+impl Threads {
+    /// Those of this process with this name.
+    pub fn named(name: &str) -> Self {
+        Self::of(std::process::id(), |other| other == name)
+    }
+
+    fn of(pid: u32, wanted: impl Fn(&str) -> bool) -> Self {
+        let mut sum = Self::default();
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+            // A thread may end meanwhile.
+            let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            if wanted(read("comm").trim()) {
+                let times = read("schedstat");
+                let mut times = times.split(' ').filter_map(|nanos| nanos.parse::<f64>().ok());
+                sum.ran += times.next().unwrap_or_default() / 1e9;
+                sum.queued += times.next().unwrap_or_default() / 1e9;
+            }
+        }
+        sum
+    }
 }
 
 /// Resident memory of a process in MB (10⁶ bytes).
@@ -140,6 +176,43 @@ pub fn build(arguments: &[&str]) -> Vec<(String, PathBuf)> {
             files.into_iter().filter_map(move |file| Some((name.clone(), PathBuf::from(file.as_str()?))))
         })
         .collect()
+}
+
+/// The optimised `backplane`.
+pub fn program() -> PathBuf {
+    let files = build(&["-p", "backplane-cli"]);
+    let program =
+        files.into_iter().find(|(_, file)| file.file_name().is_some_and(|name| name == "backplane"));
+    program.unwrap().1
+}
+
+/// An optimised example of a package: the yardstick of a plugin.
+pub fn example(package: &str, name: &str) -> PathBuf {
+    let files = build(&["-p", package, "--example", name]);
+    files.into_iter().find(|(target, _)| target == name).unwrap().1
+}
+
+/// The file of an installed model that has one file.
+pub fn model_file(model: &str) -> PathBuf {
+    let models = e2e::test_models().join("models");
+    let card = std::fs::read_to_string(models.join("cards").join(format!("{model}.toml"))).unwrap();
+    let hash = card.lines().find_map(|line| line.strip_prefix("sha256 = ")).unwrap();
+    models.join("blobs/sha256").join(hash.trim_matches('"'))
+}
+
+/// A process that ends with this value.
+pub struct Child(pub std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// An address of this machine with a port that nobody has at the moment.
+pub fn free_address() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A folder with the optimised shared libraries of these packages and of the null plugin.
@@ -173,15 +246,13 @@ pub struct Running {
     _state: tempfile::TempDir,
 }
 
-pub fn host(plugins: &Path, models: bool, overrides: &[(&str, &str)], permits: bool) -> Running {
+pub fn host(plugins: &Path, models: bool, config: &str) -> Running {
     let state = if models { e2e::state_with_models() } else { tempfile::tempdir().unwrap() };
-    let overrides = overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let options = backplane::config::LoadOptions { overrides, ..Default::default() };
+    let file = state.path().join("bench.toml");
+    std::fs::write(&file, config).unwrap();
+    let options = backplane::config::LoadOptions { file: Some(file), ..Default::default() };
     let config = backplane::Config::load(options).unwrap();
-    let mut builder = backplane::Host::builder().config(config).state_dir(state.path()).plugin_dir(plugins);
-    if !permits {
-        builder = builder.without_compute_permits();
-    }
+    let builder = backplane::Host::builder().config(config).state_dir(state.path()).plugin_dir(plugins);
     Running { host: builder.start().unwrap(), _state: state }
 }
 

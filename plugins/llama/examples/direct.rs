@@ -4,8 +4,10 @@
 //! cargo run --release -p backplane-llama --example direct -- MODEL.gguf [ROUNDS]
 //! ```
 //!
-//! Prints tokens per CPU second of both at one and at four streams (greedy, one thread, rounds alternating) and the
-//! ratio, then what a token's log-probabilities cost. `make bench` reads the lines that begin with `bench`.
+//! Prints tokens per CPU second of both at one and at four streams (greedy, one thread, prompt included), then the time
+//! to the first token of a long prompt, then what a token's log-probabilities cost. Rounds alternate, and ratios are the
+//! middle one of all rounds. No prompt comes twice, so that the engine finds none in its cache. `make bench` reads the
+//! lines that begin with `bench`.
 #![expect(clippy::print_stdout, reason = "it prints what it measured")]
 
 use backplane_llama::engine::{Config, Delta, Engine, Loaded, Push, Sink, Terms, Unlimited, bench};
@@ -21,6 +23,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::time::Instant;
 
 const TOKENS: u32 = 64;
 const PROMPTS: [&str; 4] = [
@@ -41,16 +44,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = LlamaModel::load_from_file(backend, &path, &LlamaModelParams::default())?;
     for streams in [1, 4] {
         let (mut direct, mut through) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            direct.push(by_hand(backend, &model, streams)?);
-            through.push(by_engine(&engine, streams)?);
+        for round in 0..rounds {
+            direct.push(by_hand(backend, &model, &prompts(round, streams), TOKENS)?.tokens_per_cpu_second);
+            through.push(by_engine(&engine, &prompts(round, streams), TOKENS)?.tokens_per_cpu_second);
         }
-        let (direct, through) = (best(&direct), best(&through));
+        let ratio = median(through.iter().zip(&direct).map(|(through, direct)| through / direct));
+        let (direct, through) = (median(direct), median(through));
         println!(
-            "bench llama streams={streams} direct={direct:.1} engine={through:.1} ratio={:.3} (tokens per CPU second, best of {rounds})",
-            through / direct
+            "bench llama streams={streams} direct={direct:.2} engine={through:.2} ratio={ratio:.4} (tokens per CPU second, median of {rounds})"
         );
     }
+    let (mut direct, mut through) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        direct.push(by_hand(backend, &model, &[long(round)], 2)?.first);
+        through.push(by_engine(&engine, &[long(round)], 2)?.first);
+    }
+    let over = median(through.iter().zip(&direct).map(|(through, direct)| through - direct));
+    println!(
+        "bench first_token direct={:.3} engine={:.3} over={over:.3} (ms, median of {rounds})",
+        median(direct),
+        median(through)
+    );
     for vocabulary in [49_152, 151_936] {
         let (ours, plain, top) = bench::logprobs(vocabulary);
         println!(
@@ -60,8 +74,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn best(values: &[f64]) -> f64 {
-    values.iter().copied().fold(0.0, f64::max)
+/// What one run saw.
+struct Seen {
+    /// All streams together, from the prompts' text to the last token.
+    tokens_per_cpu_second: f64,
+    /// Milliseconds from the prompts' text to the last stream's first token.
+    first: f64,
+}
+
+/// Prompts of this round; those of another process are others too.
+fn prompts(round: usize, streams: usize) -> Vec<String> {
+    let number = 10_000 + (std::process::id() as usize * 37 + round) % 90_000;
+    PROMPTS.iter().take(streams).map(|prompt| format!("{number} {prompt}")).collect()
+}
+
+/// A prompt of some 200 tokens.
+fn long(round: usize) -> String {
+    format!("{} {}", prompts(round, 1)[0], "and then there was bread again, of rye and of wheat. ".repeat(14))
+}
+
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Seconds this process has computed, all threads together: what other load on the machine disturbs least.
@@ -73,12 +108,14 @@ fn cpu_seconds() -> f64 {
     nanos.sum::<f64>() / 1e9
 }
 
-/// Tokens per CPU second after the prompts, all streams together.
+/// What a program does that uses llama.cpp itself. The context is there before the clock starts, as the engine's is.
 fn by_hand(
     backend: &LlamaBackend,
     model: &LlamaModel,
-    streams: usize,
-) -> Result<f64, Box<dyn std::error::Error>> {
+    prompts: &[String],
+    max_tokens: u32,
+) -> Result<Seen, Box<dyn std::error::Error>> {
+    let streams = prompts.len();
     let params = LlamaContextParams::default()
         .with_n_ctx(NonZeroU32::new(4096))
         .with_n_batch(256)
@@ -89,8 +126,9 @@ fn by_hand(
         .with_n_threads_batch(1);
     let mut context = model.new_context(backend, params)?;
     let mut batch = LlamaBatch::new(256, 1);
+    let (start, began) = (Instant::now(), cpu_seconds());
     let mut at = Vec::new();
-    for (stream, prompt) in PROMPTS.iter().take(streams).enumerate() {
+    for (stream, prompt) in prompts.iter().enumerate() {
         let tokens = model.vocab().tokenize(prompt.as_bytes(), true, false);
         for (i, &token) in tokens.iter().enumerate() {
             batch.add(token, i as i32, &[stream as i32], i + 1 == tokens.len())?;
@@ -101,9 +139,9 @@ fn by_hand(
     let mut samplers: Vec<LlamaSampler> = (0..streams).map(|_| LlamaSampler::greedy()).collect();
     let mut tokens: Vec<LlamaToken> =
         samplers.iter_mut().zip(&at).map(|(sampler, &(_, last))| sampler.sample(&context, last)).collect();
-    let began = cpu_seconds();
+    let first = start.elapsed().as_secs_f64() * 1e3;
     let mut text = Vec::new();
-    for _ in 1..TOKENS {
+    for _ in 1..max_tokens {
         batch.clear();
         for (stream, &token) in tokens.iter().enumerate() {
             model.vocab().token_to_piece_into(token, &mut text, false, None);
@@ -115,7 +153,8 @@ fn by_hand(
             *token = samplers[stream].sample(&context, stream as i32);
         }
     }
-    Ok(f64::from((TOKENS - 1) * streams as u32) / (cpu_seconds() - began))
+    let tokens = f64::from(max_tokens * streams as u32);
+    Ok(Seen { tokens_per_cpu_second: tokens / (cpu_seconds() - began), first })
 }
 
 struct Collect {
@@ -124,14 +163,14 @@ struct Collect {
 }
 
 enum Event {
-    First(f64),
-    End(f64),
+    First(Instant),
+    End,
 }
 
 impl Sink for Collect {
     fn push(&mut self, _: &Delta) -> Push {
         if !std::mem::replace(&mut self.started, true) {
-            let _ = self.events.send(Event::First(cpu_seconds()));
+            let _ = self.events.send(Event::First(Instant::now()));
         }
         Push::Taken
     }
@@ -141,16 +180,21 @@ impl Sink for Collect {
     }
 
     fn finish(self: Box<Self>, _: backplane_plugin::Result<Usage>) {
-        let _ = self.events.send(Event::End(cpu_seconds()));
+        let _ = self.events.send(Event::End);
     }
 }
 
-fn by_engine(engine: &Engine, streams: usize) -> Result<f64, Box<dyn std::error::Error>> {
+fn by_engine(
+    engine: &Engine,
+    prompts: &[String],
+    max_tokens: u32,
+) -> Result<Seen, Box<dyn std::error::Error>> {
     let (sender, events) = channel();
-    for prompt in PROMPTS.iter().take(streams) {
+    let (start, began) = (Instant::now(), cpu_seconds());
+    for prompt in prompts {
         let params = complete::Params {
-            prompt: complete::Prompt::Text((*prompt).to_owned()),
-            max_tokens: Some(TOKENS),
+            prompt: complete::Prompt::Text(prompt.clone()),
+            max_tokens: Some(max_tokens),
             sampling: Sampling { temperature: Some(0.0), ignore_eos: true, ..Sampling::default() },
             ..complete::Params::default()
         };
@@ -161,14 +205,17 @@ fn by_engine(engine: &Engine, streams: usize) -> Result<f64, Box<dyn std::error:
         );
     }
     drop(sender);
-    let (mut first, mut end) = (None, 0.0);
+    let mut first = None;
     for event in events {
         match event {
-            // The clock starts when all streams run, as it does by hand.
             Event::First(at) => first = Some(at),
-            Event::End(at) => end = at,
+            Event::End => {}
         }
     }
-    let began = first.ok_or("the engine gave nothing")?;
-    Ok(f64::from((TOKENS - 1) * streams as u32) / (end - began))
+    let first = first.ok_or("the engine gave nothing")?;
+    let tokens = f64::from(max_tokens * prompts.len() as u32);
+    Ok(Seen {
+        tokens_per_cpu_second: tokens / (cpu_seconds() - began),
+        first: (first - start).as_secs_f64() * 1e3,
+    })
 }

@@ -1,7 +1,7 @@
 //! The yardstick: `ort` called directly, beside this plugin, in one run.
 //!
 //! ```text
-//! cargo run --release -p backplane-onnx --example direct -- STATE_DIRECTORY [ROUNDS]
+//! cargo run --release -p backplane-onnx --example direct -- STATE_DIRECTORY [ROUNDS [call|clients]]
 //! ```
 //!
 //! Prints the time of one MiniLM call of 16 tokens: by `ort`, by `ort` on another thread (what waking one costs on this
@@ -23,14 +23,16 @@ use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 8;
 /// How long eight clients are measured in each round.
-const SPAN: Duration = Duration::from_secs(2);
+const SPAN: Duration = Duration::from_millis(700);
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
-    let state = arguments.next().ok_or("usage: direct STATE_DIRECTORY [ROUNDS]")?;
+    let state = arguments.next().ok_or("usage: direct STATE_DIRECTORY [ROUNDS [call|clients]]")?;
     let rounds: usize = arguments.next().map_or(Ok(5), |rounds| rounds.parse())?;
+    let part = arguments.next();
+    let wanted = |other: &str| part.as_deref().is_none_or(|part| part == other);
     let files = Files::of(Path::new(&state))?;
 
     // As a library of its own, the plugin has an `ort` of its own; both use the one ONNX Runtime in this process.
@@ -41,15 +43,20 @@ fn main() -> Outcome<()> {
     let sessions = Direct::open(&files)?;
 
     let (mut direct, mut hopped, mut through) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..rounds {
+    for _ in 0..if wanted("call") { rounds } else { 0 } {
         direct.push(p50(|| sessions.call(0, &[7; 16]).map(drop))?);
         hopped.push(on_another_thread(&sessions)?);
         through.push(p50(|| one.call())?);
     }
-    let (direct, hopped, through) = (median(direct), median(hopped), median(through));
-    println!(
-        "bench onnx call=minilm/16 direct={direct:.3} other_thread={hopped:.3} plugin={through:.3} (ms, p50; median of {rounds})"
-    );
+    if wanted("call") {
+        let (direct, hopped, through) = (median(direct), median(hopped), median(through));
+        println!(
+            "bench onnx call=minilm/16 direct={direct:.3} other_thread={hopped:.3} plugin={through:.3} (ms, p50; median of {rounds})"
+        );
+    }
+    if !wanted("clients") {
+        return Ok(());
+    }
 
     for (kind, text) in [("16 tokens", equal as fn(usize) -> String), ("7 to 38 tokens", mixed)] {
         let ways: [(&str, &Way<'_>); 5] = [
