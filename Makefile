@@ -14,6 +14,8 @@ CACHE := $(CURDIR)/.cache
 TEST_STATE := $(CACHE)/state
 TEST_MODELS := smollm2 minilm magika onnxruntime
 VENV := $(CACHE)/venv
+# `-p e2e` would choose other features of what the workspace shares, and cargo would build all of it again.
+E2E := $(patsubst tests/%.rs,--test %,$(wildcard tests/*.rs))
 QUESTION := What is the capital of France? Answer in one sentence.
 
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
@@ -38,7 +40,7 @@ run: build ## Builds, fetches a model, serves, asks it one question, and keeps s
 
 models: ## Fetches the models that tests use.
 	@$(call say,fetching test models (once))
-	@$(CARGO) build -j $(JOBS) --quiet -p backplane-cli
+	@$(CARGO) build -j $(JOBS) --quiet --workspace --bin backplane
 	@BACKPLANE_STATE=$(TEST_STATE) target/debug/backplane pull --yes $(TEST_MODELS)
 
 $(VENV)/ready: tests/clients/requirements.txt
@@ -66,7 +68,7 @@ unit: setup models ## Tests of every crate but the end-to-end ones.
 e2e: setup models $(VENV)/ready ## The real program, real plugins, real models, real clients.
 	@$(call say,end-to-end tests)
 	@BACKPLANE_TEST_MODELS=$(TEST_STATE) BACKPLANE_TEST_PYTHON=$(VENV)/bin/python \
-		$(CARGO) test -j $(JOBS) --quiet -p e2e -- --test-threads=1
+		$(CARGO) test -j $(JOBS) --quiet --workspace $(E2E) -- --test-threads=1
 
 deny: ## Licences and sources of what we depend on (installs cargo-deny if need be).
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny --version 0.20.2

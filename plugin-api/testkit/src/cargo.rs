@@ -1,11 +1,28 @@
 //! Where cargo puts the library of a package.
 
 use serde_json::Value;
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Builds the library of this package and says where it is.
+/// The library of this package: the one that cargo built with the test that asks, else one built for it now.
 pub(crate) fn library(package: &str) -> Result<PathBuf, String> {
+    match beside_the_test(package) {
+        Some(library) => Ok(library),
+        None => build(package),
+    }
+}
+
+/// `cargo test` builds the library that an integration test belongs to before it, every `crate-type` of it, and puts
+/// it into the folder of the test's own program.
+fn beside_the_test(package: &str) -> Option<PathBuf> {
+    let own = std::env::var("CARGO_PKG_NAME").is_ok_and(|own| own == package);
+    let name = format!("{}{}{}", DLL_PREFIX, package.replace('-', "_"), DLL_SUFFIX);
+    let library = std::env::current_exe().ok()?.with_file_name(name);
+    (own && library.exists()).then_some(library)
+}
+
+fn build(package: &str) -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     let built = Command::new(cargo)
