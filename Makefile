@@ -15,7 +15,7 @@ TEST_STATE := $(CACHE)/state
 TEST_MODELS := smollm2 minilm magika onnxruntime
 VENV := $(CACHE)/venv
 # `-p e2e` would choose other features of what the workspace shares, and cargo would build all of it again.
-E2E := $(patsubst tests/%.rs,--test %,$(wildcard tests/*.rs))
+E2E := $(shell sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/--test \1/p' tests/Cargo.toml)
 QUESTION := What is the capital of France? Answer in one sentence.
 
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
