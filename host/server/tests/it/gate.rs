@@ -409,6 +409,24 @@ async fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[actix_web::test]
+async fn however_the_bytes_are_cut_the_answers_are_the_same() {
+    let host = start();
+    let body = question(&json!({ "chunks": [{ "content": "a", "finish_reason": "stop" }] }), false);
+    let chunked = format!("{}2;x\r\n{{}}\r\n0\r\nx: y\r\n\r\n", post("transfer-encoding: chunked\r\n"));
+    let all = format!("{GET}{body}{chunked}{GET}{}", get("a : b\r\n"));
+    for size in [1, 3, 50, 1000, all.len()] {
+        let mut raw = Raw::to(&host);
+        for piece in all.as_bytes().chunks(size) {
+            raw.send(piece);
+        }
+        let statuses: Vec<u16> = (0..5).map(|_| raw.answer().status).collect();
+        assert_eq!(statuses, [200, 200, 400, 200, 400], "in pieces of {size}");
+        raw.expect_end();
+    }
+    host.stop().await;
+}
+
+#[actix_web::test]
 async fn nothing_is_served_after_the_last_request() {
     let host = start();
     let mut raw = Raw::to(&host);
