@@ -23,6 +23,7 @@ use arc_swap::ArcSwap;
 use attempt::attempt;
 use cascade::cascade;
 use serde::Deserialize;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -71,13 +72,11 @@ impl Drop for Admitted {
 /// Serves a request.
 pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
     let started = Instant::now();
-    let refused = |request: &Request, model: Option<&str>| {
-        let capability = request.capability.clone();
-        let model = model.map(str::to_owned);
-        move |error: &Error| parts.metrics.request_refused(&capability, model.as_deref(), error.code)
+    let refused = |request: &Request, model: Option<&str>, error: &Error| {
+        parts.metrics.request_refused(&request.capability, model, error.code);
     };
     let mut request = request;
-    check(parts, &request).inspect_err(refused(&request, None))?;
+    check(parts, &request).inspect_err(|error| refused(&request, None, error))?;
     let config = parts.config.load();
     request.deadline.get_or_insert_with(|| started + config.models.default_deadline);
 
@@ -86,16 +85,17 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
     let choice = parts
         .router
         .choose(request.model.as_deref(), &request.capability, request.params.len() as u64, &trail)
-        .inspect_err(refused(&request, None))?;
+        .inspect_err(|error| refused(&request, None, error))?;
     let escalates = choice.escalate_below.is_some() && !request.stream;
 
     let first = choice.candidates.first().map(|candidate| candidate.entry.clone());
     let first = first.ok_or_else(|| Error::internal("the router chose nothing"))?;
-    let admitted =
-        reserve(parts, &request, &first, &request.id).inspect_err(refused(&request, Some(&first.name())))?;
+    let admitted = reserve(parts, &request, &first, &request.id)
+        .inspect_err(|error| refused(&request, Some(&first.name()), error))?;
     let limits = parts.limiter.snapshot(&request.caller);
 
     let key = cache_key(parts, &config, &request, &first, escalates);
+    drop(config);
     if let Some(key) = &key
         && request.cache == CacheUse::Default
         && let Some(entry) = parts.cache.get(key)
@@ -128,7 +128,10 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
     reply.cache = outcome;
     reply.limits = limits;
     reply.timing.admit = admit;
-    if let (Some(key), true) = (key, request.cache != CacheUse::Bypass) {
+    // The key names the first candidate: what another said in its place is not its answer.
+    if let Some(key) = key
+        && reply.route.model == first.name()
+    {
         reply.source = fill_cache(reply.source, parts.cache.clone(), key);
     }
     Ok(reply)
@@ -148,13 +151,10 @@ fn check(parts: &Parts, request: &Request) -> Result<()> {
     if !request.params.trim_start().starts_with('{') {
         return Err(Error::invalid("the parameters must be a JSON object").with_param("params"));
     }
-    if let Some(twice) = request
-        .tensors
-        .iter()
-        .enumerate()
-        .find(|(place, tensor)| request.tensors[..*place].iter().any(|other| other.name == tensor.name))
-    {
-        let name = &twice.1.name;
+    // A set: somebody may send a hundred thousand of them.
+    let mut names = HashSet::with_capacity(request.tensors.len());
+    if let Some(twice) = request.tensors.iter().find(|tensor| !names.insert(&tensor.name)) {
+        let name = &twice.name;
         return Err(Error::invalid(format!("tensor `{name}` is given twice")).with_param(name.clone()));
     }
     Ok(())

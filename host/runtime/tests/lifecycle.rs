@@ -86,7 +86,7 @@ async fn a_keep_alive_of_nothing_closes_after_every_request_and_refuses_none() {
 
 #[tokio::test]
 async fn who_waits_for_a_model_is_told_when_it_is_closed_and_the_next_is_served() {
-    let running = host(opens_in(400, "echo"));
+    let running = host(opens_in(2000, "echo"));
     let waits = tokio::spawn({
         let host = running.host.clone();
         async move { ask(&host, echo(json!({"text": "x"}))).await }
@@ -96,7 +96,7 @@ async fn who_waits_for_a_model_is_told_when_it_is_closed_and_the_next_is_served(
     running.host.unload("echo").await.unwrap();
     let error = waits.await.unwrap().unwrap_err();
     assert!(error.message.contains("closed while it was being opened"), "{error}");
-    assert!(began.elapsed() < Duration::from_millis(300), "told at once");
+    assert!(began.elapsed() < Duration::from_millis(1500), "told at once");
     soon("what came too late is gone", || state(&running, "echo") == ModelState::Idle).await;
     ask(&running.host, echo(json!({"text": "x"}))).await.unwrap();
 }
@@ -104,7 +104,7 @@ async fn who_waits_for_a_model_is_told_when_it_is_closed_and_the_next_is_served(
 #[tokio::test]
 async fn an_opening_that_takes_too_long_is_given_up_and_costs_one_thread() {
     let running = host(|config| {
-        opens_in(1500, "echo-serial")(config);
+        opens_in(3000, "echo-serial")(config);
         config.models.load_timeout = Duration::from_millis(100);
     });
     let asked = || ask(&running.host, echo(json!({"text": "x"})).model("echo-serial"));
@@ -112,7 +112,7 @@ async fn an_opening_that_takes_too_long_is_given_up_and_costs_one_thread() {
     let error = asked().await.unwrap_err();
     assert_eq!((error.code, error.reason.as_ref()), (ErrorCode::Unavailable, "load_failed"));
     assert!(error.message.contains("was not open after 100ms"), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < Duration::from_secs(2));
     // Looking again lets a failed model be tried again; the plugin is still at the first attempt.
     running.host.refresh().await.unwrap();
     let error = asked().await.unwrap_err();
@@ -129,7 +129,7 @@ async fn an_opening_that_takes_too_long_is_given_up_and_costs_one_thread() {
 #[tokio::test]
 async fn a_model_that_is_removed_while_it_opens_is_gone() {
     let dir = tempfile::tempdir().unwrap();
-    let path = card(dir.path(), "open_ms = 600");
+    let path = card(dir.path(), "open_ms = 2500");
     let running = host(|config| config.models.cards.push(path.clone()));
     let waits = tokio::spawn({
         let host = running.host.clone();
@@ -141,7 +141,7 @@ async fn a_model_that_is_removed_while_it_opens_is_gone() {
     running.host.refresh().await.unwrap();
     let error = waits.await.unwrap().unwrap_err();
     assert_eq!(error.reason, "model_not_found", "{error}");
-    assert!(began.elapsed() < Duration::from_millis(500), "told at once, not when the plugin is done");
+    assert!(began.elapsed() < Duration::from_secs(2), "told at once, not when the plugin is done");
     assert!(running.host.model("mine").is_none());
     soon("its thread is done", || threads("open mine") == 0).await;
     soon("and nothing of it is left", || threads("mine") == 0).await;
@@ -228,7 +228,7 @@ async fn a_stream_does_not_escalate() {
 
 #[tokio::test]
 async fn a_host_that_shuts_down_tells_who_waits_for_a_model() {
-    let running = host(opens_in(500, "echo"));
+    let running = host(opens_in(4000, "echo"));
     let waits = tokio::spawn({
         let host = running.host.clone();
         async move { ask(&host, echo(json!({"text": "x"}))).await }
@@ -238,8 +238,22 @@ async fn a_host_that_shuts_down_tells_who_waits_for_a_model() {
     running.host.shutdown(Duration::from_secs(5)).await;
     let error = waits.await.unwrap().unwrap_err();
     assert_eq!(error.reason, "shutting_down", "{error}");
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(3));
     soon("what came too late is closed", || threads("open echo") == 0).await;
     let parsed: Value = serde_json::to_value(running.host.model("echo").unwrap().state).unwrap();
     assert_ne!(parsed, json!("ready"));
+}
+
+#[tokio::test]
+async fn a_shutdown_takes_no_longer_than_its_drain_time() {
+    let running = host(|config| config.server.drain = Duration::from_secs(60));
+    let slow = || echo(json!({"text": "x", "delay_ms": 60_000}));
+    let runs = running.host.serve(slow()).await.unwrap();
+    let continuous = running.host.serve(slow().model("echo-continuous")).await.unwrap();
+    let began = Instant::now();
+    running.host.shutdown(Duration::from_millis(100)).await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    for reply in [runs, continuous] {
+        assert_eq!(reply.collect().await.unwrap_err().reason, "shutting_down");
+    }
 }

@@ -56,6 +56,12 @@ impl AuthHandle {
         }
     }
 
+    /// Makes the actor panic.
+    #[cfg(test)]
+    pub async fn panic(&self) {
+        self.actor.send(actor::Panic).await.ok();
+    }
+
     /// Makes a key.
     ///
     /// # Errors

@@ -114,6 +114,12 @@ impl CacheHandle {
         self.actor.send(Configure(config.clone())).await.map_err(gone)?.map_err(failed)
     }
 
+    /// Makes the actor panic.
+    #[cfg(test)]
+    pub async fn panic(&self) {
+        self.actor.send(actor::Panic).await.ok();
+    }
+
     /// Whether its actor takes messages.
     pub fn is_alive(&self) -> bool {
         self.actor.connected()

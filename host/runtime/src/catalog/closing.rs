@@ -26,9 +26,11 @@ impl CatalogActor {
         }
         let Some(backend) = self.begin_close(entry) else { return };
         let closed = Closed { entry: entry.clone() };
+        // A host that stops has given its requests the time they may take.
+        let drain = if self.stopping { Duration::ZERO } else { backend.settings().drain };
         let (address, inner) = (context.address(), backend.clone());
         let spawned = std::thread::Builder::new().name(format!("close {name}")).spawn(move || {
-            close_and_wait(inner);
+            close_and_wait(inner, drain);
             tell(&address, closed);
         });
         if let Err(error) = spawned {
@@ -64,9 +66,9 @@ impl CatalogActor {
     }
 }
 
-/// Closes a backend and waits until nobody holds it, so that its memory is back when this returns.
-pub(super) fn close_and_wait(backend: Arc<Backend>) {
-    backend.close(backend.settings().drain);
+/// Closes a backend, whose open requests may take as long as `drain`, and waits until nobody holds it, so that its memory is back when this returns.
+pub(super) fn close_and_wait(backend: Arc<Backend>, drain: Duration) {
+    backend.close(drain);
     let deadline = Instant::now() + Duration::from_secs(5);
     while Arc::strong_count(&backend) > 1 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(1));

@@ -225,7 +225,8 @@ impl CatalogHandle {
             return Ok(backend);
         }
         let mut stages = entry.watch();
-        let mut ask = true;
+        // Who comes while it is being opened waits with the others, and takes no place in the actor's mailbox.
+        let mut ask = !matches!(*stages.borrow_and_update(), Stage::Loading);
         loop {
             if let Some(backend) = entry.backend() {
                 return Ok(backend);

@@ -246,7 +246,7 @@ fn no_memory(plan: &LoadPlan) -> Error {
 fn discard(result: Result<(Arc<Backend>, Arc<Plugin>)>) {
     if let Ok((backend, _)) = result {
         let inner = backend.clone();
-        if std::thread::Builder::new().spawn(move || close_and_wait(inner)).is_err() {
+        if std::thread::Builder::new().spawn(move || close_and_wait(inner, Duration::ZERO)).is_err() {
             backend.close(Duration::ZERO);
         }
     }
@@ -286,7 +286,7 @@ impl Load {
         let told = tell(&address, Loaded { serial, entry, listed, keep_alive, memory, result });
         if let (false, Some(backend)) = (told, backend) {
             // The host has ended meanwhile.
-            close_and_wait(backend);
+            close_and_wait(backend, Duration::ZERO);
         }
     }
 }
@@ -294,7 +294,8 @@ impl Load {
 /// Waits until there is room for a model.
 fn make_room(address: &Addr<CatalogActor>, wanted: MakeRoom) -> Result<()> {
     for (entry, backend) in ask(address, wanted).ok_or_else(Error::shutting_down)?? {
-        close_and_wait(backend);
+        let drain = backend.settings().drain;
+        close_and_wait(backend, drain);
         tell(address, Closed { entry });
     }
     Ok(())

@@ -106,6 +106,12 @@ impl LimiterHandle {
         self.books.journal().check()
     }
 
+    /// Makes the actor panic.
+    #[cfg(test)]
+    pub async fn panic(&self) {
+        self.actor.send(actor::Panic).await.ok();
+    }
+
     /// Whether the actor takes messages.
     pub fn is_alive(&self) -> bool {
         self.actor.connected()

@@ -95,6 +95,23 @@ impl Metrics {
         self.0.actor.get_or_init(|| Supervisor::start(move |_| MetricsActor::new(inner, restarts)));
     }
 
+    /// Makes the actor panic.
+    #[cfg(test)]
+    pub(crate) async fn panic(&self) {
+        if let Some(actor) = self.0.actor.get() {
+            actor.send(actor::Panic).await.ok();
+        }
+    }
+
+    /// Lets the actor look now; whether it did.
+    #[cfg(test)]
+    pub(crate) async fn look(&self) -> bool {
+        match self.0.actor.get() {
+            Some(actor) => actor.send(actor::Look).await.is_ok_and(|looked| looked.is_ok()),
+            None => false,
+        }
+    }
+
     /// Whether the actor takes messages.
     pub fn is_alive(&self) -> bool {
         self.0.actor.get().is_some_and(Addr::connected)

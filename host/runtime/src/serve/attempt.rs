@@ -123,11 +123,11 @@ fn make(
             backend.count_end(end.result.is_err(), timing.queue, timing.run);
         }
         metrics.request_ended(&capability, &model, end);
+        // What is the caller's doing is told to the caller, and an overload must not fill the disk.
+        let quiet = [ErrorCode::Cancelled, ErrorCode::InvalidArgument, ErrorCode::OutOfRange];
         if let Err(error) = &end.result
-            && !matches!(
-                error.code,
-                ErrorCode::Cancelled | ErrorCode::InvalidArgument | ErrorCode::OutOfRange
-            )
+            && !quiet.contains(&error.code)
+            && error.reason != "overloaded"
         {
             tracing::warn!(request = id, model = &*model, code = %error.code, error = error.message, "request failed");
         }
