@@ -1,6 +1,7 @@
 //! How a plugin says what went wrong.
 
 use backplane_abi::code::Code;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -95,6 +96,36 @@ impl Error {
         self
     }
 
+    /// Reads parameters. What does not fit is an error that names the parameter, where there is one to name.
+    pub(crate) fn of_params<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
+        // The quick way first: only parameters that are refused are read again to find the place.
+        let error = match serde_json::from_slice(json) {
+            Ok(params) => return Ok(params),
+            Err(error) if error.is_data() => error,
+            Err(error) => return Err(error.into()),
+        };
+        let mut reader = serde_json::Deserializer::from_slice(json);
+        let Err(located) = serde_path_to_error::deserialize::<_, T>(&mut reader) else {
+            return Err(error.into());
+        };
+        let path = located.path().to_string();
+        let message = located.inner().to_string();
+        // Line and column mean little to somebody whose client wrote the text.
+        let message = message.split(" at line ").next().unwrap_or_default();
+        let quoted = |before: &str| message.strip_prefix(before)?.split('`').next();
+        let within = |member: &str| if path == "." { member.to_owned() } else { format!("{path}.{member}") };
+        if let Some(member) = quoted("missing field `").map(within) {
+            return Err(Error::invalid(format!("`{member}` is missing")).with_param(member));
+        }
+        if quoted("unknown field `").is_some() {
+            return Err(Error::invalid(message).with_param(path));
+        }
+        if path == "." {
+            return Err(error.into());
+        }
+        Err(Error::invalid(format!("`{path}`: {message}")).with_param(path))
+    }
+
     pub(crate) fn panic(message: String) -> Self {
         Self { panicked: true, poisons: true, ..Self::internal(format!("the plugin panicked: {message}")) }
     }
@@ -111,5 +142,45 @@ impl std::error::Error for Error {}
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
         Error::invalid(format!("the parameters are not what this capability takes: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it can be read matters")]
+    struct Params {
+        text: String,
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "as above")]
+    struct Inner {
+        sizes: Vec<u8>,
+    }
+
+    #[test]
+    fn parameters_that_do_not_fit_are_named() {
+        for (json, param, says) in [
+            ("{}", "text", "`text` is missing"),
+            (r#"{"text":1}"#, "text", "`text`: invalid type: integer `1`, expected a string"),
+            (r#"{"text":"","inner":{"sizes":[1,300]}}"#, "inner.sizes[1]", "`inner.sizes[1]`: invalid value"),
+            (r#"{"text":"","inner":{}}"#, "inner.sizes", "`inner.sizes` is missing"),
+            (r#"{"text":"","txet":1}"#, "txet", "unknown field `txet`, expected `text` or `inner`"),
+            (r#"{"text":"","inner":{"size":1}}"#, "inner.size", "unknown field `size`, expected `sizes`"),
+        ] {
+            let error = Error::of_params::<Params>(json.as_bytes()).unwrap_err();
+            assert_eq!(error.details["param"], param, "{json}");
+            assert!(error.message.contains(says), "{json}: {error}");
+        }
+        let error = Error::of_params::<Params>(b"{\"text\":").unwrap_err();
+        assert!(error.details.is_empty() && error.message.contains("EOF"), "{error}");
+        assert_eq!(Error::of_params::<Params>(br#"{"text":"x"}"#).unwrap().text, "x");
     }
 }

@@ -64,7 +64,7 @@ impl Request {
         if text.trim_ascii_start().first() != Some(&b'{') {
             return Err(Error::invalid("the parameters are not a JSON object"));
         }
-        Ok(serde_json::from_slice(text)?)
+        Error::of_params(text)
     }
 
     /// Its tensors.

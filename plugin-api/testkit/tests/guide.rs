@@ -1,4 +1,4 @@
-//! The plugin of docs/writing-plugins.md, built from that page as it stands, conforms and answers.
+//! The plugins of docs/writing-plugins.md, built from that page as it stands, conform and answer.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test helper fails by panicking")]
 
@@ -44,4 +44,26 @@ fn the_plugin_of_the_guide_conforms_and_answers() {
     plugin.check_conformance(&[Case::new(card, "com.example.count", text)]).assert_ok();
     let instance = plugin.open(card).unwrap().instance().unwrap();
     assert_eq!(instance.submit("com.example.count", text, vec![]).wait().json()["words"], 3);
+}
+
+#[test]
+fn the_plugin_in_c_needs_one_header_and_conforms() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let page = fs::read_to_string(root.join("docs/writing-plugins.md")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(root.join("plugin-api/include/backplane.h"), folder.path().join("backplane.h")).unwrap();
+    fs::write(folder.path().join("hello.c"), block(&page, "c")).unwrap();
+    let command = page.lines().find(|line| line.starts_with("cc ")).unwrap();
+    let built = Command::new("sh")
+        .args(["-c", &format!("{command} -Wall -Wextra -Wpedantic -Werror")])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+
+    let plugin = PluginTest::load(folder.path().join("libhello.so")).unwrap();
+    let card = r#"{"name":"hello","capabilities":["com.example.hello"]}"#;
+    plugin.check_conformance(&[Case::new(card, "com.example.hello", "{}")]).assert_ok();
+    let instance = plugin.open(card).unwrap().instance().unwrap();
+    assert_eq!(instance.submit("com.example.hello", "{}", vec![]).wait().json()["hello"], "world");
 }
