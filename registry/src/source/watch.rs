@@ -99,8 +99,11 @@ impl From<RegistryError> for CopyError {
     }
 }
 
-/// Copies until the end, at most `limit` bytes; `seen` is told the bytes so far. One byte above the limit is an error
-/// of the caller's making.
+/// How much is written between two looks at the disk.
+const LOOK: u64 = 64 << 20;
+
+/// Copies until the end, or until the disk is as full as it may get: not every source says beforehand how much comes,
+/// and some lie. `seen` is told the bytes so far and may stop the copy.
 pub(crate) fn copy(
     reader: &mut dyn Read,
     to: &mut File,
@@ -119,6 +122,9 @@ pub(crate) fn copy(
             Err(error) => return Err(CopyError::Read(error)),
         };
         to.write_all(&buffer[..n]).map_err(RegistryError::io("write", path))?;
+        if done / LOOK != (done + n as u64) / LOOK {
+            super::space::require(path, LOOK)?;
+        }
         done += n as u64;
         seen(watch, done)?;
     }
@@ -141,6 +147,20 @@ mod tests {
             }
             _ => panic!("expected DiskFull"),
         }
+    }
+
+    #[test]
+    fn what_does_not_say_how_long_it_is_cannot_fill_the_disk() {
+        let mut bin = File::options().write(true).open("/dev/null").unwrap();
+        let mut ignore = |_| {};
+        let mut watch = Watch::new(&mut ignore, None);
+        let mut endless = io::repeat(0).take(4 * LOOK);
+        // The kernel's own file system says that none of it is free.
+        match copy(&mut endless, &mut bin, Path::new("/proc/x"), &mut watch, |_, _| Ok(())) {
+            Err(CopyError::Other(RegistryError::NotEnoughSpace { free: 0, .. })) => {}
+            _ => panic!("expected NotEnoughSpace"),
+        }
+        assert_eq!(endless.limit(), 3 * LOOK, "it stopped at the first look");
     }
 
     #[test]
