@@ -8,7 +8,7 @@ use std::time::Duration;
 const HUB: &str = "https://huggingface.co";
 
 /// How to reach the hub and the package index. Proxies are read from `HTTPS_PROXY` and its kin by the HTTP client.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// Base address of the model hub: `HF_ENDPOINT`.
     pub hub: String,
@@ -28,6 +28,19 @@ pub struct Settings {
     pub retry_delay: Duration,
     /// How long a server may be silent.
     pub read_timeout: Duration,
+}
+
+/// Addresses are left out: that of an index often carries a password.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("certificates", &self.certificates)
+            .field("python", &self.python)
+            .field("attempts", &self.attempts)
+            .field("retry_delay", &self.retry_delay)
+            .field("read_timeout", &self.read_timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Settings {
@@ -149,8 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_not_printed() {
-        let settings = Settings { hub_token: Some(Token::new("hf_secret")), ..Settings::default() };
+    fn no_secret_is_printed() {
+        let settings = Settings {
+            hub_token: Some(Token::new("hf_secret")),
+            index: Some("https://me:secret@mirror.example/simple/".into()),
+            ..Settings::default()
+        };
         assert!(!format!("{settings:?}").contains("secret"));
     }
 }
