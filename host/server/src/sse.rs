@@ -7,13 +7,20 @@ pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
 /// A comment, which clients skip: it keeps proxies from closing a connection that waits for its first token.
 pub(crate) const PING: &[u8] = b": ping\n\n";
 
-/// Appends one event whose data is this value as JSON. JSON text has no raw line break, so one `data:` line holds it.
+/// Appends one event whose data is this value as JSON, in one `data:` line. Raw line breaks can only be between the
+/// tokens of JSON that a plugin wrote and that is passed on as it is; blanks do there.
 pub(crate) fn event(value: &impl serde::Serialize, out: &mut BytesMut) -> serde_json::Result<()> {
     let start = out.len();
     out.extend_from_slice(b"data: ");
     let written = serde_json::to_writer(bytes::BufMut::writer(&mut *out), value);
     match written {
-        Ok(()) => out.extend_from_slice(b"\n\n"),
+        Ok(()) => {
+            out[start..]
+                .iter_mut()
+                .filter(|byte| matches!(byte, b'\n' | b'\r'))
+                .for_each(|byte| *byte = b' ');
+            out.extend_from_slice(b"\n\n");
+        }
         Err(_) => out.truncate(start),
     }
     written
@@ -55,6 +62,15 @@ mod tests {
             let back: Vec<String> = read.iter().map(|data| serde_json::from_str(data).unwrap()).collect();
             prop_assert_eq!(back, texts);
         }
+    }
+
+    #[test]
+    fn what_a_plugin_wrote_over_several_lines_is_one_event() {
+        let raw = serde_json::value::RawValue::from_string("{\n\n  \"a\":\r\n 1}".to_owned()).unwrap();
+        let mut out = BytesMut::new();
+        event(&raw, &mut out).unwrap();
+        assert_eq!(out.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count(), 2);
+        assert_eq!(serde_json::from_str::<Value>(&read(&out)[0]).unwrap(), serde_json::json!({ "a": 1 }));
     }
 
     #[test]
