@@ -177,18 +177,25 @@ impl<'de> Visitor<'de> for Canonical<'_> {
     }
 }
 
-/// Sorts the pieces of `out[begin..]` that end at `ends`.
+/// Sorts the members in `out[begin..]`, which end at `ends`, by their names. Members with one name keep their order: it
+/// says which of them counts.
 fn sort(out: &mut [u8], begin: usize, ends: &[usize]) {
     let starts = std::iter::once(begin).chain(ends.iter().copied());
-    let mut pieces: Vec<&[u8]> = starts.zip(ends).filter_map(|(start, end)| out.get(start..*end)).collect();
-    if pieces.is_sorted() {
+    let mut members: Vec<&[u8]> = starts.zip(ends).filter_map(|(start, end)| out.get(start..*end)).collect();
+    if members.is_sorted_by_key(|member| name(member)) {
         return;
     }
-    pieces.sort();
-    let sorted = pieces.concat();
+    members.sort_by_key(|member| name(member));
+    let sorted = members.concat();
     if let Some(tail) = out.get_mut(begin..) {
         tail.copy_from_slice(&sorted);
     }
+}
+
+/// The name that a written member begins with: its type, its length, its text.
+fn name(member: &[u8]) -> &[u8] {
+    let len = member.get(1..).and_then(<[u8]>::first_chunk).map_or(0, |len| u64::from_le_bytes(*len));
+    usize::try_from(len).ok().and_then(|len| member.get(..len.checked_add(9)?)).unwrap_or(member)
 }
 
 /// Whether an answer may be given again: whether the same request would get the same answer.
@@ -249,6 +256,8 @@ mod tests {
             r#"{"b":1,"a":2}"#,
             r#"{"a":[1,2]}"#,
             r#"{"a":[2,1]}"#,
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":2,"a":1}"#,
             r#"{"a":0.0}"#,
             r#"{"a":-0.0}"#,
             r#"{"a":100000000000000000000000001}"#,
