@@ -471,10 +471,26 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
     })
 }
 
-/// Whether this is a JSON object, or nothing. Whoever reads a chunk may put it into an answer as it is.
+/// Whether this is a JSON object, or nothing. Whoever reads a chunk may put it into an answer as it is, so it nests no
+/// deeper than readers allow.
 fn is_object(json: &[u8]) -> bool {
+    /// As deep as `serde_json` reads; what it only skips may be deeper.
+    const DEEPEST: usize = 127;
+    let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => depth += 1,
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
     json.is_empty()
-        || json.trim_ascii_start().first() == Some(&b'{')
+        || deepest <= DEEPEST
+            && json.trim_ascii_start().first() == Some(&b'{')
             && std::str::from_utf8(json).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
