@@ -159,7 +159,7 @@ pub fn resident(pid: u32) -> f64 {
 
 /// Builds with optimisation and says which file each target became.
 pub fn build(arguments: &[&str]) -> Vec<(String, PathBuf)> {
-    let output = Command::new(env!("CARGO"))
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
         .args(["build", "--release", "--quiet", "--message-format=json"])
         .args(arguments)
         .current_dir(e2e::root())
@@ -178,12 +178,17 @@ pub fn build(arguments: &[&str]) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
+/// What `make build` built. Not built here: another choice of packages has other features, and llama.cpp, which is
+/// compiled once for each such choice, takes minutes.
+fn released(file: &str) -> PathBuf {
+    let path = e2e::root().join("target/release").join(file);
+    assert!(path.exists(), "there is no {}: run `make build` first", path.display());
+    path
+}
+
 /// The optimised `backplane`.
 pub fn program() -> PathBuf {
-    let files = build(&["-p", "backplane-cli"]);
-    let program =
-        files.into_iter().find(|(_, file)| file.file_name().is_some_and(|name| name == "backplane"));
-    program.unwrap().1
+    released("backplane")
 }
 
 /// An optimised example of a package: the yardstick of a plugin.
@@ -217,18 +222,12 @@ pub fn free_address() -> std::net::SocketAddr {
 
 /// A folder with the optimised shared libraries of these packages and of the null plugin.
 pub fn plugins(packages: &[&str]) -> tempfile::TempDir {
-    let mut arguments = vec!["-p", "e2e", "--example", "null"];
-    let mut files = build(&arguments);
-    if !packages.is_empty() {
-        arguments = packages.iter().flat_map(|package| ["-p", package]).chain(["--lib"]).collect();
-        files.extend(build(&arguments));
-    }
-    let wanted: Vec<String> = packages.iter().map(|package| package.replace('-', "_")).collect();
+    let built = build(&["-p", "e2e", "--example", "null"]);
+    let null = built.into_iter().map(|(_, file)| file).find(|file| file.ends_with("libnull.so")).unwrap();
+    let shipped = packages.iter().map(|package| released(&format!("lib{}.so", package.replace('-', "_"))));
     let dir = tempfile::tempdir().unwrap();
-    for (name, file) in files {
-        if (name == "null" || wanted.contains(&name)) && file.extension().is_some_and(|end| end == "so") {
-            std::fs::copy(&file, dir.path().join(file.file_name().unwrap())).unwrap();
-        }
+    for file in shipped.chain([null]) {
+        std::fs::copy(&file, dir.path().join(file.file_name().unwrap())).unwrap();
     }
     dir
 }
