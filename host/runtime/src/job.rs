@@ -308,7 +308,9 @@ impl Reply {
                             cache.put(key, std::mem::take(chunks), done.clone());
                         }
                     }
-                    _ => {}
+                    // What broke off is nobody's answer, however often it is read again.
+                    Poll::Ready(Err(_)) => *key = None,
+                    Poll::Pending => {}
                 }
                 next
             }

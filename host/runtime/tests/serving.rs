@@ -4,7 +4,7 @@
 
 mod support;
 
-use backplane::{Caller, ErrorCode, KeepAlive, ModelState, Next, Request, Tensor};
+use backplane::{CacheOutcome, Caller, ErrorCode, KeepAlive, ModelState, Next, Request, Tensor};
 use serde_json::{Value, json};
 use std::time::Duration;
 use support::{echo, host, soon, text};
@@ -116,6 +116,49 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_retry() {
     assert_eq!((error.code, error.reason.as_ref()), (ErrorCode::Unavailable, "overloaded"));
     assert!(error.retry_after.is_some());
     drop((runs, waits));
+}
+
+#[tokio::test]
+async fn what_a_stand_in_says_is_not_kept_as_the_first_models_answer() {
+    let running = host(|config| {
+        let models = vec!["echo-serial".to_owned(), "echo".to_owned()];
+        let route = backplane::config::RouteConfig { models, escalate_below: 0.5 };
+        config.models.routes.insert("steps".to_owned(), route);
+        config.models.max_queue = 1;
+        config.cache.capabilities.push("echo".to_owned());
+    });
+    let ask = async |model: &str| {
+        let request = echo(json!({"text": "same"})).model(model).streamed();
+        running.host.serve(request).await.unwrap().collect().await.unwrap()
+    };
+    let slow = || echo(json!({"text": "x", "delay_ms": 60_000})).model("echo-serial");
+    let runs = running.host.serve(slow()).await.unwrap();
+    soon("one runs", || running.host.model("echo-serial").unwrap().running.is_some_and(|r| r.busy == 1))
+        .await;
+    let waits = running.host.serve(slow()).await.unwrap();
+    assert_eq!(&*ask("steps").await.route.model, "echo", "the first is busy");
+    drop((runs, waits));
+    let idle = || running.host.model("echo-serial").unwrap().running.is_some_and(|r| r.busy + r.queued == 0);
+    soon("the first is idle", idle).await;
+    let answer = ask("echo-serial").await;
+    assert_eq!((&*answer.route.model, answer.cache), ("echo-serial", CacheOutcome::Miss));
+    assert_eq!(ask("echo-serial").await.cache, CacheOutcome::Hit);
+}
+
+#[tokio::test]
+async fn what_broke_off_is_not_kept_even_if_read_on() {
+    let running = host(|config| config.cache.capabilities.push("echo".to_owned()));
+    let request = || {
+        let fail = json!({"code": "internal", "after": 1});
+        echo(json!({"text": "a b", "chunks": 2, "chunk_delay_ms": 50, "fail": fail})).model("echo")
+    };
+    for _ in 0..2 {
+        let mut reply = running.host.serve(request()).await.unwrap();
+        while let Ok(Next::Chunk(_)) = reply.next().await {}
+        assert!(matches!(reply.next().await, Ok(Next::Done(_))), "nothing comes after an error");
+        assert_eq!(reply.cache, CacheOutcome::Miss);
+    }
+    assert!(running.host.metrics().render().contains("\nbackplane_cache_entries 0\n"));
 }
 
 #[tokio::test]
