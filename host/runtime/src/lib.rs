@@ -58,7 +58,8 @@ pub use config::Config;
 pub use error::{Error, ErrorCode, Result};
 pub use host::{FirstKey, Host, HostBuilder, ReloadReport, StartError};
 pub use info::{
-    CapabilityInfo, CapabilitySchema, Health, LoadPlan, ModelInfo, ModelState, PartHealth, PartState, PluginInfo, Running,
+    CapabilityInfo, CapabilitySchema, Health, LoadPlan, ModelInfo, ModelState, PartHealth, PartState,
+    PluginInfo, Running,
 };
 pub use job::{
     Answer, CacheOutcome, CacheUse, Candidate, Chunk, Done, KeepAlive, Next, Reply, Request, Route, Timing,
