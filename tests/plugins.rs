@@ -455,3 +455,24 @@ fn a_plugin_asks_another_with_parameters_and_tensors() {
         still_serves(&server);
     }
 }
+
+#[test]
+fn a_call_ends_when_its_caller_leaves() {
+    let server = serve("", |_| {});
+    let slow =
+        json!({"capability": "echo", "model": "echo-serial", "params": {"text": "late", "delay_ms": 60000}});
+    let started = Instant::now();
+    let answer = server
+        .request("POST", "/v1/capabilities/echo")
+        .header("x-request-timeout", "300ms")
+        .json(&json!({"model": "echo", "params": {"call": slow}}))
+        .send()
+        .unwrap();
+    assert_eq!(answer.status(), 504);
+    // The one place of the other model is free again, long before the answer would have come.
+    let (status, answer) =
+        server.post("/v1/capabilities/echo", &json!({"model": "echo-serial", "params": {"text": "next"}}));
+    assert_eq!((status, &answer["result"]["text"]), (200, &json!("next")), "{answer}");
+    assert!(started.elapsed() < Duration::from_secs(30), "it waited for the answer that nobody wanted");
+    still_serves(&server);
+}

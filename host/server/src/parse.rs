@@ -22,6 +22,10 @@ pub(crate) fn json<'de, T: Deserialize<'de>>(bytes: &'de [u8], depth: usize) -> 
             format!("the body's JSON nests deeper than {depth}, which is `server.json_depth`; flatten it");
         return Err(Error::invalid(message).with_reason("json_too_deep"));
     }
+    // A list would do for serde: it fills the members of a struct in order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Error::invalid("the body is a JSON array; an object is expected"));
+    }
     let mut ignored = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_ignored::deserialize(&mut reader, |path| ignored.push(Place::of(&path)))
@@ -178,7 +182,7 @@ mod tests {
             assert_eq!(refused(body).reason, "invalid_json", "{body}");
         }
         assert_eq!(json::<Outer>(b"{\"name\":\"\xff\"}", 64).unwrap_err().reason, "invalid_json");
-        assert_eq!(refused("[]").code, backplane::ErrorCode::InvalidArgument);
+        assert_eq!(refused("[]").message, "the body is a JSON array; an object is expected");
     }
 
     #[test]
