@@ -14,6 +14,7 @@ use backplane::payload::tensor as payload;
 use backplane::{DType, Result, Tensor};
 use bytes::BytesMut;
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Infers.
@@ -32,6 +33,11 @@ pub(crate) async fn infer(mut call: Call) -> Result<HttpResponse> {
     let binary_by_default = take_flag(&mut parameters, "binary_data_output")?.unwrap_or_default();
     read_parameters(&mut parameters, &mut options, call.started, &mut ignored)?;
     let wanted = request.outputs.unwrap_or_default();
+    // An output that may be had many times over would make a small request a huge answer.
+    let mut names = HashSet::new();
+    if let Some(twice) = wanted.iter().find(|output| !names.insert(&output.name)) {
+        return Err(invalid("outputs", format!("output `{}` is asked for twice", twice.name)));
+    }
     let forms = wanted.iter().map(|output| form(output, binary_by_default)).collect::<Result<Vec<_>>>()?;
     refuse_ignored(&options, &ignored)?;
 

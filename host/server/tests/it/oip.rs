@@ -149,6 +149,8 @@ async fn what_is_wrong_is_one_line_of_error() {
         input(json!({ "data": [1, 2], "shape": [9223372036854775807i64, 2] })),
         input(json!({ "data": [1, 2], "parameters": { "binary_data_size": 0 } })),
         input(json!({ "data": [1, 2], "parameters": { "shared_memory_region": "r" } })),
+        json!({ "inputs": [{ "name": "X", "shape": [1], "datatype": "BOOL", "data": [true] }],
+                "outputs": [{ "name": "X" }, { "name": "X" }] }),
         json!({ "inputs": "no" }),
         json!({}),
     ] {
