@@ -110,6 +110,10 @@ fn a_taken_port_and_a_taken_state_directory_are_named() {
     std::fs::write(&file, "").unwrap();
     let unusable = run(&file, &["serve", "--address", "127.0.0.1:0"]).expect(1);
     assert!(unusable.err.contains("cannot use the state directory"), "{unusable:?}");
+
+    // Nobody makes a folder there, not even root.
+    let denied = run(Path::new("/sys/backplane"), &["serve", "--address", "127.0.0.1:0"]).expect(5);
+    assert!(denied.err.contains("make it writable"), "{denied:?}");
 }
 
 #[test]

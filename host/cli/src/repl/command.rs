@@ -2,16 +2,16 @@
 
 /// What `/?` shows.
 pub const HELP: &str = "\
-/model NAME              go on with another model; the conversation stays
-/set system TEXT         instructions for the whole chat
+/model NAME                 go on with another model; the conversation stays
+/set system TEXT            instructions for the whole chat
 /set parameter NAME VALUE   temperature, top_p, top_k, min_p, seed, max_tokens, stop, ...
-/set format json|FILE    answers are JSON, or fit the JSON Schema of a file; `/set noformat` ends it
-/set verbose             show timings; `/set quiet` ends it
+/set format json|FILE       answers are JSON, or fit the JSON Schema of a file; `/set noformat` ends it
+/set verbose                show timings; `/set quiet` ends it
 /show info|system|parameters|messages
-/save NAME, /load NAME   keep a conversation, take it up again
-/clear                   forget the conversation
-/bye                     end (Ctrl+D too)
-\"\"\"                      begins and ends a text of several lines";
+/save NAME, /load NAME      keep a conversation, take it up again
+/clear                      forget the conversation
+/bye                        end (Ctrl+D too)
+\"\"\"                         begins and ends a text of several lines";
 
 const NAMES: [&str; 9] = ["?", "help", "bye", "clear", "model", "save", "load", "set", "show"];
 

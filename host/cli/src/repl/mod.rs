@@ -87,11 +87,21 @@ fn obey(context: &Context, state: &std::path::Path, chat: &mut Chat, command: Co
             *chat = Chat { verbose: chat.verbose, ..Chat::load(state, &name)? };
             out.note(format!("`{name}`: {} messages with {}", chat.messages.len(), chat.model));
         }
-        Command::Set(Setting::System(text)) => chat.set_system(&text),
-        Command::Set(Setting::Format(format)) => chat.set_format(format.as_deref())?,
-        Command::Set(Setting::Verbose(verbose)) => chat.verbose = verbose,
+        Command::Set(Setting::System(text)) => {
+            chat.set_system(&text);
+            out.note(if text.is_empty() { "no system text any more" } else { "system text set" });
+        }
+        Command::Set(Setting::Format(format)) => {
+            chat.set_format(format.as_deref())?;
+            out.note(if format.is_some() { "answers are JSON" } else { "answers are text" });
+        }
+        Command::Set(Setting::Verbose(verbose)) => {
+            chat.verbose = verbose;
+            out.note(if verbose { "timings are shown" } else { "timings are not shown" });
+        }
         Command::Set(Setting::Parameter(name, value)) => {
-            chat.set_parameter(&name, &value).map_err(Failure::usage)?
+            chat.set_parameter(&name, &value).map_err(Failure::usage)?;
+            out.note(format!("{name} set to {value}"));
         }
         Command::Show(Show::Info) => {
             let client = context.client()?;
