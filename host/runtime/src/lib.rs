@@ -36,6 +36,7 @@ pub mod compute;
 pub mod config;
 mod error;
 mod gauges;
+mod health;
 mod host;
 mod info;
 mod job;

@@ -7,8 +7,10 @@ use crate::catalog::{CatalogHandle, Shelf, listing};
 use crate::compute::Pool;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::health::{
+    actor_part, disk_part, gpu_part, limiter_part, models_part, plugins_part, store_part, watched,
+};
 use crate::host::{ConfigSource, FirstKey, HostBuilder};
-use crate::info::{ModelState, PartHealth, PartState};
 use crate::limiter::{self, LimiterHandle};
 use crate::loader::{PluginCall, Shared};
 use crate::metrics::Metrics;
@@ -17,14 +19,14 @@ use crate::router::{self, RouterHandle};
 use crate::serve::{Parts, serve};
 use crate::store;
 use crate::supervisor::actor::{Look, SupervisorActor};
-use crate::supervisor::{Restarts, Snapshot, Watched};
+use crate::supervisor::{Restarts, Snapshot};
 use crate::timer::Timer;
 use actix::{Addr, Supervisor};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -336,98 +338,5 @@ impl Started {
         parts.cache.configure(&config.cache).await?;
         self.auth.configure(&config.auth).await?;
         Ok(())
-    }
-}
-
-fn watched(blocks: bool, look: impl Fn() -> PartHealth + Send + Sync + 'static) -> Watched {
-    Watched { blocks, look: Box::new(look) }
-}
-
-fn actor_part(
-    part: &'static str,
-    restarts: Restarts,
-    alive: impl Fn() -> bool + Send + Sync + 'static,
-) -> Watched {
-    watched(false, move || actor_health(part, &restarts, alive()))
-}
-
-fn actor_health(part: &'static str, restarts: &Restarts, alive: bool) -> PartHealth {
-    let (state, detail) = if alive {
-        (PartState::Ok, String::new())
-    } else {
-        (PartState::Down, "its mailbox is closed; restart the host".to_owned())
-    };
-    PartHealth { part, state, detail, restarts: restarts.count() }
-}
-
-/// Budgets need a journal; rates, and keys without a limit, do without.
-fn limiter_part(limiter: &LimiterHandle, restarts: &Restarts) -> PartHealth {
-    let health = actor_health("limiter", restarts, limiter.is_alive());
-    match limiter.check() {
-        Err(error) if health.state == PartState::Ok => PartHealth {
-            state: PartState::Degraded,
-            detail: format!("keys with a token budget are refused: {error}"),
-            ..health
-        },
-        _ => health,
-    }
-}
-
-fn part(part: &'static str, state: PartState, detail: impl Into<String>) -> PartHealth {
-    PartHealth { part, state, detail: detail.into(), restarts: 0 }
-}
-
-fn store_part(store: &store::SqliteStore) -> PartHealth {
-    match store.check() {
-        Ok(()) => part("store", PartState::Ok, ""),
-        Err(error) => part("store", PartState::Down, error.to_string()),
-    }
-}
-
-/// Below this the journal and a pull may soon fail.
-const LOW_DISK: u64 = 256 << 20;
-
-fn disk_part(dir: &Path) -> PartHealth {
-    match crate::metrics::disk::free_bytes(dir) {
-        Ok(free) if free < LOW_DISK => {
-            part("disk", PartState::Degraded, format!("{} MiB are free in the state directory", free >> 20))
-        }
-        Ok(free) => part("disk", PartState::Ok, format!("{} MiB free", free >> 20)),
-        Err(error) => part("disk", PartState::Degraded, format!("the free space is not known: {error}")),
-    }
-}
-
-fn plugins_part(shelf: &Shelf) -> PartHealth {
-    let plugins = shelf.plugins();
-    let broken: Vec<&str> = plugins
-        .iter()
-        .filter(|found| found.plugin.is_none())
-        .filter_map(|found| found.problem.as_deref())
-        .collect();
-    let ready = plugins.len() - broken.len();
-    if broken.is_empty() {
-        part("plugins", PartState::Ok, format!("{ready} loaded"))
-    } else {
-        part("plugins", PartState::Degraded, format!("{ready} loaded; {}", broken.join("; ")))
-    }
-}
-
-fn models_part(catalog: &CatalogHandle) -> PartHealth {
-    let census = catalog.census();
-    let count = |state| census.get(&state).copied().unwrap_or_default();
-    let (ready, failed) = (count(ModelState::Ready), count(ModelState::Failed));
-    let all: usize = census.values().sum();
-    let state = if failed == 0 { PartState::Ok } else { PartState::Degraded };
-    let restarts = catalog.shelf().backend_restarts.load(Ordering::Relaxed);
-    let detail = format!("{all} installed, {ready} open, {failed} failed");
-    PartHealth { restarts, ..part("models", state, detail) }
-}
-
-/// GPUs come with the CUDA plugin; the host only says whether a driver is there.
-fn gpu_part() -> PartHealth {
-    if Path::new("/proc/driver/nvidia/version").exists() {
-        part("gpu", PartState::Ok, "an NVIDIA driver is loaded; no plugin here uses it yet")
-    } else {
-        part("gpu", PartState::Absent, "no NVIDIA driver is loaded")
     }
 }
