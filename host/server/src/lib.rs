@@ -23,6 +23,7 @@ pub mod bench;
 mod call;
 mod caller;
 mod capabilities;
+mod count;
 mod elements;
 mod error;
 mod fault;
@@ -46,6 +47,9 @@ use backplane::config::ServerConfig;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
+
+/// How long it takes at most to end what is not to finish.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A server that runs.
 #[derive(Debug)]
@@ -94,11 +98,17 @@ impl Server {
         self.address
     }
 
-    /// Takes no more connections, lets open requests finish within `drain`, and ends.
+    /// Takes no more connections and lets open requests finish, unless `drain` is zero; returns when they have, or
+    /// after `drain`. What is still open then ends after `server.drain`, or with the process.
     pub async fn stop(self, drain: Duration) {
-        let graceful = !drain.is_zero();
-        let stopped = self.handle.stop(graceful);
-        stopped.await;
+        let stopped = self.handle.stop(!drain.is_zero());
+        // A thread, since the caller's executor may have no clock.
+        let (late, too_late) = futures::channel::oneshot::channel();
+        std::thread::spawn(move || {
+            std::thread::sleep(drain.max(AT_ONCE));
+            late.send(()).ok();
+        });
+        futures::future::select(std::pin::pin!(stopped), too_late).await;
         drop(self.thread);
     }
 }

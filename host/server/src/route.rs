@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::call::Call;
 use crate::caller::{self, Scope};
+use crate::count::{self, Counted};
 use crate::error::{self, Dialect, reason};
 use crate::gate::{Connection, cors};
 use actix_web::dev::Payload;
@@ -165,6 +166,7 @@ pub(crate) fn register(routes: &[Route], config: &mut web::ServiceConfig) {
 /// From an HTTP request to an answer: who asks, may they, then the handler; and whatever fails in the route's words.
 async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> HttpResponse {
     let started = Instant::now();
+    let counted = Counted::new(&http, route.path, started);
     let id = request_id(&http);
     let Some(app) = http.app_data::<web::Data<App>>().cloned() else {
         return error::response(&Error::internal("the server has no host"), route.dialect);
@@ -199,7 +201,7 @@ async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> Ht
         response
     });
     finish(&http, &mut response, &id);
-    response
+    count::to_the_end(counted, response)
 }
 
 /// The id that the client sent, if it is one, else a new one.
@@ -232,6 +234,9 @@ pub(crate) fn name(response: &mut HttpResponse, id: &str) {
     crate::head::set("x-request-id", id, response.headers_mut());
 }
 
+/// As what a request counts that no route takes.
+const NO_ROUTE: &str = "none";
+
 fn no_route(http: &HttpRequest) -> HttpResponse {
     if let Some(answer) = cors::preflight(http) {
         return answer;
@@ -241,7 +246,7 @@ fn no_route(http: &HttpRequest) -> HttpResponse {
     let error = Error::new(ErrorCode::NotFound, message).with_reason(reason::ROUTE_NOT_FOUND);
     let mut response = error::response(&error, Dialect::of_path(http.path()));
     finish(http, &mut response, &request_id(http));
-    response
+    count::to_the_end(Counted::new(http, NO_ROUTE, Instant::now()), response)
 }
 
 fn wrong_method(http: &HttpRequest, allowed: &str) -> HttpResponse {
@@ -255,7 +260,7 @@ fn wrong_method(http: &HttpRequest, allowed: &str) -> HttpResponse {
         response.headers_mut().insert(ALLOW, allowed);
     }
     finish(http, &mut response, &request_id(http));
-    response
+    count::to_the_end(Counted::new(http, NO_ROUTE, Instant::now()), response)
 }
 
 /// A parameter of the path, decoded.

@@ -496,6 +496,41 @@ async fn a_client_that_leaves_cancels_its_request() {
 }
 
 #[actix_web::test]
+async fn every_request_is_counted_by_its_route_and_to_its_end() {
+    let host = start();
+    let counted = async |line: &str| {
+        let line = format!("backplane_http_requests_total{{{line}}} 1\n");
+        host.get("/metrics").await.text().contains(&line)
+    };
+    let eventually = async |line: &str| {
+        let started = Instant::now();
+        while !counted(line).await {
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "{line}: {}",
+                host.get("/metrics").await.text()
+            );
+        }
+    };
+    Raw::to(&host).send(GET).answer();
+    eventually("method=\"GET\",route=\"/healthz\",status=\"200\"").await;
+    // A stream counts when it is over, and who left before an answer as 499.
+    let chat = "method=\"POST\",route=\"/v1/chat/completions\"";
+    let script = json!({ "chunks": [{ "content": "a" }, { "finish_reason": "stop" }], "every_ms": 700 });
+    let mut raw = Raw::to(&host);
+    raw.send(question(&script, true));
+    until(|| busy(&host) == 1).await;
+    assert!(!counted(&format!("{chat},status=\"200\"")).await);
+    raw.answer();
+    eventually(&format!("{chat},status=\"200\"")).await;
+    raw.send(question(&script, false));
+    until(|| busy(&host) == 1).await;
+    drop(raw);
+    eventually(&format!("{chat},status=\"499\"")).await;
+    host.stop().await;
+}
+
+#[actix_web::test]
 async fn a_stop_takes_readiness_first_and_finishes_what_is_open() {
     let host = start();
     let script = json!({ "chunks": [{ "content": "done", "finish_reason": "stop" }], "delay_ms": 1500 });
