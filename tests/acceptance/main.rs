@@ -32,7 +32,7 @@ fn the_document_is_what_the_program_does() {
     let mut shell = Shell::new(&mut document);
     verbs::offline(&mut document, &shell);
     let mut server = verbs::serve(&mut document, &shell);
-    verbs::served(&mut document, &shell);
+    verbs::served(&mut document, &shell, &server);
     routes::write(&mut document, &server);
     sources::write(&mut document, &mut shell);
     sources::opened(&mut document, &shell);

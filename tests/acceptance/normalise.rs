@@ -17,6 +17,8 @@ static ALWAYS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\bpid \d+\b", "pid <pid>"),
         (r"\bid [0-9A-Za-z]{12}, role", "id <key>, role"),
         (r"key revoke [0-9A-Za-z]{12}`", "key revoke <key>`"),
+        // Root meets another refusal than others do, and a read-only /sys a third.
+        (r"(Operation not permitted|Permission denied|Read-only file system) \(os error \d+\)", "<denied>"),
         (r"127\.0\.0\.1:\d{4,5}\b", "127.0.0.1:<port>"),
         // The default address is the same everywhere.
         (r"(serve on|or) 127\.0\.0\.1:<port>", "$1 127.0.0.1:8484"),
@@ -29,6 +31,8 @@ static MACHINE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b\d+(\.\d+)? (B|kB|MB|GB|TB)\b", "<size>"),
         (r"\b\d+ of \d+ threads\b", "<n> of <n> threads"),
         (r"\b\d+ MiB free\b", "<size> free"),
+        // Looked at from time to time.
+        (r"installed, \d+ open", "installed, <n> open"),
         (r"^(ok|warn|bad) +(cpu|threads|memory|disk) .*", "<verdict>  $2 …"),
     ])
 });
@@ -38,8 +42,18 @@ fn rules(list: &[(&str, &'static str)]) -> Vec<(Regex, &'static str)> {
 }
 
 /// Members of a JSON object that count time, or amounts of this machine; further ones are known by how they end.
-const VOLATILE: [&str; 9] =
-    ["created", "expires_in", "installed", "last_inference", "modified", "ms", "ns", "seconds", "threads"];
+const VOLATILE: [&str; 10] = [
+    "cached_tokens",
+    "created",
+    "expires_in",
+    "installed",
+    "last_inference",
+    "modified",
+    "ms",
+    "ns",
+    "seconds",
+    "threads",
+];
 const VOLATILE_ENDS: [&str; 5] = ["_at", "_bytes", "_ms", "_ns", "_seconds"];
 
 fn is_volatile(name: &str, value: &Value) -> bool {
@@ -98,8 +112,14 @@ fn columns(line: &str) -> Option<Vec<usize>> {
     HEAD.is_match(line).then(|| WORD.find_iter(line).map(|word| word.start()).collect())
 }
 
-/// A row cut where the columns begin; counted in characters, as the program pads.
+/// A row cut where three spaces stand; where that does not give all columns, a cell being empty, where they begin,
+/// counted in characters, as the program pads.
 fn cells(line: &str, columns: &[usize]) -> Vec<String> {
+    static GAP: LazyLock<Regex> = LazyLock::new(|| Regex::new(" {3,}").unwrap());
+    let words: Vec<String> = GAP.split(line.trim_end()).map(str::to_owned).collect();
+    if words.len() == columns.len() {
+        return words;
+    }
     let letters: Vec<char> = line.chars().collect();
     let ends = columns[1..].iter().copied().chain([usize::MAX]);
     let cell = |(begin, end): (&usize, usize)| {
@@ -268,6 +288,10 @@ mod tests {
         let expected = "NAME      UNTIL    TOK/S\nsmollm2   <when>   <n>\nx         -        -";
         assert_eq!(text(table, Rules::default()), expected);
         assert_eq!(text("ID   LAST USED\na    just now", Rules::default()), "ID   LAST USED\na    <when>");
+        let named = "ID             NAME          STATE\n<key>   first admin   works\n               laptop        works";
+        let expected =
+            "ID      NAME          STATE\n<key>   first admin   works\n        laptop        works";
+        assert_eq!(text(named, Rules::default()), expected);
         assert_eq!(columns("An ordinary line"), None);
     }
 

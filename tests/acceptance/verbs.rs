@@ -56,8 +56,7 @@ pub fn offline(document: &mut Document, shell: &Shell) {
     shell.ask(document, &["config", "show"], 0, init);
     shell.ask(document, &["config", "show", "-v"], 0, init);
     shell.ask(document, &["config", "schema"], 0, init);
-    let wrong =
-        "[server]\nadress = \"127.0.0.1:0\"\n\n[models]\nmax_queue = \"many\"\nkeep_alive = \"soon\"\n";
+    let wrong = "[server]\nadress = \"127.0.0.1:0\"\n\n[models]\nmax_queue = \"many\"\n";
     file(shell.folder.path(), "wrong.toml", wrong);
     document.log("`wrong.toml`:", wrong);
     shell.run(document, &["config", "check", "--config", "wrong.toml"], 1);
@@ -103,7 +102,19 @@ pub fn serve(document: &mut Document, shell: &Shell) -> Serving {
 }
 
 /// What needs a server.
-pub fn served(document: &mut Document, shell: &Shell) {
+pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
+    document.section(
+        "serve, where it cannot",
+        "A port that is taken, a state directory that is, one that cannot be written.",
+    );
+    let address = server.url.trim_start_matches("http://");
+    document.name(address, "127.0.0.1:<port>");
+    shell.run(document, &["serve", "--state", "other", "--address", address], 1);
+    shell.run(document, &["serve", "--address", "127.0.0.1:0"], 1);
+    shell.run(document, &["serve", "--state", "/sys/backplane"], 5);
+    shell.run(document, &["serve", "--plugin-dir", "nowhere"], 3);
+    shell.run(document, &["serve", "--no-auth", "--address", "0.0.0.0:0"], 1);
+
     run(document, shell);
 
     document.section("ps", "");
