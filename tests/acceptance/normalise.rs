@@ -175,7 +175,7 @@ fn member(name: &str, value: &Value, rules: Rules) -> Value {
         value if is_volatile(name, value) => Value::String(format!("<{name}>")),
         Value::Number(number) if number.is_f64() => "<number>".into(),
         Value::String(string) => text(string, rules).into(),
-        Value::Array(items) if items.len() > 4 && items.iter().all(|item| is_number(item)) => {
+        Value::Array(items) if items.len() > 4 && items.iter().all(is_number) => {
             Value::Array(vec![format!("<{} numbers>", items.len()).into()])
         }
         Value::Array(items) => items.iter().map(|item| member("", item, rules)).collect(),
