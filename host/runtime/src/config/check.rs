@@ -25,13 +25,28 @@ pub(super) fn shape(layers: &Layers) -> (Raw, Vec<Problem>) {
             Err(error) => {
                 let path = keys(error.path());
                 let value = path.iter().try_fold(&values, |at, key| at.get(key)).map(toml_value);
-                problems.push(problem(layers, &path, value, error.inner().to_string()));
+                problems.push(problem(layers, &path, value, plain(&error.inner().to_string())));
                 if path.is_empty() || !remove(&mut values, &path) {
                     return (Raw::default(), problems);
                 }
             }
         }
     }
+}
+
+/// serde's words without the names of Rust's types.
+fn plain(message: &str) -> String {
+    let (Some(at), true) = (message.rfind("expected "), message.starts_with("invalid ")) else {
+        return message.to_owned();
+    };
+    let (said, wanted) = message.split_at(at + "expected ".len());
+    let wanted = match wanted {
+        "u16" | "u32" | "u64" | "usize" => "a whole number from 0",
+        "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        other => other,
+    };
+    format!("{said}{wanted}")
 }
 
 /// Keys that the schema does not have, each with the nearest that it has.

@@ -266,7 +266,11 @@ impl Config {
         let config = check::meaning(raw, sources, options, &layers, &mut problems);
         match config {
             Some(config) if problems.is_empty() => Ok(config),
-            _ => Err(ConfigError { problems }),
+            _ => {
+                // The layers are kept in hash maps: two runs would tell them in two orders.
+                problems.sort_by(|left, right| left.key.cmp(&right.key));
+                Err(ConfigError { problems })
+            }
         }
     }
 
