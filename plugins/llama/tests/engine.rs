@@ -611,7 +611,7 @@ fn an_answer_to_a_request_that_does_not_say_has_the_model_s_own_limit() {
     let (_, usage) = chat(&engine, &asks("Tell me a long story.", 7)).unwrap();
     assert_eq!(usage.completion_tokens, 7, "what a request says counts");
     let error = Loaded::open(&model_file(), Config { max_tokens: Some(0), ..config() }).unwrap_err();
-    assert_eq!((error.code, error.param.as_deref()), (Code::InvalidArgument, Some("max_tokens")));
+    assert_eq!((error.code, &error.details["param"]), (Code::InvalidArgument, &"max_tokens".into()));
 }
 
 #[test]
