@@ -252,9 +252,7 @@ impl Http {
             let Some(next) = text(response.headers(), "location").and_then(|to| url.join(&to).ok()) else {
                 return Err(Stop::Fail(self.failed(target, "it redirects to nowhere")));
             };
-            let safe = next.scheme() == "https"
-                || (next.scheme() == "http" && (is_loopback(&next) || next.origin() == target.url.origin()));
-            if !safe {
+            if !may_lead_to(&target.url, &next) {
                 return Err(Stop::Fail(
                     self.failed(target, "it redirects to an address that is not `https:`"),
                 ));
@@ -299,6 +297,13 @@ impl Http {
         let _ = fs::remove_file(tag_path(path));
         RegistryError::WrongSize { source_uri: target.label.clone(), expected, found }
     }
+}
+
+/// Whether an answer of `from` may send us to `next`: an address in the clear only on this machine or where we had been
+/// told to go in the clear anyway.
+pub(crate) fn may_lead_to(from: &Url, next: &Url) -> bool {
+    next.scheme() == "https"
+        || (next.scheme() == "http" && (is_loopback(next) || next.origin() == from.origin()))
 }
 
 /// Beside a download lies the entity tag of the version that it is a part of.

@@ -5,7 +5,7 @@ use std::path::Path;
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::http::{Http, Target};
+use super::http::{Http, Target, may_lead_to};
 use super::uri::Package;
 use super::watch::Watch;
 use crate::digest::Digest;
@@ -30,7 +30,14 @@ pub(crate) fn download(
     to: &Path,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
-    let release = choose(find(http, base, package, watch)?, package)?;
+    let (page, releases) = find(http, base, package, watch)?;
+    let release = choose(releases, package)?;
+    // The page may state no hash, and then nothing but the way to the file protects it.
+    if !may_lead_to(&page, &release.url) {
+        let reason =
+            format!("the package index names an address for `{}` that is not `https:`", release.file);
+        return Err(RegistryError::Transfer { source_uri: package.to_string(), reason });
+    }
     let target = Target { label: package.to_string(), url: release.url, token: None, hint: HINT };
     http.download(&target, to, None, watch)?;
     let Some(expected) = release.sha256 else { return Ok(()) };
@@ -42,20 +49,22 @@ pub(crate) fn download(
     Err(RegistryError::Checksum { source_uri: format!("{package} ({})", release.file), expected, found })
 }
 
-fn find(http: &Http, base: &str, package: &Package, watch: &mut Watch<'_>) -> Result<Vec<Release>> {
+/// The address of the package's page, and the files that it names.
+fn find(http: &Http, base: &str, package: &Package, watch: &mut Watch<'_>) -> Result<(Url, Vec<Release>)> {
     let invalid = |reason: String| RegistryError::InvalidSource { source_uri: package.to_string(), reason };
     let page = format!("{}/{}/", base.trim_end_matches('/'), normalise(&package.name));
     let url = Url::parse(&page)
         .map_err(|error| invalid(format!("the package index address is not usable: {error}")))?;
     let target = Target { label: package.to_string(), url: url.clone(), token: None, hint: HINT };
     let (kind, body) = http.page(&target, ACCEPT, watch)?;
-    if kind.contains("json") {
+    let releases = if kind.contains("json") {
         from_json(&body, &url).map_err(|reason| {
             invalid(format!("the package index answered with something unreadable: {reason}"))
-        })
+        })?
     } else {
-        Ok(from_html(&String::from_utf8_lossy(&body), &url))
-    }
+        from_html(&String::from_utf8_lossy(&body), &url)
+    };
+    Ok((url, releases))
 }
 
 fn from_json(body: &[u8], base: &Url) -> Result<Vec<Release>, String> {

