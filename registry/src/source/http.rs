@@ -153,6 +153,7 @@ impl Http {
             File::options().create(true).append(true).open(to).map_err(RegistryError::io("open", to))?;
         let mut have = file.metadata().map_err(RegistryError::io("read", to))?.len();
         let mut headers = HeaderMap::new();
+        let mut part_of = None;
         if have > 0 {
             let range = format!("bytes={have}-");
             headers.insert(
@@ -161,6 +162,7 @@ impl Http {
             );
             let tag = fs::read_to_string(tag_path(to)).ok();
             if let Some(tag) = tag.and_then(|tag| header::HeaderValue::from_str(&tag).ok()) {
+                part_of = tag.to_str().ok().map(str::to_owned);
                 headers.insert(header::IF_RANGE, tag);
             }
         }
@@ -168,6 +170,13 @@ impl Http {
         fetched.stated = stated.or(fetched.stated);
         let answer = response.headers();
         let total = match response.status() {
+            // Not every server heeds `If-Range`. One that sends no tag here is taken at its word that it did.
+            StatusCode::PARTIAL_CONTENT
+                if part_of.is_some() && text(answer, "etag").is_some_and(|tag| Some(tag) != part_of) =>
+            {
+                restart(&mut file, to)?;
+                return Err(Stop::Retry("the file on the server changed".into()));
+            }
             StatusCode::PARTIAL_CONTENT => match content_range(answer) {
                 Some((start, total)) if start == have => {
                     total.or(number(answer, "content-length").map(|n| n + have))

@@ -71,6 +71,24 @@ fn a_file_without_a_pin_is_resumed_only_while_it_is_the_same() {
 }
 
 #[test]
+fn two_versions_are_not_joined_where_a_server_ignores_if_range() {
+    let (old, new) = (noise(200_000), noise(250_001)[1..].to_vec());
+    let (first, second) = (old.clone(), new.clone());
+    let server = Server::new(move |request| {
+        let mut request = request.clone();
+        request.headers.retain(|(name, _)| name != "if-range");
+        match (request.method.as_str(), request.nth) {
+            ("GET", 0) => Reply::file(&request, &first, "\"old\"").cut_after(50_000),
+            _ => Reply::file(&request, &second, "\"new\""),
+        }
+    });
+    let bench = Bench::new();
+    let installed = bench.pull(&format!("{}/m.gguf", server.url)).unwrap();
+    assert!(std::fs::read(installed.file("model").unwrap()).unwrap() == new);
+    assert_eq!(server.log(), ["HEAD 0", "GET 0", "GET 50000", "GET 0"]);
+}
+
+#[test]
 fn a_server_that_ignores_ranges_is_served_from_the_start() {
     let body = noise(200_000);
     let served = body.clone();
