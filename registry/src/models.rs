@@ -154,9 +154,10 @@ impl Models {
 
     /// Gives a model a second name. The files are shared.
     pub fn copy(&self, from: &str, to: &str) -> Result<Installed> {
-        let to: ModelName = to.parse()?;
-        let from = self.resolve(from)?;
+        let (from, to): (ModelName, ModelName) = (from.parse()?, to.parse()?);
+        self.card_path(&from)?; // an empty state directory has no folder for the lock
         let _lock = self.store.lock_cards()?;
+        let from = self.read(&self.card_path(&from)?)?;
         let path = self.exact_card_path(&to);
         if path.exists() {
             let there = self.read(&path)?;
@@ -173,8 +174,9 @@ impl Models {
     /// Removes a name, and the files that no other name needs. What a pull of it had left behind goes too.
     pub fn remove(&self, name: &str) -> Result<Removed> {
         let name: ModelName = name.parse()?;
-        let path = self.card_path(&name)?;
+        self.card_path(&name)?; // an empty state directory has no folder for the lock
         let _lock = self.store.lock_cards()?;
+        let path = self.card_path(&name)?;
         let text = fs::read_to_string(&path).map_err(RegistryError::io("read", &path))?;
         let (name, digests) = match Card::parse(&text, &path.display().to_string()) {
             Ok(card) => {

@@ -71,6 +71,31 @@ fn files_in_common_are_stored_once_and_removed_with_the_last_name() {
 }
 
 #[test]
+fn what_was_removed_while_one_waited_is_not_installed() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("m.gguf"), noise(100)).unwrap();
+    type Act = fn(&backplane_registry::Models) -> Result<(), RegistryError>;
+    let acts: [Act; 2] = [|models| models.copy("m", "copy").map(drop), |models| models.remove("m").map(drop)];
+    for act in acts {
+        let installed = bench.pull(bench.path("m.gguf").to_str().unwrap()).unwrap();
+        // Another process is at the cards, and takes the model away.
+        let lock = std::fs::File::open(bench.path("state/models/locks/cards")).unwrap();
+        lock.lock().unwrap();
+        let error = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| act(&bench.models()).unwrap_err());
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::fs::remove_file(bench.path("state/models/cards/m.toml")).unwrap();
+            std::fs::remove_file(installed.file("model").unwrap()).unwrap();
+            lock.unlock().unwrap();
+            waiting.join().unwrap()
+        });
+        assert_eq!(error.code(), "model_not_installed", "{error}");
+        assert!(files(&bench.path("state/models/cards")).is_empty());
+    }
+    assert_eq!(Bench::new().models().copy("m", "n").unwrap_err().code(), "model_not_installed");
+}
+
+#[test]
 fn names_that_are_not_there_come_with_near_ones() {
     let bench = Bench::new();
     std::fs::write(bench.path("tiny-chat.gguf"), "GGUF").unwrap();
