@@ -54,11 +54,16 @@ pub(crate) fn install(
     let folder = folder(state, card);
     fs::create_dir_all(&folder).map_err(RegistryError::io("create", &folder))?;
     for (name, blob) in files {
-        let path = folder.join(name);
-        remove(&path)?;
-        if fs::hard_link(&blob, &path).is_err() {
-            fs::copy(&blob, &path).map_err(RegistryError::io("write", &path))?;
+        // Somebody may be about to open the library that is there: it is replaced, and never away. The new one is no
+        // `lib*` until it is whole.
+        let path = folder.join(&name);
+        let arriving = folder.join(format!(".{name}"));
+        remove(&arriving)?;
+        if fs::hard_link(&blob, &arriving).is_err() {
+            fs::copy(&blob, &arriving).map_err(RegistryError::io("write", &arriving))?;
         }
+        fs::rename(&arriving, &path).map_err(RegistryError::io("move", &arriving))?;
+        remove(&arriving)?; // a rename onto another name of the same file does nothing
     }
     Ok(())
 }
@@ -85,5 +90,29 @@ mod tests {
         let found = find(state.path(), "onnxruntime").unwrap();
         assert_eq!(found.version, "1.31.1");
         assert!(found.library.ends_with("1.31.1/libonnxruntime.so.1.31.1"));
+    }
+
+    #[test]
+    fn a_library_is_replaced_and_never_away() {
+        let state = tempfile::tempdir().unwrap();
+        let card = Card::parse(
+            "name = 'rt'\nkind = 'runtime'\nversion = '1'\n[[files]]\nrole = 'library'\npath = 'x'\n",
+            "test",
+        )
+        .unwrap();
+        let blob = state.path().join("blob");
+        let put =
+            |blob: &Path| install(state.path(), &card, std::iter::once(("librt.so".into(), blob.into())));
+        fs::write(&blob, "one").unwrap();
+        put(&blob).unwrap();
+        put(&blob).unwrap();
+        assert!(put(&state.path().join("absent")).is_err());
+        let there = find(state.path(), "rt").expect("what failed took nothing away").library;
+        assert_eq!(fs::read(&there).unwrap(), b"one");
+        fs::remove_file(&blob).unwrap();
+        fs::write(&blob, "two").unwrap();
+        put(&blob).unwrap();
+        assert_eq!(fs::read(&there).unwrap(), b"two");
+        assert_eq!(list(there.parent().unwrap()).unwrap(), [there], "nothing is left beside it");
     }
 }
