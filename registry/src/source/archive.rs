@@ -1,12 +1,21 @@
 //! One file out of a package: a wheel is a zip, a source archive a gzipped tar. Nothing else is unpacked, and nothing
 //! is ever run.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::rc::Rc;
 
 use super::watch::{CopyError, Watch, copy};
 use crate::error::{RegistryError, Result, nearest};
+
+/// What stands before a file in a tar: its header, and a name or extended header that did not fit in. The tar reader
+/// holds all of it in memory, and a gzip of a few kilobytes can say that it is gigabytes.
+const MAX_HEADERS: u64 = 1 << 20;
+/// Names that are kept, and how long one may be, to suggest the one that was meant.
+const NAMES: usize = 10_000;
+const NAME: usize = 1024;
 
 /// Appends the archive's file `inner` to `to`, at most `limit` bytes of it. `label` names the archive in errors.
 pub(crate) fn extract(
@@ -87,21 +96,49 @@ fn from_zip(file: File, out: &mut Out<'_, '_>) -> Result<()> {
 
 fn from_tar(file: File, out: &mut Out<'_, '_>) -> Result<()> {
     let damaged = |error: io::Error| format!("it is damaged: {error}");
-    let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(BufReader::new(file)));
+    let left = Rc::new(Cell::new(MAX_HEADERS));
+    let reader =
+        Metered { inner: flate2::read::MultiGzDecoder::new(BufReader::new(file)), left: left.clone() };
+    let mut archive = tar::Archive::new(reader);
+    let mut entries = archive.entries().map_err(|e| out.bad(damaged(e)))?;
     let mut names = Vec::new();
-    for entry in archive.entries().map_err(|e| out.bad(damaged(e)))? {
+    loop {
         out.watch.check()?;
+        left.set(MAX_HEADERS);
+        let Some(entry) = entries.next() else { break };
         let mut entry = entry.map_err(|e| out.bad(damaged(e)))?;
+        left.set(u64::MAX);
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let kind = entry.header().entry_type();
         if name == out.inner {
-            if !entry.header().entry_type().is_file() {
+            if !kind.is_file() {
                 return Err(out.bad(format!("`{name}` is not a file in it")));
             }
             return out.take(&mut entry);
         }
-        if names.len() < 10_000 {
+        if kind.is_gnu_sparse() {
+            // Its holes would be read here, as many zeros as it likes to claim.
+            return Err(out.bad(format!("its file `{name}` is sparse, which no source archive needs")));
+        }
+        io::copy(&mut entry, &mut io::sink()).map_err(|e| out.bad(damaged(e)))?;
+        if names.len() < NAMES && name.len() <= NAME {
             names.push(name);
         }
     }
     Err(out.missing(names.iter().map(String::as_str)))
+}
+
+/// A reader that refuses to give more than is left.
+struct Metered<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        let left = self.left.get().checked_sub(read as u64);
+        self.left.set(left.ok_or_else(|| io::Error::other("a header in it is longer than 1 MiB"))?);
+        Ok(read)
+    }
 }

@@ -1,6 +1,6 @@
 //! Files out of Python packages: through an index, and by way of pip.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use crate::common::{Bench, Reply, Request, Server, noise};
 use backplane_registry::{Digest, Progress, PullOptions, RegistryError};
@@ -175,6 +175,44 @@ fn what_is_wrong_with_a_package_is_named() {
         assert!(error.to_string().contains(says), "{error}");
     }
     assert_eq!(bench.blobs(), 0);
+}
+
+#[test]
+fn a_header_that_does_not_end_is_not_read_into_memory() {
+    // A name or an extended header of 2 MB, then the file that is wanted.
+    let bomb = |kind: tar::EntryType| {
+        let mut tar =
+            tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_path("x").unwrap();
+        header.set_size(2 << 20);
+        header.set_cksum();
+        tar.append(&header, std::io::repeat(0).take(2 << 20)).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(4);
+        tar.append_data(&mut header, "m.gguf", &b"GGUF"[..]).unwrap();
+        tar.into_inner().unwrap().finish().unwrap()
+    };
+    // What is long, but no header, is passed over.
+    let (long, large) = (format!("fine-1/{}", "n".repeat(300)), vec![7; 2 << 20]);
+    let fine = source_archive(&[(&long, &large), ("m.gguf", b"GGUF")]);
+    let server = index(
+        vec![
+            ("name", "name-1.tar.gz", bomb(tar::EntryType::GNULongName)),
+            ("link", "link-1.tar.gz", bomb(tar::EntryType::GNULongLink)),
+            ("pax", "pax-1.tar.gz", bomb(tar::EntryType::XHeader)),
+            ("fine", "fine-1.tar.gz", fine),
+        ],
+        false,
+    );
+    let bench = bench(&server);
+    for package in ["name", "link", "pax"] {
+        let error = bench.pull(&format!("pypi:{package}==1#m.gguf")).unwrap_err();
+        assert_eq!(error.code(), "archive_invalid", "{error}");
+        assert!(error.to_string().contains("longer than 1 MiB"), "{error}");
+    }
+    assert_eq!(bench.pull("pypi:fine==1#m.gguf").unwrap().size, 4);
 }
 
 #[test]
