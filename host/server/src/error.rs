@@ -6,7 +6,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use backplane::{Error, ErrorCode};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -129,8 +129,14 @@ struct OpenAiError<'a> {
     /// For machines.
     code: &'a str,
     /// Figures, beside the four members everybody knows: `n_prompt`, `n_ctx`.
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "beside_the_four")]
     details: &'a Map<String, Value>,
+}
+
+/// A plugin names its figures as it likes; one that has the name of a member would make two of it.
+fn beside_the_four<S: Serializer>(details: &Map<String, Value>, to: S) -> Result<S::Ok, S::Error> {
+    let taken = |name: &str| matches!(name, "message" | "type" | "param" | "code");
+    to.collect_map(details.iter().filter(|(name, _)| !taken(name)))
 }
 
 /// A failure as the Open Inference Protocol tells it.
@@ -254,5 +260,15 @@ mod tests {
         assert_eq!(body["error"]["code"], "context_length_exceeded");
         assert_eq!(body["error"]["type"], "invalid_request_error");
         assert_eq!(body["error"]["param"], "messages");
+    }
+
+    #[test]
+    fn a_figure_never_doubles_a_member() {
+        let error = ["message", "type", "param", "code"]
+            .iter()
+            .fold(Error::invalid("no"), |error, name| error.with_detail(name, "another"))
+            .with_detail("n", 1);
+        let expected = r#"{"error":{"message":"no","type":"invalid_request_error","param":null,"code":"invalid_argument","n":1}}"#;
+        assert_eq!(body(&error, Dialect::OpenAi), expected);
     }
 }
