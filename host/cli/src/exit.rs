@@ -108,7 +108,7 @@ impl From<RegistryError> for Failure {
             RegistryError::UnknownModel { .. } => {
                 Some("what can be pulled by name: `backplane ls --available`".to_owned())
             }
-            RegistryError::NeedsConsent(plan) => Some(format!("`backplane pull --yes {}`", plan.name)),
+            RegistryError::NeedsConsent(_) => Some("run it again with `--yes`".to_owned()),
             RegistryError::Offline { .. } => Some("run it once without `--offline`".to_owned()),
             RegistryError::Incomplete { name, .. } => Some(format!("`backplane pull {name}`")),
             _ => None,

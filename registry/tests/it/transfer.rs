@@ -54,15 +54,14 @@ fn the_next_pull_goes_on_where_a_failed_one_stopped() {
 fn a_file_without_a_pin_is_resumed_only_while_it_is_the_same() {
     let (old, new) = (noise(200_000), noise(250_000));
     let (first, second) = (old.clone(), new.clone());
-    let server = Server::new(move |request| match (request.method.as_str(), request.nth) {
-        ("HEAD", _) => Reply::status(405),
-        (_, 0) => Reply::file(request, &first, "\"old\"").cut_after(50_000),
+    let server = Server::new(move |request| match request.nth {
+        0 => Reply::file(request, &first, "\"old\"").cut_after(50_000),
         _ => Reply::file(request, &second, "\"new\""),
     });
-    let bench = Bench::new();
+    let bench = Bench { agrees: true, ..Bench::new() };
     let installed = bench.pull(&format!("{}/m.gguf", server.url)).unwrap();
     assert_eq!(std::fs::read(installed.file("model").unwrap()).unwrap(), new);
-    assert_eq!(server.log(), ["HEAD 0", "GET 0", "GET 50000"]);
+    assert_eq!(server.log(), ["GET 0", "GET 50000"]);
     assert_eq!(
         installed.files[0].sha256,
         Some(backplane_registry::Digest::of(&new)),
@@ -320,6 +319,27 @@ fn a_large_download_is_agreed_to_first() {
     assert!(server.requests().is_empty());
     let agreed = PullOptions { allow_large: true, ..PullOptions::default() };
     assert_eq!(bench.pull_with(&card, &agreed).0.unwrap_err().code(), "source_not_found");
+}
+
+#[test]
+fn a_download_of_unknown_size_is_agreed_to_first() {
+    let server = Server::new(|request| match request.method.as_str() {
+        "HEAD" => Reply::status(405),
+        _ => Reply::bytes("GGUF"),
+    });
+    let mut bench = Bench::new();
+    let url = format!("{}/m.gguf", server.url);
+    let part = bench.card("parts", &format!("parts = ['{url}', '{url}']"));
+    for what in [&url, "pypi:p==1#m.gguf", &part] {
+        let error = bench.pull(what).unwrap_err();
+        assert!(error.to_string().contains("an unknown number of bytes"), "{error}");
+        assert!(matches!(error, RegistryError::NeedsConsent(plan) if plan.download.is_none()));
+    }
+    assert_eq!(server.log(), ["HEAD 0"]);
+    bench.agrees = true;
+    bench.pull(&url).unwrap();
+    bench.agrees = false;
+    bench.pull("m").unwrap(); // it is here, whatever its size was
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
             }
             continue;
         }
-        let installed = consent::pull(context, &models, what, &plan, options.clone(), Ask::IfLarge)?;
+        let installed = consent::pull(context, &models, what, &plan, options.clone(), Ask::IfNeeded)?;
         if context.out.json {
             results.push(json!({
                 "name": installed.name, "id": installed.id, "size": installed.size, "was_installed": plan.installed,
