@@ -4,7 +4,9 @@ use crate::app::App;
 use actix_web::HttpRequest;
 use actix_web::http::Method;
 use actix_web::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use actix_web::http::uri::Authority;
 use backplane::{Caller, Error, ErrorCode, Result};
+use std::net::IpAddr;
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +24,12 @@ pub(crate) enum Scope {
 /// Lets a caller in, or says why not.
 ///
 /// # Errors
-/// 401 without a good key, 403 without the right role or from a page of another site.
+/// 401 without a good key, 403 without the right role, from a page of another site, or by a name that is not this
+/// server's.
 pub(crate) fn admit(app: &App, scope: Scope, http: &HttpRequest) -> Result<Caller> {
+    if scope != Scope::Open {
+        check_host(app, http)?;
+    }
     check_origin(app, http)?;
     match scope {
         Scope::Open => Ok(Caller::internal("anonymous")),
@@ -59,6 +65,49 @@ fn credential(http: &HttpRequest) -> Result<Option<&str>> {
         Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(key.trim())),
         _ => Err(bearer("the `authorization` header must be `Bearer <key>`")),
     }
+}
+
+/// Where keys are off, whoever reaches the server is an administrator, and so would be a web page whose own name is made
+/// to lead to 127.0.0.1: to a browser it is the server's own page. What such a page cannot do is ask by another name
+/// than its own. An address is no name, and `localhost` is nobody's to lead elsewhere.
+fn check_host(app: &App, http: &HttpRequest) -> Result<()> {
+    let config = app.host.config();
+    if config.auth.enabled {
+        return Ok(());
+    }
+    let origins = &config.server.cors_origins;
+    let foreign = http
+        .headers()
+        .get_all(HOST)
+        .map(|host| String::from_utf8_lossy(host.as_bytes()))
+        .find(|host| !is_own_name(host, origins));
+    foreign.map_or(Ok(()), |host| {
+        let name = host_of(&host).unwrap_or_default();
+        let message = format!(
+            "this server does not answer to the name `{name}` while `auth.enabled` is false; ask `localhost` or an \
+             address, add `http://{name}` to `server.cors_origins`, or turn keys on"
+        );
+        Err(Error::new(ErrorCode::PermissionDenied, message).with_reason("host_not_allowed"))
+    })
+}
+
+fn is_own_name(host: &str, origins: &[String]) -> bool {
+    let Some(name) = host_of(host) else { return false };
+    name.parse::<IpAddr>().is_ok()
+        || name == "localhost"
+        || name.ends_with(".localhost")
+        || origins
+            .iter()
+            .filter_map(|origin| origin.split_once("://"))
+            .any(|(_, listed)| host_of(listed).is_some_and(|listed| listed == name))
+}
+
+/// The name or address in `name:port` or `[address]:port`, in lower case.
+fn host_of(authority: &str) -> Option<String> {
+    let authority: Authority = authority.parse().ok()?;
+    let host = authority.host();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some(host.to_ascii_lowercase())
 }
 
 /// A browser sends `origin` with every POST. One of another site is refused unless the configuration allows it: where

@@ -100,6 +100,40 @@ async fn a_page_of_another_site_may_not_act() {
 }
 
 #[actix_web::test]
+async fn without_keys_a_name_that_leads_here_is_not_this_server() {
+    let listed = ("server.cors_origins", "[\"https://Good.example:8443\"]");
+    let ask = async |host: &Running, name: &str| {
+        let request = host.client.get(host.url("/admin/v1/config")).header("host", name);
+        Got::of(request.send().await.unwrap()).await
+    };
+    let host = start_with(&[listed]);
+    for name in [
+        "evil.example:8484",
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "good.example.evil",
+    ] {
+        let evil = ask(&host, name).await;
+        assert_eq!(evil.status, 403, "{name}: {}", evil.text());
+        assert_eq!(evil.json()["error"]["code"], "host_not_allowed");
+    }
+    // To a browser the page is of the server's own origin.
+    let own = [("host", "evil.example:8484"), ("origin", "http://evil.example:8484")];
+    assert_eq!(host.post_with("/v1/capabilities/test.unforeseen", &own, "{}").await.status, 403);
+    for name in
+        ["127.0.0.1", "[::1]:8484", "localhost:8484", "LocalHost", "a.localhost:1", "good.example:8484"]
+    {
+        assert_eq!(ask(&host, name).await.status, 200, "{name}");
+    }
+    host.stop().await;
+
+    let host = start_with(&[("auth.enabled", "true")]);
+    assert_eq!(ask(&host, "models.example").await.status, 401);
+    host.stop().await;
+}
+
+#[actix_web::test]
 async fn limits_are_told_and_then_held() {
     let host = start_with(&[("auth.enabled", "true")]);
     let limits = KeyLimits { requests_per_minute: Some(2), tokens: None };

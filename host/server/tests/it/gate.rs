@@ -14,7 +14,9 @@ fn get(lines: &str) -> String {
 
 /// The head of a question to the scripted model.
 fn post(lines: &str) -> String {
-    format!("POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n{lines}\r\n")
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{lines}\r\n"
+    )
 }
 
 fn question(script: &Value, stream: bool) -> String {
