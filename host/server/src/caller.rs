@@ -3,7 +3,7 @@
 use crate::app::App;
 use actix_web::HttpRequest;
 use actix_web::http::Method;
-use actix_web::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use actix_web::http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN, VIA, X_FORWARDED_FOR};
 use actix_web::http::uri::Authority;
 use backplane::{Caller, Error, ErrorCode, Result};
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ pub(crate) enum Scope {
     User,
     /// Administrators.
     Admin,
-    /// Anybody on this machine, else administrators.
+    /// Anybody on this machine that no proxy speaks for, else administrators.
     Metrics,
 }
 
@@ -129,6 +129,8 @@ fn check_origin(app: &App, http: &HttpRequest) -> Result<()> {
     .with_reason("origin_not_allowed"))
 }
 
+/// Whether somebody on this machine asks for themselves: a proxy on it speaks for anybody.
 fn is_local(http: &HttpRequest) -> bool {
-    http.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+    let proxied = [FORWARDED, X_FORWARDED_FOR, VIA].iter().any(|name| http.headers().contains_key(name));
+    !proxied && http.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback())
 }

@@ -134,6 +134,31 @@ async fn without_keys_a_name_that_leads_here_is_not_this_server() {
 }
 
 #[actix_web::test]
+async fn metrics_are_this_machines_but_not_those_a_proxy_on_it_speaks_for() {
+    let host = start_with(&[("auth.enabled", "true")]);
+    let (user, admin) = (
+        key(&host, Role::User, KeyLimits::default()).await,
+        key(&host, Role::Admin, KeyLimits::default()).await,
+    );
+    assert_eq!(get(&host, "/metrics", None).await.status, 200);
+    for (name, value) in
+        [("forwarded", "for=192.0.2.1"), ("x-forwarded-for", "192.0.2.1"), ("via", "1.1 proxy")]
+    {
+        let ask = async |key: Option<&str>| {
+            let request = host.client.get(host.url("/metrics")).header(name, value);
+            let request = key.into_iter().fold(request, |request, key| request.bearer_auth(key));
+            request.send().await.unwrap().status().as_u16()
+        };
+        assert_eq!(
+            (ask(None).await, ask(Some(&user)).await, ask(Some(&admin)).await),
+            (401, 403, 200),
+            "{name}"
+        );
+    }
+    host.stop().await;
+}
+
+#[actix_web::test]
 async fn limits_are_told_and_then_held() {
     let host = start_with(&[("auth.enabled", "true")]);
     let limits = KeyLimits { requests_per_minute: Some(2), tokens: None };
