@@ -255,6 +255,14 @@ fn server(raw: &Raw, checks: &mut Checks<'_>) -> Option<ServerConfig> {
             checks.wrong(&["server", "cors_origins"], &server.cors_origins, message);
         }
     }
+    if !raw.auth.enabled && server.cors_origins.iter().any(|origin| origin == "*") {
+        checks.wrong(
+            &["server", "cors_origins"],
+            &server.cors_origins,
+            "`*` would let every web page that is visited on this machine be an admin, since `auth.enabled` is false; \
+             list the origins, or leave keys on",
+        );
+    }
     Some(ServerConfig {
         address: address?,
         workers: server.workers,

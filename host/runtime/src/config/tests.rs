@@ -238,6 +238,14 @@ fn without_keys_only_this_machine_may_ask() {
     );
     load("[auth]\nenabled = false\n[server]\naddress = \"[::1]:8484\"", &[], &[]).unwrap();
     load("[auth]\nenabled = false\n[server]\naddress = \"localhost:8484\"", &[], &[]).unwrap();
+    // Every web page that the operator visits would be an administrator.
+    refused(
+        "[auth]\nenabled = false\n[server]\ncors_origins = [\"*\"]",
+        "server.cors_origins",
+        "auth.enabled",
+    );
+    load("[server]\ncors_origins = [\"*\"]", &[], &[]).unwrap();
+    load("[auth]\nenabled = false\n[server]\ncors_origins = [\"https://a.example\"]", &[], &[]).unwrap();
 }
 
 #[test]
