@@ -1,7 +1,7 @@
 //! What is asked of the host and what it answers: [`Request`] in, [`Reply`] out.
 
 use crate::auth::Caller;
-use crate::cache::{CacheHandle, Key};
+use crate::cache::Recording;
 use crate::error::{Error, Result};
 use crate::limiter::LimitStatus;
 use crate::loader::Exchange;
@@ -240,7 +240,7 @@ pub(crate) enum Source {
     /// A plugin that is at work.
     Live(LiveReply),
     /// The same, and the answer goes into the cache when it has ended well.
-    Filling { live: LiveReply, chunks: Vec<Chunk>, cache: CacheHandle, key: Option<Key> },
+    Filling { live: LiveReply, recording: Option<Recording> },
     /// The cache, or an answer that had to be whole before it was let out.
     Ready { chunks: std::vec::IntoIter<Chunk>, done: Option<Done> },
 }
@@ -299,17 +299,21 @@ impl Reply {
                 None => Next::Done(done.take().unwrap_or_default()),
             })),
             Source::Live(live) => live.poll_next(context),
-            Source::Filling { live, chunks, cache, key } => {
+            Source::Filling { live, recording } => {
                 let next = live.poll_next(context);
                 match &next {
-                    Poll::Ready(Ok(Next::Chunk(chunk))) => chunks.push(chunk.clone()),
+                    Poll::Ready(Ok(Next::Chunk(chunk))) => {
+                        if let Some(recording) = recording {
+                            recording.push(chunk);
+                        }
+                    }
                     Poll::Ready(Ok(Next::Done(done))) => {
-                        if let Some(key) = key.take() {
-                            cache.put(key, std::mem::take(chunks), done.clone());
+                        if let Some(recording) = recording.take() {
+                            recording.end(done.clone());
                         }
                     }
                     // What broke off is nobody's answer, however often it is read again.
-                    Poll::Ready(Err(_)) => *key = None,
+                    Poll::Ready(Err(_)) => *recording = None,
                     Poll::Pending => {}
                 }
                 next

@@ -132,7 +132,7 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
     if let Some(key) = key
         && reply.route.model == first.name()
     {
-        reply.source = fill_cache(reply.source, parts.cache.clone(), key);
+        reply.source = fill_cache(reply.source, &parts.cache, key);
     }
     Ok(reply)
 }
@@ -291,9 +291,9 @@ fn plugin_of(candidate: &Scored) -> Arc<str> {
 }
 
 /// Copies an answer into the cache when it has ended well.
-fn fill_cache(source: Source, cache: CacheHandle, key: Key) -> Source {
+fn fill_cache(source: Source, cache: &CacheHandle, key: Key) -> Source {
     match source {
-        Source::Live(live) => Source::Filling { live, chunks: Vec::new(), cache, key: Some(key) },
+        Source::Live(live) => Source::Filling { live, recording: Some(cache.record(key)) },
         ready => ready,
     }
 }

@@ -52,6 +52,11 @@ impl CacheHandle {
         self.store.get(key, Instant::now())
     }
 
+    /// Keeps an answer piece by piece, to be put in at its end.
+    pub fn record(&self, key: Key) -> Recording {
+        Recording { cache: self.clone(), key, chunks: Vec::new(), bytes: store::OVERHEAD, too_large: false }
+    }
+
     /// Keeps an answer that has ended well, if there is room.
     pub fn put(&self, key: Key, chunks: Vec<Chunk>, done: Done) {
         self.store.put(key, chunks, done, Instant::now());
@@ -126,6 +131,38 @@ impl CacheHandle {
     }
 }
 
+/// An answer on its way into the cache. One that grows beyond `cache.max_entry` is let go at once: a stream can be long,
+/// and there can be many.
+#[derive(Debug)]
+pub struct Recording {
+    cache: CacheHandle,
+    key: Key,
+    chunks: Vec<Chunk>,
+    bytes: u64,
+    too_large: bool,
+}
+
+impl Recording {
+    /// The next piece.
+    pub fn push(&mut self, chunk: &Chunk) {
+        if self.too_large {
+            return;
+        }
+        self.bytes += store::size(chunk);
+        self.too_large = !self.cache.store.takes(self.bytes);
+        if self.too_large {
+            self.chunks = Vec::new();
+        } else {
+            self.chunks.push(chunk.clone());
+        }
+    }
+
+    /// The answer has ended well. One that was let go has no pieces and is counted as refused.
+    pub fn end(self, done: Done) {
+        self.cache.put(self.key, self.chunks, done);
+    }
+}
+
 impl fmt::Debug for CacheHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("CacheHandle").field(&self.stats()).finish()
@@ -179,6 +216,28 @@ mod tests {
         assert_eq!(cache.flush().await.unwrap(), 1);
         assert!(cache.get(&key(1)).is_none());
         assert_eq!((cache.stats().hits, cache.stats().misses), (1, 2));
+    }
+
+    #[actix::test]
+    async fn an_answer_is_recorded_until_it_is_too_large() {
+        let cache = start(&CacheConfig { max_entry: 2000, ..small() }, Arc::default());
+        let piece = &answer(&"x".repeat(500))[0];
+        let mut short = cache.record(key(1));
+        (0..2).for_each(|_| short.push(piece));
+        short.end(Done::default());
+        assert_eq!(cache.get(&key(1)).unwrap().chunks.len(), 2);
+
+        let mut long = cache.record(key(2));
+        (0..3).for_each(|_| long.push(piece));
+        assert_eq!(long.chunks.len(), 3);
+        long.push(piece);
+        assert_eq!(long.chunks.capacity(), 0, "nothing is kept of what cannot be put in");
+        // Whatever becomes of the bound: a part of an answer is none.
+        cache.configure(&small()).await.unwrap();
+        long.push(piece);
+        long.end(Done::default());
+        assert!(cache.get(&key(2)).is_none());
+        assert_eq!((cache.stats().stored, cache.stats().refused), (1, 1));
     }
 
     #[actix::test]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// What an entry takes besides its content, at least: key, list and counts.
-const OVERHEAD: u64 = 256;
+pub(super) const OVERHEAD: u64 = 256;
 
 /// An answer that is kept.
 #[derive(Debug)]
@@ -143,13 +143,18 @@ impl Store {
         found
     }
 
+    /// Whether an answer of this size may be kept at all.
+    pub(super) fn takes(&self, bytes: u64) -> bool {
+        bytes <= self.max_entry.load(Relaxed)
+    }
+
     /// Keeps a whole answer if there is room. Memory is reserved before, so the bound holds at every moment.
     pub(super) fn put(&self, key: Key, chunks: Vec<Chunk>, done: Done, now: Instant) {
         if !self.enabled.load(Relaxed) {
             return;
         }
         let bytes = OVERHEAD + chunks.iter().map(size).sum::<u64>();
-        let reserved = bytes <= self.max_entry.load(Relaxed)
+        let reserved = self.takes(bytes)
             && self
                 .bytes
                 .fetch_update(Relaxed, Relaxed, |used| {
@@ -232,7 +237,7 @@ impl Store {
 }
 
 /// Memory of a piece.
-fn size(chunk: &Chunk) -> u64 {
+pub(super) fn size(chunk: &Chunk) -> u64 {
     let tensors =
         chunk.tensors.iter().map(|t| t.data.len() + t.name.len() + 8 * t.shape.len() + 128).sum::<usize>();
     (chunk.json.len() + tensors + 64) as u64
