@@ -11,6 +11,8 @@ use crate::error::RegistryError;
 const DEFAULT_TAG: &str = "latest";
 const MAX_PART: usize = 80;
 const MAX_NAME: usize = 350;
+/// What can be asked of a model over HTTP stands behind its name: `…/models/acme/plan` is the plan of `acme`.
+const RESERVED: [&str; 7] = ["config", "infer", "load", "plan", "ready", "stats", "unload"];
 
 /// A model's name. Case is folded, so that a name is also a file name everywhere.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +34,12 @@ impl ModelName {
 
     pub fn tag(&self) -> &str {
         self.tag.as_deref().unwrap_or(DEFAULT_TAG)
+    }
+
+    /// Whether a path over HTTP would mean something else. `/v2/models/stats` is about every model.
+    fn is_reserved(&self) -> bool {
+        let in_namespace = self.namespace.is_some() && RESERVED.contains(&self.name.as_str());
+        self.tag.is_none() && (in_namespace || self.to_string() == "stats")
     }
 
     /// The name as a single file name (at most 246 bytes), which only this name has.
@@ -81,11 +89,18 @@ impl FromStr for ModelName {
                 check_part(part).map_err(|reason| bad(format!("the {what} {reason}")))?;
             }
         }
-        Ok(Self {
+        let this = Self {
             namespace: namespace.map(str::to_ascii_lowercase),
             name: name.to_ascii_lowercase(),
             tag: tag.map(str::to_ascii_lowercase).filter(|tag| tag != DEFAULT_TAG),
-        })
+        };
+        if this.is_reserved() {
+            let name = &this.name;
+            return Err(bad(format!(
+                "over HTTP `{name}` there asks something of a model; add a tag or another word"
+            )));
+        }
+        Ok(this)
     }
 }
 
@@ -159,6 +174,17 @@ mod tests {
             ".a", "ä", &long,
         ] {
             assert!(matches!(text.parse::<ModelName>(), Err(RegistryError::InvalidName { .. })), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_a_path_over_http_would_take_for_a_question() {
+        for text in ["acme/plan", "acme/Ready", "acme/config:latest", "acme/unload", "acme/infer", "stats"] {
+            let error = text.parse::<ModelName>().unwrap_err().to_string();
+            assert!(error.contains(text) && error.contains("add a tag"), "{error}");
+        }
+        for text in ["plan", "acme/plan:v2", "plan/acme", "acme/planner", "acme/vision:stats", "stats:v1"] {
+            assert_eq!(name(text).to_string(), text);
         }
     }
 
