@@ -29,7 +29,8 @@ pub struct Models {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Installed {
     pub name: ModelName,
-    /// First 12 hexadecimal digits of the SHA-256 of what the model is; a copy has the same.
+    /// First 12 hexadecimal digits of the SHA-256 of what the model is; a copy has the same. Of local files:
+    /// and of when they were last written.
     pub id: String,
     pub card: Card,
     pub files: Vec<InstalledFile>,
@@ -60,11 +61,27 @@ impl Installed {
     pub fn local(card_path: &Path) -> Result<Self> {
         let card = Card::read(card_path)?;
         let folder = card_path.parent().unwrap_or(Path::new("."));
-        Self::new(card, card_path, |file| match (&file.path, file.source.as_deref().map(str::parse)) {
-            (Some(path), _) => Some(folder.join(path)),
-            (None, Some(Ok(Source::File(path)))) => Some(path),
-            _ => None,
-        })
+        let mut model =
+            Self::new(card, card_path, |file| match (&file.path, file.source.as_deref().map(str::parse)) {
+                (Some(path), _) => Some(folder.join(path)),
+                (None, Some(Ok(Source::File(path)))) => Some(path),
+                _ => None,
+            })?;
+        model.id = model.id_as_written()?;
+        Ok(model)
+    }
+
+    /// The id with the time that each file was last written. Files that lie where a person put them can be replaced, and
+    /// to read them whole at every look would be slow.
+    fn id_as_written(&self) -> Result<String> {
+        let mut text = self.id.clone();
+        for file in &self.files {
+            let written = file.path.metadata().and_then(|meta| meta.modified());
+            let written = written.map_err(RegistryError::io("read", &file.path))?;
+            let since = written.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            text.push_str(&format!(" {}", since.as_nanos()));
+        }
+        Ok(Digest::of(text.as_bytes()).short())
     }
 
     fn new(card: Card, card_path: &Path, locate: impl Fn(&FileSpec) -> Option<PathBuf>) -> Result<Self> {

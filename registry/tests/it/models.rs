@@ -31,6 +31,12 @@ fn a_folder_with_a_card_is_installed_with_its_parameters() {
     let local = Installed::local(&folder.join("model.toml")).unwrap();
     assert_eq!(local.file("model").unwrap(), folder.join("sub/m.onnx"));
 
+    // Another file of the same size is another model; the same one is not.
+    assert_eq!(Installed::local(&folder.join("model.toml")).unwrap().id, local.id);
+    let file = std::fs::File::options().write(true).open(folder.join("tokenizer.json")).unwrap();
+    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(2)).unwrap();
+    assert_ne!(Installed::local(&folder.join("model.toml")).unwrap().id, local.id);
+
     let installed = bench.pull(folder.to_str().unwrap()).unwrap();
     // A graph names its weights by their file; in the store that is a digest.
     for model in [&local, &installed] {
