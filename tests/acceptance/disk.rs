@@ -28,7 +28,7 @@ fn a_disk_that_fills_up_while_pulling_is_named_and_nothing_half_is_installed() {
     let site = Site::plain(|_| Reply { no_length: true, ..Reply::of(vec![7; 32 << 20]) });
     let folder = tempfile::tempdir().unwrap();
     let script = format!(
-        "\"$PROGRAM\" pull {}/big.gguf --name big --json; code=$?\n\
+        "\"$PROGRAM\" pull --yes {}/big.gguf --name big --json; code=$?\n\
          \"$PROGRAM\" ls -q; ls \"$1/models/cards\" \"$1/models/blobs/sha256\" 2>/dev/null | grep -v : \nexit $code",
         site.url
     );
