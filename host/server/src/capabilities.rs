@@ -188,10 +188,19 @@ pub(crate) async fn call(mut call: Call) -> Result<HttpResponse> {
     let mut options = call.options()?;
     let body = call.bytes().await?;
     let mut parts = binary::split(call.headers(), body)?;
-    let Parsed { value: request, ignored } = match &parts.json {
+    let Parsed { value: request, mut ignored } = match &parts.json {
         empty if empty.is_empty() => Parsed { value: Request::default(), ignored: Vec::new() },
         json => parse::json::<Request<'_>>(json, call.json_depth())?,
     };
+    for (index, tensor) in request.tensors.iter().flatten().enumerate() {
+        binary::unread(&format!("tensors[{index}]"), tensor.parameters.as_ref(), &mut ignored);
+    }
+    let (stream, as_binary) =
+        (request.stream.unwrap_or_default(), request.binary_data_output.unwrap_or_default());
+    // Events are text.
+    if stream && as_binary {
+        ignored.push("binary_data_output".to_owned());
+    }
     refuse_ignored(&options, &ignored)?;
     options.keep_alive = request.keep_alive.map(|field| field.0).or(options.keep_alive);
     let tensors = request.tensors.unwrap_or_default();
@@ -208,11 +217,11 @@ pub(crate) async fn call(mut call: Call) -> Result<HttpResponse> {
     let params =
         serde_json::from_str::<&RawValue>(params).map_err(|error| invalid("params", error.to_string()))?;
     let asked = call.request(&name, request.model, &params, tensors, &options)?;
-    if request.stream.unwrap_or_default() {
+    if stream {
         return call.stream(vec![call.asking(asked)], &ignored, Stream::default()).await;
     }
     let answer = call.ask(asked).await?;
-    let mut response = whole(&answer, request.binary_data_output.unwrap_or_default())?;
+    let mut response = whole(&answer, as_binary)?;
     call.tell(&answer, &ignored, response.headers_mut());
     Ok(response)
 }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 pub(crate) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+/// The one parameter of a tensor that is read.
+const SIZE: &str = "binary_data_size";
 
 /// A body, taken apart.
 #[derive(Debug, PartialEq)]
@@ -42,6 +44,12 @@ pub(crate) fn split(headers: &HeaderMap, mut body: Bytes) -> Result<Parts> {
     Ok(Parts { json, binary: Binary(body) })
 }
 
+/// Tells which parameters of a tensor nobody reads; `at` is where the tensor stands in the request.
+pub(crate) fn unread(at: &str, parameters: Option<&Map<String, Value>>, ignored: &mut Vec<String>) {
+    let unread = parameters.into_iter().flatten().filter(|(name, value)| *name != SIZE && !value.is_null());
+    ignored.extend(unread.map(|(name, _)| format!("{at}.parameters.{name}")));
+}
+
 impl Binary {
     /// The memory of the next tensor, if its parameters say that it has some here.
     ///
@@ -52,7 +60,7 @@ impl Binary {
         name: &str,
         parameters: Option<&Map<String, Value>>,
     ) -> Result<Option<Bytes>> {
-        let Some(size) = parameters.and_then(|parameters| parameters.get("binary_data_size")) else {
+        let Some(size) = parameters.and_then(|parameters| parameters.get(SIZE)) else {
             return Ok(None);
         };
         let size = size.as_u64().and_then(|size| usize::try_from(size).ok()).ok_or_else(|| {

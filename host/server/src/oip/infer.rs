@@ -29,6 +29,9 @@ pub(crate) async fn infer(mut call: Call) -> Result<HttpResponse> {
     let tensors =
         request.inputs.iter().map(|input| read(input, &mut parts.binary)).collect::<Result<Vec<_>>>()?;
     parts.binary.finish()?;
+    for (index, input) in request.inputs.iter().enumerate() {
+        binary::unread(&format!("inputs[{index}]"), input.parameters.as_ref(), &mut ignored);
+    }
     let mut parameters = request.parameters.unwrap_or_default();
     let binary_by_default = take_flag(&mut parameters, "binary_data_output")?.unwrap_or_default();
     read_parameters(&mut parameters, &mut options, call.started, &mut ignored)?;

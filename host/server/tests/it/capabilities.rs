@@ -106,5 +106,17 @@ async fn what_is_wrong_is_named() {
     }
     let got = host.post(PATH, json!({ "unknown": 1 })).await;
     assert_eq!(got.header("x-ignored-params"), Some("unknown"));
+    let tensor =
+        json!({ "name": "x", "datatype": "UINT8", "shape": [1], "data": [1], "parameters": { "odd": 1 } });
+    let got = host.post(PATH, json!({ "tensors": [tensor] })).await;
+    assert_eq!(got.header("x-ignored-params"), Some("tensors[0].parameters.odd"));
+    // Events carry no memory.
+    let streamed = json!({ "stream": true, "binary_data_output": true });
+    let got = host.post(PATH, streamed.clone()).await;
+    assert_eq!((got.status, got.header("x-ignored-params")), (200, Some("binary_data_output")));
+    let got = host.post_with(PATH, &[("x-strict", "true")], streamed.to_string()).await;
+    assert_eq!(got.status, 400, "{}", got.text());
+    let got = host.post(PATH, json!({ "stream": true, "binary_data_output": false })).await;
+    assert_eq!(got.header("x-ignored-params"), None);
     host.stop().await;
 }

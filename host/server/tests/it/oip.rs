@@ -64,6 +64,16 @@ async fn tensors_go_in_and_out_as_json() {
                 "outputs": [{ "name": "SUM", "datatype": "INT32", "shape": [3], "data": [11, 22, 33] }] })
     );
     assert_eq!(got.header("inference-header-content-length"), None);
+    assert_eq!(got.header("x-ignored-params"), None);
+    let mut odd = body.clone();
+    odd["inputs"][1]["parameters"] = json!({ "content_type": "np", "none": null });
+    let got = host.post("/v2/models/script/infer", odd.clone()).await;
+    assert_eq!(
+        (got.status, got.header("x-ignored-params")),
+        (200, Some("inputs[1].parameters.content_type"))
+    );
+    let strict = host.post_with("/v2/models/script/infer", &[("x-strict", "true")], odd.to_string()).await;
+    assert_eq!(strict.status, 400, "{}", strict.text());
     let got = host.post("/v2/models/script/versions/1/infer", body).await;
     assert_eq!(got.status, 200, "{}", got.text());
     host.stop().await;
