@@ -36,9 +36,7 @@ impl Plugin for LlamaPlugin {
             let level = match level {
                 LogLevel::Error => Level::Error,
                 LogLevel::Warn => Level::Warn,
-                // What llama.cpp calls information is two hundred lines a model.
                 LogLevel::Info => Level::Debug,
-                LogLevel::Debug => Level::Trace,
             };
             host.log(level, line);
         }));

@@ -53,11 +53,13 @@ pub enum LogLevel {
     Error,
     /// It went on.
     Warn,
-    /// What it does.
+    /// What a model is and what memory it takes.
     Info,
-    /// How.
-    Debug,
 }
+
+/// What is passed on of the lines that llama.cpp calls information, two hundred for each model: those that say what
+/// a model is and what memory it takes.
+const TELLING: [&str; 6] = ["file type", "model type", "model params", "buffer size", "n_ctx ", "offloaded"];
 
 /// Takes a line of llama.cpp's log, from any thread.
 pub type LogSink = Box<dyn Fn(LogLevel, &str) + Send + Sync>;
@@ -85,8 +87,8 @@ unsafe extern "C" fn on_log(level: llama_cpp_sys_2::ggml_log_level, text: *const
         llama_cpp_sys_2::GGML_LOG_LEVEL_ERROR => LogLevel::Error,
         llama_cpp_sys_2::GGML_LOG_LEVEL_WARN => LogLevel::Warn,
         llama_cpp_sys_2::GGML_LOG_LEVEL_INFO => LogLevel::Info,
-        // Continuations are progress dots and tables.
-        _ => LogLevel::Debug,
+        // Every tensor and token by name; continuations are progress dots and tables.
+        _ => return,
     };
     if text.is_null() {
         return;
@@ -94,7 +96,7 @@ unsafe extern "C" fn on_log(level: llama_cpp_sys_2::ggml_log_level, text: *const
     // SAFETY: llama.cpp passes a zero-terminated text that lives for this call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     let line = text.trim();
-    if line.is_empty() {
+    if line.is_empty() || level == LogLevel::Info && !TELLING.iter().any(|told| line.contains(told)) {
         return;
     }
     // A panic must not unwind into C.

@@ -31,8 +31,8 @@ fn cases() -> Vec<Case> {
     let chat = |max_tokens| request(json!({"messages": messages}), max_tokens);
     let complete = |max_tokens| request(json!({"prompt": counting}), max_tokens);
     vec![
-        Case::new(&model, "chat", chat(8)).slow(chat(400)).named("chat"),
-        Case::new(&model, "complete", complete(4)).slow(complete(400)).named("complete"),
+        Case::new(&model, "chat", chat(8)).slow(chat(150)).named("chat"),
+        Case::new(&model, "complete", complete(4)).slow(complete(150)).named("complete"),
         Case::new(&model, "embed", json!({"input": ["a", "b"]}).to_string()).named("embed"),
     ]
 }

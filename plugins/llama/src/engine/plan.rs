@@ -54,11 +54,25 @@ impl Plan {
         let head = width.checked_div(heads).unwrap_or(0);
         let key = header.of_architecture("attention.key_length").unwrap_or(head);
         let value = header.of_architecture("attention.value_length").unwrap_or(head);
+        // Beyond these the sums below would overflow.
+        let wide = header.of_architecture("feed_forward_length").unwrap_or(0);
+        for (what, n) in [
+            ("attention.head_count", heads),
+            ("attention.key_length", key),
+            ("attention.value_length", value),
+            ("feed_forward_length", wide),
+        ] {
+            if n > 1 << 20 {
+                return Err(Error::model_invalid(format!(
+                    "the model file is not valid: `{architecture}.{what}` is {n}"
+                )));
+            }
+        }
         let kv_heads = header
             .per_layer(&format!("{architecture}.attention.head_count_kv"), layers)
             .unwrap_or_else(|| vec![heads; layers as usize]);
         let per_token: u64 =
-            kv_heads.iter().take(layers as usize).map(|heads| heads.saturating_mul(key + value)).sum();
+            kv_heads.iter().take(layers as usize).map(|heads| heads.min(&(1 << 20)) * (key + value)).sum();
         let tokens = u64::from(context) * u64::from(config.slots);
         let (block, bytes) = config.cache_type.block();
         let vocabulary = header.vocabulary.max(header.of_architecture("vocab_size").unwrap_or(0));
