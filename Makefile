@@ -63,12 +63,12 @@ lint: ## Formatting and lints.
 unit e2e: export RUST_BACKTRACE := 0
 unit: setup models ## Tests of every crate but the end-to-end ones.
 	@$(call say,tests of every crate but the end-to-end ones)
-	@BACKPLANE_TEST_MODELS=$(TEST_STATE) $(CARGO) test -j $(JOBS) --quiet --workspace --exclude e2e
+	@BACKPLANE_TEST_MODELS=$(TEST_STATE) $(CARGO) test -j $(JOBS) --quiet --no-fail-fast --workspace --exclude e2e
 
 e2e: setup models $(VENV)/ready ## The real program, real plugins, real models, real clients.
 	@$(call say,end-to-end tests)
 	@BACKPLANE_TEST_MODELS=$(TEST_STATE) BACKPLANE_TEST_PYTHON=$(VENV)/bin/python \
-		$(CARGO) test -j $(JOBS) --quiet --workspace $(E2E) -- --test-threads=1
+		$(CARGO) test -j $(JOBS) --quiet --no-fail-fast --workspace $(E2E) -- --test-threads=1
 
 deny: ## Licences and sources of what we depend on (installs cargo-deny if need be).
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny --version 0.20.2
