@@ -222,8 +222,9 @@ impl Seat {
     /// The lane ends: lets a CONTINUOUS instance finish what it has, and drops the instance.
     fn leave(&self, backend: &Backend, class: Class) {
         if class == Class::Continuous && !self.is_retired() {
-            let deadline = Instant::now() + backend.settings().drain;
-            if let Some(instance) = self.instance.lock().clone() {
+            let deadline = backend.drained_by();
+            // The lock is not held meanwhile: whoever retires this seat needs it.
+            if let Some(instance) = self.instance() {
                 instance.quiesce(deadline);
             }
             let mut open = self.open.lock();
@@ -257,7 +258,7 @@ impl Seat {
             if exchange.is_cancelled() {
                 let since = exchange.cancelled_since(now);
                 if since.is_zero()
-                    && let Some(instance) = &*self.instance.lock()
+                    && let Some(instance) = self.instance()
                 {
                     instance.cancel(&exchange);
                 }

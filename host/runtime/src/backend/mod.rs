@@ -19,8 +19,8 @@ use crate::metrics::Metrics;
 use lane::Seat;
 use parking_lot::Mutex;
 use queue::Queue;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How a model is served.
@@ -55,6 +55,8 @@ pub struct Backend {
     seats: Mutex<Vec<Arc<Seat>>>,
     lanes: AtomicU32,
     closed: AtomicBool,
+    /// Set by whoever closes this.
+    drained_by: OnceLock<Instant>,
     counts: Counts,
 }
 
@@ -105,6 +107,7 @@ impl Backend {
             seats: Mutex::new(Vec::new()),
             lanes: AtomicU32::new(0),
             closed: AtomicBool::new(false),
+            drained_by: OnceLock::new(),
             counts: Counts::default(),
         });
         for index in 0..backend.settings.instances.max(1) {
@@ -189,6 +192,11 @@ impl Backend {
 
     fn lane_ended(&self) {
         self.lanes.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// When the requests that are open while this is closed have to end.
+    fn drained_by(&self) -> Instant {
+        *self.drained_by.get_or_init(|| Instant::now() + self.settings.drain)
     }
 
     fn is_closed(&self) -> bool {
@@ -282,8 +290,8 @@ impl Backend {
     /// Takes no more requests, lets the open ones finish within `drain`, and ends every thread. Blocks. The model itself
     /// is closed when the last `Arc` of this goes.
     pub fn close(&self, drain: Duration) {
+        let deadline = *self.drained_by.get_or_init(|| Instant::now() + drain);
         self.queue.close();
-        let deadline = Instant::now() + drain;
         while !self.is_idle() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
