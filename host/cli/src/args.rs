@@ -1,5 +1,9 @@
 //! The command line: every verb, flag and help text.
 
+mod plugin;
+
+pub use plugin::Plugin;
+
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -236,14 +240,6 @@ pub struct Stop {
     /// The models
     #[arg(required = true)]
     pub models: Vec<String>,
-}
-
-/// See the plugins.
-#[derive(Debug, Subcommand)]
-pub enum Plugin {
-    /// List the plugins, loaded or not, and why not
-    #[command(visible_alias = "list")]
-    Ls,
 }
 
 #[derive(Debug, Args)]

@@ -34,7 +34,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Cp(args) => cp::run(context, &args),
         Verb::Rm(args) => rm::run(context, &args),
         Verb::Stop(args) => stop::run(context, &args),
-        Verb::Plugin(crate::args::Plugin::Ls) => plugin::ls(context),
+        Verb::Plugin(verb) => plugin::run(context, verb),
         Verb::Embed(args) => embed::run(context, &args),
         Verb::Infer(args) => infer::run(context, &args),
         Verb::Key(verb) => key::run(context, verb),

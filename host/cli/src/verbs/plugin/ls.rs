@@ -53,7 +53,7 @@ pub fn table(rows: &[Row]) -> Table {
     table
 }
 
-pub fn ls(context: &Context) -> Result<()> {
+pub fn run(context: &Context) -> Result<()> {
     let client = context.client()?;
     let plugins = if context.is_remote()? || client.is_up() {
         client.get("/admin/v1/plugins")?["data"].take().as_array().cloned().unwrap_or_default()
