@@ -31,6 +31,7 @@ mod settings;
 mod source;
 mod store;
 mod strict;
+pub mod trust;
 
 pub use capability::Capability;
 pub use card::{Card, FileSpec, Kind, Limits, MemoryHint, platform};

@@ -11,3 +11,5 @@ mod packages;
 mod plugins;
 #[cfg(test)]
 mod transfer;
+#[cfg(test)]
+mod trust;
