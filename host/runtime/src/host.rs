@@ -137,6 +137,15 @@ impl Host {
         Ok(self.auth().identify(credential, std::time::SystemTime::now())?)
     }
 
+    /// As [`identify`](Self::identify), for somebody at this address: of too many wrong keys from one the rest are refused
+    /// with `too_many_invalid_keys`. Sends no message.
+    ///
+    /// # Errors
+    /// `missing_api_key`, `invalid_api_key`, `too_many_invalid_keys`.
+    pub fn identify_from(&self, credential: Option<&str>, from: std::net::IpAddr) -> Result<Caller> {
+        Ok(self.auth().identify_from(credential, from, std::time::SystemTime::now())?)
+    }
+
     /// Serves a request. The answer comes piece by piece; dropping it cancels the request.
     ///
     /// # Errors

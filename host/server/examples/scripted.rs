@@ -25,6 +25,8 @@ struct Script {
     every_ms: u64,
     /// Fails after the pieces: code, message.
     fail: Option<(i32, String)>,
+    /// With this reason.
+    reason: Option<String>,
     usage: Usage,
     confidence: Option<f64>,
 }
@@ -118,7 +120,8 @@ fn play<T: backplane_plugin::serde::Serialize>(
         request.push_json(&last)?;
     }
     if let Some((code, message)) = script.fail {
-        return Err(Error::new(Code::from_raw(code), message));
+        let error = Error::new(Code::from_raw(code), message);
+        return Err(script.reason.into_iter().fold(error, Error::with_reason));
     }
     let done = Done::new().usage(script.usage);
     Ok(match script.confidence {
@@ -138,6 +141,9 @@ fn wait(request: &Request, ms: u64) -> Result<()> {
     Ok(())
 }
 
+/// What is too long to be embedded.
+const TOO_LONG: usize = 100;
+
 /// For each input its number and its length.
 fn answer_embed(request: &Request) -> Result<Done> {
     let params: embed::Params = request.params()?;
@@ -148,6 +154,9 @@ fn answer_embed(request: &Request) -> Result<Done> {
             embed::Input::Text(text) => text.len(),
             embed::Input::Tokens(tokens) => tokens.len(),
         };
+        if TOO_LONG < length {
+            return Err(Error::new(Code::OutOfRange, "too long").with_reason("context_length_exceeded"));
+        }
         vectors
             .extend([index as f32, length as f32].into_iter().chain(std::iter::repeat(0.5)).take(dimensions));
     }

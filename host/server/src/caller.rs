@@ -48,7 +48,12 @@ fn not_admin() -> Error {
 }
 
 fn identify(app: &App, http: &HttpRequest) -> Result<Caller> {
-    app.host.identify(credential(http)?)
+    let credential = credential(http)?;
+    // The peer, whatever a header says: no proxy is told to be believed, and a guesser could name any address.
+    match http.peer_addr() {
+        Some(peer) => app.host.identify_from(credential, peer.ip()),
+        None => app.host.identify(credential),
+    }
 }
 
 /// The key in `authorization: Bearer …`.

@@ -1,5 +1,6 @@
 //! Elements of tensors as JSON: flat or nested arrays in, flat arrays out.
 
+use crate::words;
 use backplane::{DType, Error, Result, Tensor};
 use half::{bf16, f16};
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
@@ -21,8 +22,7 @@ pub(crate) fn read(name: &str, dtype: DType, shape: Vec<i64>, json: &RawValue) -
     let mut reader = serde_json::Deserializer::from_str(json.get());
     Elements { dtype, out: &mut out, count: &mut count, outermost: true }.deserialize(&mut reader).map_err(
         |error| {
-            let error = error.to_string();
-            let message = error.split(" at line ").next().unwrap_or_default();
+            let message = words::of_json(&error.to_string());
             Error::invalid(format!("tensor `{name}`: {message}")).with_param(name)
         },
     )?;

@@ -43,6 +43,14 @@ pub(crate) mod reason {
     pub(crate) const HTTP_VERSION: &str = "http_version_not_supported";
 }
 
+/// Says which member of a request is too long, where the plugin did not: it knows the capability's words, not OpenAI's.
+pub(crate) fn too_long(mut error: Error, input: &'static str) -> Error {
+    if error.reason == "context_length_exceeded" && error.param.is_none() {
+        error.param = Some(input.to_owned());
+    }
+    error
+}
+
 /// The status of a failure: its reason's, where the reason says more than the code, else its code's.
 pub(crate) fn status(error: &Error) -> StatusCode {
     match error.reason.as_ref() {
@@ -89,7 +97,8 @@ fn should_retry(error: &Error) -> Option<bool> {
     let status = status(error);
     let retried = status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 429);
     retried.then(|| match error.code {
-        _ if error.reason == "insufficient_quota" => false,
+        // The same key is as wrong after the wait as before it.
+        _ if matches!(error.reason.as_ref(), "insufficient_quota" | "too_many_invalid_keys") => false,
         _ if error.retry_after.is_some() => true,
         ErrorCode::Unavailable | ErrorCode::ResourceExhausted | ErrorCode::Aborted => true,
         _ => false,

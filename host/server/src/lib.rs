@@ -40,6 +40,7 @@ mod parse;
 mod route;
 mod sse;
 mod stream;
+mod words;
 
 use actix_web::{dev, web};
 use backplane::Host;

@@ -1,5 +1,6 @@
 //! From the bytes of a body to a typed value, telling which member is wrong and which were not read.
 
+use crate::words;
 use backplane::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -118,17 +119,22 @@ fn explain<'de, T: Deserialize<'de>>(bytes: &'de [u8], error: &serde_json::Error
         return Error::invalid(error.to_string());
     };
     let mut path = located.path().to_string();
-    let message = located.inner().to_string();
-    // serde_json counts lines and columns of the body, which mean little to somebody whose client wrote it.
-    let message = message.split(" at line ").next().unwrap_or_default();
-    if let Some(member) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+    let message = words::of_json(&located.inner().to_string());
+    let quoted = |before: &str| message.strip_prefix(before)?.strip_suffix('`');
+    if let Some(member) = quoted("missing field `") {
         path = if path == "." { member.to_owned() } else { format!("{path}.{member}") };
         return Error::invalid(format!("`{path}` is missing")).with_reason("missing_param").with_param(path);
     }
-    if path == "." {
-        return Error::invalid(format!("the body is not as expected: {message}"));
+    if let Some(member) = quoted("duplicate field `") {
+        let path = if path == "." { member.to_owned() } else { format!("{path}.{member}") };
+        return Error::invalid(format!("`{path}` is there twice"))
+            .with_reason("duplicate_param")
+            .with_param(path);
     }
-    Error::invalid(format!("`{path}`: {message}")).with_reason("invalid_type").with_param(path)
+    let subject = if path == "." { "the body".to_owned() } else { format!("`{path}`") };
+    let separator = if message.starts_with("must ") { "" } else { ":" };
+    let error = Error::invalid(format!("{subject}{separator} {message}")).with_reason("invalid_type");
+    if path == "." { error } else { error.with_param(path) }
 }
 
 #[cfg(test)]

@@ -91,6 +91,12 @@ where
 }
 
 impl Route {
+    /// What is answered: who may GET may ask for the head alone.
+    fn methods(&self) -> &[Method] {
+        static READING: [Method; 2] = [Method::GET, Method::HEAD];
+        if self.method == Method::GET { &READING } else { std::slice::from_ref(&self.method) }
+    }
+
     /// Its line in the OpenAPI document.
     pub(crate) fn doc(mut self, tag: &'static str, summary: &'static str) -> Self {
         (self.doc.tag, self.doc.summary) = (tag, summary);
@@ -140,12 +146,7 @@ pub(crate) fn register(routes: &[Route], config: &mut web::ServiceConfig) {
         let patterns: Vec<&str> = std::iter::once(route.path).chain(route.aliases.iter().copied()).collect();
         let mut resource = web::resource(patterns);
         for route in &of_path {
-            let methods: &[Method] = if route.method == Method::GET {
-                &[Method::GET, Method::HEAD]
-            } else {
-                std::slice::from_ref(&route.method)
-            };
-            for method in methods {
+            for method in route.methods() {
                 let route = (*route).clone();
                 resource = resource.route(web::method(method.clone()).to(
                     move |http: HttpRequest, payload: web::Payload| {
@@ -155,7 +156,8 @@ pub(crate) fn register(routes: &[Route], config: &mut web::ServiceConfig) {
                 ));
             }
         }
-        let allowed = of_path.iter().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
+        let allowed: Vec<_> = of_path.iter().flat_map(|route| route.methods()).map(Method::as_str).collect();
+        let allowed = allowed.join(", ");
         config.service(resource.default_service(web::to(move |http: HttpRequest| {
             std::future::ready(wrong_method(&http, &allowed))
         })));

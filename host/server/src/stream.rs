@@ -22,6 +22,8 @@ const BURST: usize = 16 * 1024;
 
 /// How pieces are written. One encoder serves all the replies of a response: `source` says which.
 pub(crate) trait Encoder: Unpin + 'static {
+    /// The member of the request that the model reads: what is at fault when it is too long.
+    const INPUT: Option<&'static str> = None;
     /// Who answers. Comes before the first piece.
     fn route(&mut self, source: usize, route: &Route);
     /// A piece.
@@ -80,7 +82,8 @@ impl<E: Encoder> Body<E> {
             Poll::Pending => body.ping.as_mut().poll(context).map(Ok),
             filled => filled,
         })
-        .await?;
+        .await
+        .map_err(Self::about)?;
         Ok(body)
     }
 
@@ -136,11 +139,18 @@ impl<E: Encoder> Body<E> {
         if self.out.is_empty() && !self.ended { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
+    fn about(error: Error) -> Error {
+        match E::INPUT {
+            Some(input) => error::too_long(error, input),
+            None => error,
+        }
+    }
+
     /// Tells of a failure inside the stream and ends it; without `[DONE]`, so that nobody takes it for complete.
-    fn fail(&mut self, error: &Error) {
+    fn fail(&mut self, error: Error) {
         self.sources.clear();
         self.ended = true;
-        sse::event_text(&error::body(error, Dialect::OpenAi), &mut self.out);
+        sse::event_text(&error::body(&Self::about(error), Dialect::OpenAi), &mut self.out);
     }
 }
 
@@ -157,7 +167,7 @@ impl<E: Encoder> futures::Stream for Body<E> {
                 Poll::Ready(Err(fault::panicked(&*panic)))
             }) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => body.fail(&error),
+                Poll::Ready(Err(error)) => body.fail(error),
                 Poll::Pending => {
                     ready!(body.ping.as_mut().poll(context));
                     body.out.extend_from_slice(sse::PING);

@@ -5,6 +5,7 @@ use crate::error::{Error, ErrorCode};
 use crate::store::StoreError;
 use actix::MailboxError;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What can go wrong with keys.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,15 @@ pub enum AuthError {
         "the API key is not valid; check it, or have an administrator make one with `backplane key create`"
     )]
     Invalid,
+    /// As [`Invalid`](Self::Invalid), and so were many before it from the same address.
+    #[error(
+        "the API key is not valid, as were many before it from this address; check it, or have an administrator make one \
+         with `backplane key create`"
+    )]
+    TooMany {
+        /// When a wrong key is looked at again as a first one is.
+        retry_after: Duration,
+    },
     /// A new key was asked for with something that cannot be.
     #[error("`{param}` {problem}")]
     Unfit {
@@ -55,6 +65,7 @@ impl AuthError {
     pub fn code(&self) -> ErrorCode {
         match self {
             AuthError::Missing | AuthError::Invalid => ErrorCode::Unauthenticated,
+            AuthError::TooMany { .. } => ErrorCode::ResourceExhausted,
             AuthError::Unfit { .. } => ErrorCode::InvalidArgument,
             AuthError::NotFound(_) => ErrorCode::NotFound,
             AuthError::Store(_) | AuthError::Restarting(_) | AuthError::Gone(_) => ErrorCode::Unavailable,
@@ -67,6 +78,7 @@ impl AuthError {
         match self {
             AuthError::Missing => "missing_api_key",
             AuthError::Invalid => "invalid_api_key",
+            AuthError::TooMany { .. } => "too_many_invalid_keys",
             AuthError::Unfit { .. } => "invalid_value",
             AuthError::NotFound(_) => "key_not_found",
             AuthError::Store(_) => "key_store_unavailable",
@@ -84,6 +96,7 @@ impl From<AuthError> for Error {
         let out = Error::new(error.code(), error.to_string()).with_reason(error.reason());
         match error {
             AuthError::Unfit { param, .. } => out.with_param(param),
+            AuthError::TooMany { retry_after } => out.with_retry_after(retry_after),
             _ => out,
         }
     }

@@ -11,6 +11,7 @@ mod record;
 mod ring;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 pub use actor::AuthActor;
 pub use error::AuthError;
@@ -23,10 +24,13 @@ use crate::error::Result;
 use crate::store::KeyStore;
 use actix::{Addr, Supervisor};
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
+use throttle::Failures;
 
 /// The tenant of every key, until there are more.
 pub const DEFAULT_TENANT: &str = "default";
@@ -39,6 +43,9 @@ const MAX_NAME: usize = 128;
 pub struct AuthHandle {
     ring: Arc<ArcSwap<KeyRing>>,
     enabled: Arc<AtomicBool>,
+    /// Held while a wrong key is counted; a right one does not come near.
+    failures: Arc<Mutex<Failures>>,
+    started: Instant,
     actor: Addr<AuthActor>,
 }
 
@@ -53,6 +60,36 @@ impl AuthHandle {
             _ if !self.enabled.load(Ordering::Relaxed) => Ok(Caller::internal(DEFAULT_TENANT)),
             None => Err(AuthError::Missing),
             Some(text) => self.ring.load().identify(text, unix(now)).ok_or(AuthError::Invalid),
+        }
+    }
+
+    /// As [`identify`](Self::identify), for somebody at this address: too many wrong keys from there are told so. A right
+    /// key is let in whatever else comes from its address.
+    ///
+    /// # Errors
+    /// [`AuthError::Missing`], [`AuthError::Invalid`], [`AuthError::TooMany`].
+    pub fn identify_from(
+        &self,
+        credential: Option<&str>,
+        from: IpAddr,
+        now: SystemTime,
+    ) -> Result<Caller, AuthError> {
+        self.identify(credential, now).map_err(|error| match error {
+            AuthError::Invalid => self.count_failure(from),
+            other => other,
+        })
+    }
+
+    fn count_failure(&self, from: IpAddr) -> AuthError {
+        let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        match self.failures.lock().count(from, now) {
+            Ok(()) => AuthError::Invalid,
+            Err(too_many) => {
+                if too_many.first {
+                    tracing::warn!(%from, "too many wrong API keys come from one address");
+                }
+                AuthError::TooMany { retry_after: too_many.retry_after }
+            }
         }
     }
 
@@ -116,7 +153,14 @@ pub fn start(
     let ring = Arc::new(ArcSwap::from_pointee(KeyRing::new(&keys)));
     let published = ring.clone();
     let actor = Supervisor::start(move |_| AuthActor::new(store, keys, published, restarts));
-    Ok((AuthHandle { ring, enabled: Arc::new(AtomicBool::new(config.enabled)), actor }, first))
+    let handle = AuthHandle {
+        ring,
+        enabled: Arc::new(AtomicBool::new(config.enabled)),
+        failures: Arc::default(),
+        started: Instant::now(),
+        actor,
+    };
+    Ok((handle, first))
 }
 
 /// A new key: what is stored of it, and its text.

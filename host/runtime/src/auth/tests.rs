@@ -121,6 +121,28 @@ async fn every_way_not_to_be_let_in_reads_the_same_but_for_no_key_at_all() {
 }
 
 #[actix::test]
+async fn of_many_wrong_keys_from_one_address_the_rest_are_refused_and_a_right_one_is_not() {
+    let host = started();
+    let ask = |credential: Option<&str>, from: [u8; 4]| {
+        host.auth.identify_from(credential, from.into(), SystemTime::now())
+    };
+    let refused = (0..1000).find_map(|_| match ask(Some("sk-nonsense"), [192, 0, 2, 1]) {
+        Err(AuthError::TooMany { retry_after }) => Some(retry_after),
+        other => {
+            assert!(matches!(other, Err(AuthError::Invalid)));
+            None
+        }
+    });
+    assert!((1..=60_000).contains(&refused.unwrap().as_millis()));
+    assert!(matches!(ask(Some("sk-nonsense"), [192, 0, 2, 2]), Err(AuthError::Invalid)));
+    assert!(matches!(ask(None, [192, 0, 2, 1]), Err(AuthError::Missing)), "no key is no wrong one");
+    assert!(ask(Some(&host.first.secret), [192, 0, 2, 1]).is_ok());
+    let error = crate::error::Error::from(ask(Some("sk-secret"), [192, 0, 2, 1]).unwrap_err());
+    assert_eq!((error.reason.as_ref(), error.retry_after.is_some()), ("too_many_invalid_keys", true));
+    assert!(!format!("{error:?}").contains("sk-secret"));
+}
+
+#[actix::test]
 async fn with_keys_turned_off_anybody_is_an_admin() {
     let host = started();
     host.auth.configure(&AuthConfig { enabled: false }).await.unwrap();

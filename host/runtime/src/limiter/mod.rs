@@ -11,7 +11,7 @@ mod actor;
 mod books;
 mod budget;
 mod error;
-mod gcra;
+pub(crate) mod gcra;
 mod journal;
 #[cfg(test)]
 mod tests;

@@ -56,7 +56,8 @@ async fn every_route_but_the_open_ones_needs_a_key_and_admin_routes_an_admins() 
             }
             assert_eq!(stranger.status, 401, "{method} {path}");
             assert_eq!(stranger.header("www-authenticate"), Some("Bearer"));
-            assert_eq!(send("bp_live_nonsense").await.status, 401, "{method} {path}");
+            // After the first of them: see the throttle.
+            assert!([401, 429].contains(&send("bp_live_nonsense").await.status), "{method} {path}");
             if operation["x-role"] == "admin" {
                 assert_eq!(send(&user).await.status, 403, "{method} {path}");
             } else {
@@ -81,6 +82,40 @@ async fn refusals_have_the_words_of_their_protocol() {
     assert!(get(&host, "/v2", None).await.json()["error"].is_string());
     let basic = host.client.get(host.url("/v1/models")).basic_auth("a", Some("b")).send().await.unwrap();
     assert_eq!(basic.status().as_u16(), 401);
+    host.stop().await;
+}
+
+#[actix_web::test]
+async fn who_goes_on_with_a_wrong_key_is_told_to_stop() {
+    let host = start_with(&[("auth.enabled", "true")]);
+    let right = key(&host, Role::User, KeyLimits::default()).await;
+    let ask = async |turn: usize| {
+        // The address that is counted is the peer's, whoever it says it speaks for.
+        let request = host.client.get(host.url("/v1/models")).bearer_auth("bp_live_wrong");
+        Got::of(request.header("x-forwarded-for", format!("192.0.2.{turn}")).send().await.unwrap()).await
+    };
+    let mut refused = None;
+    for turn in 0..100 {
+        let got = ask(turn).await;
+        if got.status != 401 {
+            refused = Some(got);
+            break;
+        }
+    }
+    let refused = refused.unwrap();
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    let error = &refused.json()["error"];
+    assert_eq!(
+        (&error["code"], &error["type"]),
+        (&json!("too_many_invalid_keys"), &json!("rate_limit_error"))
+    );
+    let millis: u64 = refused.header("retry-after-ms").unwrap().parse().unwrap();
+    assert!((1..=60_000).contains(&millis), "{millis}");
+    assert_eq!(refused.header("retry-after").unwrap(), millis.div_ceil(1000).to_string());
+    assert_eq!(refused.header("x-should-retry"), Some("false"));
+    assert!(!refused.text().contains("bp_live_wrong"));
+    assert_eq!(get(&host, "/v1/models", Some(&right)).await.status, 200);
+    assert_eq!(get(&host, "/v1/models", None).await.status, 401);
     host.stop().await;
 }
 

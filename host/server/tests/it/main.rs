@@ -5,6 +5,7 @@
 mod admin;
 mod auth;
 mod capabilities;
+mod errors;
 mod gate;
 mod host;
 mod oip;

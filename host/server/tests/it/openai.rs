@@ -376,6 +376,120 @@ async fn unknown_models_and_bad_bodies_are_told_as_openai_tells_them() {
 }
 
 #[actix_web::test]
+async fn what_is_of_another_type_is_told_in_the_words_of_json() {
+    let host = start();
+    let hello = user("hello");
+    let whole = "must be a whole number from 0 to 4294967295";
+    for (path, body, param, says) in [
+        (
+            "/v1/chat/completions",
+            json!({ "messages": hello, "max_tokens": "7" }),
+            "max_tokens",
+            format!("{whole}; got a string"),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": hello, "max_tokens": -1 }),
+            "max_tokens",
+            format!("{whole}; got -1"),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": hello, "temperature": [1] }),
+            "temperature",
+            "must be a number; got an array".into(),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": hello, "stream": 1 }),
+            "stream",
+            "must be `true` or `false`; got 1".into(),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": { "role": "user" } }),
+            "messages",
+            "must be an array; got an object".into(),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": ["hi"] }),
+            "messages[0]",
+            "must be an object; got a string".into(),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": hello, "stop": 1 }),
+            "stop",
+            "must be a string or an array of strings".into(),
+        ),
+        (
+            "/v1/completions",
+            json!({ "prompt": 1 }),
+            "prompt",
+            "must be a string, an array of strings, an array of tokens, or an array of such arrays".into(),
+        ),
+        (
+            "/v1/embeddings",
+            json!({ "input": "a", "dimensions": 1.5 }),
+            "dimensions",
+            format!("{whole}; got 1.5"),
+        ),
+        (
+            "/v1/capabilities/chat",
+            json!({ "stream": "yes" }),
+            "stream",
+            "must be `true` or `false`; got a string".into(),
+        ),
+        ("/admin/v1/keys", json!({ "name": 1 }), "name", "must be a string; got 1".into()),
+    ] {
+        let got = host.post(path, body.clone()).await;
+        let error = &got.json()["error"];
+        assert_eq!(got.status, 400, "{body}: {error}");
+        assert_eq!(error["message"], format!("`{param}` {says}"), "{body}");
+        assert_eq!((&error["param"], &error["code"]), (&json!(param), &json!("invalid_type")), "{body}");
+        assert_eq!(error["type"], "invalid_request_error");
+    }
+    let twice = r#"{"model":"script","model":"script","messages":[]}"#;
+    let twice = host.post_with("/v1/chat/completions", &[], twice).await.json();
+    assert_eq!(twice["error"]["message"], "`model` is there twice");
+    assert_eq!(twice["error"]["param"], "model");
+    let tensor = json!({ "inputs": [{ "name": "A", "shape": ["1"], "datatype": "INT32", "data": [1] }] });
+    let tensor = host.post("/v2/models/script/infer", tensor).await.json();
+    let whole = "must be a whole number from -9223372036854775808 to 9223372036854775807; got a string";
+    assert_eq!(tensor["error"], format!("`inputs[0].shape[0]` {whole}"));
+    host.stop().await;
+}
+
+#[actix_web::test]
+async fn what_does_not_fit_the_context_is_named_as_the_caller_knows_it() {
+    let host = start();
+    let script = json!({ "fail": [11, "too long"], "reason": "context_length_exceeded" });
+    let script_text = script.to_string();
+    let late =
+        json!({ "fail": [11, "too long"], "reason": "context_length_exceeded", "chunks": [{}] }).to_string();
+    for (path, body, param) in [
+        ("/v1/chat/completions", json!({ "messages": scripted(script.clone()) }), "messages"),
+        ("/v1/chat/completions", json!({ "messages": scripted(script.clone()), "stream": true }), "messages"),
+        ("/v1/completions", json!({ "prompt": script_text }), "prompt"),
+        ("/v1/completions", json!({ "prompt": script_text, "stream": true }), "prompt"),
+        ("/v1/embeddings", json!({ "input": "long ".repeat(100) }), "input"),
+    ] {
+        let mut body = body;
+        body["model"] = "script".into();
+        let got = host.post(path, body.clone()).await;
+        let error = &got.json()["error"];
+        assert_eq!((got.status, &error["param"]), (400, &json!(param)), "{body}: {error}");
+        assert_eq!(error["code"], "context_length_exceeded");
+        assert_eq!(error["type"], "invalid_request_error");
+    }
+    let got =
+        host.post("/v1/completions", json!({ "model": "script", "prompt": late, "stream": true })).await;
+    assert!(got.text().contains(r#""param":"prompt""#), "inside a stream too: {}", got.text());
+    host.stop().await;
+}
+
+#[actix_web::test]
 async fn several_prompts_are_several_requests() {
     let host = start();
     let ask = |prompt: Value| json!({ "model": "script", "prompt": prompt });

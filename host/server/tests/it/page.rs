@@ -43,7 +43,7 @@ async fn what_no_route_has_is_told_in_the_words_of_its_protocol() {
     assert_eq!((got.status, got.header("allow")), (405, Some("POST")));
     assert_eq!(got.json()["error"]["code"], "method_not_allowed");
     let got = host.post("/healthz", json!({})).await;
-    assert_eq!((got.status, got.header("allow")), (405, Some("GET")));
+    assert_eq!((got.status, got.header("allow")), (405, Some("GET, HEAD")));
     let head = host.client.head(host.url("/healthz")).send().await.unwrap();
     assert_eq!(head.status().as_u16(), 200);
     host.stop().await;

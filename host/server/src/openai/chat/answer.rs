@@ -274,6 +274,8 @@ impl Stream {
 }
 
 impl Encoder for Stream {
+    const INPUT: Option<&'static str> = Some("messages");
+
     fn route(&mut self, _source: usize, route: &Route) {
         self.model = route.model.to_string();
         self.plugin = route.plugin.to_string();

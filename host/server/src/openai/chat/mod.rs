@@ -5,6 +5,7 @@ mod content;
 pub(crate) mod wire;
 
 use crate::call::{Call, refuse_ignored};
+use crate::error::too_long;
 use crate::parse::Parsed;
 use actix_web::HttpResponse;
 use backplane::payload::chat::CAPABILITY;
@@ -24,7 +25,7 @@ pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
         let encoder = answer::Stream::new(&call.id, telling);
         return call.stream(vec![call.asking(request)], &ignored, encoder).await;
     }
-    let answer = call.ask(request).await?;
+    let answer = call.ask(request).await.map_err(|error| too_long(error, "messages"))?;
     let body = answer::whole(&call.id, &answer, telling)?;
     call.answer(&answer, &ignored, &body)
 }

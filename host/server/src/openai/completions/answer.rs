@@ -168,6 +168,8 @@ impl Stream {
 }
 
 impl Encoder for Stream {
+    const INPUT: Option<&'static str> = Some("prompt");
+
     fn route(&mut self, source: usize, route: &Route) {
         self.model = route.model.to_string();
         self.plugins[source] = route.plugin.to_string();

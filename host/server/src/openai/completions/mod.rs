@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod wire;
 
 use crate::call::{Call, refuse_ignored};
+use crate::error::too_long;
 use crate::parse::Parsed;
 use actix_web::HttpResponse;
 use backplane::Result;
@@ -35,7 +36,8 @@ pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
         let replies = requests.into_iter().map(|request| call.asking(request)).collect();
         return call.stream(replies, &ignored, encoder).await;
     }
-    let answers = try_join_all(requests.into_iter().map(|request| call.ask(request))).await?;
+    let asked = try_join_all(requests.into_iter().map(|request| call.ask(request))).await;
+    let answers = asked.map_err(|error| too_long(error, "prompt"))?;
     let body = answer::whole(&call.id, &answers, telling)?;
     match answers.first() {
         Some(first) => call.answer(first, &ignored, &body),

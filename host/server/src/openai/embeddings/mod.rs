@@ -3,6 +3,7 @@
 pub(crate) mod wire;
 
 use crate::call::{Call, refuse_ignored};
+use crate::error::too_long;
 use crate::parse::Parsed;
 use actix_web::HttpResponse;
 use backplane::Result;
@@ -18,7 +19,7 @@ pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
     let (params, encoding) = request.into_params()?;
     let inputs = params.input.len();
     let request = call.request(CAPABILITY, model, &params, Vec::new(), &options)?;
-    let answer = call.ask(request).await?;
+    let answer = call.ask(request).await.map_err(|error| too_long(error, "input"))?;
     let (numbers, dimensions) = wire::vectors(&answer, inputs)?;
     call.answer(&answer, &ignored, &wire::Embeddings::of(&answer, &numbers, dimensions, encoding))
 }
