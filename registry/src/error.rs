@@ -24,6 +24,9 @@ pub enum RegistryError {
     )]
     InvalidName { name: String, reason: String },
 
+    #[error("no name for a model can be made of `{file}`; give it one with `--name`")]
+    NameNeeded { file: String },
+
     #[error("the name `{name}` is taken by a different model; pick another name, or remove it first")]
     NameTaken { name: String },
 
@@ -42,7 +45,7 @@ pub enum RegistryError {
     #[error("`{what}` would have to be downloaded, and this is offline")]
     Offline { what: String },
 
-    #[error("`{}` needs {} of download, which has to be agreed to first", .0.name, .0.download_text())]
+    #[error("`{}` needs a download of {}, which has to be agreed to first", .0.name, .0.download_text())]
     NeedsConsent(Box<PullPlan>),
 
     #[error("there is no {what} at {source_uri}")]
@@ -90,6 +93,7 @@ impl RegistryError {
             Self::NotInstalled { .. } => "model_not_installed",
             Self::UnknownModel { .. } => "model_unknown",
             Self::InvalidName { .. } => "name_invalid",
+            Self::NameNeeded { .. } => "name_needed",
             Self::NameTaken { .. } => "name_taken",
             Self::InvalidSource { .. } => "source_invalid",
             Self::InvalidCard { .. } => "card_invalid",

@@ -288,8 +288,9 @@ impl Models {
         Installed::new(card, path, |file| Some(self.store.blob(&file.sha256?)))
     }
 
-    /// What `what` means, as a card whose local files are named by absolute paths, and whether the catalogue says so.
-    pub(crate) fn wanted(&self, what: &str) -> Result<(Card, bool)> {
+    /// What `what` means, as a card whose local files are named by absolute paths, and whether the catalogue says so. A
+    /// file that comes without a card is called `name`, else after its own.
+    pub(crate) fn wanted(&self, what: &str, name: Option<&ModelName>) -> Result<(Card, bool)> {
         if !Source::looks_like_one(what) {
             let name: ModelName = what.parse()?;
             if let Some(card) = self.catalogue.find(&name) {
@@ -308,27 +309,33 @@ impl Models {
         }
         let source: Source = what.parse()?;
         if let Source::File(path) = &source {
-            return local_card(path, source::looks_like_a_path(what)).map(|card| (card, false));
+            return local_card(path, what, name).map(|card| (card, false));
         }
-        let file_name = source.file_name();
-        Card::for_file(ModelName::from_file_name(&file_name)?, &file_name, &source).map(|card| (card, false))
+        card_for(&source.file_name(), &source, name).map(|card| (card, false))
     }
 }
 
+/// A card for a file that comes without one.
+fn card_for(file: &str, source: &Source, name: Option<&ModelName>) -> Result<Card> {
+    let name = match name {
+        Some(name) => name.clone(),
+        None => ModelName::from_file_name(file)
+            .map_err(|_| RegistryError::NameNeeded { file: file.to_owned() })?,
+    };
+    Card::for_file(name, file, source)
+}
+
 /// A card for a local file, or the card that a path leads to, its files named from the root.
-fn local_card(path: &Path, written_as_path: bool) -> Result<Card> {
+fn local_card(path: &Path, what: &str, name: Option<&ModelName>) -> Result<Card> {
     let folder_card = path.join("model.toml");
-    let path = if path.is_dir() { folder_card.as_path() } else { path };
+    let (path, missing) =
+        if path.is_dir() { (folder_card.as_path(), "`model.toml`") } else { (path, "file") };
     if !path.exists() {
-        let prefix = if written_as_path { "" } else { "file:" };
-        return Err(RegistryError::SourceNotFound {
-            source_uri: format!("{prefix}{}", path.display()),
-            what: "file".into(),
-        });
+        return Err(RegistryError::SourceNotFound { source_uri: what.to_owned(), what: missing.to_owned() });
     }
     if path.extension().is_none_or(|extension| extension != "toml") {
-        let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        return Card::for_file(ModelName::from_file_name(&file_name)?, &file_name, &source::local(path)?);
+        let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+        return card_for(&file_name, &source::local(path)?, name);
     }
     let mut card = Card::read(path)?;
     let folder = path.parent().unwrap_or(Path::new("."));

@@ -10,7 +10,7 @@ use crate::models::{Installed, Models};
 use crate::name::ModelName;
 use crate::progress::Progress;
 use crate::runtime;
-use crate::source::{Fetcher, Source, Stored, Watch, transfer_key};
+use crate::source::{Fetcher, Foreseen, Source, Stored, Watch, transfer_key};
 
 /// A download from here on is large: it has to be agreed to.
 pub const LARGE: u64 = 512 << 20;
@@ -78,8 +78,8 @@ impl PullPlan {
 }
 
 impl Models {
-    /// What pulling `what` would transfer and install. Changes nothing; asks a web source for its length unless
-    /// offline.
+    /// What pulling `what` would transfer and install. Changes nothing; unless offline, asks a web source for its length,
+    /// and a package index for a package's length and licence.
     pub fn plan_pull(&self, what: &str, options: &PullOptions) -> Result<PullPlan> {
         let (card, _) = self.wanted_as(what, options)?;
         self.plan(&card, options)
@@ -128,7 +128,7 @@ impl Models {
     }
 
     fn wanted_as(&self, what: &str, options: &PullOptions) -> Result<(Card, bool)> {
-        let (mut card, from_catalogue) = self.wanted(what)?;
+        let (mut card, from_catalogue) = self.wanted(what, options.name.as_ref())?;
         match &options.name {
             // Under another name it is not the catalogue's entry any more, and does not answer to its aliases.
             Some(name) if *name != card.name => {
@@ -160,19 +160,31 @@ impl Models {
     fn plan(&self, card: &Card, options: &PullOptions) -> Result<PullPlan> {
         let fetcher = Fetcher::new(&self.settings, &self.store);
         let mut files = Vec::new();
+        let mut licence = card.licence.clone();
+        let mut packages = BTreeSet::new();
         for file in card.files_here() {
             let sources = file.sources()?;
             let present = file.sha256.is_some_and(|sha256| self.store.has(&sha256, file.size));
-            let size = match (file.size, &sources[..]) {
-                (Some(size), _) => Some(size),
-                (None, [source]) if !options.offline || !source.is_remote() => fetcher.length(source)?,
-                _ => None,
+            let foreseen = match (file.size, &sources[..]) {
+                (None, [source]) if !present && (!options.offline || !source.is_remote()) => {
+                    fetcher.foresee(source)?
+                }
+                _ => Foreseen::default(),
             };
+            let size = file.size.or(foreseen.size);
             let arrived = self.store.arrived(&transfer_key(file, &sources));
-            let download = match () {
-                () if present || !sources.iter().any(Source::is_remote) => Some(0),
-                () => file.download.or(size).map(|bytes| bytes.saturating_sub(arrived)),
+            let known = file.download.or(file.size).or(foreseen.size);
+            let download = match &sources[..] {
+                _ if present || !sources.iter().any(Source::is_remote) => Some(0),
+                // Several files may come out of one package.
+                [Source::Package { package, .. }]
+                    if known.is_none() && !packages.insert(package.to_string()) =>
+                {
+                    Some(0)
+                }
+                _ => known.map(|bytes| bytes.saturating_sub(arrived)).or(foreseen.download),
             };
+            licence = licence.or(foreseen.licence);
             files.push(PlannedFile {
                 role: file.role.clone(),
                 source: sources.first().map(Source::to_string).unwrap_or_default(),
@@ -183,13 +195,15 @@ impl Models {
                 arrived,
             });
         }
+        // Only the files for this machine are installed, and only they are in the installed card.
+        let here = Card { files: card.files_here().cloned().collect(), ..card.clone() };
         let installed = files.iter().all(|file| file.present)
             && Card::read(&self.exact_card_path(&card.name))
-                .is_ok_and(|there| there.id().ok() == card.id().ok());
+                .is_ok_and(|there| there.id().ok() == here.id().ok());
         Ok(PullPlan {
             name: card.name.clone(),
             description: card.description.clone(),
-            licence: card.licence.clone(),
+            licence,
             format: card.format.clone(),
             size: files.iter().map(|file| file.size).sum(),
             download: files.iter().map(|file| file.download).sum(),

