@@ -26,7 +26,7 @@ impl Message {
 pub struct Answer {
     pub text: String,
     pub timings: Timings,
-    /// Whether the person stopped it.
+    /// Whether the person stopped it, or reads it no more.
     pub stopped: bool,
     pub finish_reason: Option<String>,
 }
@@ -95,13 +95,13 @@ impl<'a> Talk<'a> {
         Ok(Self { client, http, runtime })
     }
 
-    /// Asks, hands each piece of text to `show`, and waits for the end.
+    /// Asks, hands each piece of text to `show`, and waits for the end, or until `show` says that nobody reads it.
     pub fn ask(
         &self,
         model: &str,
         messages: &[Message],
         parameters: &Map<String, Value>,
-        show: &mut dyn FnMut(&str),
+        show: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Answer> {
         let mut body = parameters.clone();
         body.insert("model".to_owned(), model.into());
@@ -111,7 +111,7 @@ impl<'a> Talk<'a> {
         self.runtime.block_on(self.stream(&Value::Object(body), show))
     }
 
-    async fn stream(&self, body: &Value, show: &mut dyn FnMut(&str)) -> Result<Answer> {
+    async fn stream(&self, body: &Value, show: &mut dyn FnMut(&str) -> bool) -> Result<Answer> {
         let begin = Instant::now();
         let mut answer = Answer::default();
         let mut request =
@@ -141,7 +141,7 @@ impl<'a> Talk<'a> {
                 // Dropping the response closes the connection, which cancels the request.
                 _ = &mut interrupt => { answer.stopped = true; None }
             };
-            let Some(bytes) = bytes else { break };
+            let Some(bytes) = bytes.filter(|_| !answer.stopped) else { break };
             for event in events.feed(&bytes) {
                 if event == "[DONE]" {
                     complete = true;
@@ -158,7 +158,7 @@ impl<'a> Talk<'a> {
                 {
                     first.get_or_insert_with(Instant::now);
                     answer.text.push_str(text);
-                    show(text);
+                    answer.stopped |= !show(text);
                 }
                 if let Some(reason) = event["choices"][0]["finish_reason"].as_str() {
                     answer.finish_reason = Some(reason.to_owned());

@@ -183,7 +183,7 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
         (_, "no_memory") => {
             (Exit::NoMemory, Some("what is open: `backplane ps`; close one: `backplane stop NAME`"))
         }
-        (401, _) => (
+        (401, _) | (_, "too_many_invalid_keys") => (
             Exit::Denied,
             Some("set `BACKPLANE_API_KEY`, or run as the user whose state directory the server uses"),
         ),
@@ -193,6 +193,11 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
         }
         (_, "capability_not_found") => (Exit::NotFound, Some("what is served: `backplane plugin ls`")),
         (404, _) => (Exit::NotFound, None),
+        // What the server does not take of a request, the command line said.
+        (
+            400,
+            "invalid_argument" | "invalid_type" | "invalid_value" | "missing_param" | "unsupported_param",
+        ) => (Exit::Usage, None),
         (_, "load_failed" | "plugin_fault" | "plugin_stuck") => {
             (Exit::Failure, Some("the log says more: `backplane logs`"))
         }
@@ -259,7 +264,11 @@ mod tests {
         assert_eq!(failure.details.get("free"), Some(&Value::from(1)));
         assert_eq!(failure.details.len(), 1);
         assert_eq!(refused(401, &body("invalid_api_key")).exit, Exit::Denied);
+        assert_eq!(refused(429, &body("too_many_invalid_keys")).exit, Exit::Denied);
         assert_eq!(refused(404, &body("model_not_found")).exit, Exit::NotFound);
+        assert_eq!(refused(404, &body("key_not_found")).exit, Exit::NotFound);
+        assert_eq!(refused(400, &body("invalid_type")).exit, Exit::Usage);
+        assert_eq!(refused(400, &body("context_length_exceeded")).exit, Exit::Failure);
         assert_eq!(refused(400, r#"{"error":"plain"}"#).what, "plain");
         assert!(refused(502, "<html>\x1b").what.contains("502: <html>"));
     }

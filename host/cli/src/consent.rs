@@ -1,7 +1,7 @@
 //! What a pull will cost, said before it starts, and asked where it is large or not known.
 
 use crate::context::Context;
-use crate::exit::{Failure, Result};
+use crate::exit::{Exit, Failure, Result};
 use crate::progress::Pulling;
 use crate::text;
 use backplane_registry::{Installed, Models, PullOptions, PullPlan};
@@ -77,6 +77,9 @@ fn cancel_on_interrupt() -> Arc<AtomicBool> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(tokio::signal::ctrl_c())?;
             flag.store(true, Ordering::Relaxed);
+            // It is looked at between two reads. Who will not wait for a server that is silent asks again.
+            runtime.block_on(tokio::signal::ctrl_c())?;
+            end_now();
             Ok::<(), std::io::Error>(())
         };
         // Without the thread Ctrl+C ends the program at once, which a pull survives too.
@@ -84,6 +87,11 @@ fn cancel_on_interrupt() -> Arc<AtomicBool> {
         cancel
     });
     cancel.clone()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a pull holds nothing that a crash would not leave as well")]
+fn end_now() {
+    std::process::exit(i32::from(Exit::Failure as u8));
 }
 
 #[cfg(test)]

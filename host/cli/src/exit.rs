@@ -2,8 +2,8 @@
 
 use backplane_registry::{Catalogue, RegistryError};
 use serde_json::{Map, Value};
-use std::fmt;
 use std::process::ExitCode;
+use std::{fmt, io};
 
 /// What an exit code means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,29 @@ pub enum Exit {
     NoMemory = 4,
     /// Not allowed: no key, the wrong key, or the permissions of a file.
     Denied = 5,
+}
+
+impl Exit {
+    /// For machines, where nothing says more.
+    pub fn name(self) -> &'static str {
+        match self {
+            Exit::Done => "done",
+            Exit::Failure => "failed",
+            Exit::Usage => "usage",
+            Exit::NotFound => "not_found",
+            Exit::NoMemory => "no_memory",
+            Exit::Denied => "denied",
+        }
+    }
+
+    /// Of a file or folder that cannot be used.
+    fn of_io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Exit::NotFound,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Denied,
+            _ => Exit::Failure,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -62,13 +85,8 @@ impl Failure {
     }
 
     /// A file or folder that cannot be used.
-    pub fn io(action: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
-        let exit = match error.kind() {
-            std::io::ErrorKind::NotFound => Exit::NotFound,
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => Exit::Denied,
-            _ => Exit::Failure,
-        };
-        Self::new(exit, format!("cannot {action} {}: {error}", path.display()))
+    pub fn io(action: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        Self::new(Exit::of_io(error), format!("cannot {action} {}: {error}", path.display()))
     }
 
     /// Says what to do next.
@@ -96,11 +114,11 @@ impl From<RegistryError> for Failure {
             RegistryError::NotInstalled { .. }
             | RegistryError::UnknownModel { .. }
             | RegistryError::SourceNotFound { .. } => Exit::NotFound,
-            RegistryError::InvalidName { .. } | RegistryError::InvalidSource { .. } => Exit::Usage,
+            RegistryError::InvalidName { .. }
+            | RegistryError::NameNeeded { .. }
+            | RegistryError::InvalidSource { .. } => Exit::Usage,
             RegistryError::AccessDenied { .. } => Exit::Denied,
-            RegistryError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                Exit::Denied
-            }
+            RegistryError::Io { source, .. } => Exit::of_io(source),
             _ => Exit::Failure,
         };
         let next = match &error {
@@ -148,6 +166,14 @@ mod tests {
             Exit::Usage
         );
         assert_eq!(Failure::from(RegistryError::Cancelled).exit, Exit::Failure);
+        let io = |kind: io::ErrorKind| RegistryError::Io {
+            action: "read",
+            path: "/x".into(),
+            source: kind.into(),
+        };
+        assert_eq!(Failure::from(io(io::ErrorKind::NotFound)).exit, Exit::NotFound);
+        assert_eq!(Failure::from(io(io::ErrorKind::ReadOnlyFilesystem)).exit, Exit::Denied);
+        assert_eq!(Failure::from(io(io::ErrorKind::Other)).exit, Exit::Failure);
     }
 
     #[test]

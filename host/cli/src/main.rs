@@ -25,22 +25,32 @@ use exit::Exit;
 use output::Output;
 use std::process::ExitCode;
 
+/// Also for `--help` and `--version`. Where nobody reads the text there is nothing left to say.
+fn not_understood(error: &clap::Error) -> Exit {
+    let exit = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
+        _ => Exit::Usage,
+    };
+    // What was not understood cannot say that it wants JSON; the word can.
+    if exit == Exit::Usage && std::env::args_os().any(|word| word == "--json") {
+        let text = error.render().to_string();
+        let what = text.trim_start_matches("error:").trim();
+        let output = Output::new(&args::Global { json: true, ..args::Global::default() });
+        output.failure(&exit::Failure::usage(what).code("usage"));
+    } else {
+        error.print().ok();
+    }
+    exit
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // `--help` and `--version` arrive here too; where nobody reads the text there is nothing left to say.
-            error.print().ok();
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
-                _ => Exit::Usage,
-            }
-            .into();
-        }
+        Err(error) => return not_understood(&error).into(),
     };
     let output = Output::new(&cli.global);
     let context = Context::new(cli.global, output);
-    match verbs::run(&context, cli.verb) {
+    match verbs::run(&context, cli.verb).and_then(|()| context.out.unwritten().map_or(Ok(()), Err)) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
             context.out.failure(&failure);

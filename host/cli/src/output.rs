@@ -7,6 +7,7 @@ use crate::exit::Failure;
 use serde::Serialize;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How to talk.
@@ -21,6 +22,8 @@ pub struct Output {
     colour: bool,
     quiet: bool,
     reader_left: AtomicBool,
+    /// Why results could not be written.
+    unwritten: OnceLock<io::Error>,
 }
 
 /// How a piece of text looks.
@@ -57,6 +60,7 @@ impl Output {
             colour: !set("NO_COLOR") && terminal && errors,
             quiet: global.quiet,
             reader_left: AtomicBool::new(false),
+            unwritten: OnceLock::new(),
         }
     }
 
@@ -65,11 +69,29 @@ impl Output {
         if self.colour { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
     }
 
-    /// Text as it is, at once. A reader that left is no failure.
+    /// Text as it is, at once. A reader that left is no failure; a disk that is full is.
     pub fn write(&self, text: &str) {
         let mut out = io::stdout().lock();
-        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             self.reader_left.store(true, Ordering::Relaxed);
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                self.unwritten.get_or_init(|| error);
+            }
+        }
+    }
+
+    /// What kept results from being written, if anything did.
+    pub fn unwritten(&self) -> Option<Failure> {
+        let error = self.unwritten.get()?;
+        Some(Failure::failed(format!("standard output cannot be written: {error}")))
+    }
+
+    /// Text of a model. On a terminal without what would steer it; elsewhere as it is.
+    pub fn say(&self, text: &str) {
+        if self.terminal {
+            self.write(&tame(text));
+        } else {
+            self.write(text);
         }
     }
 
@@ -114,14 +136,15 @@ impl Output {
             let mut error = failure.details.clone();
             error.insert("message".to_owned(), failure.what.clone().into());
             error.insert("next".to_owned(), failure.next.clone().into());
-            error.insert("code".to_owned(), failure.code.clone().into());
+            let code = failure.code.as_deref().unwrap_or(failure.exit.name());
+            error.insert("code".to_owned(), code.into());
             error.insert("exit".to_owned(), (failure.exit as u8).into());
             self.complain(json!({ "error": error }).to_string());
             return;
         }
-        self.complain(format!("{} {}", self.styled(Style::Bad, "error:"), failure.what));
+        self.complain(format!("{} {}", self.styled(Style::Bad, "error:"), tame(&failure.what)));
         if let Some(next) = &failure.next {
-            self.complain(format!("{} {next}", self.styled(Style::Bold, " next:")));
+            self.complain(format!("{} {}", self.styled(Style::Bold, " next:"), tame(next)));
         }
     }
 
@@ -184,6 +207,11 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// The same for text of several lines.
+fn tame(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,5 +227,6 @@ mod tests {
     #[test]
     fn a_cell_cannot_steer_the_terminal() {
         assert_eq!(printable("a\x1b[2Jb\nc"), "a [2Jb c");
+        assert_eq!(tame("a\x1b]0;title\x07b\u{9b}2J\n\tc\r"), "a ]0;title b 2J\n\tc ");
     }
 }

@@ -56,6 +56,9 @@ fn serve(socket: TcpStream, asked: &Mutex<Vec<Value>>) -> Option<()> {
         "/v1/models/a" | "/v1/models/b" => (200, "application/json", json!({"id": &path[11..]}).to_string()),
         "/v1/chat/completions" => {
             let body: Value = serde_json::from_slice(&body).unwrap();
+            if body["messages"][0]["content"] == "for ever" {
+                return for_ever(&socket);
+            }
             let answer = chat(&body);
             asked.lock().unwrap().push(body);
             answer
@@ -69,6 +72,15 @@ fn serve(socket: TcpStream, asked: &Mutex<Vec<Value>>) -> Option<()> {
         answer.len()
     )
     .ok()
+}
+
+/// Says the same until nobody listens.
+fn for_ever(mut socket: &TcpStream) -> Option<()> {
+    write!(socket, "HTTP/1.1 200 x\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n").ok()?;
+    loop {
+        write!(socket, "data: {{\"choices\":[{{\"delta\":{{\"content\":\"again \"}}}}]}}\n\n").ok()?;
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
 
 fn error(code: &str, message: &str) -> Value {
@@ -142,6 +154,29 @@ fn one_question_is_answered_and_timed() {
     assert_eq!(asked["response_format"], json!({"type": "json_object"}));
     assert_eq!((&asked["temperature"], &asked["keep_alive"]), (&json!(0), &json!("5m")));
     assert_eq!(asked["messages"][0], json!({"role": "system", "content": "s"}));
+}
+
+#[test]
+fn an_answer_that_nobody_reads_is_not_waited_for() {
+    let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
+    let mut child = server
+        .command(state.path(), &["run", "a", "for ever"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut read = [0; 12];
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut read).unwrap();
+    assert_eq!(&read, b"again again ");
+    drop(out);
+    let begin = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() && begin.elapsed().as_secs() < 20 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    child.kill().ok();
+    let done = child.wait_with_output().unwrap();
+    assert_eq!((done.status.code(), done.stderr), (Some(0), Vec::new()));
 }
 
 #[test]

@@ -37,6 +37,28 @@ fn every_verb_has_help_and_a_slip_is_wrong_usage() {
     run(state.path(), &["ps", "--host", "a b"]).expect(2);
     run(state.path(), &["infer", "echo", "--tensor", "x"]).expect(2);
     run(state.path(), &["pull", "a", "b", "--name", "c"]).expect(2);
+    for arguments in [&["--json", "sevre"][..], &["ls", "--json", "--evrything"], &["rm", "--json"]] {
+        let slip = run(state.path(), arguments).expect(2);
+        let error: serde_json::Value = serde_json::from_str(&slip.err).unwrap();
+        assert_eq!((&error["error"]["code"], &error["error"]["exit"]), (&"usage".into(), &2.into()));
+        assert!(error["error"]["message"].as_str().unwrap().contains("Usage: backplane"), "{slip:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure_and_a_reader_that_left_is_none() {
+    let state = tempfile::tempdir().unwrap();
+    let to = |out: std::process::Stdio| {
+        let done = command(state.path()).args(["ls", "--available"]).stdout(out).output().unwrap();
+        (done.status.code().unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (code, said) = to(full.into());
+    assert_eq!(code, 1);
+    assert!(said.contains("standard output cannot be written: No space left on device"), "{said}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(to(writer.into()), (0, String::new()));
 }
 
 #[test]

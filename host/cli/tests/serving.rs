@@ -57,6 +57,30 @@ impl Drop for Server {
 }
 
 #[test]
+fn several_chats_that_find_no_server_start_one() {
+    let state = tempfile::tempdir().unwrap();
+    let ask = || {
+        let mut command = command(state.path());
+        // The state directory is new, so nobody knows of another server.
+        command.env("BACKPLANE__SERVER__ADDRESS", "127.0.0.1:0").args(["run", "nobody", "hello"]);
+        command.output().unwrap()
+    };
+    let asked: Vec<_> = std::thread::scope(|scope| {
+        let chats: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        chats.into_iter().map(|chat| chat.join().unwrap()).collect()
+    });
+    let said: Vec<_> = asked.iter().map(|done| String::from_utf8_lossy(&done.stderr).into_owned()).collect();
+    let pid = |said: &String| Some(said.split_once("(pid ")?.1.split(';').next()?.to_owned());
+    let started: Vec<String> = said.iter().filter_map(pid).collect();
+    for pid in &started {
+        assert!(Command::new("kill").args(["-TERM", pid]).status().unwrap().success());
+    }
+    assert_eq!(started.len(), 1, "{said:?}");
+    // They all got as far as to ask for the model.
+    assert!(asked.iter().all(|done| done.status.code() == Some(3)), "{said:?}");
+}
+
+#[test]
 fn the_first_start_shows_a_key_once_and_the_command_line_finds_it() {
     let state = tempfile::tempdir().unwrap();
     let mut server = Server::start(state.path(), &[]);

@@ -43,17 +43,19 @@ impl Input {
         Some(text)
     }
 
-    fn line(&mut self, prompt: &str) -> Option<String> {
+    fn line(&mut self, prompt: &str) -> Line {
         match self {
             Self::Pipe(stdin) => {
                 let mut line = String::new();
-                (0 < stdin.read_line(&mut line).ok()?).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
+                match stdin.read_line(&mut line) {
+                    Ok(0) | Err(_) => Line::End,
+                    Ok(_) => Line::Text(line.trim_end_matches(['\r', '\n']).to_owned()),
+                }
             }
             Self::Terminal { editor, .. } => match editor.readline(prompt) {
-                Ok(line) => Some(line),
-                // Ctrl+C throws away the line, as in a shell.
-                Err(ReadlineError::Interrupted) => Some(String::new()),
-                Err(_) => None,
+                Ok(line) => Line::Text(line),
+                Err(ReadlineError::Interrupted) => Line::ThrownAway,
+                Err(_) => Line::End,
             },
         }
     }
@@ -67,9 +69,21 @@ impl Input {
     }
 }
 
+/// What was typed.
+enum Line {
+    Text(String),
+    /// By Ctrl+C, as in a shell: the line, or all since the fence.
+    ThrownAway,
+    End,
+}
+
 /// One line, or the lines between fences.
-fn gather(mut line: impl FnMut(&str) -> Option<String>) -> Option<String> {
-    let first = line(PROMPT)?;
+fn gather(mut line: impl FnMut(&str) -> Line) -> Option<String> {
+    let first = match line(PROMPT) {
+        Line::Text(first) => first,
+        Line::ThrownAway => return Some(String::new()),
+        Line::End => return None,
+    };
     let Some((before, rest)) = first.split_once(FENCE) else { return Some(first) };
     // Words before the fence belong to it: `/set system """`.
     let mut text = before.to_owned();
@@ -82,8 +96,9 @@ fn gather(mut line: impl FnMut(&str) -> Option<String>) -> Option<String> {
         text.push_str(&rest);
         text.push('\n');
         match line(MORE) {
-            Some(next) => rest = next,
-            None => return Some(text),
+            Line::Text(next) => rest = next,
+            Line::ThrownAway => return Some(String::new()),
+            Line::End => return Some(text),
         }
     }
 }
@@ -93,8 +108,19 @@ mod tests {
     use super::*;
 
     fn all(text: &str) -> Vec<String> {
-        let mut lines = text.lines().map(str::to_owned);
-        std::iter::from_fn(|| gather(|_| lines.next())).collect()
+        let mut lines = text.lines();
+        let mut line = |_: &str| match lines.next() {
+            Some("^C") => Line::ThrownAway,
+            Some(text) => Line::Text(text.to_owned()),
+            None => Line::End,
+        };
+        std::iter::from_fn(|| gather(&mut line)).collect()
+    }
+
+    #[test]
+    fn an_interrupt_throws_away_all_since_the_fence() {
+        assert_eq!(all("^C\none"), ["", "one"]);
+        assert_eq!(all("\"\"\"a\nb\n^C\none"), ["", "one"]);
     }
 
     #[test]

@@ -44,8 +44,10 @@ pub fn run(context: &Context, talk: &Talk<'_>, mut chat: Chat) -> Result<()> {
 pub fn answer(context: &Context, talk: &Talk<'_>, chat: &mut Chat, text: String) -> Result<()> {
     let out = &context.out;
     chat.messages.push(Message::new("user", text));
-    let answer = match talk.ask(&chat.model, &chat.messages, &chat.parameters, &mut |piece| out.write(piece))
-    {
+    let answer = match talk.ask(&chat.model, &chat.messages, &chat.parameters, &mut |piece| {
+        out.say(piece);
+        !out.reader_left()
+    }) {
         Ok(answer) => answer,
         Err(failure) => {
             // What was not answered would be asked again with the next line.
@@ -118,7 +120,8 @@ fn obey(context: &Context, state: &std::path::Path, chat: &mut Chat, command: Co
         }
         Command::Show(Show::Messages) => {
             for message in &chat.messages {
-                out.line(format!("{}: {}", out.styled(Style::Bold, &message.role), message.content));
+                out.write(&format!("{}: ", out.styled(Style::Bold, &message.role)));
+                out.say(&format!("{}\n", message.content));
             }
         }
     }

@@ -106,7 +106,7 @@ fn stream(context: &Context, mut response: reqwest::blocking::Response) -> Resul
     let mut events = Events::default();
     let mut buffer = [0; 16 << 10];
     let mut ended = false;
-    loop {
+    while !context.out.reader_left() {
         let read = response
             .read(&mut buffer)
             .map_err(|error| Failure::failed(format!("the answer broke off: {error}")))?;
@@ -136,7 +136,11 @@ fn stream(context: &Context, mut response: reqwest::blocking::Response) -> Resul
             }
         }
     }
-    if ended { Ok(()) } else { Err(Failure::failed("the answer broke off before its end")) }
+    if ended || context.out.reader_left() {
+        Ok(())
+    } else {
+        Err(Failure::failed("the answer broke off before its end"))
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,11 @@ use std::time::{Duration, Instant};
 /// How long a server may take to start: it opens no model, but plugins load libraries.
 const START: Duration = Duration::from_secs(60);
 
+/// How long the server that holds the state directory may take until it answers; and one that may be of ours, for it has
+/// the address.
+const LOCKED: Duration = Duration::from_secs(10);
+const IN_USE: Duration = Duration::from_secs(2);
+
 pub fn run(context: &Context, args: Run) -> Result<()> {
     let mut chat = Chat::new(&args.model);
     chat.set_format(args.format.as_deref())?;
@@ -85,10 +90,14 @@ fn once(context: &Context, talk: &Talk<'_>, chat: &mut Chat, prompt: String) -> 
     chat.messages.push(Message::new("user", prompt));
     let mut show = |piece: &str| {
         if !out.json {
-            out.write(piece);
+            out.say(piece);
         }
+        !out.reader_left()
     };
     let answer = talk.ask(&chat.model, &chat.messages, &chat.parameters, &mut show)?;
+    if out.reader_left() {
+        return Ok(());
+    }
     if out.json {
         out.value(&json!({
             "model": chat.model,
@@ -141,20 +150,34 @@ fn server(context: &Context) -> Result<Client> {
     if context.out.shows_progress() {
         context.out.note("starting a server");
     }
+    // Ours has ended, and another may be starting: then this is when it must have done so.
+    let mut other_by = None;
     loop {
         if context.client()?.is_up() {
             // Its key and its address are new: it had made both before it answered, but not before we looked.
             let client = context.client()?;
-            context.out.note(format!(
-                "started a server in {} · {} (pid {}; its log: `backplane logs`)",
-                text::short(begin.elapsed()),
-                client.address.url(),
-                server.id()
-            ));
+            // Of several that were started at once, one has the state directory, and says which.
+            let holder = std::fs::read_to_string(state.join("run/lock")).unwrap_or_default();
+            if holder.trim() == server.id().to_string() {
+                context.out.note(format!(
+                    "started a server in {} · {} (pid {}; its log: `backplane logs`)",
+                    text::short(begin.elapsed()),
+                    client.address.url(),
+                    server.id()
+                ));
+            }
             return Ok(client);
         }
         if let Ok(Some(status)) = server.try_wait() {
-            return Err(start_failed(&log, &status.to_string()));
+            let failed = start_failed(&log, &status.to_string());
+            let patience = match failed.code.as_deref() {
+                Some("state_locked") => LOCKED,
+                Some("address_in_use") => IN_USE,
+                _ => return Err(failed),
+            };
+            if *other_by.get_or_insert_with(|| Instant::now() + patience) < Instant::now() {
+                return Err(failed);
+            }
         }
         if START < begin.elapsed() {
             server.kill().ok();
@@ -174,7 +197,8 @@ fn start_failed(log: &Path, status: &str) -> Failure {
         .unwrap_or_default();
     let what = error["message"].as_str().unwrap_or(status);
     let next = error["next"].as_str().map_or_else(|| format!("see {}", log.display()), str::to_owned);
-    Failure::failed(format!("no server runs, and none could be started: {what}")).next(next)
+    let failed = Failure::failed(format!("no server runs, and none could be started: {what}")).next(next);
+    Failure { code: error["code"].as_str().map(str::to_owned), ..failed }
 }
 
 /// Makes sure that the server knows the model; fetches it where the catalogue has it.

@@ -15,6 +15,14 @@ pub fn run(context: &Context, args: &Show) -> Result<()> {
     } else {
         None
     };
+    let fits = match &plan {
+        Some(plan) if plan["fits"] == json!(false) => {
+            Err(Failure::new(Exit::NoMemory, format!("`{}` does not fit now", args.model))
+                .next("what is open: `backplane ps`; close one: `backplane stop NAME`")
+                .code("no_memory"))
+        }
+        _ => Ok(()),
+    };
     let out = &context.out;
     if out.json {
         let mut model = model;
@@ -22,7 +30,7 @@ pub fn run(context: &Context, args: &Show) -> Result<()> {
             model["plan"] = plan;
         }
         out.value(&model);
-        return Ok(());
+        return fits;
     }
     for (name, value) in model.as_object().into_iter().flatten().filter(|(_, value)| is_something(value)) {
         if name == "files" {
@@ -49,12 +57,8 @@ pub fn run(context: &Context, args: &Show) -> Result<()> {
     }
     if let Some(plan) = plan {
         out.line(format!("{:<14}{}", "plan", plan_line(&plan)));
-        if plan["fits"] == json!(false) {
-            return Err(Failure::new(Exit::NoMemory, format!("`{}` does not fit now", args.model))
-                .next("what is open: `backplane ps`; close one: `backplane stop NAME`"));
-        }
     }
-    Ok(())
+    fits
 }
 
 fn is_something(value: &Value) -> bool {
