@@ -1,7 +1,9 @@
 //! The command line: every verb, flag and help text.
 
+mod author;
 mod plugin;
 
+pub use author::{Language, New, Report};
 pub use plugin::Plugin;
 
 use clap::{Args, Parser, Subcommand};

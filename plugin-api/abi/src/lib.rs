@@ -29,6 +29,12 @@ pub const NOTE_NAME: &[u8; 10] = b"Backplane\0";
 /// Type of the note.
 pub const NOTE_MANIFEST: u32 = 1;
 
+/// Section of the ELF note in which an SDK says what built the library: `sdk` and `panic`, as TOML. For people and
+/// reports; no host asks for it.
+pub const BUILD_SECTION: &str = ".note.backplane.build";
+/// Type of that note; its owner is the same.
+pub const NOTE_BUILD: u32 = 2;
+
 /// The ABI this crate lays out.
 pub const ABI_MAJOR: u16 = 1;
 /// See [`ABI_MAJOR`].

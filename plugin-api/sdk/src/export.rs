@@ -43,7 +43,14 @@ macro_rules! export_plugin {
             /// The manifest, to be read without running anything.
             #[used]
             #[unsafe(link_section = ".note.backplane")]
-            static NOTE: sdk::Note<{ MANIFEST.len() }> = sdk::Note::new(MANIFEST);
+            static NOTE: sdk::Note<{ MANIFEST.len() }> = sdk::Note::new(sdk::NOTE_MANIFEST, MANIFEST);
+
+            const BUILT: &str = sdk::built(cfg!(panic = "unwind"));
+
+            /// What built it, as the compiler of the plugin knows it.
+            #[used]
+            #[unsafe(link_section = ".note.backplane.build")]
+            static BUILD: sdk::Note<{ BUILT.len() }> = sdk::Note::new(sdk::NOTE_BUILD, BUILT);
 
             extern "C" fn erased(host: *const sdk::c_void, out: *mut *mut sdk::c_void) -> sdk::bp_code {
                 // SAFETY: the same function with its tables erased.

@@ -100,9 +100,19 @@ pub mod __private {
     pub use abi_stable::prefix_type::PrefixTypeTrait;
     pub use backplane_abi::root::{Root, RootRef};
     pub use backplane_abi::table::{bp_code, bp_host, bp_plugin};
+    pub use backplane_abi::{NOTE_BUILD, NOTE_MANIFEST};
     pub use core::ffi::c_void;
 
-    /// An ELF note whose description is the manifest. `N` bytes of text; the struct's own alignment pads it to 4.
+    /// What built the library, for `backplane plugin report`: this crate, and what a panic does.
+    pub const fn built(unwinds: bool) -> &'static str {
+        if unwinds {
+            concat!("sdk = 'backplane-plugin ", env!("CARGO_PKG_VERSION"), "'\npanic = 'unwind'\n")
+        } else {
+            concat!("sdk = 'backplane-plugin ", env!("CARGO_PKG_VERSION"), "'\npanic = 'abort'\n")
+        }
+    }
+
+    /// An ELF note whose description is a text. `N` bytes of text; the struct's own alignment pads it to 4.
     #[repr(C, align(4))]
     pub struct Note<const N: usize> {
         name_size: u32,
@@ -114,18 +124,12 @@ pub mod __private {
 
     impl<const N: usize> Note<N> {
         /// # Panics
-        /// At compile time, when `manifest` is not `N` bytes long.
+        /// At compile time, when `text` is not `N` bytes long.
         #[must_use]
-        pub const fn new(manifest: &str) -> Self {
+        pub const fn new(kind: u32, text: &str) -> Self {
             let mut description = [0; N];
-            description.copy_from_slice(manifest.as_bytes());
-            Self {
-                name_size: 10,
-                description_size: N as u32,
-                kind: backplane_abi::NOTE_MANIFEST,
-                name: *b"Backplane\0\0\0",
-                description,
-            }
+            description.copy_from_slice(text.as_bytes());
+            Self { name_size: 10, description_size: N as u32, kind, name: *b"Backplane\0\0\0", description }
         }
     }
 }

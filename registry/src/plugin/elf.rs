@@ -4,7 +4,7 @@ use object::elf;
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
 use object::{Endianness, pod};
 
-type Header = elf::FileHeader64<Endianness>;
+pub(crate) type Header = elf::FileHeader64<Endianness>;
 
 /// Why bytes are not a shared library of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub(crate) fn read<'data>(
 }
 
 /// The header, if it is that of a shared library for this machine.
-fn identify(data: &[u8]) -> Result<&Header, ElfError> {
+pub(crate) fn identify(data: &[u8]) -> Result<&Header, ElfError> {
     if !data.starts_with(&elf::ELFMAG) {
         return Err(if data.len() < 4 && elf::ELFMAG.starts_with(data) && !data.is_empty() {
             ElfError::Truncated
@@ -104,7 +104,7 @@ fn identify(data: &[u8]) -> Result<&Header, ElfError> {
 }
 
 /// Whether everything that the headers speak of lies within the file.
-fn whole(data: &[u8], header: &Header, endian: Endianness) -> Result<(), ElfError> {
+pub(crate) fn whole(data: &[u8], header: &Header, endian: Endianness) -> Result<(), ElfError> {
     let length = data.len() as u64;
     let within = |start: u64, size: u64| match start.checked_add(size) {
         Some(end) if end <= length => Ok(()),
@@ -124,7 +124,7 @@ fn whole(data: &[u8], header: &Header, endian: Endianness) -> Result<(), ElfErro
     Ok(())
 }
 
-fn malformed(error: object::read::Error) -> ElfError {
+pub(crate) fn malformed(error: object::read::Error) -> ElfError {
     ElfError::Malformed(error.to_string())
 }
 

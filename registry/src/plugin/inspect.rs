@@ -115,7 +115,7 @@ pub fn inspect(path: &Path) -> Result<PluginFile, InspectError> {
     examine(path, &data)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, InspectError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, InspectError> {
     let unreadable = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => InspectError::Missing { path: path.to_owned() },
         _ => InspectError::Unreadable { path: path.to_owned(), source },
@@ -136,21 +136,9 @@ fn read(path: &Path) -> Result<Vec<u8>, InspectError> {
     Ok(data)
 }
 
-fn examine(path: &Path, data: &[u8]) -> Result<PluginFile, InspectError> {
+pub(super) fn examine(path: &Path, data: &[u8]) -> Result<PluginFile, InspectError> {
     let here = path.to_owned();
-    let library = match elf::read(data, NOTE_SECTION, ENTRY_PREFIX) {
-        Ok(library) => library,
-        Err(error) => {
-            return Err(match error {
-                ElfError::NotElf => InspectError::NotElf { path: here },
-                ElfError::Truncated => InspectError::Truncated { path: here },
-                ElfError::Not64Bit => InspectError::Not64Bit { path: here },
-                ElfError::WrongMachine { found } => InspectError::WrongMachine { path: here, found },
-                ElfError::NotALibrary => InspectError::NotALibrary { path: here },
-                ElfError::Malformed(reason) => InspectError::Malformed { path: here, reason },
-            });
-        }
-    };
+    let library = elf::read(data, NOTE_SECTION, ENTRY_PREFIX).map_err(|error| not_a_library(path, error))?;
     let speaks_ours = library.entries.iter().any(|entry| entry == ENTRY_SYMBOL);
     let manifest = match (library.note, speaks_ours, library.entries.is_empty()) {
         (None, false, true) => return Err(InspectError::NotAPlugin { path: here }),
@@ -181,8 +169,20 @@ fn examine(path: &Path, data: &[u8]) -> Result<PluginFile, InspectError> {
     })
 }
 
+pub(super) fn not_a_library(path: &Path, error: ElfError) -> InspectError {
+    let path = path.to_owned();
+    match error {
+        ElfError::NotElf => InspectError::NotElf { path },
+        ElfError::Truncated => InspectError::Truncated { path },
+        ElfError::Not64Bit => InspectError::Not64Bit { path },
+        ElfError::WrongMachine { found } => InspectError::WrongMachine { path, found },
+        ElfError::NotALibrary => InspectError::NotALibrary { path },
+        ElfError::Malformed(reason) => InspectError::Malformed { path, reason },
+    }
+}
+
 /// The manifest in the contents of the note section.
-fn manifest(path: &Path, section: &[u8]) -> Result<Manifest, InspectError> {
+pub(super) fn manifest(path: &Path, section: &[u8]) -> Result<Manifest, InspectError> {
     let corrupt =
         |reason: &str| InspectError::NoteCorrupt { path: path.to_owned(), reason: reason.to_owned() };
     let mut rest = section;
@@ -205,15 +205,15 @@ fn manifest(path: &Path, section: &[u8]) -> Result<Manifest, InspectError> {
     Err(corrupt("no note in it is named `Backplane` and has type 1"))
 }
 
-struct Note<'data> {
-    name: &'data [u8],
-    kind: u32,
-    description: &'data [u8],
+pub(super) struct Note<'data> {
+    pub name: &'data [u8],
+    pub kind: u32,
+    pub description: &'data [u8],
 }
 
 impl<'data> Note<'data> {
     /// The first note of a section, and what follows it. The last one may lack its padding.
-    fn split(data: &'data [u8]) -> Option<(Self, &'data [u8])> {
+    pub fn split(data: &'data [u8]) -> Option<(Self, &'data [u8])> {
         let word = |at: usize| Some(u32::from_ne_bytes(data.get(at..at + 4)?.try_into().ok()?));
         let (name_size, size, kind) = (word(0)? as usize, word(4)? as usize, word(8)?);
         let name = data.get(12..12_usize.checked_add(name_size)?)?;

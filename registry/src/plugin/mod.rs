@@ -2,11 +2,16 @@
 
 mod elf;
 mod inspect;
+mod libraries;
+mod linkage;
 mod manifest;
+mod report;
 mod scan;
 
 pub use inspect::{InspectError, MAX_NOTE, PluginFile, inspect};
+pub use libraries::Needed;
 pub use manifest::{
     AbiVersion, BuiltinModel, Isolation, LicenceClass, Manifest, Panics, Resources, RuntimeClass,
 };
+pub use report::{Finding, Hosts, Report, report};
 pub use scan::{Scanned, scan};

@@ -1,6 +1,8 @@
 //! The verbs about plugins, one file each.
 
 mod ls;
+mod new;
+mod report;
 
 pub use ls::{Row, found, table};
 
@@ -12,5 +14,7 @@ use crate::exit::Result;
 pub fn run(context: &Context, verb: Plugin) -> Result<()> {
     match verb {
         Plugin::Ls => ls::run(context),
+        Plugin::New(arguments) => new::run(context, &arguments),
+        Plugin::Report(arguments) => report::run(context, &arguments),
     }
 }
