@@ -55,6 +55,12 @@ pub(crate) fn register(metrics: &Metrics, parts: &Arc<Parts>, pool: &Pool) {
                 &model,
                 running.replaced as f64,
             );
+            out.counter(
+                "backplane_model_late_stats_total",
+                "Times the engine did not give its figures at once, and its last ones were shown",
+                &model,
+                backend.model().late_stats() as f64,
+            );
             for (figure, value) in &running.engine {
                 let labels = [("model", &*name), ("figure", figure.as_str())];
                 out.gauge(

@@ -308,7 +308,7 @@ impl Host {
     pub async fn refresh(&self) -> Result<()> {
         let _alone = self.0.started.changing.lock().await;
         let config = self.config();
-        self.0.started.relist(&self.0.parts, &config).await
+        self.0.started.relist(&self.0.parts, &config).await.map(drop)
     }
 
     /// Reads the configuration anew: checked whole, then applied whole, or refused with the old one in force. Also
@@ -330,11 +330,16 @@ impl Host {
         };
         let ReloadReport { changed, .. } = reload::diff(&old, &new);
         let ReloadReport { needs_restart, .. } = reload::diff(&self.0.started.config, &new);
-        let report = ReloadReport { changed, needs_restart };
-        self.0.started.relist(&self.0.parts, &new).await?;
+        let plugins = self.0.started.relist(&self.0.parts, &new).await?;
+        let report = ReloadReport { changed, needs_restart, plugins };
         self.0.started.apply(&self.0.parts, &new).await?;
         self.0.parts.config.store(Arc::new(new));
-        tracing::info!(changed = ?report.changed, needs_restart = ?report.needs_restart, "configuration reloaded");
+        tracing::info!(
+            changed = ?report.changed,
+            needs_restart = ?report.needs_restart,
+            plugins_loaded = ?report.plugins.loaded,
+            "configuration reloaded"
+        );
         Ok(report)
     }
 

@@ -137,6 +137,26 @@ pub struct PluginInfo {
     pub problem: Option<String>,
 }
 
+/// What a look at the plugin folders found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PluginChanges {
+    /// Ids of plugins that were loaded now.
+    pub loaded: Vec<String>,
+    /// Files that should be plugins and cannot be used, at every look.
+    pub refused: Vec<RefusedPlugin>,
+    /// Ids of loaded plugins whose file is another now: it is used from the next start on.
+    pub replaced: Vec<String>,
+}
+
+/// A file that should be a plugin and cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedPlugin {
+    /// Its name, without the folder.
+    pub file: String,
+    /// Why.
+    pub problem: String,
+}
+
 /// A capability that can be asked for.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CapabilityInfo {

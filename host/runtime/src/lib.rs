@@ -60,7 +60,7 @@ pub use error::{Error, ErrorCode, Result};
 pub use host::{FirstKey, Host, HostBuilder, ReloadReport, StartError};
 pub use info::{
     CapabilityInfo, CapabilitySchema, Health, LoadPlan, ModelInfo, ModelState, PartHealth, PartState,
-    PluginInfo, Running,
+    PluginChanges, PluginInfo, RefusedPlugin, Running,
 };
 pub use job::{
     Answer, CacheOutcome, CacheUse, Candidate, Chunk, Done, KeepAlive, Next, Reply, Request, Route, Timing,

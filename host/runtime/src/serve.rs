@@ -10,7 +10,7 @@
 mod attempt;
 mod cascade;
 
-use crate::cache::{CacheHandle, Key};
+use crate::cache::{CacheHandle, Identity, Key};
 use crate::catalog::{CatalogHandle, Entry};
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
@@ -210,8 +210,13 @@ fn cache_key(
         return None;
     }
     let listed = entry.listed();
-    let model = if listed.id.is_empty() { &*listed.name } else { &listed.id };
-    Some(Key::of(&request.caller.tenant, model, &listed.model_json, request))
+    let model = Identity {
+        name: if listed.id.is_empty() { &listed.name } else { &listed.id },
+        files: &listed.files,
+        plugin: &entry.made_by(&listed),
+        settings: &listed.model_json,
+    };
+    Some(Key::of(&request.caller.tenant, &model, request))
 }
 
 fn route(

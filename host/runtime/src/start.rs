@@ -3,7 +3,7 @@
 use crate::auth::{self, AuthHandle};
 use crate::cache::{self, CacheHandle};
 use crate::catalog::actor::{CatalogActor, find_plugins};
-use crate::catalog::{CatalogHandle, Shelf, listing};
+use crate::catalog::{CatalogHandle, Shelf, changes, listing};
 use crate::compute::Pool;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -11,6 +11,7 @@ use crate::health::{
     actor_part, disk_part, gpu_part, limiter_part, models_part, plugins_part, store_part, watched,
 };
 use crate::host::{ConfigSource, FirstKey, HostBuilder};
+use crate::info::PluginChanges;
 use crate::limiter::{self, LimiterHandle};
 use crate::loader::{PluginCall, Shared};
 use crate::metrics::Metrics;
@@ -306,7 +307,7 @@ impl Started {
     }
 
     /// Finds plugins and installed models, and puts the listing into force.
-    pub async fn relist(&self, parts: &Arc<Parts>, config: &Config) -> Result<()> {
+    pub async fn relist(&self, parts: &Arc<Parts>, config: &Config) -> Result<PluginChanges> {
         let shelf = parts.catalog.shelf().clone();
         let options = listing::plugin_options(config, &self.state_dir, &self.plugin_dirs);
         let models = listing::options(config, shelf.pool.threads());
@@ -328,8 +329,10 @@ impl Started {
             .map_err(|_| Error::internal("looking at what is installed failed; see the log"))?;
         let listed = listed?;
         let names = listing::names(config, &listed);
+        let changes = changes(&parts.catalog.shelf().plugins(), &plugins);
         parts.catalog.relist(models, plugins, listed).await?;
-        parts.router.rebuild(names).await
+        parts.router.rebuild(names).await?;
+        Ok(changes)
     }
 
     /// Hands the parts what the configuration says of them.

@@ -2,7 +2,7 @@
 //! requests in between are served. (auth, limiter, cache and metrics have more beside them.)
 
 #[path = "../tests/support/library.rs"]
-mod library;
+pub(crate) mod library;
 
 use crate::config::Override;
 use crate::host::HostBuilder;

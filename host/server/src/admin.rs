@@ -173,8 +173,7 @@ pub(crate) async fn config(call: Call) -> Result<HttpResponse> {
 
 /// `POST /admin/v1/config/reload`
 pub(crate) async fn reload(call: Call) -> Result<HttpResponse> {
-    let report = call.host().reload().await?;
-    call::json(&json!({ "changed": report.changed, "needs_restart": report.needs_restart }))
+    call::json(&call.host().reload().await?)
 }
 
 /// `POST /admin/v1/cache/flush`

@@ -10,18 +10,31 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key([u8; 32]);
 
+/// What a model's answers depend on, besides what it is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Identity<'a> {
+    /// Names its content (a digest, where there is one).
+    pub name: &'a str,
+    /// Which files lie at its paths: a local model has no digest.
+    pub files: &'a str,
+    /// Which plugin answers, in which version.
+    pub plugin: &'a str,
+    /// How it is opened.
+    pub settings: &'a str,
+}
+
 /// Parameters that change how an answer is delivered, and not the answer.
 const DELIVERY: [&str; 2] = ["stream", "stream_options"];
 
 impl Key {
     /// The key of a request to a model.
     ///
-    /// `model` names its content (a digest, where there is one) and `settings` is how it is opened. A tenant never
-    /// meets another's answers, whatever they ask.
-    pub fn of(tenant: &str, model: &str, settings: &str, request: &Request) -> Self {
+    /// A tenant never meets another's answers, whatever they ask.
+    pub fn of(tenant: &str, model: &Identity<'_>, request: &Request) -> Self {
+        let Identity { name, files, plugin, settings } = *model;
         // One buffer and one call: many small updates would take longer than the hash.
-        let mut text = Vec::with_capacity(request.params.len() + 256);
-        for part in [tenant, model, settings, &request.capability] {
+        let mut text = Vec::with_capacity(request.params.len() + settings.len() + 512);
+        for part in [tenant, name, files, plugin, settings, &request.capability] {
             field(&mut text, part);
         }
         // An answer that nobody scored is not the answer for someone who wants a score.
@@ -226,8 +239,12 @@ mod tests {
         Request::new(Caller::internal("tests"), "chat", params)
     }
 
+    fn model() -> Identity<'static> {
+        Identity { name: "m", files: "f", plugin: "p", settings: "s" }
+    }
+
     fn key(params: &str) -> Key {
-        Key::of("t", "m", "{}", &request(params))
+        Key::of("t", &model(), &request(params))
     }
 
     #[test]
@@ -275,28 +292,31 @@ mod tests {
     }
 
     #[test]
-    fn tenant_model_settings_capability_and_score_are_part_of_it() {
+    fn tenant_model_files_plugin_settings_capability_and_score_are_part_of_it() {
         let base = request("{}");
-        let of = |tenant, model, settings, request: &Request| Key::of(tenant, model, settings, request);
+        let of = |tenant, model: Identity<'_>, request: &Request| Key::of(tenant, &model, request);
+        let same = model();
         let mut other = request("{}");
         other.capability = "complete".into();
         let mut scored = request("{}");
         scored.confidence = true;
         let keys = [
-            of("t", "m", "s", &base),
-            of("u", "m", "s", &base),
-            of("tm", "", "s", &base),
-            of("t", "n", "s", &base),
-            of("t", "m", "r", &base),
-            of("t", "m", "s", &other),
-            of("t", "m", "s", &scored),
+            of("t", same, &base),
+            of("u", same, &base),
+            of("tm", Identity { name: "", ..same }, &base),
+            of("t", Identity { name: "n", ..same }, &base),
+            of("t", Identity { files: "g", ..same }, &base),
+            of("t", Identity { plugin: "q", ..same }, &base),
+            of("t", Identity { settings: "r", ..same }, &base),
+            of("t", same, &other),
+            of("t", same, &scored),
         ];
         for (at, one) in keys.iter().enumerate() {
             assert!(keys[at + 1..].iter().all(|two| two != one), "{at}");
         }
         let mut again = request("{}").streamed();
         again.id = "another".into();
-        assert_eq!(keys[0], of("t", "m", "s", &again), "neither its id nor its delivery");
+        assert_eq!(keys[0], of("t", same, &again), "neither its id nor its delivery");
     }
 
     #[test]
@@ -307,7 +327,7 @@ mod tests {
         let of = |tensors: Vec<Tensor>| {
             let mut request = request("{}");
             request.tensors = tensors;
-            Key::of("t", "m", "{}", &request)
+            Key::of("t", &model(), &request)
         };
         let (a, b) = (tensor("a", &[2], &[1.0, 2.0]), tensor("b", &[1], &[3.0]));
         let base = of(vec![a.clone(), b.clone()]);
@@ -388,7 +408,7 @@ mod tests {
         let batch = || {
             let began = std::time::Instant::now();
             for _ in 0..1000 {
-                std::hint::black_box(Key::of("tenant", "model", "{}", std::hint::black_box(&request)));
+                std::hint::black_box(Key::of("tenant", &model(), std::hint::black_box(&request)));
             }
             began.elapsed() / 1000
         };

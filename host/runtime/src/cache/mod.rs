@@ -7,7 +7,7 @@ mod actor;
 mod key;
 mod store;
 
-pub use key::{Key, cacheable};
+pub use key::{Identity, Key, cacheable};
 pub use store::{Entry, Stats};
 
 use crate::config::CacheConfig;
@@ -186,7 +186,11 @@ mod tests {
     use std::time::Duration;
 
     fn key(n: usize) -> Key {
-        Key::of("t", "m", "", &Request::new(Caller::internal("tests"), "chat", format!("{{\"n\":{n}}}")))
+        Key::of(
+            "t",
+            &Identity::default(),
+            &Request::new(Caller::internal("tests"), "chat", format!("{{\"n\":{n}}}")),
+        )
     }
 
     fn answer(text: &str) -> Vec<Chunk> {

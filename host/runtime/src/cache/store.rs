@@ -247,6 +247,7 @@ pub(super) fn size(chunk: &Chunk) -> u64 {
 mod tests {
     use super::*;
     use crate::auth::Caller;
+    use crate::cache::Identity;
     use crate::config::Config;
     use crate::job::Request;
     use proptest::prelude::*;
@@ -263,7 +264,11 @@ mod tests {
     }
 
     fn key(n: usize) -> Key {
-        Key::of("t", "m", "", &Request::new(Caller::internal("tests"), "chat", format!("{{\"n\":{n}}}")))
+        Key::of(
+            "t",
+            &Identity::default(),
+            &Request::new(Caller::internal("tests"), "chat", format!("{{\"n\":{n}}}")),
+        )
     }
 
     fn answer(bytes: usize) -> Vec<Chunk> {

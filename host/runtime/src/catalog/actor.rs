@@ -13,7 +13,7 @@ use crate::backend::{Backend, Settings};
 use crate::error::{Error, Result};
 use crate::info::LoadPlan;
 use crate::job::KeepAlive;
-use crate::loader::{Bid, Plugin};
+use crate::loader::{Bid, Plugin, Waits};
 use actix::dev::ToEnvelope;
 use actix::fut::WrapFuture;
 use actix::{
@@ -98,8 +98,11 @@ impl CatalogActor {
                         let drain = settings.drain;
                         Settings { drain, ..backend.settings().clone() } != settings
                     };
-                    let changed =
-                        entry.listed().model_json != model.model_json || entry.backend().is_some_and(other);
+                    let replaced = entry.listed().files != model.files;
+                    if replaced && entry.backend().is_some() {
+                        tracing::info!(model = &*model.name, "its files were replaced: it is opened anew");
+                    }
+                    let changed = !entry.listed().opens_like(&model) || entry.backend().is_some_and(other);
                     entry.set_listed(model, keep_alive, options.pin);
                     match entry.stage() {
                         // What fails may have been mended. What is being opened is looked at when it is open.
@@ -265,7 +268,7 @@ impl Handler<PlanModel> for CatalogActor {
         let shelf = self.shelf.clone();
         let bid = blocking(NAME, move || {
             let entry = shelf.find(&message.name)?;
-            let (_, bid) = shelf.bidder(&entry.listed())?;
+            let (_, bid) = shelf.bidder(&entry.listed(), Waits::Load)?;
             Ok::<_, Error>((entry, bid))
         });
         let failed = |panicked: Panicked| Error::unavailable(panicked.to_string());

@@ -34,8 +34,19 @@ pub struct Listed {
     pub model_json: String,
     /// Plugins that may open it: the one its card names, or those that know its format.
     pub plugins: Vec<Arc<str>>,
+    /// Which of them exactly: ids, versions and checksums.
+    pub made_by: Arc<str>,
+    /// Which files exactly lie where it says: empty for a built-in one.
+    pub files: Arc<str>,
     /// Why none can.
     pub problem: Option<String>,
+}
+
+impl Listed {
+    /// Whether who opened `other` has opened this.
+    pub fn opens_like(&self, other: &Self) -> bool {
+        self.model_json == other.model_json && self.files == other.files
+    }
 }
 
 /// Where it is in its life, with what waiters need to know.
@@ -119,6 +130,18 @@ impl Entry {
 
     pub fn name(&self) -> Arc<str> {
         self.listed.load().name.clone()
+    }
+
+    /// Which plugin its answers are from: the one that has it open, else those that might open it.
+    pub fn made_by(&self, listed: &Listed) -> Arc<str> {
+        // Mostly there is one; then nothing has to be looked up.
+        if 1 < listed.plugins.len()
+            && self.backend.load().is_some()
+            && let Some(plugin) = self.plugin()
+        {
+            return plugin.identity().clone();
+        }
+        listed.made_by.clone()
     }
 
     /// The open backend, if it is open. Touches nothing.

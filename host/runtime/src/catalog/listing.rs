@@ -2,6 +2,7 @@
 
 use super::entry::Listed;
 use super::plugins::{Found, PluginOptions};
+use super::stamp::Stamp;
 use super::{ModelOptions, Options};
 use crate::config::{Config, MemoryBudget, Override};
 use crate::error::{Error, ErrorCode, Result};
@@ -71,6 +72,8 @@ pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Li
                 size: 0,
                 installed: 0,
                 plugins: vec![manifest.id.as_str().into()],
+                made_by: found.identity().into(),
+                files: "".into(),
                 problem: None,
                 capabilities,
                 name,
@@ -130,11 +133,27 @@ fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
             "context": card.context,
             "aliases": card.aliases,
         }),
+        made_by: made_by(plugins, &able),
+        files: model
+            .files
+            .iter()
+            .filter_map(|file| Stamp::of(&file.path))
+            .map(|stamp| stamp.to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+            .into(),
         plugins: able,
         problem,
         capabilities,
         name,
     }
+}
+
+/// Which of the loaded plugins have these ids.
+fn made_by(plugins: &[Found], ids: &[Arc<str>]) -> Arc<str> {
+    let able = plugins.iter().filter(|found| found.plugin.is_some());
+    let able = able.filter(|found| found.id().is_some_and(|id| ids.iter().any(|other| **other == *id)));
+    able.map(Found::identity).collect::<Vec<_>>().join(", ").into()
 }
 
 /// Parameters of a card with those of the configuration over them.

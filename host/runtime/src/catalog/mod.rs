@@ -12,9 +12,10 @@ pub mod missing;
 mod opening;
 mod plan;
 mod plugins;
+mod stamp;
 
 pub use entry::{Entry, Listed, Stage};
-pub use plugins::Found;
+pub use plugins::{Found, changes};
 
 use crate::backend::{Backend, Settings};
 use crate::compute::Pool;

@@ -13,7 +13,7 @@ use crate::backend::{Backend, Settings};
 use crate::error::{Error, ErrorCode, Result};
 use crate::info::LoadPlan;
 use crate::job::KeepAlive;
-use crate::loader::{Bid, BidQuery, Plugin};
+use crate::loader::{Bid, BidQuery, Plugin, Waits, trim_memory};
 use crate::metrics::memory;
 use actix::{Addr, AsyncContext, Context, Supervisor};
 use std::sync::Arc;
@@ -183,7 +183,7 @@ impl CatalogActor {
             }
             return discard(result);
         }
-        if entry.listed().model_json != listed.model_json {
+        if !entry.listed().opens_like(&listed) {
             // Another model has its name since.
             discard(result);
             entry.set_stage(Stage::Idle);
@@ -266,13 +266,14 @@ impl Load {
     fn run(self) {
         let Self { serial, entry, settings, shelf, address, keep_alive } = self;
         let listed = entry.listed();
-        let before = memory::resident_bytes();
-        let mut estimate = 0;
+        let (mut before, mut estimate) = (memory::resident_bytes(), 0);
         // A panic here would leave the model loading for ever.
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let (plugin, bid) = shelf.bidder(&listed)?;
+            let (plugin, bid) = shelf.bidder(&listed, Waits::Load)?;
             estimate = bid.host_bytes;
             make_room(&address, MakeRoom { serial, entry: entry.clone(), bid })?;
+            // What was closed for it is no part of what it takes.
+            before = memory::resident_bytes();
             let model = plugin.open(&listed.model_json)?;
             let names = (listed.name.clone(), plugin.id().clone());
             let backend = Backend::start(names, model, settings, shelf.pool.clone(), shelf.metrics.clone())?;
@@ -281,6 +282,8 @@ impl Load {
         let result = opened.unwrap_or_else(|_| {
             Err(Error::internal(format!("opening model `{}` panicked; see the log", listed.name)))
         });
+        // What was needed only while it was opened: a third of what MiniLM takes, without this.
+        trim_memory();
         let memory = memory::resident_bytes().saturating_sub(before).max(estimate);
         let backend = result.as_ref().ok().map(|(backend, _)| backend.clone());
         let told = tell(&address, Loaded { serial, entry, listed, keep_alive, memory, result });
@@ -306,17 +309,18 @@ impl Shelf {
     ///
     /// # Errors
     /// When none can, and why.
-    pub fn bidder(&self, listed: &Listed) -> Result<(Arc<Plugin>, Bid)> {
+    pub fn bidder(&self, listed: &Listed, waits: Waits) -> Result<(Arc<Plugin>, Bid)> {
         let plugins = self.plugins();
         let named =
             |found: &&Found| found.id().is_some_and(|id| listed.plugins.iter().any(|name| **name == *id));
         let query =
             BidQuery { format: &listed.format, model_json: &listed.model_json, ..BidQuery::default() };
-        let best = plugins
-            .iter()
-            .filter(named)
-            .filter_map(|found| found.plugin.clone())
-            .filter_map(|plugin| Some((plugin.clone(), plugin.bid(query)?)))
+        let able = plugins.iter().filter(named).filter_map(|found| found.plugin.clone());
+        let (bids, silent): (Vec<_>, Vec<_>) =
+            able.map(|plugin| plugin.bid(query, waits).map(|bid| (plugin, bid))).partition(Result::is_ok);
+        let best = bids
+            .into_iter()
+            .flatten()
             .max_by(|(a, x), (b, y)| x.score.cmp(&y.score).then_with(|| b.id().cmp(a.id())));
         let unable = |why: &str| {
             let message = format!("no plugin can open model `{}`: {why}", listed.name);
@@ -325,7 +329,11 @@ impl Shelf {
         match best {
             Some((_, bid)) if bid.score == 0 => Err(unable(&bid.text)),
             Some(best) => Ok(best),
-            None => Err(unable(listed.problem.as_deref().unwrap_or("none that is loaded bids for it"))),
+            None => {
+                let silent: Vec<String> = silent.into_iter().filter_map(Result::err).collect();
+                let problem = listed.problem.as_deref().unwrap_or("none that is loaded bids for it");
+                Err(unable(if silent.is_empty() { problem.to_owned() } else { silent.join("; ") }.as_str()))
+            }
         }
     }
 }

@@ -1,12 +1,18 @@
 //! The plugins of this host: which files there are, which are loaded, and what is wrong with the others.
 
-use crate::info::PluginInfo;
-use crate::loader::{BidQuery, Plugin, Shared, load};
-use backplane_registry::plugin::{Manifest, inspect};
+use super::stamp::Stamp;
+use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
+use crate::loader::{BidQuery, LoadError, Plugin, Shared, Waits, load};
+use backplane_registry::plugin::{Manifest, PluginFile, inspect};
+use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Plugins that are loaded side by side. Each that hangs keeps a thread, and a place here until its time is over.
+const LOADING: usize = 16;
 
 /// Where plugins are looked for, and what they are told.
 #[derive(Clone, Debug, Default)]
@@ -26,25 +32,38 @@ pub struct PluginOptions {
 }
 
 /// A file that is, or should have been, a plugin.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Found {
     pub path: PathBuf,
     pub manifest: Option<Manifest>,
     pub sha256: String,
     pub plugin: Option<Arc<Plugin>>,
     pub problem: Option<String>,
+    /// It was to be loaded, and could not be.
+    refused: bool,
+    /// A thread is still inside it: it was given up, and must not be entered again.
+    hangs: bool,
+    /// Which file it was read from.
+    stamp: Option<Stamp>,
+    /// Another file has its path now.
+    replaced: bool,
 }
 
 impl Found {
     pub fn info(&self) -> PluginInfo {
-        let file = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = self.file();
         // A plugin that lacks a runtime says so in its bid for any model.
         let hint = self.plugin.as_ref().and_then(|plugin| {
             let formats = self.manifest.as_ref().map(|manifest| manifest.formats.clone()).unwrap_or_default();
             let format = formats.first().map(String::as_str).unwrap_or_default();
-            plugin.bid(BidQuery { format, model_json: "{}", ..BidQuery::default() })
+            match plugin.bid(BidQuery { format, model_json: "{}", ..BidQuery::default() }, Waits::Request) {
+                Ok(bid) => Some(bid.text).filter(|text| bid.score == 0 && !text.is_empty()),
+                Err(late) => Some(late),
+            }
         });
-        let hint = hint.filter(|bid| bid.score == 0 && !bid.text.is_empty()).map(|bid| bid.text);
+        let replaced = self
+            .replaced
+            .then(|| format!("its file `{file}` was replaced; restart the host to use the new one"));
         let manifest = self.manifest.as_ref();
         PluginInfo {
             id: manifest.map_or_else(|| file.clone(), |manifest| manifest.id.clone()),
@@ -59,7 +78,7 @@ impl Found {
             formats: manifest.map(|manifest| manifest.formats.clone()).unwrap_or_default(),
             isolation: "in-process",
             ready: self.plugin.is_some(),
-            problem: self.problem.clone().or(hint),
+            problem: self.problem.clone().or(replaced).or(hint),
             file,
         }
     }
@@ -67,72 +86,194 @@ impl Found {
     pub fn id(&self) -> Option<&str> {
         self.manifest.as_ref().map(|manifest| manifest.id.as_str())
     }
+
+    /// Name of its file.
+    pub fn file(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Tells it from every other plugin and from its other versions.
+    pub fn identity(&self) -> String {
+        let version = self.manifest.as_ref().map(|manifest| manifest.version.as_str()).unwrap_or_default();
+        format!("{} {version} {}", self.id().unwrap_or_default(), self.sha256)
+    }
+
+    /// Whether it stays as it is until the host restarts: a library is never unmapped.
+    fn stays(&self) -> bool {
+        self.plugin.is_some() || self.hangs
+    }
+
+    /// As it is, with a look at whether its file still is the one that is loaded.
+    fn again(&self) -> Self {
+        let mut found = self.clone();
+        let now = Stamp::of(&self.path);
+        found.replaced = now.is_some() && now != self.stamp;
+        if found.replaced && !self.replaced {
+            tracing::warn!(
+                file = self.file(),
+                "the file of a loaded plugin was replaced; restart the host to use the new one"
+            );
+        }
+        found
+    }
 }
 
-/// Loads what is new among the files of `options`; what is loaded already stays as it is. Blocks.
+/// Loads what is new among the files of `options`; what is loaded already stays as it is. Blocks, but for no longer than
+/// one plugin may take, as long as there are no more than [`LOADING`] that hang.
+///
+/// Files are read and plugins loaded side by side; what comes of it is the same as one after the other: of several files
+/// with one id the first that loads is used.
 pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) -> Vec<Found> {
-    let mut files = options.files.clone();
-    for dir in &options.dirs {
-        files.extend(libraries(dir));
-    }
-    let mut all: Vec<Found> = Vec::new();
-    for path in files {
-        if all.iter().any(|other| other.path == path) {
-            continue;
+    let mut files: Vec<PathBuf> = Vec::new();
+    for path in options.files.iter().cloned().chain(options.dirs.iter().flat_map(|dir| libraries(dir))) {
+        if !files.contains(&path) {
+            files.push(path);
         }
-        if let Some(same) = known.iter().find(|other| other.path == path && other.plugin.is_some()) {
-            all.push(same.clone());
-            continue;
-        }
-        all.push(open(&path, options, &all, shared));
     }
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut all: Vec<(Found, Option<PluginFile>)> = side_by_side(cores, files, |path| {
+        match known.iter().find(|other| other.path == path && other.stays()) {
+            Some(same) => (same.again(), None),
+            None => look(path, options),
+        }
+    });
     // A loaded plugin whose file was removed serves on until the host restarts.
     for other in known {
-        if other.plugin.is_some() && !all.iter().any(|found| found.path == other.path) {
-            all.push(other.clone());
+        if other.stays() && !all.iter().any(|(found, _)| found.path == other.path) {
+            all.push((other.clone(), None));
+        }
+    }
+    let mut ids: Vec<Vec<(usize, PluginFile)>> = Vec::new();
+    for (place, (_, file)) in all.iter_mut().enumerate() {
+        let Some(file) = file.take() else { continue };
+        match ids.iter_mut().find(|same| same.iter().any(|(_, first)| first.manifest.id == file.manifest.id))
+        {
+            Some(same) => same.push((place, file)),
+            None => ids.push(vec![(place, file)]),
+        }
+    }
+    let mut all: Vec<Found> = all.into_iter().map(|(found, _)| found).collect();
+    let loaded = side_by_side(LOADING, ids, |same| load_one(same, &all, options, shared));
+    for (place, outcome) in loaded.into_iter().flatten() {
+        let Some(found) = all.get_mut(place) else { continue };
+        match outcome {
+            Outcome::Loaded(plugin) => found.plugin = Some(plugin),
+            Outcome::Unused { problem } => found.problem = Some(problem),
+            Outcome::Refused { problem, hangs } => {
+                (found.problem, found.refused, found.hangs) = (Some(problem), true, hangs);
+            }
         }
     }
     all
 }
 
-fn open(path: &Path, options: &PluginOptions, before: &[Found], shared: &Arc<Shared>) -> Found {
-    let mut found =
-        Found { path: path.to_owned(), manifest: None, sha256: String::new(), plugin: None, problem: None };
-    let file = match inspect(path) {
-        Ok(file) => file,
+/// What came of a file.
+enum Outcome {
+    Loaded(Arc<Plugin>),
+    Unused { problem: String },
+    Refused { problem: String, hangs: bool },
+}
+
+/// Loads the first of the files with one id that can be loaded, and says what came of each.
+fn load_one(
+    same: Vec<(usize, PluginFile)>,
+    all: &[Found],
+    options: &PluginOptions,
+    shared: &Arc<Shared>,
+) -> Vec<(usize, Outcome)> {
+    let loaded_before = |id: &str| all.iter().find(|found| found.plugin.is_some() && found.id() == Some(id));
+    let mut used: Option<String> = None;
+    same.into_iter()
+        .map(|(place, file)| {
+            let id = &file.manifest.id;
+            if used.is_none() {
+                used = loaded_before(id).map(Found::file);
+            }
+            if let Some(first) = &used {
+                let problem = format!("`{id}` was loaded from `{first}` already; this file is not used");
+                return (place, Outcome::Unused { problem });
+            }
+            let settings = options.settings.get(id).unwrap_or(&options.default_settings).clone();
+            match load(&file, settings, shared.clone(), options.load_timeout) {
+                Ok(plugin) => {
+                    tracing::info!(plugin = id, version = file.manifest.version, "plugin loaded");
+                    used = all.get(place).map(Found::file);
+                    (place, Outcome::Loaded(plugin))
+                }
+                Err(error) => {
+                    tracing::error!(plugin = id, %error, "plugin not loaded");
+                    let hangs = matches!(error, LoadError::Timeout { .. });
+                    (place, Outcome::Refused { problem: error.to_string(), hangs })
+                }
+            }
+        })
+        .collect()
+}
+
+/// Reads a file without running it. It comes back when it may be loaded.
+fn look(path: PathBuf, options: &PluginOptions) -> (Found, Option<PluginFile>) {
+    let stamp = Stamp::of(&path);
+    let mut found = Found { path, stamp, ..Found::default() };
+    match inspect(&found.path) {
+        Ok(file) => {
+            found.manifest = Some(file.manifest.clone());
+            found.sha256.clone_from(&file.sha256);
+            if options.disabled.contains(&file.manifest.id) {
+                found.problem = Some("disabled by `plugins.disabled`".to_owned());
+                return (found, None);
+            }
+            (found, Some(file))
+        }
         Err(error) => {
-            tracing::warn!(file = %path.display(), %error, "a file in a plugin folder is not a plugin");
-            found.problem = Some(error.to_string());
-            return found;
+            tracing::warn!(file = %found.path.display(), %error, "a file in a plugin folder is not a plugin");
+            (found.problem, found.refused) = (Some(error.to_string()), true);
+            (found, None)
+        }
+    }
+}
+
+/// What a look at the plugin folders changed, and what is wrong there.
+pub fn changes(before: &[Found], now: &[Found]) -> PluginChanges {
+    let id = |found: &Found| found.id().map_or_else(|| found.file(), str::to_owned);
+    let was_loaded = |found: &Found| before.iter().any(|b| b.path == found.path && b.plugin.is_some());
+    PluginChanges {
+        loaded: now.iter().filter(|f| f.plugin.is_some() && !was_loaded(f)).map(id).collect(),
+        refused: now
+            .iter()
+            .filter(|found| found.refused)
+            .map(|found| RefusedPlugin {
+                file: found.file(),
+                problem: found.problem.clone().unwrap_or_default(),
+            })
+            .collect(),
+        replaced: now.iter().filter(|found| found.replaced).map(id).collect(),
+    }
+}
+
+/// Does `work` to every item on up to `threads` threads, this one among them. The results are in the items' order.
+fn side_by_side<T: Send, R: Send>(threads: usize, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let threads = threads.min(items.len()).max(1);
+    let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    let queue = Mutex::new(items.into_iter().zip(&results));
+    let worker = || {
+        loop {
+            // The lock is held for this line only.
+            let next = queue.lock().next();
+            let Some((item, place)) = next else { return };
+            *place.lock() = Some(work(item));
         }
     };
-    let manifest = found.manifest.insert(file.manifest.clone()).clone();
-    found.sha256.clone_from(&file.sha256);
-    if options.disabled.contains(&manifest.id) {
-        found.problem = Some("disabled by `plugins.disabled`".to_owned());
-        return found;
-    }
-    if let Some(other) =
-        before.iter().find(|other| other.plugin.is_some() && other.id() == Some(&manifest.id))
-    {
-        let first = other.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        found.problem =
-            Some(format!("`{}` was loaded from `{first}` already; this file is not used", manifest.id));
-        return found;
-    }
-    let settings =
-        options.settings.get(&manifest.id).cloned().unwrap_or_else(|| options.default_settings.clone());
-    match load(&file, settings, shared.clone(), options.load_timeout) {
-        Ok(plugin) => {
-            tracing::info!(plugin = manifest.id, version = manifest.version, "plugin loaded");
-            found.plugin = Some(plugin);
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // Without it there is one thread less.
+            let spawned = std::thread::Builder::new().name("list".to_owned()).spawn_scoped(scope, worker);
+            if let Err(error) = spawned {
+                tracing::warn!(%error, "no thread to look at plugins side by side");
+            }
         }
-        Err(error) => {
-            tracing::error!(plugin = manifest.id, %error, "plugin not loaded");
-            found.problem = Some(error.to_string());
-        }
-    }
-    found
+        worker();
+    });
+    results.into_iter().filter_map(Mutex::into_inner).collect()
 }
 
 /// Shared libraries in a folder, by name. A folder that is not there has none.
@@ -145,3 +286,7 @@ fn libraries(dir: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+#[cfg(test)]
+#[path = "plugins_tests.rs"]
+mod tests;

@@ -77,12 +77,13 @@ pub fn load(
     shared: Arc<Shared>,
     limit: Duration,
 ) -> Result<Arc<Plugin>, LoadError> {
-    let PluginFile { path, manifest, .. } = inspected;
+    let PluginFile { path, manifest, sha256, .. } = inspected;
     let file = file_name(path);
     let (sender, receiver) = channel();
+    let identity = format!("{} {} {sha256}", manifest.id, manifest.version).into();
     let (path, inner) = (path.clone(), manifest.clone());
     let spawned = std::thread::Builder::new().name(format!("load {}", manifest.id)).spawn(move || {
-        sender.send(enter(path, &inner, &config_json, shared)).ok();
+        sender.send(enter(path, &inner, identity, &config_json, shared)).ok();
     });
     let id = manifest.id.clone();
     if let Err(error) = spawned {
@@ -105,6 +106,7 @@ fn file_name(path: &Path) -> String {
 fn enter(
     path: PathBuf,
     manifest: &Manifest,
+    identity: Arc<str>,
     config_json: &str,
     shared: Arc<Shared>,
 ) -> Result<Plugin, LoadError> {
@@ -171,7 +173,7 @@ fn enter(
         }
     }
     // SAFETY: from the entry of a library that stays mapped, initialised, with every function in its place.
-    Ok(unsafe { Plugin::new(table, known, context, &manifest.id) })
+    Ok(unsafe { Plugin::new(table, known, context, &manifest.id, identity) })
 }
 
 /// Lets `abi_stable` compare the layout of the frozen root module with ours.

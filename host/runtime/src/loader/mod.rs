@@ -10,22 +10,24 @@
 //! - `exchange`: one request on its way through a plugin: its memory, its results, its cancel word.
 //! - `handles`: generation-tagged handles, so that a plugin's mistake is an error and not a crash.
 //! - `buffers`: reference-counted memory that crosses the boundary without a copy.
+//! - `patience`: questions to a plugin that must not hold anybody up.
 //! - `strided`: a tensor whose elements lie apart, made dense.
 
 mod buffers;
 mod exchange;
 mod handles;
 mod library;
+mod patience;
 mod plugin;
 mod strided;
 mod table;
 
 pub use exchange::{End, Exchange, ExchangeSpec};
-pub use library::load;
-pub use plugin::{Bid, BidQuery, Class, HealthState, Instance, Model, Plugin};
+pub use library::{LoadError, load};
+pub use plugin::{Bid, BidQuery, Class, HealthState, Instance, Model, Plugin, Waits};
 pub(crate) use table::{PluginCall, Shared};
 
-/// Gives memory that the allocator holds back to the system, after a model was closed.
+/// Gives memory that the allocator holds back to the system, after a model was opened or closed.
 pub fn trim_memory() {
     plugin::trim_memory();
 }

@@ -2,15 +2,20 @@
 #![expect(unsafe_code, reason = "the host's end of the C ABI")]
 
 use super::exchange::Exchange;
+use super::patience::Patience;
 use super::table::{Failure, PluginContext};
 use crate::compute::Client;
 use crate::error::{Error, ErrorCode, Result};
 use backplane_abi::clock;
 use backplane_abi::payload::tensor::Description;
 use backplane_abi::table::*;
+use parking_lot::Mutex;
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Figures are read while somebody waits for all of them.
+const STATS: Duration = Duration::from_millis(50);
 
 /// A library that was mapped and initialised.
 pub struct Plugin {
@@ -19,6 +24,28 @@ pub struct Plugin {
     known: bp_plugin,
     context: &'static PluginContext,
     id: Arc<str>,
+    identity: Arc<str>,
+    /// Bids for requests, and for loads: those that may take long must not be in the way of the others.
+    bids: [Patience; 2],
+}
+
+/// Who waits for a bid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// Somebody who is being answered.
+    Request,
+    /// A thread that plans to open a model. The plugin may look into the model's file, which may lie on a slow disk.
+    Load,
+}
+
+impl Waits {
+    /// The header gives a bid 1 ms. This is more than a busy machine takes to wake a thread.
+    fn limit(self) -> Duration {
+        match self {
+            Self::Request => Duration::from_millis(250),
+            Self::Load => Duration::from_secs(10),
+        }
+    }
 }
 
 // SAFETY: the functions called through it are tagged [any], or [init] and then called under the catalog's lock per
@@ -38,6 +65,25 @@ pub struct BidQuery<'a> {
     pub model_json: &'a str,
     /// Size of the request's JSON.
     pub input_bytes: u64,
+}
+
+/// The same, for a thread that may outlive who asks.
+struct OwnedQuery {
+    capability: String,
+    format: String,
+    model_json: String,
+    input_bytes: u64,
+}
+
+impl BidQuery<'_> {
+    fn to_owned(self) -> OwnedQuery {
+        OwnedQuery {
+            capability: self.capability.to_owned(),
+            format: self.format.to_owned(),
+            model_json: self.model_json.to_owned(),
+            input_bytes: self.input_bytes,
+        }
+    }
 }
 
 /// A plugin's claim.
@@ -101,8 +147,9 @@ impl Plugin {
         known: bp_plugin,
         context: &'static PluginContext,
         id: &str,
+        identity: Arc<str>,
     ) -> Self {
-        Self { table, known, context, id: id.into() }
+        Self { table, known, context, id: id.into(), identity, bids: [(); 2].map(|()| Patience::with(id)) }
     }
 
     /// Its id.
@@ -110,13 +157,36 @@ impl Plugin {
         &self.id
     }
 
-    /// What it claims about a job; `None` when it does not answer.
-    pub fn bid(&self, query: BidQuery<'_>) -> Option<Bid> {
-        let bid = self.known.bid?;
+    /// Its id, version and checksum: tells it from every other plugin.
+    pub fn identity(&self) -> &Arc<str> {
+        &self.identity
+    }
+
+    /// What it claims about a job. Waits no longer than who asks may.
+    ///
+    /// # Errors
+    /// That it did not say, for people.
+    pub fn bid(self: &Arc<Self>, query: BidQuery<'_>, waits: Waits) -> std::result::Result<Bid, String> {
+        let (plugin, owned) = (self.clone(), query.to_owned());
+        let [request, load] = &self.bids;
+        let bids = if waits == Waits::Load { load } else { request };
+        let asked = bids.ask(waits.limit(), move || plugin.ask_bid(&owned));
+        match asked {
+            Ok(Ok(bid)) => Ok(bid),
+            Ok(Err(code)) => Err(format!("plugin `{}` failed to bid, with code {code}", self.id)),
+            Err(late) => {
+                tracing::warn!(plugin = &*self.id, %late, "a plugin that is asked for a bid answers late");
+                Err(format!("plugin `{}` {late}", self.id))
+            }
+        }
+    }
+
+    fn ask_bid(&self, query: &OwnedQuery) -> std::result::Result<Bid, bp_code> {
+        let Some(bid) = self.known.bid else { return Err(BP_UNIMPLEMENTED) };
         let raw = bp_query {
-            capability: bp_str::new(query.capability),
-            format: bp_str::new(query.format),
-            model_json: bp_str::new(query.model_json),
+            capability: bp_str::new(&query.capability),
+            format: bp_str::new(&query.format),
+            model_json: bp_str::new(&query.model_json),
             dev_type: BP_DEV_CPU,
             input_bytes: query.input_bytes,
             capability_version: 1,
@@ -125,7 +195,10 @@ impl Plugin {
         let mut out = bp_bid::new();
         // SAFETY: the plugin's function with its own table; the text is copied before anybody bids on this thread.
         let (code, text) = unsafe { (bid(self.table, &raw, &raw mut out), out.text.lossy().into_owned()) };
-        (code == BP_OK).then(|| Bid {
+        if code != BP_OK {
+            return Err(code);
+        }
+        Ok(Bid {
             score: out.score.min(1000),
             quality: out.quality.min(1000),
             host_bytes: out.bytes_host,
@@ -169,7 +242,8 @@ impl Plugin {
         };
         // SAFETY: valid until close.
         let description = serde_json::from_slice(unsafe { known.describe_json.bytes() }).unwrap_or_default();
-        Ok(Arc::new(Model { plugin: self.clone(), table, known, class, description }))
+        let figures = Figures { patience: Patience::with(&self.id), last: Mutex::default() };
+        Ok(Arc::new(Model { plugin: self.clone(), table, known, class, description, figures }))
     }
 }
 
@@ -189,6 +263,13 @@ pub struct Model {
     known: bp_model,
     class: Class,
     description: Description,
+    figures: Figures,
+}
+
+/// What an engine said of itself last, and how long it may take to say it.
+struct Figures {
+    patience: Patience,
+    last: Mutex<Vec<(String, f64)>>,
 }
 
 // SAFETY: the functions called through it are tagged [any] or [init]; the header allows any thread for both.
@@ -281,8 +362,25 @@ impl Model {
         }
     }
 
-    /// The engine's own figures.
-    pub fn stats(&self) -> Vec<(String, f64)> {
+    /// The engine's own figures; those it gave last when it does not give them at once.
+    pub fn stats(self: &Arc<Self>) -> Vec<(String, f64)> {
+        if self.extension::<bp_stats_1>(BP_EXT_STATS_1).is_none() {
+            return Vec::new();
+        }
+        let model = self.clone();
+        match self.figures.patience.ask(STATS, move || model.ask_stats()) {
+            Ok(figures) => *self.figures.last.lock() = figures,
+            Err(late) => tracing::debug!(plugin = &*self.plugin.id, %late, "an engine's figures are late"),
+        }
+        self.figures.last.lock().clone()
+    }
+
+    /// How often its figures were not given at once.
+    pub fn late_stats(&self) -> u64 {
+        self.figures.patience.late()
+    }
+
+    fn ask_stats(&self) -> Vec<(String, f64)> {
         unsafe extern "C" fn each(ctx: *mut c_void, name: bp_str, value: f64) {
             // SAFETY: ctx is the Vec below; the name is valid until we return.
             let (figures, name) = unsafe { (&mut *ctx.cast::<Vec<(String, f64)>>(), name.lossy()) };

@@ -12,7 +12,7 @@ pub use table::{Cascade, Names, RouteTable, Target};
 
 use crate::catalog::{Entry, Shelf};
 use crate::error::{Error, ErrorCode, Result};
-use crate::loader::{Bid, BidQuery};
+use crate::loader::{Bid, BidQuery, Waits};
 use actix::Addr;
 use actor::RouterActor;
 use arc_swap::ArcSwap;
@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// A bid is asked for again after this long at the latest.
 const MAX_BID_AGE: Duration = Duration::from_secs(60);
+/// A plugin that did not bid is asked again after this long: asking costs requests a moment each.
+const NO_BID_AGE: Duration = Duration::from_secs(2);
 
 /// What callers hold.
 #[derive(Clone)]
@@ -176,11 +178,8 @@ impl RouterHandle {
             .iter()
             .filter_map(|model| self.shared.shelf.get(model))
             .map(|entry| {
-                let (score, why) = match self.bid(&entry, capability, input_bytes) {
-                    Ok(bid) => (bid.score, bid.text),
-                    Err(error) => (0, error.message),
-                };
-                Scored { entry, score, why }
+                let bid = self.bid(&entry, capability, input_bytes);
+                Scored { entry, score: bid.score, why: bid.text }
             })
             .collect();
         if let [only] = candidates.as_slice()
@@ -203,28 +202,38 @@ impl RouterHandle {
             )
             .with_reason("load_failed"));
         }
-        candidates.retain(|candidate| candidate.score > 0);
-        let why = format!("best of {} bids", candidates.len());
+        let (candidates, unable): (Vec<_>, Vec<_>) =
+            candidates.into_iter().partition(|candidate| candidate.score > 0);
+        let mut why = format!("best of {} bids", candidates.len());
+        for other in unable {
+            why.push_str(&format!("; not `{}`: {}", other.entry.name(), other.why));
+        }
         Ok(Choice { candidates, escalate_below: None, may_replace: true, why })
     }
 
-    /// A plugin's bid, from the cache while it stands.
-    fn bid(&self, entry: &Entry, capability: &str, input_bytes: u64) -> Result<Bid> {
+    /// A plugin's bid, from the cache while it stands. No bid is one of 0 that says why.
+    fn bid(&self, entry: &Entry, capability: &str, input_bytes: u64) -> Bid {
         let key = (entry.name(), capability.to_owned());
         let now = Instant::now();
         if let Some(known) = self.shared.bids.get(&key)
             && now < known.1
         {
-            return Ok(known.0.clone());
+            return known.0.clone();
         }
         let listed = entry.listed();
-        let (plugin, standing) = self.shared.shelf.bidder(&listed)?;
         let query =
             BidQuery { capability, format: &listed.format, model_json: &listed.model_json, input_bytes };
-        let bid = plugin.bid(query).unwrap_or(standing);
-        let stands = Duration::from_millis(u64::from(bid.valid_ms)).min(MAX_BID_AGE);
-        self.shared.bids.insert(key, (bid.clone(), now + stands));
-        Ok(bid)
+        let asked = self.shared.shelf.bidder(&listed, Waits::Request).map_err(|error| error.message);
+        let asked = asked.and_then(|(plugin, _)| plugin.bid(query, Waits::Request));
+        let (bid, stands) = match asked {
+            Ok(bid) => {
+                let stands = Duration::from_millis(u64::from(bid.valid_ms)).min(MAX_BID_AGE);
+                (bid, stands)
+            }
+            Err(why) => (Bid { score: 0, quality: 0, host_bytes: 0, valid_ms: 0, text: why }, NO_BID_AGE),
+        };
+        self.shared.bids.insert(key, (bid.clone(), Instant::now() + stands));
+        bid
     }
 
     #[cfg(test)]

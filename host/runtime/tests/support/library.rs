@@ -1,9 +1,30 @@
-//! Builds the echo plugin and finds its shared library. Apart, so that tests inside the crate can use it too.
+//! Builds plugins: echo, and one in C that takes its time. Apart, so that tests inside the crate can use it too.
 
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+
+/// Compiles `slow.c` to `file` in `dir`, with an id and settings such as `BID_MS=100`.
+#[allow(dead_code, reason = "not every test needs it")]
+pub fn slow(dir: &Path, file: &str, id: &str, settings: &[&str]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let built = dir.join(format!("{file}.new"));
+    let output = Command::new("cc")
+        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-fvisibility=hidden"])
+        .arg(format!("-DID=\"{id}\""))
+        .args(settings.iter().map(|setting| format!("-D{setting}")))
+        .arg("-I")
+        .arg(root.join("plugin-api/include"))
+        .arg(root.join("host/runtime/tests/support/slow.c"))
+        .arg("-o")
+        .arg(&built)
+        .output()
+        .expect("`cc` is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // As a person would replace a library that may be in use.
+    std::fs::rename(built, dir.join(file)).unwrap();
+}
 
 /// Folder that holds the echo plugin and nothing else that is a plugin. Built once: cargo does not order cdylibs before
 /// the tests of another package.

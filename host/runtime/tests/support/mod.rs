@@ -7,7 +7,8 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 
 mod library;
-pub use library::plugins;
+#[allow(unused_imports, reason = "each test uses its part")]
+pub use library::{plugins, slow};
 
 /// A running host and the state directory it dies with.
 pub struct Running {

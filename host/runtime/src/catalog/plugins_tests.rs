@@ -1,0 +1,116 @@
+//! Which files are loaded, in which order, and how long that may take.
+
+use super::*;
+use crate::survival::library::slow;
+use std::time::Instant;
+
+/// Longer than any test.
+const HANGS: &str = "INIT_MS=3600000";
+
+fn options(dir: &Path, limit: Duration) -> PluginOptions {
+    PluginOptions { dirs: vec![dir.to_owned()], load_timeout: limit, ..PluginOptions::default() }
+}
+
+fn files(found: &[Found]) -> Vec<String> {
+    found.iter().map(Found::file).collect()
+}
+
+/// Threads of this process that load a plugin with such an id.
+fn loading(id: &str) -> usize {
+    let name = format!("load {id}");
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|other| name.starts_with(other.trim())).count()
+}
+
+#[test]
+fn plugins_that_hang_cost_one_time_out_together_and_are_entered_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["1", "2", "3", "4", "5"] {
+        slow(dir.path(), &format!("lib{file}.so"), &format!("hang.{file}"), &[HANGS]);
+    }
+    slow(dir.path(), "lib6.so", "test.well", &[]);
+    let limit = Duration::from_secs(2);
+    let options = options(dir.path(), limit);
+    let began = Instant::now();
+    let found = discover(&options, &[], &Arc::default());
+    let took = began.elapsed();
+    assert!(limit <= took && took < limit * 2, "{took:?}");
+    assert_eq!(files(&found), ["lib1.so", "lib2.so", "lib3.so", "lib4.so", "lib5.so", "lib6.so"]);
+    for hung in &found[..5] {
+        assert!(hung.plugin.is_none() && hung.problem.as_ref().unwrap().contains("until the host restarts"));
+    }
+    assert!(found[5].plugin.is_some(), "{:?}", found[5].problem);
+
+    let began = Instant::now();
+    let again = discover(&options, &found, &Arc::default());
+    assert!(began.elapsed() < limit, "{:?}", began.elapsed());
+    assert_eq!((files(&again), &again[0].problem), (files(&found), &found[0].problem));
+    assert_eq!(loading("hang.1"), 1, "no second thread went into it");
+}
+
+#[test]
+fn of_files_with_one_id_the_first_that_loads_is_used() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    slow(first.path(), "liba.so", "same.id", &[HANGS]);
+    slow(second.path(), "libb.so", "same.id", &["VERSION=\"2.0.0\""]);
+    slow(second.path(), "libc.so", "same.id", &["VERSION=\"3.0.0\""]);
+    slow(second.path(), "libd.so", "other.id", &[]);
+    std::fs::write(second.path().join("libe.so"), "text").unwrap();
+    let mut options = options(first.path(), Duration::from_millis(500));
+    options.dirs.push(second.path().to_owned());
+    options.files.push(second.path().join("libd.so"));
+    let found = discover(&options, &[], &Arc::default());
+    assert_eq!(files(&found), ["libd.so", "liba.so", "libb.so", "libc.so", "libe.so"]);
+    let loaded: Vec<_> = found.iter().filter(|found| found.plugin.is_some()).map(Found::file).collect();
+    assert_eq!(loaded, ["libd.so", "libb.so"]);
+    let unused = found[3].problem.as_deref().unwrap();
+    assert_eq!(unused, "`same.id` was loaded from `libb.so` already; this file is not used");
+    let changes = changes(&[], &found);
+    assert_eq!(changes.loaded, ["other.id", "same.id"]);
+    let refused: Vec<_> = changes.refused.iter().map(|refused| refused.file.as_str()).collect();
+    assert_eq!(refused, ["liba.so", "libe.so"], "one that is not needed is not refused");
+
+    // A file that comes before it is no reason to load a plugin twice.
+    slow(first.path(), "lib0.so", "other.id", &[]);
+    options.files.clear();
+    let again = discover(&options, &found, &Arc::default());
+    let loaded: Vec<_> = again.iter().filter(|found| found.plugin.is_some()).map(Found::file).collect();
+    assert_eq!(loaded, ["libb.so", "libd.so"]);
+    assert_eq!(super::changes(&found, &again).loaded, [""; 0]);
+}
+
+#[test]
+fn a_file_that_was_replaced_is_told_and_the_loaded_one_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    slow(dir.path(), "liba.so", "replaced.id", &[]);
+    let options = options(dir.path(), Duration::from_secs(20));
+    let before = discover(&options, &[], &Arc::default());
+    let same = discover(&options, &before, &Arc::default());
+    assert_eq!(changes(&before, &same), PluginChanges::default());
+    assert_eq!(same[0].info().problem, None);
+    slow(dir.path(), "liba.so", "replaced.id", &["VERSION=\"2.0.0\""]);
+    let after = discover(&options, &same, &Arc::default());
+    assert_eq!(changes(&same, &after).replaced, ["replaced.id"]);
+    let info = after[0].info();
+    assert!(info.ready && info.version == "1.0.0");
+    assert!(info.problem.unwrap().contains("restart the host"));
+}
+
+#[test]
+fn work_side_by_side_keeps_its_order_and_its_bound() {
+    let inside = Mutex::new((0, 0));
+    let done = side_by_side(3, (0..50).collect(), |n: u64| {
+        {
+            let mut inside = inside.lock();
+            inside.0 += 1;
+            inside.1 = inside.1.max(inside.0);
+        }
+        std::thread::sleep(Duration::from_millis(n % 5));
+        inside.lock().0 -= 1;
+        n * n
+    });
+    assert_eq!(done, (0..50).map(|n| n * n).collect::<Vec<_>>());
+    assert!((2..=3).contains(&inside.lock().1), "{:?}", inside.lock());
+    assert_eq!(side_by_side(4, Vec::<u8>::new(), |n| n), [0; 0]);
+}

@@ -1,0 +1,143 @@
+//! Plugins that are slow where they must not be, that come, and that take each other's place.
+
+#![allow(clippy::unwrap_used, reason = "in a test a failure is the test's")]
+
+mod support;
+
+use backplane::{Answer, CacheOutcome, Caller, Config, Host, Request};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use support::{slow, text, threads};
+
+fn host(plugins: &Path, change: impl FnOnce(&mut Config)) -> (Host, tempfile::TempDir) {
+    let state = tempfile::tempdir().unwrap();
+    let mut config = Config::for_tests();
+    change(&mut config);
+    let host = Host::builder().config(config).state_dir(state.path()).plugin_dir(plugins).start().unwrap();
+    (host, state)
+}
+
+fn question() -> Request {
+    Request::new(Caller::internal("tests"), "slow.answer", "{}")
+}
+
+async fn ask(host: &Host, request: Request) -> backplane::Result<Answer> {
+    host.serve(request).await?.collect().await
+}
+
+#[tokio::test]
+async fn a_plugin_that_bids_late_holds_up_nobody_for_long_and_another_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    slow(dir.path(), "liblate.so", "bids.late", &["BID_MS=20000"]);
+    let (host, _state) = host(dir.path(), |_| {});
+    let began = Instant::now();
+    let alone = ask(&host, question()).await.unwrap_err();
+    assert!(alone.message.contains("plugin `bids.late` did not answer within"), "{alone}");
+    for _ in 0..50 {
+        ask(&host, question()).await.unwrap_err();
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(threads("ask bids.late"), 1, "one thread is in it, not one for each request");
+
+    slow(dir.path(), "libnow.so", "bids.now", &["VERSION=\"7.0.0\""]);
+    host.refresh().await.unwrap();
+    let answer = ask(&host, question()).await.unwrap();
+    assert_eq!(text(&answer), "7.0.0");
+    let why = &answer.route.why;
+    assert!(why.starts_with("best of 1 bids; not `bids.late`: no plugin can open"), "{why}");
+    assert!(why.ends_with("plugin `bids.late` has not answered an earlier question yet"), "{why}");
+    // Who asks for it by name is served: its bids are late, and it is not.
+    assert_eq!(text(&ask(&host, question().model("bids.late")).await.unwrap()), "1.0.0");
+}
+
+#[tokio::test]
+async fn an_engine_that_gives_its_figures_late_shows_its_last_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    slow(dir.path(), "liba.so", "figures.late", &["STATS_MS=20000"]);
+    let (host, _state) = host(dir.path(), |_| {});
+    ask(&host, question()).await.unwrap();
+    let figure = "backplane_engine{model=\"figures.late\",figure=\"first_reading\"} 1";
+    let late = |n| format!("backplane_model_late_stats_total{{model=\"figures.late\"}} {n}");
+    let began = Instant::now();
+    for n in 0..20 {
+        let rendered = host.metrics().render();
+        assert!(rendered.contains(figure) && rendered.contains(&late(n)), "{n}: {rendered}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(threads("ask figures.lat"), 1, "the kernel keeps 15 letters");
+}
+
+#[tokio::test]
+async fn a_plugin_never_answers_from_what_another_said_to_the_same_model() {
+    let (dir, model) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(model.path().join("weights"), "none").unwrap();
+    let card = model.path().join("model.toml");
+    std::fs::write(
+        &card,
+        "name = 'mine'\nformat = 'slow'\ncapabilities = ['slow.answer']\n[[files]]\nrole = 'model'\npath = 'weights'\n",
+    )
+    .unwrap();
+    slow(dir.path(), "libold.so", "z.old", &[]);
+    let (host, _state) = host(dir.path(), |config| {
+        config.models.cards.push(card);
+        config.cache.capabilities.push("slow.answer".to_owned());
+    });
+    let mine = || question().model("mine");
+    assert_eq!(text(&ask(&host, mine()).await.unwrap()), "1.0.0");
+    let again = ask(&host, mine()).await.unwrap();
+    assert_eq!((again.cache, text(&again).as_str()), (CacheOutcome::Hit, "1.0.0"));
+
+    // Bids the same, and its id comes first: it opens the model from now on.
+    slow(dir.path(), "libnew.so", "a.new", &["VERSION=\"2.0.0\""]);
+    host.refresh().await.unwrap();
+    let open = ask(&host, mine()).await.unwrap();
+    assert_eq!(open.cache, CacheOutcome::Hit, "what has it open is what answered");
+    host.unload("mine").await.unwrap();
+    assert_eq!(text(&ask(&host, mine()).await.unwrap()), "2.0.0");
+    let other = ask(&host, mine()).await.unwrap();
+    assert_eq!(text(&other), "2.0.0");
+
+    // The same for the file: a local model has no digest.
+    let hit = ask(&host, mine()).await.unwrap();
+    assert_eq!(hit.cache, CacheOutcome::Hit);
+    let opened = || {
+        host.metrics()
+            .render()
+            .lines()
+            .find(|l| l.contains("loads_total{outcome=\"opened\""))
+            .unwrap()
+            .to_owned()
+    };
+    let before = opened();
+    std::fs::write(model.path().join("other"), "some").unwrap();
+    std::fs::rename(model.path().join("other"), model.path().join("weights")).unwrap();
+    host.refresh().await.unwrap();
+    let fresh = ask(&host, mine()).await.unwrap();
+    assert_eq!(fresh.cache, CacheOutcome::Miss);
+    assert_ne!(opened(), before, "and it was opened anew");
+}
+
+#[tokio::test]
+async fn a_reload_says_which_plugins_came_and_which_did_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, _state) = host(dir.path(), |_| {});
+    assert_eq!(host.reload().await.unwrap(), backplane::ReloadReport::default());
+    slow(dir.path(), "liba.so", "came.late", &[]);
+    std::fs::write(dir.path().join("libb.so"), "text").unwrap();
+    let plugins = host.reload().await.unwrap().plugins;
+    assert_eq!(plugins.loaded, ["came.late"]);
+    assert_eq!(plugins.refused[0].file, "libb.so");
+    assert!(plugins.refused[0].problem.contains("not an ELF file"), "{:?}", plugins.refused);
+    slow(dir.path(), "liba.so", "came.late", &["VERSION=\"2.0.0\""]);
+    let plugins = host.reload().await.unwrap().plugins;
+    assert_eq!((plugins.loaded.len(), plugins.replaced.as_slice()), (0, &["came.late".to_owned()][..]));
+}
+
+#[tokio::test]
+async fn what_a_model_needed_only_to_open_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    slow(dir.path(), "liba.so", "opens.large", &["OPEN_MB=256"]);
+    let (host, _state) = host(dir.path(), |_| {});
+    let memory = host.load("opens.large", None).await.unwrap().running.unwrap().memory_bytes;
+    assert!(memory < 128 << 20, "{memory} bytes are still here");
+}

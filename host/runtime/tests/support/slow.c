@@ -1,0 +1,189 @@
+/*
+ * A plugin that takes its time, for tests of a host's patience: INIT_MS to start, BID_MS for each bid, STATS_MS for its
+ * figures, but for the first time. It answers with its version. To open a model it takes OPEN_MB and gives them back.
+ *
+ *   cc -std=c99 -shared -fPIC -fvisibility=hidden -I plugin-api/include -DID='"com.example.x"' slow.c -o libx.so
+ */
+#define _POSIX_C_SOURCE 200809L /* nanosleep */
+#include "backplane.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#ifndef VERSION
+#define VERSION "1.0.0"
+#endif
+#ifndef INIT_MS
+#define INIT_MS 0
+#endif
+#ifndef BID_MS
+#define BID_MS 0
+#endif
+#ifndef OPEN_MB
+#define OPEN_MB 0
+#endif
+#ifndef STATS_MS
+#define STATS_MS 0
+#endif
+
+static const bp_host *the_host;
+static bp_plugin plugin;
+static bp_model model;
+static bp_instance instance;
+static bp_stats_1 stats;
+static int32_t readings;
+
+static bp_str str(const char *text) {
+  bp_str s;
+  s.ptr = text;
+  s.len = strlen(text);
+  return s;
+}
+
+static void sleep_ms(long ms) {
+  struct timespec pause;
+  pause.tv_sec = ms / 1000;
+  pause.tv_nsec = ms % 1000 * 1000000;
+  if (ms != 0) nanosleep(&pause, NULL);
+}
+
+static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n, uint32_t stride, bp_err err) {
+  uint32_t i;
+  (void)self;
+  (void)err;
+  for (i = 0; i < n; i++) {
+    const bp_request *request = (const bp_request *)(const void *)((const char *)requests + (size_t)i * stride);
+    bp_chunk chunk;
+    bp_done done;
+    memset(&chunk, 0, sizeof chunk);
+    chunk.struct_size = sizeof chunk;
+    chunk.json = str("{\"text\":\"" VERSION "\"}");
+    the_host->push(the_host, request->sink, &chunk);
+    memset(&done, 0, sizeof done);
+    done.struct_size = sizeof done;
+    done.confidence = -1.0;
+    the_host->finish(the_host, request->sink, &done);
+  }
+  return BP_OK;
+}
+
+static void destroy(bp_instance *self) { (void)self; }
+
+static bp_code instance_new(bp_model *self, const bp_placement *placement, bp_instance **out, bp_err err) {
+  (void)self;
+  (void)placement;
+  (void)err;
+  *out = &instance;
+  return BP_OK;
+}
+
+static bp_code read_stats(bp_model *self, void *ctx, void (*each)(void *ctx, bp_str name, double value)) {
+  (void)self;
+  if (__atomic_fetch_add(&readings, 1, __ATOMIC_RELAXED) != 0) sleep_ms(STATS_MS);
+  each(ctx, str("first_reading"), 1.0);
+  return BP_OK;
+}
+
+static const void *get_extension(bp_model *self, bp_str id) {
+  (void)self;
+  return id.len == strlen(BP_EXT_STATS_1) && memcmp(id.ptr, BP_EXT_STATS_1, id.len) == 0 ? &stats : NULL;
+}
+
+static void close_model(bp_model *self) { (void)self; }
+
+static bp_code init(bp_plugin *self, bp_str config, bp_err err) {
+  (void)self;
+  (void)config;
+  (void)err;
+  sleep_ms(INIT_MS);
+  return BP_OK;
+}
+
+static bp_code bid(bp_plugin *self, const bp_query *query, bp_bid *out) {
+  (void)self;
+  /* A load may be planned in peace. */
+  if (query->capability.len != 0 || query->format.len != 0) sleep_ms(BID_MS);
+  out->score = 900;
+  out->valid_ms = 60000;
+  return BP_OK;
+}
+
+/* In pieces of 64 KiB, of which the last one is kept, so that the allocator has a reason to hold the others. */
+static void use_memory(size_t pieces) {
+  static void *kept;
+  const size_t size = 64 * 1024;
+  void *first = NULL;
+  size_t i;
+  for (i = 0; i < pieces; i++) {
+    void **piece = (void **)malloc(size);
+    if (piece == NULL) break;
+    memset(piece, 1, size);
+    *piece = first;
+    first = piece;
+  }
+  kept = first;
+  first = kept == NULL ? NULL : *(void **)kept;
+  while (first != NULL) {
+    void *next = *(void **)first;
+    free(first);
+    first = next;
+  }
+}
+
+static bp_code model_open(bp_plugin *self, bp_str model_json, bp_model **out, bp_err err) {
+  (void)self;
+  (void)model_json;
+  (void)err;
+  use_memory(OPEN_MB * 16);
+  *out = &model;
+  return BP_OK;
+}
+
+static void shutdown(bp_plugin *self) { (void)self; }
+
+__attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, bp_plugin **out) {
+  the_host = host;
+  plugin.struct_size = sizeof plugin;
+  plugin.abi_minor_built = BP_ABI_MINOR;
+  plugin.id = str(ID);
+  plugin.version = str(VERSION);
+  plugin.init = init;
+  plugin.bid = bid;
+  plugin.model_open = model_open;
+  plugin.shutdown = shutdown;
+  model.struct_size = sizeof model;
+  model.exec_class = BP_CONCURRENT;
+  model.max_inflight = 1;
+  model.max_batch = 1;
+  model.cancel_grace_ms = 100;
+  model.describe_json = str("");
+  model.instance_new = instance_new;
+  model.get_extension = get_extension;
+  model.close = close_model;
+  stats.struct_size = sizeof stats;
+  stats.read = read_stats;
+  instance.struct_size = sizeof instance;
+  instance.submit = submit;
+  instance.destroy = destroy;
+  *out = &plugin;
+  return BP_OK;
+}
+
+#define MANIFEST                       \
+  "id = \"" ID "\"\n"                  \
+  "version = \"" VERSION "\"\n"        \
+  "abi = \"1.0\"\n"                    \
+  "capabilities = [\"slow.answer\"]\n" \
+  "formats = [\"slow\"]\n"             \
+  "models = [{ name = \"" ID "\" }]\n"
+
+typedef struct manifest_note {
+  uint32_t name_size, description_size, type;
+  char name[12];
+  char description[(sizeof MANIFEST + 3) / 4 * 4];
+} manifest_note;
+
+__attribute__((section(BP_NOTE_SECTION), used, aligned(4))) static const manifest_note manifest = {
+    sizeof BP_NOTE_NAME, (sizeof MANIFEST + 3) / 4 * 4, BP_NOTE_MANIFEST, BP_NOTE_NAME, MANIFEST};
