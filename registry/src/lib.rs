@@ -21,6 +21,7 @@ mod card;
 mod catalogue;
 mod digest;
 mod error;
+pub mod license;
 mod models;
 mod name;
 pub mod plugin;

@@ -35,6 +35,7 @@ pub use key::{KeyId, PublicKey, SecretKey};
 pub use moment::{Day, Timestamp};
 pub use revocation::{Ratchet, RevocationList, Revocations};
 pub use set::{IdPattern, Level, Role, TrustSet, TrustedKey};
+pub(crate) use store::write_atomic;
 pub use store::{TrustStore, Trusted, read_capped, write_new};
 
 /// What a signed document is. Part of what is signed, so that no document passes for one of another kind.

@@ -4,6 +4,8 @@
 mod common;
 #[cfg(test)]
 mod guide;
+#[cfg(test)]
+mod licences;
 mod models;
 #[cfg(test)]
 mod packages;

@@ -1,0 +1,28 @@
+//! Licences of commercial plugins: a vendor's signed permission, checked offline.
+//!
+//! `file` is what stands in one, `report` checks one step by step, `standing` says what its dates mean, `binding` which
+//! machine it is for, `entitlement` what it allows whom. All of that is given `now` and reads nothing. `store` keeps the
+//! files, `clock` says what time it is at least, `gate` is what a request looks at, `usage` counts.
+
+mod binding;
+mod clock;
+mod entitlement;
+mod file;
+mod gate;
+mod report;
+mod standing;
+mod store;
+mod usage;
+
+pub use binding::{FingerprintPart, Machine};
+pub use clock::{CONFIRMED_AFTER, Clock};
+pub use entitlement::{Excess, Use};
+pub use file::{
+    Bind, BindKind, Feature, LABEL, Licence, Licensee, Limits, MAX_FILE, Match, Mode, OnExpiry, Overage,
+    Product, TenantTerms,
+};
+pub use gate::{Gate, Snapshot};
+pub use report::{Check, Outcome, Refusal, Report, Running, Situation, check};
+pub use standing::{Standing, State, standing};
+pub use store::{Held, Licences};
+pub use usage::{Entry, UsageLog};

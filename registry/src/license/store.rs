@@ -1,0 +1,118 @@
+//! Licence files of a state directory: `<state>/licenses/<licence id>.lic`.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use super::{MAX_FILE, Report, Situation, check};
+use crate::trust::{Result, Timestamp, TrustError, read_capped, write_atomic};
+
+/// The licence files of one state directory.
+#[derive(Debug, Clone)]
+pub struct Licences {
+    root: PathBuf,
+}
+
+/// One file, and what came of its check.
+#[derive(Debug)]
+pub struct Held {
+    pub path: PathBuf,
+    pub report: Report,
+    /// Another file of the same issuer for the same plugin counts instead.
+    pub superseded: bool,
+}
+
+impl Licences {
+    pub fn at(state: &Path) -> Self {
+        Self { root: state.join("licenses") }
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.root
+    }
+
+    /// Checks every file. Of one issuer's licences for one plugin that with the highest serial counts, among those that
+    /// serve if any does; the others are marked. `since` is asked for the plugin and use of each.
+    pub fn load(&self, situation: &Situation<'_>) -> Result<Vec<Held>> {
+        let mut out = Vec::new();
+        for path in self.files()? {
+            // A file that is too large is reported like any other.
+            let bytes = match read_capped(&path, MAX_FILE) {
+                Err(TrustError::TooLarge { limit }) => vec![b' '; limit + 1],
+                other => other?,
+            };
+            let situation = Situation { first_seen: situation.first_seen.or(written(&path)), ..*situation };
+            out.push(Held { report: check(&bytes, &situation), path, superseded: false });
+        }
+        mark(&mut out);
+        Ok(out)
+    }
+
+    /// The one that counts for this plugin: `situation` has to name it. None if no file is for it.
+    pub fn of_plugin(&self, plugin: &str, situation: &Situation<'_>) -> Result<Option<Held>> {
+        let for_it = |held: &Held| {
+            held.report.licence.as_ref().is_some_and(|licence| licence.product.plugin == plugin)
+        };
+        let held = self.load(situation)?.into_iter().filter(for_it);
+        Ok(held.max_by_key(|held| (held.report.standing.serves, !held.superseded)))
+    }
+
+    /// Keeps a file that was checked; returns where. The same licence again takes the file's place.
+    pub fn install(&self, id: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.path(id)?;
+        write_atomic(&path, bytes, 0o644)?;
+        Ok(path)
+    }
+
+    /// Removes a licence; false if there is none of this id.
+    pub fn remove(&self, id: &str) -> Result<bool> {
+        let path = self.path(id)?;
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(TrustError::io("remove", path)(error)),
+        }
+    }
+
+    fn path(&self, id: &str) -> Result<PathBuf> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        if id.is_empty() || id.len() > 64 || !id.bytes().all(plain) {
+            let reason = format!("`{id}` is no licence id: expected letters, digits, `_` and `-`");
+            return Err(TrustError::File { path: self.root.clone(), reason });
+        }
+        Ok(self.root.join(format!("{id}.lic")))
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut out = crate::store::list(&self.root)
+            .map_err(|error| TrustError::File { path: self.root.clone(), reason: error.to_string() })?;
+        out.retain(|path| path.extension().is_some_and(|extension| extension == "lic"));
+        out.sort();
+        Ok(out)
+    }
+}
+
+/// When a file came here.
+fn written(path: &Path) -> Option<Timestamp> {
+    let since = path.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(Timestamp::of_unix(i64::try_from(since.as_secs()).ok()?))
+}
+
+fn mark(held: &mut [Held]) {
+    let mut groups: BTreeMap<(String, String), Vec<&mut Held>> = BTreeMap::new();
+    for one in held {
+        if let Some(licence) = &one.report.licence {
+            let group = (licence.issuer.clone(), licence.product.plugin.clone());
+            groups.entry(group).or_default().push(one);
+        }
+    }
+    for group in groups.values_mut() {
+        group.sort_by_key(|one| {
+            let serial = one.report.licence.as_ref().map_or(0, |licence| licence.serial);
+            Reverse((one.report.standing.serves, serial))
+        });
+        group.iter_mut().skip(1).for_each(|one| one.superseded = true);
+    }
+}
