@@ -301,3 +301,37 @@ impl Licence {
         if text.len() > MAX_FILE { Err(TrustError::TooLarge { limit: MAX_FILE }) } else { Ok(text) }
     }
 }
+
+impl Licence {
+    /// Fills in what a vendor's template leaves out: `v`, `id`, `issuer`, `iat`, `nbf`, and as `serial` the seconds since
+    /// 1970, so that a later licence counts before an earlier one. A member that no licence has is refused: hosts would
+    /// ignore it, and the vendor would not know.
+    pub fn of_template(mut template: Value, issuer: &str, now: Timestamp) -> Result<Self, String> {
+        let members = template.as_object_mut().ok_or("a template is a table of members")?;
+        let mut random = [0_u8; 8];
+        getrandom::fill(&mut random)
+            .map_err(|error| format!("the system gives no random numbers: {error}"))?;
+        let id = format!("lic_{:08x}{:016x}", now.unix(), u64::from_be_bytes(random));
+        let iat = members.get("iat").cloned().unwrap_or_else(|| now.to_string().into());
+        let defaults = [
+            ("v", VERSION.into()),
+            ("id", id.into()),
+            ("serial", now.unix().into()),
+            ("issuer", issuer.into()),
+            ("nbf", iat.clone()),
+            ("iat", iat),
+        ];
+        for (name, value) in defaults {
+            members.entry(name).or_insert(value);
+        }
+        let mut unknown = Vec::new();
+        let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+        let read = serde_ignored::Deserializer::new(template, &mut note);
+        let licence: Self = serde_path_to_error::deserialize(read)
+            .map_err(|error| format!("`{}`: {}", error.path(), error.inner()))?;
+        match unknown.first() {
+            Some(name) => Err(format!("`{name}` is nothing that a licence has")),
+            None => licence.sound().map(|()| licence),
+        }
+    }
+}
