@@ -3,7 +3,7 @@
 use crate::args::ConfigVerb;
 use crate::context::Context;
 use crate::exit::{Failure, Result};
-use crate::output::Table;
+use crate::output::{Table, printable};
 use backplane::Config;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -94,19 +94,63 @@ fn reload(context: &Context) -> Result<()> {
         out.value(&report);
         return Ok(());
     }
-    let list = |member: &str| {
-        report[member]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let (changed, restart) = (list("changed"), list("needs_restart"));
-    out.line(if changed.is_empty() { "nothing changed".to_owned() } else { format!("in force: {changed}") });
-    if !restart.is_empty() {
-        out.line(format!("needs a restart: {restart}"));
-    }
+    reloaded(&report).iter().for_each(|line| out.line(line));
     Ok(())
+}
+
+/// What a reload did, a line for each kind.
+fn reloaded(report: &Value) -> Vec<String> {
+    let all = |list: &Value| list.as_array().cloned().unwrap_or_default();
+    let names = |list: &Value| {
+        all(list).iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>().join(", ")
+    };
+    let plugins = &report["plugins"];
+    let named = [
+        ("in force", names(&report["changed"])),
+        ("plugins loaded", names(&plugins["loaded"])),
+        ("needs a restart", names(&report["needs_restart"])),
+    ];
+    let mut lines: Vec<String> = named
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {names}"))
+        .collect();
+    if names(&report["changed"]).is_empty() && names(&plugins["loaded"]).is_empty() {
+        lines.insert(0, "nothing changed".to_owned());
+    }
+    for id in all(&plugins["replaced"]).iter().filter_map(Value::as_str) {
+        lines.push(format!("the file of plugin `{id}` was replaced: restart to use it"));
+    }
+    for refused in all(&plugins["refused"]) {
+        let text = |member: &str| printable(refused[member].as_str().unwrap_or_default());
+        lines.push(format!("not loaded: {}: {}", text("file"), text("problem")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_says_what_it_did_and_what_it_could_not_do() {
+        let nothing = json!({ "loaded": [], "refused": [], "replaced": [] });
+        let report = json!({ "changed": [], "needs_restart": [], "plugins": nothing });
+        assert_eq!(reloaded(&report), ["nothing changed"]);
+        let report = json!({
+            "changed": [], "needs_restart": ["server.address"],
+            "plugins": {
+                "loaded": ["com.a", "com.b"],
+                "refused": [{ "file": "libx.so", "problem": "not an ELF file" }],
+                "replaced": ["com.c"],
+            },
+        });
+        let said = [
+            "plugins loaded: com.a, com.b",
+            "needs a restart: server.address",
+            "the file of plugin `com.c` was replaced: restart to use it",
+            "not loaded: libx.so: not an ELF file",
+        ];
+        assert_eq!(reloaded(&report), said);
+    }
 }

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::exit::Result;
 use crate::output::Table;
 use backplane::PluginInfo;
-use backplane_registry::plugin::scan;
+use backplane_registry::plugin::{Scanned, inspect, scan};
 use serde_json::{Value, json};
 
 /// A plugin as it is shown.
@@ -81,7 +81,8 @@ pub fn run(context: &Context) -> Result<()> {
 
 /// Plugin files where a server would look, read without running them.
 pub fn found(context: &Context) -> Result<Vec<Value>> {
-    let mut folders = context.load_config(Vec::new())?.plugins.dirs.clone();
+    let config = context.load_config(Vec::new())?.plugins.clone();
+    let mut folders = config.dirs;
     folders.push(context.state()?.join("plugins"));
     if let Some(beside) = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned())) {
         folders.push(beside.join("plugins"));
@@ -89,13 +90,15 @@ pub fn found(context: &Context) -> Result<Vec<Value>> {
     }
     let file_name =
         |path: &std::path::Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let describe = |scanned: backplane_registry::plugin::Scanned| match scanned.result {
+    let describe = |scanned: Scanned| match scanned.result {
         Ok(file) => {
+            let disabled = config.disabled.contains(&file.manifest.id);
+            let problem = disabled.then_some("disabled by `plugins.disabled`");
             let offer = |offer: &backplane_registry::Capability| format!("{}/{}", offer.name, offer.version);
             json!({
                 "id": file.manifest.id, "version": file.manifest.version, "file": file_name(&file.path),
                 "capabilities": file.manifest.capabilities.iter().map(offer).collect::<Vec<_>>(),
-                "formats": file.manifest.formats, "isolation": file.manifest.isolation, "ready": false, "problem": null,
+                "formats": file.manifest.formats, "isolation": file.manifest.isolation, "ready": false, "problem": problem,
             })
         }
         Err(error) => {
@@ -103,5 +106,13 @@ pub fn found(context: &Context) -> Result<Vec<Value>> {
             json!({ "id": name, "file": name, "ready": false, "problem": error.to_string() })
         }
     };
-    Ok(folders.iter().flat_map(|folder| scan(folder)).map(describe).collect())
+    // Single files come first, as they do in the host; a file that is named twice is one.
+    let named = config.load.into_iter().map(|path| Scanned { result: inspect(&path), path });
+    let mut all: Vec<Scanned> = Vec::new();
+    for scanned in named.chain(folders.iter().flat_map(|folder| scan(folder))) {
+        if !all.iter().any(|other| other.path == scanned.path) {
+            all.push(scanned);
+        }
+    }
+    Ok(all.into_iter().map(describe).collect())
 }
