@@ -39,6 +39,7 @@ impl Caller {
         Chunk::json(&complete::Chunk {
             index: delta.index,
             text: delta.text.clone(),
+            prompt_logprobs: delta.prompt_logprobs.clone(),
             logprobs: delta.logprobs.clone(),
             finish_reason: delta.finish,
             ..complete::Chunk::default()

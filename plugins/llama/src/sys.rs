@@ -61,6 +61,11 @@ pub enum LogLevel {
 /// a model is and what memory it takes.
 const TELLING: [&str; 6] = ["file type", "model type", "model params", "buffer size", "n_ctx ", "offloaded"];
 
+/// How its complaints about a grammar begin. A grammar is a caller's, and so is the mistake: the caller is told, and for
+/// who runs the host it is no error. None of them quotes it; those that would, `gbnf` and `pattern` prevent.
+const CALLERS: [&str; 4] =
+    ["invalid grammar", "unsupported grammar", "failed to parse grammar", "grammar does not contain"];
+
 /// Takes a line of llama.cpp's log, from any thread.
 pub type LogSink = Box<dyn Fn(LogLevel, &str) + Send + Sync>;
 
@@ -96,7 +101,11 @@ unsafe extern "C" fn on_log(level: llama_cpp_sys_2::ggml_log_level, text: *const
     // SAFETY: llama.cpp passes a zero-terminated text that lives for this call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     let line = text.trim();
-    if line.is_empty() || level == LogLevel::Info && !TELLING.iter().any(|told| line.contains(told)) {
+    let callers = CALLERS.iter().any(|begin| line.starts_with(begin));
+    if line.is_empty()
+        || callers
+        || level == LogLevel::Info && !TELLING.iter().any(|told| line.contains(told))
+    {
         return;
     }
     // A panic must not unwind into C.

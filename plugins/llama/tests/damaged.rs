@@ -1,4 +1,5 @@
-//! Damaged copies of a real model: whatever a file says, opening it ends in an answer and not with the process.
+//! Damaged copies of a real model: whatever a file says, opening and asking it end in an answer and not with the
+//! process.
 //!
 //! Each copy is opened by a process of its own, which would show an abort in C as a signal.
 
@@ -6,13 +7,19 @@
 
 mod models;
 
-use backplane_llama::engine::{Config, Engine, Loaded, Unlimited};
+use backplane_llama::engine::{
+    Config, Delta, EmbedSink, Embeddings, Engine, Loaded, Push, Sink, Terms, Unlimited,
+};
+use backplane_plugin::Result as Answer;
+use backplane_plugin::payload::{Sampling, Usage, complete, embed};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 /// What the child process opens.
 const FILE: &str = "BACKPLANE_TEST_DAMAGED_FILE";
@@ -21,13 +28,70 @@ const FILE: &str = "BACKPLANE_TEST_DAMAGED_FILE";
 #[test]
 fn child() {
     let Some(path) = std::env::var_os(FILE) else { return };
-    let config = Config { context: Some(64), slots: 1, batch: 64, ..Config::default() };
+    let config = Config { context: Some(64), slots: 2, batch: 64, ..Config::default() };
     let opened = Loaded::open(Path::new(&path), config)
         .and_then(|loaded| Engine::start(Arc::new(loaded), Arc::new(Unlimited)));
     match opened {
-        Ok(_) => println!("\nresult: opened"),
+        Ok(engine) => println!("\nresult: opened, {}, {}", continues(&engine), embeds(&engine)),
         Err(error) => println!("\nresult: {:?}: {}", error.reason, error.message),
     }
+}
+
+struct End(Sender<String>);
+
+impl Sink for End {
+    fn push(&mut self, _: &Delta) -> Push {
+        Push::Taken
+    }
+
+    fn is_gone(&self) -> bool {
+        false
+    }
+
+    fn finish(self: Box<Self>, result: Answer<Usage>) {
+        let said = result.map(|usage| format!("continued by {}", usage.completion_tokens));
+        let _ = self.0.send(said.unwrap_or_else(|error| format!("continued by an error: {}", error.message)));
+    }
+}
+
+impl EmbedSink for End {
+    fn is_gone(&self) -> bool {
+        false
+    }
+
+    fn finish(self: Box<Self>, result: Answer<(Embeddings, Usage)>) {
+        let said = result.map(|(vectors, _)| format!("embedded in {}", vectors.dimensions));
+        let _ = self.0.send(said.unwrap_or_else(|error| format!("embedded by an error: {}", error.message)));
+    }
+}
+
+/// What it has to add to a text, and to tokens.
+fn continues(engine: &Engine) -> String {
+    let (sender, said) = channel();
+    let prompts =
+        [complete::Prompt::Text("One, two,".to_owned()), complete::Prompt::Tokens(vec![100, 200, 300])];
+    for prompt in prompts {
+        let sampling = Sampling { ignore_eos: true, temperature: Some(0.0), ..Sampling::default() };
+        let params = complete::Params {
+            prompt,
+            echo: true,
+            logprobs: Some(1),
+            sampling,
+            max_tokens: Some(4),
+            ..complete::Params::default()
+        };
+        engine.complete(&params, Terms::default(), Box::new(End(sender.clone())));
+    }
+    let end = || said.recv_timeout(Duration::from_secs(60)).unwrap();
+    format!("{}, {}", end(), end())
+}
+
+fn embeds(engine: &Engine) -> String {
+    let (sender, said) = channel();
+    let params =
+        embed::Params { input: vec![embed::Input::Text("One, two,".to_owned())], ..embed::Params::default() };
+    engine.embed(&params, Terms::default(), Box::new(End(sender)));
+    said.recv_timeout(Duration::from_secs(60)).unwrap()
 }
 
 /// Opens a file in a process of its own, and says how that went.
@@ -84,7 +148,7 @@ impl Model {
 }
 
 /// What the header says of the model, each overwritten with figures that no model has, or another model.
-const FIGURES: [&str; 8] = [
+const FIGURES: [&str; 11] = [
     "llama.block_count",
     "llama.context_length",
     "llama.embedding_length",
@@ -92,13 +156,17 @@ const FIGURES: [&str; 8] = [
     "llama.attention.head_count",
     "llama.attention.head_count_kv",
     "llama.rope.dimension_count",
+    "llama.rope.freq_base",
+    "llama.attention.layer_norm_rms_epsilon",
     "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.eos_token_id",
 ];
 
 #[test]
 fn whatever_a_header_says_the_process_lives() {
     let model = Model::copy();
-    assert_eq!(open(&model.path()).unwrap(), "opened", "the copy itself");
+    let whole = "opened, continued by 4, continued by 4, embedded in 576";
+    assert_eq!(open(&model.path()).unwrap(), whole, "the copy itself");
     let mut cases = Vec::new();
     for key in FIGURES {
         let at = model.after(key) + 4; // the type of the value comes first

@@ -11,6 +11,7 @@ use backplane_llama::engine::{
     Config, Delta, EmbedSink, Embeddings, Engine, Header, Loaded, Plan, Push, Sink, Terms, Unlimited, bench,
 };
 use backplane_plugin::payload::chat::{self, Content, Message, Tool, ToolChoice};
+use backplane_plugin::payload::complete::PromptLogprob;
 use backplane_plugin::payload::{
     FinishReason, ResponseFormat, Sampling, TokenLogprob, Usage, complete, embed,
 };
@@ -94,6 +95,7 @@ fn reader(switches: &Switches) -> (Box<dyn Sink>, Receiver<Event>) {
 struct Choice {
     text: String,
     calls: Vec<(String, String)>,
+    prompt: Vec<PromptLogprob>,
     logprobs: Vec<TokenLogprob>,
     finish: Option<FinishReason>,
     pieces: usize,
@@ -110,6 +112,11 @@ fn collect(events: &Receiver<Event>) -> Result<(Vec<Choice>, Usage)> {
                 assert_eq!(choice.finish, None, "a piece after the last");
                 choice.text.push_str(&delta.text);
                 choice.pieces += 1;
+                assert!(
+                    delta.prompt_logprobs.is_empty() || choice.logprobs.is_empty(),
+                    "the prompt comes first"
+                );
+                choice.prompt.extend(delta.prompt_logprobs);
                 choice.logprobs.extend(delta.logprobs);
                 choice.finish = delta.finish;
                 for call in delta.tool_calls {
@@ -532,6 +539,300 @@ fn log_probabilities_are_those_of_the_model() {
     });
 }
 
+/// A prompt given back with its probabilities.
+fn rates(prompt: complete::Prompt, max_tokens: u32) -> complete::Params {
+    complete::Params { prompt, echo: true, logprobs: Some(2), ..continues("", max_tokens) }
+}
+
+fn text_of(entries: &[PromptLogprob]) -> String {
+    String::from_utf8(entries.iter().flat_map(|entry| entry.bytes.clone()).collect()).unwrap()
+}
+
+#[test]
+fn a_prompt_s_log_probabilities_are_those_of_generating_it() {
+    with_engine(|engine| {
+        // 60 tokens step by step, so that rating the same text takes several pieces of several tokens.
+        let text = "The history of bread begins";
+        let params = complete::Params {
+            logprobs: Some(2),
+            sampling: Sampling { ignore_eos: true, ..greedy() },
+            ..continues(text, 60)
+        };
+        let stepped = complete(engine, &params).unwrap().0.remove(0);
+        let whole = format!("{text}{}", stepped.text);
+        // As tokens, since a text may be cut into others than the model wrote.
+        let vocab =
+            LlamaModel::load_from_file(bench::backend().unwrap(), model_file(), &LlamaModelParams::default())
+                .unwrap();
+        let numbers = |text: &str| -> Vec<u32> {
+            vocab
+                .vocab()
+                .tokenize(text.as_bytes(), false, false)
+                .into_iter()
+                .map(|token| token.0 as u32)
+                .collect()
+        };
+        let prompt = numbers(text).len();
+        let tokens: Vec<u32> = numbers(text)
+            .into_iter()
+            .chain(stepped.logprobs.iter().map(|entry| numbers(&entry.token)[0]))
+            .collect();
+        let before = engine.stats();
+        let (choices, usage) = complete(engine, &rates(complete::Prompt::Tokens(tokens), 0)).unwrap();
+        let rated = &choices[0];
+        assert_eq!((rated.text.as_str(), rated.finish), (whole.as_str(), Some(FinishReason::Length)));
+        assert_eq!((usage.cached_tokens, usage.completion_tokens), (0, 0), "{usage:?}");
+        assert_eq!(engine.stats().generated_tokens, before.generated_tokens);
+        assert_eq!((rated.prompt.len(), rated.logprobs.len()), (prompt + 60, 0));
+        assert_eq!(text_of(&rated.prompt), whole);
+        assert_eq!((rated.prompt[0].logprob, rated.prompt[0].top.len()), (None, 0));
+        let mut sums = (0.0, 0.0);
+        for (rated, stepped) in rated.prompt[prompt..].iter().zip(&stepped.logprobs) {
+            assert_eq!(rated.token, stepped.token);
+            let logprob = rated.logprob.unwrap();
+            // llama.cpp multiplies a batch by other kernels than a single token, which shows in quantised models.
+            assert!((logprob - stepped.logprob).abs() < 0.3, "{rated:?} {stepped:?}");
+            assert_eq!(rated.top.len(), 2);
+            sums = (sums.0 + f64::from(logprob), sums.1 + f64::from(stepped.logprob));
+        }
+        assert!((sums.0 - sums.1).abs() < 60.0 * 0.03, "{sums:?}");
+        // The cache that rating leaves is as good as any other's, and rating again does not use it.
+        let again = complete(engine, &rates(complete::Prompt::Text(whole.clone()), 0)).unwrap();
+        assert_eq!(again.1.cached_tokens, 0);
+        let (_, usage) = complete(engine, &continues(&whole, 1)).unwrap();
+        assert_eq!(usage.cached_tokens, usage.prompt_tokens - 1);
+    });
+}
+
+#[test]
+fn a_rated_prompt_goes_on_and_every_choice_has_it() {
+    with_engine(|engine| {
+        let text = "Grüße aus Köln 😀, wo der Rhein";
+        let params = complete::Params {
+            n: Some(6),
+            sampling: Sampling { temperature: Some(1.0), seed: Some(5), ..Sampling::default() },
+            ..rates(complete::Prompt::Text(text.into()), 4)
+        };
+        let (choices, usage) = complete(engine, &params).unwrap();
+        assert_eq!(choices.len(), 6);
+        for choice in &choices {
+            assert_eq!(choice.prompt.len() as u64, usage.prompt_tokens);
+            assert_eq!(choice.prompt, choices[0].prompt);
+            assert_eq!(text_of(&choice.prompt), text);
+            assert!(choice.text.starts_with(text) && choice.finish.is_some(), "{choice:?}");
+            let bytes: Vec<u8> = choice.logprobs.iter().flat_map(|entry| entry.bytes.clone()).collect();
+            assert_eq!(format!("{text}{}", String::from_utf8_lossy(&bytes)), choice.text);
+        }
+        // A character in several tokens is there.
+        assert!(choices[0].prompt.iter().any(|entry| std::str::from_utf8(&entry.bytes).is_err()));
+        let alone = complete(
+            engine,
+            &complete::Params { n: Some(3), ..rates(complete::Prompt::Text("Hi".into()), 0) },
+        );
+        let (choices, _) = alone.unwrap();
+        assert!(choices.len() == 3 && choices.iter().all(|choice| choice.text == "Hi"), "{choices:?}");
+    });
+}
+
+#[test]
+fn the_token_that_ends_a_completion_is_reported_as_openai_does() {
+    with_engine(|engine| {
+        let text = "<|im_start|>user\nSay yes.<|im_end|>\n<|im_start|>assistant\nYes.";
+        let mut params = complete::Params { logprobs: Some(1), ..continues(text, 40) };
+        params.extra.insert("parse_special".into(), true.into());
+        let (choices, usage) = complete(engine, &params).unwrap();
+        let choice = &choices[0];
+        assert_eq!(choice.finish, Some(FinishReason::Stop), "{choice:?}");
+        let last = choice.logprobs.last().unwrap();
+        assert_eq!((last.token.as_str(), last.bytes.len()), ("<|im_end|>", 0));
+        assert_eq!(choice.logprobs.len() as u64, usage.completion_tokens + 1);
+    });
+}
+
+#[test]
+fn rating_a_long_prompt_leaves_room_for_others_and_ends_when_cancelled() {
+    with_engine(|engine| {
+        let text = "the quick brown fox jumps over the lazy dog. ".repeat(80);
+        let switches = Switches::default();
+        let (sink, events) = reader(&switches);
+        engine.complete(&rates(complete::Prompt::Text(text), 0), Terms::default(), sink);
+        // The first token has no probability, the second comes with the first step.
+        let mut rated = 0;
+        while rated < 2 {
+            match events.recv_timeout(Duration::from_secs(20)).unwrap() {
+                Event::Delta(delta) => rated += delta.prompt_logprobs.len(),
+                Event::End(result) => panic!("{result:?}"),
+            }
+        }
+        // Another is answered while most of it is still to come.
+        let (choices, _) = complete(engine, &continues("One, two,", 2)).unwrap();
+        assert!(choices[0].finish.is_some());
+        while let Ok(Event::Delta(delta)) = events.try_recv() {
+            rated += delta.prompt_logprobs.len();
+        }
+        assert!(rated < 700, "{rated} were rated first");
+        switches.gone.store(true, SeqCst);
+        let steps = engine.stats().steps;
+        assert_eq!(collect_end(&events).unwrap_err().code, Code::Cancelled);
+        assert!(engine.stats().steps <= steps + 2);
+    });
+}
+
+#[test]
+fn a_reader_that_is_behind_holds_a_rated_prompt_back() {
+    with_engine(|engine| {
+        let params =
+            rates(complete::Prompt::Text("the quick brown fox jumps over the lazy dog. ".repeat(60)), 0);
+        let switches = Switches::default();
+        let slow = reader(&switches);
+        switches.full.store(true, SeqCst);
+        engine.complete(&params, Terms::default(), slow.0);
+        let before = engine.stats().step_tokens;
+        // The same prompt beside it does not wait for what stands still.
+        let (choices, _) = complete(
+            engine,
+            &complete::Params { echo: false, logprobs: None, max_tokens: Some(1), ..params },
+        )
+        .unwrap();
+        assert!(choices[0].finish.is_some());
+        assert!(engine.stats().step_tokens - before < 800, "{:?}", engine.stats());
+        switches.full.store(false, SeqCst);
+        let (choices, usage) = collect(&slow.1).unwrap();
+        assert_eq!(choices[0].prompt.len() as u64, usage.prompt_tokens);
+    });
+}
+
+/// The end of an answer whose pieces do not matter.
+fn collect_end(events: &Receiver<Event>) -> Result<Usage> {
+    loop {
+        if let Event::End(result) = events.recv_timeout(Duration::from_secs(20)).unwrap() {
+            return result;
+        }
+    }
+}
+
+#[test]
+fn a_model_that_cannot_fill_in_says_what_would() {
+    with_engine(|engine| {
+        let params = complete::Params { suffix: Some("b".into()), ..continues("a", 4) };
+        let error = complete(engine, &params).unwrap_err();
+        assert!(error.message.contains("qwen2.5-coder:0.5b"), "{error}");
+        assert_eq!((error.code, &error.details["param"]), (Code::InvalidArgument, &json!("suffix")));
+    });
+}
+
+#[test]
+fn a_gap_is_filled_in() {
+    let config = Config { slots: 1, ..config() };
+    let loaded = Loaded::open(&models::qwen_coder(), config).expect("the model opens");
+    let engine = Engine::start(Arc::new(loaded), Arc::new(Unlimited)).expect("the engine starts");
+    let prompt = "def add(a, b):\n    return ";
+    let params = complete::Params {
+        suffix: Some("\n\nprint(add(1, 2))  # 3\n".into()),
+        stop: vec!["\n".into()],
+        ..rates(complete::Prompt::Text(prompt.into()), 12)
+    };
+    let (choices, usage) = complete(&engine, &params).unwrap();
+    let choice = &choices[0];
+    let filled = choice.text.strip_prefix(prompt).expect("the prompt in front");
+    assert!(filled.trim() == "a + b", "{choice:?}");
+    // Of what the model was given only what was given back is reported; even its first token has something before it.
+    assert_eq!(text_of(&choice.prompt), prompt);
+    assert!(choice.prompt.iter().all(|entry| entry.logprob.is_some()), "{choice:?}");
+    assert!(usage.prompt_tokens > choice.prompt.len() as u64 + 10);
+}
+
+/// In a process of its own, whose output is looked at.
+#[test]
+fn what_a_caller_wrote_is_in_no_log() {
+    const SECRET: &str = "hunter2";
+    if std::env::var_os("LLAMA_TEST_LOG").is_none() {
+        let own = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "what_a_caller_wrote_is_in_no_log", "--nocapture"])
+            .env("LLAMA_TEST_LOG", "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&[own.stdout, own.stderr].concat()).into_owned();
+        assert!(own.status.success() && text.contains("log: "), "{text}");
+        assert!(!text.contains(SECRET) && !text.contains("grammar"), "{text}");
+        return;
+    }
+    backplane_llama::sys::route_log(Box::new(|_, line| println!("log: {line}")));
+    let loaded = Loaded::open(&model_file(), config()).unwrap();
+    let engine = Engine::start(Arc::new(loaded), Arc::new(Unlimited)).unwrap();
+    let form = |response_format| chat(&engine, &chat::Params { response_format, ..asks("Hi", 2) });
+    for grammar in [
+        format!("root ::= \"{SECRET}"),
+        format!("root ::= {SECRET}"),
+        format!("root ::= root \"{SECRET}\""),
+        format!("root ::= \"{SECRET}\" | <{SECRET}>"),
+    ] {
+        let error = form(ResponseFormat::Grammar { grammar }).unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+    }
+    for schema in [
+        json!({"type": "string", "pattern": format!("^(?={SECRET})$")}),
+        json!({"type": "string", "pattern": format!("^({SECRET}$")}),
+        json!({"$ref": format!("#/$defs/{SECRET}")}),
+    ] {
+        assert!(form(ResponseFormat::JsonSchema { schema }).is_err());
+    }
+    // Where tools are offered, what cannot be held to is left out.
+    let parameters = json!({"type": "object", "properties": {SECRET: {"type": "string", "pattern": format!("^\\d{SECRET}$")}}});
+    let tool = Tool { name: SECRET.into(), parameters: Some(parameters), ..Tool::default() };
+    let params = chat::Params { tools: vec![tool], tool_choice: ToolChoice::Required, ..asks("Hi", 12) };
+    assert!(chat(&engine, &params).is_ok());
+}
+
+#[test]
+fn joined_schemas_hold_the_answer() {
+    with_engine(|engine| {
+        let schema = json!({
+            "$defs": {"named": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}}}},
+            "allOf": [
+                {"$ref": "#/$defs/named"},
+                {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["name", "age"]},
+            ],
+        });
+        let params = chat::Params {
+            response_format: ResponseFormat::JsonSchema { schema },
+            ..asks("Describe a person as JSON.", 80)
+        };
+        let choice = chat(engine, &params).unwrap().0.remove(0);
+        let value: Value = serde_json::from_str(&choice.text).expect(&choice.text);
+        assert!(value["name"].is_string() && value["age"].as_u64().unwrap() <= 99, "{value}");
+    });
+}
+
+#[test]
+fn a_call_that_is_cut_shows_no_tag_and_what_came_of_its_arguments() {
+    with_engine(|engine| {
+        let ask = |max_tokens| chat::Params {
+            tools: tools(),
+            tool_choice: ToolChoice::Named("weather".into()),
+            parallel_tool_calls: Some(false),
+            ..asks("What is the weather in Paris?", max_tokens)
+        };
+        let whole = chat(engine, &ask(80)).unwrap().0.remove(0);
+        assert_eq!(whole.finish, Some(FinishReason::ToolCalls), "{whole:?}");
+        let mut lengths = Vec::new();
+        for max_tokens in 1..30 {
+            let choice = chat(engine, &ask(max_tokens)).unwrap().0.remove(0);
+            assert_eq!(choice.text, "", "{max_tokens}: {choice:?}");
+            if choice.finish == Some(FinishReason::ToolCalls) {
+                break;
+            }
+            assert_eq!(choice.finish, Some(FinishReason::Length), "{choice:?}");
+            for (name, arguments) in &choice.calls {
+                assert!(name == "weather" && whole.calls[0].1.starts_with(arguments.as_str()), "{choice:?}");
+                lengths.push(arguments.len());
+            }
+        }
+        assert!(lengths.windows(2).all(|pair| pair[0] <= pair[1]), "{lengths:?}");
+        assert!(lengths.iter().any(|&length| 0 < length && length < whole.calls[0].1.len()), "{lengths:?}");
+    });
+}
+
 #[test]
 fn a_prompt_one_token_too_long_is_refused_with_the_counts() {
     with_engine(|engine| {
@@ -651,7 +952,6 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         assert_eq!(refused(&complete::Params { n: Some(0), ..base() }), invalid("n"));
         assert_eq!(refused(&complete::Params { logprobs: Some(21), ..base() }), invalid("logprobs"));
         assert_eq!(refused(&complete::Params { stop: vec!["x".into(); 17], ..base() }), invalid("stop"));
-        assert_eq!(refused(&complete::Params { echo: true, logprobs: Some(1), ..base() }), invalid("echo"));
         let grammar = ResponseFormat::Grammar { grammar: "root ::= (".into() };
         assert_eq!(
             refused(&complete::Params { response_format: grammar, ..base() }),

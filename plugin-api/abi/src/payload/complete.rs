@@ -1,6 +1,6 @@
 //! `complete/1`: text in, its continuation out.
 
-use super::{Extra, FinishReason, ResponseFormat, Sampling, TokenLogprob};
+use super::{Extra, FinishReason, ResponseFormat, Sampling, TokenLogprob, TopLogprob};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,7 @@ pub struct Params {
     /// How many choices; absent: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n: Option<u32>,
-    /// Report each token's log-probability and this many alternatives (0..=20).
+    /// Report each token's log-probability and this many alternatives (0..=20); with `echo` those of the prompt too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<u8>,
     /// What we do not know: model-specific.
@@ -67,7 +67,12 @@ pub struct Chunk {
     /// Text to append; whole characters only.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub text: String,
-    /// The tokens behind this piece, when asked for.
+    /// The next tokens of the prompt that is given back, when `echo` and `logprobs` ask for them. All of them come
+    /// before the first of the answer's, and together they make up the prompt's text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prompt_logprobs: Vec<PromptLogprob>,
+    /// The tokens behind this piece, when asked for. The token that ended an answer is the last of them; it has no
+    /// bytes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenLogprob>,
     /// Only in the last chunk of a choice.
@@ -76,6 +81,21 @@ pub struct Chunk {
     /// What we do not know.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+/// A token of the prompt, and how likely it was after those before it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PromptLogprob {
+    /// Its text, with what is not UTF-8 replaced; of a control token its name.
+    pub token: String,
+    /// What it adds to the text: of a control token nothing.
+    pub bytes: Vec<u8>,
+    /// Natural log of its probability; absent where nothing is before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprob: Option<f32>,
+    /// The likeliest tokens at this place, likeliest first, as many as were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<TopLogprob>,
 }
 
 fn is_first(index: &u32) -> bool {

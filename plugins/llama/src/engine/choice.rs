@@ -2,12 +2,12 @@
 
 use super::grammar::Grammar;
 use super::job::{CALL, Delta, Job, piece};
-use super::logprobs;
-use super::sampling::{Allow, Candidate, Sampler, top_k};
+use super::rating::{Rater, lossy};
+use super::sampling::{Allow, Sampler};
 use super::stop::TextOut;
 use super::tools::{Parsed, ToolParser};
 use backplane_plugin::Result;
-use backplane_plugin::payload::{FinishReason, TokenLogprob, TopLogprob};
+use backplane_plugin::payload::{FinishReason, TokenLogprob};
 use llama_cpp_2::model::LlamaModel;
 use std::collections::VecDeque;
 
@@ -33,7 +33,9 @@ pub struct Choice {
     confidence: bool,
     /// Sum of the log-probabilities of what was chosen.
     pub logprob_sum: f64,
-    top: Vec<Candidate>,
+    rater: Rater,
+    /// Whether the token that ends the answer is reported too.
+    tells_end: bool,
 }
 
 /// Waits for the model to begin a tool call of its own accord; from there on a grammar holds.
@@ -69,7 +71,8 @@ impl Choice {
             bytes: 0,
             confidence: job.terms.confidence,
             logprob_sum: 0.0,
-            top: Vec::new(),
+            rater: Rater::default(),
+            tells_end: job.tells_end,
         }
     }
 
@@ -88,6 +91,16 @@ impl Choice {
         let token = self.sampler.next(logits, grammar)?;
         self.next = None;
         if !self.ignore_eos && model.vocab().is_eog(llama_cpp_2::token::LlamaToken(token)) {
+            if let (true, Some(alternatives)) = (self.tells_end, self.logprobs) {
+                let (logprob, top) = self.rater.rate(model, logits, token, alternatives);
+                let entry = TokenLogprob {
+                    token: lossy(&piece(model, token, true)),
+                    bytes: Vec::new(),
+                    logprob,
+                    top,
+                };
+                self.waiting.push_back((self.bytes, entry));
+            }
             return Ok(self.end(FinishReason::Stop, String::new()));
         }
         if let Some(grammar) = &mut self.grammar {
@@ -129,8 +142,8 @@ impl Choice {
     fn read_tools(&mut self, mut delta: Delta) -> Delta {
         let Some(tools) = &mut self.tools else { return delta };
         let Parsed { mut content, mut calls } = tools.push(&delta.text);
-        if delta.finish.is_some() {
-            let rest = tools.finish();
+        if let Some(reason) = delta.finish {
+            let rest = tools.finish(reason == FinishReason::Length);
             content.push_str(&rest.content);
             calls.extend(rest.calls);
         }
@@ -169,23 +182,12 @@ impl Choice {
         if self.logprobs.is_none() && !self.confidence {
             return;
         }
-        let total = logprobs::log_sum_exp(logits);
-        // JSON has no infinity; -9999 is what OpenAI writes.
-        let of = |logit: f32| (logit - total).max(-9999.0);
-        let logprob = of(logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY));
+        let (logprob, top) = self.rater.rate(model, logits, token, self.logprobs.unwrap_or(0));
         self.logprob_sum += f64::from(logprob);
-        let Some(n) = self.logprobs else { return };
-        top_k(logits, n, &mut self.top);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let top = self
-            .top
-            .iter()
-            .map(|candidate| {
-                let bytes = piece(model, candidate.token, true);
-                TopLogprob { token: text(&bytes), logprob: of(candidate.logit), bytes }
-            })
-            .collect();
-        let entry = TokenLogprob { token: text(bytes), bytes: bytes.to_vec(), logprob, top };
+        if self.logprobs.is_none() {
+            return;
+        }
+        let entry = TokenLogprob { token: lossy(bytes), bytes: bytes.to_vec(), logprob, top };
         self.waiting.push_back((self.bytes, entry));
     }
 

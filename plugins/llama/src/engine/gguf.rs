@@ -138,6 +138,14 @@ impl Header {
         }
     }
 
+    /// A number that need not be whole.
+    pub fn real(&self, key: &str) -> Option<f64> {
+        match self.values.get(key)? {
+            Value::Float(x) => Some(*x),
+            _ => None,
+        }
+    }
+
     /// A truth value.
     pub fn flag(&self, key: &str) -> Option<bool> {
         match self.values.get(key)? {

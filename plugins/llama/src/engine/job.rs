@@ -2,12 +2,16 @@
 
 use super::grammar::{self, Grammar};
 use super::loaded::Loaded;
+use super::prompt::Continued;
+use super::rating::lossy;
 use super::sampling::Sampling;
 use super::tools;
 use backplane_plugin::payload::chat::{self, ToolCallDelta, ToolChoice};
-use backplane_plugin::payload::{FinishReason, TokenLogprob, Usage, complete};
+use backplane_plugin::payload::complete::{self, PromptLogprob};
+use backplane_plugin::payload::{FinishReason, TokenLogprob, Usage};
 use backplane_plugin::{Error, Result};
 use llama_cpp_2::model::LlamaModel;
+use std::ops::Range;
 use std::time::Instant;
 
 /// A piece of one choice's answer.
@@ -19,6 +23,8 @@ pub struct Delta {
     pub text: String,
     /// Calls to begin or add to.
     pub tool_calls: Vec<ToolCallDelta>,
+    /// The next tokens of a prompt that is given back with its probabilities.
+    pub prompt_logprobs: Vec<PromptLogprob>,
     /// The tokens behind it, when asked for.
     pub logprobs: Vec<TokenLogprob>,
     /// In the choice's last piece.
@@ -68,13 +74,57 @@ pub struct Job {
     pub stops: Vec<String>,
     /// How many alternatives to report for each token.
     pub logprobs: Option<usize>,
+    /// Whether the token that ends an answer is reported like the others.
+    pub tells_end: bool,
     pub grammar: Option<Grammar>,
     pub tools: Option<ToolUse>,
     /// Text to give in front of the answer.
     pub echo: String,
+    /// What to say about the tokens of that text.
+    pub rated: Option<Rated>,
     pub dropped: u32,
     pub terms: Terms,
     pub arrived: Instant,
+}
+
+/// The part of a prompt that is given back with its probabilities.
+#[derive(Debug)]
+pub struct Rated {
+    /// Its place among the prompt's tokens.
+    pub range: Range<usize>,
+    /// A token each, without what the model says.
+    entries: Vec<PromptLogprob>,
+}
+
+impl Rated {
+    /// Of the prompt's tokens those in `range`, which stand for `text`.
+    fn new(model: &LlamaModel, prompt: &[i32], range: Range<usize>, text: &str) -> Self {
+        let tokens = prompt.get(range.clone()).unwrap_or_default();
+        let mut pieces: Vec<Vec<u8>> = tokens.iter().map(|&token| piece(model, token, false)).collect();
+        drop_added_space(&mut pieces, text);
+        let entries = tokens
+            .iter()
+            .zip(pieces)
+            .map(|(&token, bytes)| {
+                let name = if bytes.is_empty() { lossy(&piece(model, token, true)) } else { lossy(&bytes) };
+                PromptLogprob { token: name, bytes, logprob: None, top: Vec::new() }
+            })
+            .collect();
+        Self { range, entries }
+    }
+
+    /// The entry of the token at `place` of the prompt.
+    pub fn entry(&self, place: usize) -> Option<PromptLogprob> {
+        self.entries.get(place.checked_sub(self.range.start)?).cloned()
+    }
+}
+
+/// Takes away the space that some tokenizers put before a text: the pieces are then the text's own.
+fn drop_added_space(pieces: &mut [Vec<u8>], text: &str) {
+    let Some(first) = pieces.iter().position(|piece| !piece.is_empty()) else { return };
+    if pieces.concat().strip_prefix(b" ") == Some(text.as_bytes()) {
+        pieces[first].remove(0);
+    }
 }
 
 /// That the answer may call tools.
@@ -135,13 +185,7 @@ impl Job {
     /// For the first parameter that cannot be honoured, by name.
     pub fn complete(loaded: &Loaded, params: &complete::Params, terms: Terms) -> Result<Self> {
         let form = grammar::of_format(&params.response_format)?;
-        if params.echo && params.logprobs.is_some() {
-            return Err(Error::invalid(
-                "`echo` with `logprobs` is not served: the prompt's probabilities are not kept",
-            )
-            .with_param("echo"));
-        }
-        let tokens = loaded.prompter.complete(params)?;
+        let Continued { tokens, echoed } = loaded.prompter.complete(params)?;
         let common = Common {
             sampling: &params.sampling,
             stop: &params.stop,
@@ -150,14 +194,17 @@ impl Job {
             logprobs: params.logprobs,
         };
         let mut job = common.job(loaded, tokens, form, terms)?;
+        // As OpenAI's completions, where an answer's last token is the end of the text.
+        job.tells_end = true;
         if params.echo {
             job.echo = match &params.prompt {
                 complete::Prompt::Text(text) => text.clone(),
                 complete::Prompt::Tokens(_) => {
                     let pieces = job.prompt.iter().flat_map(|&token| piece(&loaded.model, token, false));
-                    String::from_utf8_lossy(&pieces.collect::<Vec<u8>>()).into_owned()
+                    lossy(&pieces.collect::<Vec<u8>>())
                 }
             };
+            job.rated = params.logprobs.map(|_| Rated::new(&loaded.model, &job.prompt, echoed, &job.echo));
         }
         Ok(job)
     }
@@ -202,9 +249,11 @@ impl Common<'_> {
             choices,
             stops: self.stop.to_vec(),
             logprobs: self.logprobs.map(usize::from),
+            tells_end: false,
             grammar: form.map(|text| Grammar::new(&loaded.model, &text)).transpose()?,
             tools: None,
             echo: String::new(),
+            rated: None,
             dropped: 0,
             terms,
             arrived: Instant::now(),
@@ -220,3 +269,21 @@ pub fn piece(model: &LlamaModel, token: i32, special: bool) -> Vec<u8> {
 
 /// What opens a call, as bytes: looked for in what the model writes.
 pub const CALL: &[u8] = tools::OPEN.as_bytes();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_space_that_the_text_lacks_is_dropped() {
+        let dropped = |pieces: &[&str], text: &str| {
+            let mut pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.as_bytes().to_vec()).collect();
+            drop_added_space(&mut pieces, text);
+            pieces.into_iter().map(|piece| lossy(&piece)).collect::<Vec<_>>()
+        };
+        assert_eq!(dropped(&["", " Hello", " you"], "Hello you"), ["", "Hello", " you"]);
+        assert_eq!(dropped(&[" Hello", " you"], " Hello you"), [" Hello", " you"]);
+        assert_eq!(dropped(&["", " "], ""), ["", ""]);
+        assert_eq!(dropped(&[], ""), [""; 0]);
+    }
+}

@@ -95,7 +95,7 @@ impl Loaded {
     /// # Errors
     /// As the request would fail.
     pub fn count_complete(&self, params: &complete::Params) -> Result<u64> {
-        Ok(self.prompter.complete_any_length(params)?.len() as u64)
+        Ok(self.prompter.complete_any_length(params)?.tokens.len() as u64)
     }
 
     /// Tokens of the inputs.

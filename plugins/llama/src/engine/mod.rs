@@ -9,23 +9,29 @@
 //! | `prompt`, `template`, `tools` | a request's text and tokens |
 //! | `job` | a request, checked |
 //! | `scheduler`, `slots`, `choice` | batches, caches, answers |
-//! | `sampling`, `logprobs`, `grammar`, `stop`, `json_scan` | one token's way from logits to text |
+//! | `sampling`, `logprobs`, `rating`, `grammar`, `stop`, `json_scan` | one token's way from logits to text |
+//! | `schema`, `all_of`, `pattern`, `gbnf` | what an answer can be held to, checked before llama.cpp sees it |
 //! | `embed` | embeddings, on a thread of their own |
 
+mod all_of;
 mod backend;
 pub mod bench;
 mod choice;
 mod embed;
+mod gbnf;
 mod gguf;
 mod grammar;
 mod job;
 mod json_scan;
 mod loaded;
 mod logprobs;
+mod pattern;
 mod plan;
 mod prompt;
+mod rating;
 mod sampling;
 mod scheduler;
+mod schema;
 mod slots;
 mod stats;
 mod stop;

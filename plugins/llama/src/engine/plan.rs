@@ -26,7 +26,8 @@ impl Plan {
     /// Plans for a file.
     ///
     /// Held by `tests/engine.rs` against what the process really takes. The embedding context, made with the first
-    /// embedding, is not in it: it takes a slot's cache, and a row of logits for every token of a batch.
+    /// embedding, is not in it: it takes a slot's cache, and a row of logits for every token of a batch. Nor are the logits of a prompt that is
+    /// reported (`echo` with `logprobs`): at most 32 MiB.
     ///
     /// # Errors
     /// `model_invalid` when the header lacks what every model has; `InvalidArgument` for a context the model was
@@ -65,6 +66,19 @@ impl Plan {
             if n > 1 << 20 {
                 return Err(Error::model_invalid(format!(
                     "the model file is not valid: `{architecture}.{what}` is {n}"
+                )));
+            }
+        }
+        // llama.cpp ends the process where it divides by what is less than nothing, or by no number.
+        for what in [
+            "attention.layer_norm_rms_epsilon",
+            "attention.layer_norm_epsilon",
+            "attention.group_norm_epsilon",
+        ] {
+            let key = format!("{architecture}.{what}");
+            if let Some(epsilon) = header.real(&key).filter(|epsilon| !(0.0..=1.0).contains(epsilon)) {
+                return Err(Error::model_invalid(format!(
+                    "the model file is not valid: `{key}` is {epsilon}"
                 )));
             }
         }

@@ -7,6 +7,7 @@ use backplane_plugin::payload::complete;
 use backplane_plugin::{Error, Result};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,6 +30,14 @@ pub struct ChatPrompt {
     pub tokens: Vec<i32>,
     /// Messages dropped because the caller allowed it.
     pub dropped: u32,
+}
+
+/// A text to continue, as tokens.
+#[derive(Debug)]
+pub struct Continued {
+    pub tokens: Vec<i32>,
+    /// Those of them that `echo` gives back.
+    pub echoed: Range<usize>,
 }
 
 /// Stands for a control token's text in a caller's text while the template is rendered: private-use characters
@@ -115,22 +124,22 @@ impl Prompter {
     /// # Errors
     /// `OutOfRange` with the counts when they do not fit; `InvalidArgument` for tokens that are none, an empty
     /// prompt, or a suffix for a model that cannot fill in.
-    pub fn complete(&self, params: &complete::Params) -> Result<Vec<i32>> {
-        let tokens = self.complete_any_length(params)?;
-        self.fits(tokens.len())?;
-        Ok(tokens)
+    pub fn complete(&self, params: &complete::Params) -> Result<Continued> {
+        let continued = self.complete_any_length(params)?;
+        self.fits(continued.tokens.len())?;
+        Ok(continued)
     }
 
     /// As [`Prompter::complete`], whether they fit or not.
     ///
     /// # Errors
     /// As [`Prompter::complete`], but for the length.
-    pub fn complete_any_length(&self, params: &complete::Params) -> Result<Vec<i32>> {
+    pub fn complete_any_length(&self, params: &complete::Params) -> Result<Continued> {
         let special = params.extra.get("parse_special").and_then(serde_json::Value::as_bool).unwrap_or(false);
         let tokens = match (&params.prompt, &params.suffix) {
             (complete::Prompt::Text(text), None) => self.tokenize(text, true, special),
             (complete::Prompt::Tokens(tokens), None) => self.check_tokens(tokens, "prompt")?,
-            (complete::Prompt::Text(text), Some(suffix)) => self.fill_in(text, suffix)?,
+            (complete::Prompt::Text(text), Some(suffix)) => return self.fill_in(text, suffix),
             (complete::Prompt::Tokens(_), Some(_)) => {
                 return Err(Error::invalid("`suffix` goes with a prompt that is text, not tokens")
                     .with_param("suffix"));
@@ -141,7 +150,7 @@ impl Prompter {
                 Error::invalid("`prompt` is empty, and this model begins with nothing").with_param("prompt")
             );
         }
-        Ok(tokens)
+        Ok(Continued { echoed: 0..tokens.len(), tokens })
     }
 
     /// Tokens of a text to embed.
@@ -272,21 +281,24 @@ impl Prompter {
         messages.into()
     }
 
-    fn fill_in(&self, prefix: &str, suffix: &str) -> Result<Vec<i32>> {
+    /// The prompt and what comes after the gap, between the tokens that a model was trained to fill gaps with.
+    fn fill_in(&self, prefix: &str, suffix: &str) -> Result<Continued> {
         let vocab = self.model.vocab();
         let (before, after, middle) = (vocab.fim_pre().0, vocab.fim_suf().0, vocab.fim_mid().0);
         if [before, after, middle].iter().any(|token| !(0..self.vocabulary).contains(token)) {
             return Err(Error::invalid(
-                "`suffix` needs a model that can fill in the middle; this one cannot",
+                "`suffix` needs a model that fills in the middle, and this one was not trained to: leave `suffix` out, \
+                 or use such a model, as `qwen2.5-coder:0.5b` is",
             )
             .with_param("suffix"));
         }
         let mut tokens = vec![before];
         tokens.extend(self.tokenize(prefix, false, false));
+        let echoed = 1..tokens.len();
         tokens.push(after);
         tokens.extend(self.tokenize(suffix, false, false));
         tokens.push(middle);
-        Ok(tokens)
+        Ok(Continued { tokens, echoed })
     }
 
     fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<i32> {

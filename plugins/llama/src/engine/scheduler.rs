@@ -6,12 +6,14 @@
 use super::choice::Choice;
 use super::job::{Delta, Job, Push, Sink};
 use super::loaded::Loaded;
+use super::rating::Rater;
 use super::slots::{self, Start, View};
 use super::stats::Stats;
 use super::{Config, Permits};
 use crate::sys::Threads;
 use backplane_plugin::Code;
 use backplane_plugin::payload::Usage;
+use backplane_plugin::payload::complete::PromptLogprob;
 use backplane_plugin::{Error, Result};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -41,6 +43,10 @@ const READER_WAIT: Duration = Duration::from_millis(1);
 /// From this many tokens on, a step gains from the threads for prompts.
 const MANY_TOKENS: usize = 16;
 
+/// Most memory for the logits of prompt tokens that a step rates. llama.cpp keeps a row of the vocabulary for each:
+/// 170 rows at 49 152 tokens and 55 at 151 936, so that rating is limited by a step's time before it is by this.
+const RATED_BYTES: usize = 32 << 20;
+
 /// The thread's state.
 pub struct Scheduler<'m> {
     model: &'m LlamaModel,
@@ -50,6 +56,7 @@ pub struct Scheduler<'m> {
     config: &'m Config,
     /// Tokens one request may take in all.
     room: usize,
+    vocabulary: usize,
     /// Whether a sequence's cache can be cut and copied.
     divisible: bool,
     eog: Vec<i32>,
@@ -62,6 +69,16 @@ pub struct Scheduler<'m> {
     clock: u64,
     batch: LlamaBatch<'static>,
     pace: Pace,
+    rater: Rater,
+}
+
+/// A token of a step whose logits are wanted.
+struct Output {
+    /// Its place in the batch.
+    at: i32,
+    slot: usize,
+    /// The place of the prompt's token that they rate; otherwise they choose the next.
+    rates: Option<usize>,
 }
 
 /// A sequence of the context.
@@ -82,6 +99,8 @@ struct Open {
     /// Choices without their last piece.
     choices: u32,
     usage: Usage,
+    /// Whether the first choice still works through a prompt whose tokens are reported; the others wait for it.
+    rating: bool,
     logprob_sum: f64,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -107,6 +126,7 @@ impl<'m> Scheduler<'m> {
             context,
             permits,
             room: loaded.plan.context as usize,
+            vocabulary: usize::try_from(vocab.n_tokens()).unwrap_or(0),
             eog,
             inbox,
             stats,
@@ -115,6 +135,7 @@ impl<'m> Scheduler<'m> {
             next_job: 0,
             clock: 0,
             pace: Pace::default(),
+            rater: Rater::default(),
             config,
         }
     }
@@ -187,9 +208,12 @@ impl<'m> Scheduler<'m> {
                 .any(|slot| slot.choice.as_ref().is_some_and(|choice| !self.is_paused(choice)))
     }
 
-    /// Whether an answer waits for its reader. A prompt never does: others may wait for its work.
+    /// Whether an answer waits for its reader, as a prompt that is reported does. Other prompts never do: others may
+    /// wait for their work.
     fn is_paused(&self, choice: &Choice) -> bool {
-        choice.next.is_some() && self.jobs.get(&choice.job).is_none_or(|open| !open.outbox.is_empty())
+        let open = self.jobs.get(&choice.job);
+        (choice.next.is_some() || open.is_some_and(|open| open.rating))
+            && open.is_none_or(|open| !open.outbox.is_empty())
     }
 
     fn admit(&mut self, job: Job, sink: Box<dyn Sink>) {
@@ -201,12 +225,13 @@ impl<'m> Scheduler<'m> {
             .map(|index| Choice::new(&job, id, index, &self.eog, &format!("{answer}{index}x")))
             .collect();
         self.stats.add_prompt(job.prompt.len());
-        let nothing_to_make = job.max_tokens == 0;
+        let nothing_to_make = job.max_tokens == 0 && job.rated.is_none();
         let open = Open {
             choices: job.choices,
             sink,
             outbox: VecDeque::new(),
             usage,
+            rating: job.rated.is_some(),
             logprob_sum: 0.0,
             started: None,
             first_token: None,
@@ -297,7 +322,13 @@ impl<'m> Scheduler<'m> {
                 continue;
             };
             let views: Vec<View<'_>> = self.slots.iter().map(|slot| slot.view(&self.jobs)).collect();
-            match slots::choose(&views, &open.job.prompt, self.divisible) {
+            let start = match (open.rating, choice.index) {
+                // What is cached has no logits any more.
+                (true, 0) => slots::oldest(&views).map(|slot| Start::Here { slot, keep: 0 }),
+                (true, _) => Some(Start::Wait),
+                (false, _) => slots::choose(&views, &open.job.prompt, self.divisible),
+            };
+            match start {
                 None => return,
                 Some(Start::Wait) => i += 1,
                 Some(Start::Here { slot, keep }) => {
@@ -338,7 +369,13 @@ impl<'m> Scheduler<'m> {
         }
         open.started.get_or_insert_with(Instant::now);
         self.stats.add_cached(keep);
-        if !open.job.echo.is_empty() {
+        if let Some(rated) = &open.job.rated {
+            if choice.index == 0 {
+                // Nothing is before the first token: it has no probability.
+                let first = if rated.range.start == 0 { rated.entry(0) } else { None };
+                open.give_back(open.job.echo.clone(), first.into_iter().collect());
+            }
+        } else if !open.job.echo.is_empty() {
             let delta = Delta { index: choice.index, text: open.job.echo.clone(), ..Delta::default() };
             open.push(delta);
         }
@@ -348,34 +385,28 @@ impl<'m> Scheduler<'m> {
     /// Decodes one batch and gives out what came of it.
     fn step(&mut self) -> Result<()> {
         self.batch.clear();
-        // Index in the batch and slot, of every token whose logits are wanted.
-        let mut outputs: Vec<(i32, usize)> = Vec::with_capacity(self.slots.len());
-        let mut prompts: Vec<(usize, usize)> = Vec::new();
+        let mut outputs: Vec<Output> = Vec::with_capacity(self.slots.len());
+        let mut prompts: Vec<usize> = Vec::new();
         for i in 0..self.slots.len() {
             let Some(choice) = self.slots[i].choice.as_ref().filter(|choice| !self.is_paused(choice)) else {
                 continue;
             };
             match choice.next {
                 Some(token) => {
-                    outputs.push((self.batch.n_tokens(), i));
+                    outputs.push(Output { at: self.batch.n_tokens(), slot: i, rates: None });
                     self.add(token, i, true)?;
                 }
-                None => {
-                    prompts.push((i, self.jobs[&choice.job].job.prompt.len() - self.slots[i].cached.len()))
-                }
+                None => prompts.push(i),
             }
         }
         let answers = outputs.len();
         let budget = self.pace.budget(answers > 0).min(self.config.batch as usize - answers);
-        let needs: Vec<usize> = prompts.iter().map(|&(_, need)| need).collect();
-        for (&(i, need), share) in prompts.iter().zip(slots::share(budget, &needs)) {
-            for n in 0..share {
-                let last = n + 1 == need;
-                if last {
-                    outputs.push((self.batch.n_tokens(), i));
-                }
-                let Some(token) = self.prompt_token(i) else { break };
-                self.add(token, i, last)?;
+        let needs = self.prompt_needs(&prompts);
+        for (&i, share) in prompts.iter().zip(slots::share(budget, &needs)) {
+            for _ in 0..share {
+                let Some((token, output)) = self.prompt_token(i) else { break };
+                self.add(token, i, output.is_some())?;
+                outputs.extend(output);
             }
         }
         let tokens = self.batch.n_tokens() as usize;
@@ -396,20 +427,99 @@ impl<'m> Scheduler<'m> {
             self.context.synchronize();
             began.elapsed()
         };
-        if prompt_tokens >= MANY_TOKENS {
-            self.pace.note(tokens, elapsed.as_secs_f64());
-        }
         self.stats.add_step(tokens, answers, prompt_tokens, elapsed);
-        for (at, slot) in outputs {
-            self.advance(slot, at);
+        let rating = self.rate(&outputs);
+        if prompt_tokens >= MANY_TOKENS {
+            self.pace.note(tokens, (elapsed + rating).as_secs_f64());
+        }
+        for output in outputs.iter().filter(|output| output.rates.is_none()) {
+            self.advance(output.slot, output.at);
         }
         Ok(())
     }
 
-    fn prompt_token(&self, slot: usize) -> Option<i32> {
-        let slot = &self.slots[slot];
-        let open = self.jobs.get(&slot.choice.as_ref()?.job)?;
-        open.job.prompt.get(slot.cached.len()).copied()
+    /// How many tokens of each of these slots' prompts a step may take: what is left, and of prompts that are rated no
+    /// more than their logits have memory for.
+    fn prompt_needs(&self, prompts: &[usize]) -> Vec<usize> {
+        let open =
+            |slot: usize| self.slots[slot].choice.as_ref().and_then(|choice| self.jobs.get(&choice.job));
+        let rated = prompts.iter().filter(|&&slot| open(slot).is_some_and(|open| open.rating)).count();
+        let row = self.vocabulary * size_of::<f32>();
+        let most = (RATED_BYTES / row.max(1) / rated.max(1)).max(1);
+        let need = |&slot: &usize| {
+            let Some(open) = open(slot) else { return 0 };
+            let need = open.job.prompt.len() - self.slots[slot].cached.len();
+            if open.rating { need.min(most) } else { need }
+        };
+        prompts.iter().map(need).collect()
+    }
+
+    /// Reports the prompts' tokens of a step, and ends what asked for nothing else. Returns how long it took.
+    fn rate(&mut self, outputs: &[Output]) -> Duration {
+        let began = Instant::now();
+        for slot in 0..self.slots.len() {
+            let Some(choice) = &self.slots[slot].choice else { continue };
+            let Some(open) = self.jobs.get_mut(&choice.job).filter(|open| open.rating) else { continue };
+            let mut entries: Vec<PromptLogprob> = Vec::new();
+            for output in outputs.iter().filter(|output| output.slot == slot) {
+                let Some(place) = output.rates else { continue };
+                let Some(mut entry) = open.job.rated.as_ref().and_then(|rated| rated.entry(place)) else {
+                    continue;
+                };
+                let logits = self.context.get_logits_ith(output.at);
+                let alternatives = open.job.logprobs.unwrap_or(0);
+                let (logprob, top) =
+                    self.rater.rate(self.model, logits, open.job.prompt[place], alternatives);
+                entry.logprob = Some(logprob);
+                entry.top = top;
+                entries.push(entry);
+            }
+            if !entries.is_empty() {
+                open.give_back(String::new(), entries);
+            }
+            open.rating = self.slots[slot].cached.len() < open.job.prompt.len();
+            if !open.rating && open.job.max_tokens == 0 {
+                self.end_rated(slot);
+            }
+        }
+        began.elapsed()
+    }
+
+    /// Ends the choices of a request that asked for its prompt alone.
+    fn end_rated(&mut self, slot: usize) {
+        let Some(first) = self.slots[slot].choice.take() else { return };
+        self.clock += 1;
+        self.slots[slot].touched = self.clock;
+        let id = first.job;
+        if let Some(open) = self.jobs.get_mut(&id) {
+            open.first_token = Some(Instant::now());
+        }
+        let others: VecDeque<Choice>;
+        (others, self.waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|choice| choice.job == id);
+        for mut choice in std::iter::once(first).chain(others) {
+            let delta = choice.cut();
+            self.deliver(&choice, delta);
+        }
+    }
+
+    /// The next token of a slot's prompt, and what its logits are wanted for.
+    fn prompt_token(&self, slot: usize) -> Option<(i32, Option<Output>)> {
+        let choice = self.slots[slot].choice.as_ref()?;
+        let open = self.jobs.get(&choice.job)?;
+        let place = self.slots[slot].cached.len();
+        let token = *open.job.prompt.get(place)?;
+        let at = self.batch.n_tokens();
+        let next = place + 1;
+        let rated = open.job.rated.as_ref().filter(|rated| open.rating && rated.range.contains(&next));
+        let output = match rated {
+            Some(_) => Some(Output { at, slot, rates: Some(next) }),
+            None if next == open.job.prompt.len() && open.job.max_tokens > 0 => {
+                Some(Output { at, slot, rates: None })
+            }
+            None => None,
+        };
+        Some((token, output))
     }
 
     fn add(&mut self, token: i32, slot: usize, logits: bool) -> Result<()> {
@@ -480,6 +590,8 @@ impl<'m> Scheduler<'m> {
             let queued = (started - open.job.arrived).as_secs_f64();
             usage.extra.insert("queue_seconds".into(), queued.into());
         }
+        // Who has the end may look at the counters next.
+        self.count_busy();
         open.sink.finish(Ok(open.usage));
     }
 }
@@ -491,12 +603,22 @@ impl Slot {
             .as_ref()
             .filter(|choice| choice.next.is_none())
             .and_then(|choice| jobs.get(&choice.job))
+            // One that is reported may stand still, for its reader; nobody is to wait for that.
+            .filter(|open| !open.rating)
             .map_or(&[][..], |open| &open.job.prompt);
         View { cached: &self.cached, planned, busy: self.choice.is_some(), touched: self.touched }
     }
 }
 
 impl Open {
+    /// Gives every choice the next piece of the prompt.
+    fn give_back(&mut self, text: String, entries: Vec<PromptLogprob>) {
+        for index in 0..self.job.choices {
+            let (text, prompt_logprobs) = (text.clone(), entries.clone());
+            self.push(Delta { index, text, prompt_logprobs, ..Delta::default() });
+        }
+    }
+
     /// Hands a piece over, after those that wait. A reader who left is noticed before the next step.
     fn push(&mut self, delta: Delta) {
         if !self.outbox.is_empty() || self.sink.push(&delta) == Push::Full {

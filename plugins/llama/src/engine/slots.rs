@@ -36,9 +36,7 @@ const WORTH_WAITING: usize = 16;
 /// continued.
 pub fn choose(slots: &[View<'_>], prompt: &[i32], divisible: bool) -> Option<Start> {
     let most = prompt.len().saturating_sub(1);
-    let oldest = (0..slots.len())
-        .filter(|&i| !slots[i].busy)
-        .min_by_key(|&i| (!slots[i].cached.is_empty(), slots[i].touched))?;
+    let oldest = oldest(slots)?;
     if !divisible {
         let whole = (0..slots.len())
             .filter(|&i| {
@@ -67,6 +65,13 @@ pub fn choose(slots: &[View<'_>], prompt: &[i32], divisible: bool) -> Option<Sta
     } else {
         Start::Copy { slot: oldest, from: best, keep }
     })
+}
+
+/// The free slot whose tokens are missed least; `None` when all are busy.
+pub fn oldest(slots: &[View<'_>]) -> Option<usize> {
+    (0..slots.len())
+        .filter(|&i| !slots[i].busy)
+        .min_by_key(|&i| (!slots[i].cached.is_empty(), slots[i].touched))
 }
 
 /// Shares `budget` prompt tokens among slots that need so many each: equally, and what one does not need goes to

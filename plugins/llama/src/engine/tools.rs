@@ -23,8 +23,9 @@ pub struct Parsed {
 
 /// Reads calls from an answer, whatever pieces it comes in.
 ///
-/// Arguments are always JSON: they are given out only as far as they can be closed, and are closed if the answer
-/// ends inside a call. Text that only looked like a call is given out as text. White space around calls is dropped.
+/// Arguments are given out only as far as they can be closed, and are closed if the model ends its answer inside a
+/// call. Where the answer is cut instead, they are left as far as they came, as OpenAI does, and what may have become a
+/// call is dropped. Text that only looked like a call is given out as text. White space around calls is dropped.
 #[derive(Debug)]
 pub struct ToolParser {
     /// Makes call ids differ between answers.
@@ -60,20 +61,28 @@ impl ToolParser {
         }
     }
 
-    /// The rest, at the end of the answer.
-    pub fn finish(&mut self) -> Parsed {
+    /// The rest, at the end of the answer. `cut`: it was not the model that ended it.
+    pub fn finish(&mut self, cut: bool) -> Parsed {
         let mut parsed = Parsed::default();
         match self.call.take() {
             Some(mut call) => match call.started {
+                Some(index) if cut => call.give_rest(index, &mut parsed),
                 Some(index) => call.give(index, true, &mut parsed),
+                None if cut => {}
                 None => parsed.content = format!("{OPEN}{}", call.raw),
             },
-            None if self.after_call => {
-                let rest = std::mem::take(&mut self.pending);
+            None => {
+                let mut rest = std::mem::take(&mut self.pending);
                 // Half a closing tag is not text.
-                parsed.content = if CLOSE.starts_with(rest.trim()) { String::new() } else { rest };
+                if self.after_call && CLOSE.starts_with(rest.trim()) {
+                    rest.clear();
+                }
+                if cut && begun(&rest, OPEN) > 0 {
+                    rest.truncate(rest.len() - begun(&rest, OPEN));
+                    rest.truncate(rest.trim_end().len());
+                }
+                parsed.content = rest;
             }
-            None => parsed.content = std::mem::take(&mut self.pending),
         }
         parsed
     }
@@ -302,6 +311,14 @@ impl Call {
         Outcome::Goes
     }
 
+    /// Gives out the arguments as far as they came.
+    fn give_rest(&mut self, index: u32, parsed: &mut Parsed) {
+        let arguments = self.arguments.split_off(self.given);
+        if !arguments.is_empty() {
+            parsed.calls.push(ToolCallDelta { index, id: None, name: None, arguments });
+        }
+    }
+
     /// Gives out the arguments as far as they are certain, and at the end what closes them.
     fn give(&mut self, index: u32, end: bool, parsed: &mut Parsed) {
         let certain = if self.arguments_done { self.arguments.len() } else { self.arguments_scan.safe() };
@@ -377,6 +394,11 @@ mod tests {
 
     /// Content and calls (name, arguments), whole.
     fn read(pieces: &[&str]) -> (String, Vec<(String, String)>) {
+        read_to(pieces, false)
+    }
+
+    /// The same of an answer that may have been cut.
+    fn read_to(pieces: &[&str], cut: bool) -> (String, Vec<(String, String)>) {
         let mut parser = ToolParser::new("x");
         let mut content = String::new();
         let mut calls: Vec<(String, String)> = Vec::new();
@@ -394,7 +416,7 @@ mod tests {
         for piece in pieces {
             take(parser.push(piece));
         }
-        take(parser.finish());
+        take(parser.finish(cut));
         (content, calls)
     }
 
@@ -448,6 +470,28 @@ mod tests {
         let parsed = parser.push("<tool_call>{\"name\": \"f\", \"arguments\": {\"city\": \"Par");
         assert_eq!(parsed.calls[0].name.as_deref(), Some("f"));
         assert_eq!(parsed.calls[1].arguments, "{\"city\": \"Par");
+    }
+
+    #[test]
+    fn a_cut_answer_shows_no_tag_and_the_arguments_that_came() {
+        for (text, content, arguments) in [
+            ("Let me see.\n<tool", "Let me see.", None),
+            ("Let me see.\n<tool_call>", "Let me see.", None),
+            ("<tool_call>{\"na", "", None),
+            ("<tool_call>{\"name\": \"f\"", "", Some("")),
+            ("<tool_call>{\"name\": \"f\", \"arguments\": {", "", Some("{")),
+            (
+                "<tool_call>{\"name\": \"f\", \"arguments\": {\"city\": \"P\", \"n\": 1",
+                "",
+                Some("{\"city\": \"P\", \"n\": 1"),
+            ),
+            ("<tool_call>{\"name\": \"f\", \"arguments\": {}}\n</tool_c", "", Some("{}")),
+            ("<tool_call>{\"name\": \"f\", \"arguments\": {}}\n</tool_call>\n<tool_c", "", Some("{}")),
+            ("No call: 1 > 0", "No call: 1 > 0", None),
+        ] {
+            let calls: Vec<_> = arguments.map(|arguments| call("f", arguments)).into_iter().collect();
+            assert_eq!(read_to(&[text], true), (content.to_owned(), calls), "{text}");
+        }
     }
 
     fn any_text() -> impl Strategy<Value = String> {

@@ -11,6 +11,13 @@ pub fn smollm2() -> PathBuf {
     find(SHA256, "smollm2")
 }
 
+/// Qwen2.5-Coder-0.5B-Instruct, Q4_K_M: it fills in the middle.
+#[allow(dead_code, reason = "not every test needs it")]
+pub fn qwen_coder() -> PathBuf {
+    const SHA256: &str = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32";
+    find(SHA256, "qwen2.5-coder:0.5b")
+}
+
 fn find(sha256: &str, name: &str) -> PathBuf {
     let state = std::env::var_os("BACKPLANE_TEST_MODELS").unwrap_or_else(|| {
         panic!("set BACKPLANE_TEST_MODELS to a state directory made by `backplane --state DIR pull {name}`")

@@ -1,0 +1,312 @@
+//! Makes one schema of those that `allOf` joins: llama.cpp's grammars know no conjunction.
+//!
+//! What holds is what all of them ask for: properties and `required` of all, the narrower of two bounds, the values that
+//! two lists share. A property that one of them forbids by `additionalProperties` is left out. Alternatives are
+//! multiplied out. Where two demands have no common form, such as two patterns, the schema is refused.
+
+use super::schema::{Checker, DEFINITIONS, MOST_DEPTH, Wrong, is_note};
+use serde_json::{Map, Value, json};
+
+type Members = Map<String, Value>;
+
+/// Most alternatives that joining may come to.
+const MOST_ALTERNATIVES: usize = 64;
+
+impl Checker<'_> {
+    /// A schema with `allOf`, or with something beside a `$ref`, without either.
+    ///
+    /// # Errors
+    /// What cannot be joined, by place.
+    pub fn join(&self, schema: &Members, path: &str) -> Result<Members, Wrong> {
+        let mut parts = Vec::new();
+        self.collect(schema, path, 0, &mut parts)?;
+        let mut joined = Members::new();
+        for part in parts {
+            joined = both(joined, part, path)?;
+        }
+        // Only the definitions of the schema itself are where references look for them.
+        for key in DEFINITIONS {
+            joined.remove(key);
+            if let Some(definitions) = schema.get(key) {
+                joined.insert(key.to_owned(), definitions.clone());
+            }
+        }
+        Ok(joined)
+    }
+
+    /// The schemas joined in this one, each without `allOf` and `$ref`.
+    fn collect(
+        &self,
+        schema: &Members,
+        path: &str,
+        depth: usize,
+        parts: &mut Vec<Members>,
+    ) -> Result<(), Wrong> {
+        let wrong = |at: &str, what: &str| Err(Wrong { path: format!("{path}{at}"), what: what.to_owned() });
+        if depth > MOST_DEPTH {
+            return wrong("", "joins itself, or is nested too deep");
+        }
+        let mut own = schema.clone();
+        if let Some(to) = own.remove("$ref") {
+            let Some(to) = to.as_str() else { return wrong("", "has a `$ref` that is no text") };
+            match self.resolve(to, path)? {
+                Value::Object(target) => self.collect(target, path, depth + 1, parts)?,
+                Value::Bool(true) => {}
+                _ => return wrong("/$ref", "leads to something that is no schema"),
+            }
+        }
+        if let Some(joined) = own.remove("allOf") {
+            let Some(schemas) = joined.as_array().filter(|list| !list.is_empty()) else {
+                return wrong("/allOf", "is not a list of schemas");
+            };
+            for (i, schema) in schemas.iter().enumerate() {
+                let at = format!("/allOf/{i}");
+                match schema {
+                    Value::Object(schema) => {
+                        self.collect(schema, &format!("{path}{at}"), depth + 1, parts)?;
+                    }
+                    Value::Bool(true) => {}
+                    Value::Bool(false) => return wrong(&at, "allows nothing"),
+                    _ => return wrong(&at, "is not an object"),
+                }
+            }
+        }
+        parts.push(own);
+        Ok(())
+    }
+}
+
+/// One schema that asks for what both ask for.
+fn both(a: Members, b: Members, path: &str) -> Result<Members, Wrong> {
+    let asks = |schema: &Members| schema.keys().any(|key| !is_note(key));
+    if !asks(&a) || !asks(&b) {
+        let (mut first, second) = (a, b);
+        for (key, value) in second {
+            first.entry(key).or_insert(value);
+        }
+        return Ok(first);
+    }
+    for (with, other) in [(&a, &b), (&b, &a)] {
+        for key in ["anyOf", "oneOf"] {
+            if let Some(alternatives) = with.get(key).and_then(Value::as_array) {
+                return each(with, key, alternatives, other, path);
+            }
+        }
+    }
+    let mut joined = Members::new();
+    for (key, value) in &a {
+        let value = match b.get(key) {
+            Some(other) if value != other => keyword(key, value, other, path)?,
+            _ => Some(value.clone()),
+        };
+        joined.extend(value.map(|value| (key.clone(), value)));
+    }
+    for (key, value) in &b {
+        joined.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    if a.contains_key("properties") || b.contains_key("properties") {
+        joined.insert("properties".to_owned(), properties(&a, &b).into());
+    }
+    Ok(joined)
+}
+
+/// Alternatives, each joined with what stands beside them and with `other`.
+fn each(
+    with: &Members,
+    key: &str,
+    alternatives: &[Value],
+    other: &Members,
+    path: &str,
+) -> Result<Members, Wrong> {
+    let mut beside = with.clone();
+    beside.remove(key);
+    let beside = both(beside, other.clone(), path)?;
+    let factor = ["anyOf", "oneOf"].iter().filter_map(|key| beside.get(*key)?.as_array()).map(Vec::len);
+    if alternatives.len() * factor.product::<usize>() > MOST_ALTERNATIVES {
+        let what = format!("joins more than {MOST_ALTERNATIVES} alternatives");
+        return Err(Wrong { path: path.to_owned(), what });
+    }
+    let alternatives =
+        alternatives.iter().map(|alternative| json!({"allOf": [alternative, beside]})).collect();
+    Ok(Members::from_iter([(key.to_owned(), Value::Array(alternatives))]))
+}
+
+/// The properties that both allow, those of `a` first.
+fn properties(a: &Members, b: &Members) -> Members {
+    let mut joined = Members::new();
+    for (of, other) in [(a, b), (b, a)] {
+        let theirs = other.get("properties").and_then(Value::as_object);
+        for (name, schema) in of.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            let also =
+                theirs.and_then(|theirs| theirs.get(name)).or_else(|| other.get("additionalProperties"));
+            let schema = match also {
+                None | Some(Value::Bool(true)) => schema.clone(),
+                Some(Value::Bool(false)) => continue,
+                Some(also) if also == schema => schema.clone(),
+                Some(also) => json!({"allOf": [schema, also]}),
+            };
+            joined.entry(name.clone()).or_insert(schema);
+        }
+    }
+    joined
+}
+
+/// A keyword that both have, and differently; `None` where it then asks for nothing.
+fn keyword(key: &str, a: &Value, b: &Value, path: &str) -> Result<Option<Value>, Wrong> {
+    let wrong = |what: String| Err(Wrong { path: path.to_owned(), what });
+    let larger = || if number(a) < number(b) { b } else { a };
+    let smaller = || if number(b) < number(a) { b } else { a };
+    Ok(Some(match key {
+        key if is_note(key) => a.clone(),
+        "properties" => a.clone(), // joined by `properties`
+        "required" => {
+            let mut names = list(a);
+            names.extend(list(b).into_iter().filter(|name| !list(a).contains(name)));
+            names.into()
+        }
+        "type" => {
+            let narrower = |name: &Value, other: &[Value]| {
+                other.contains(name) || name == "integer" && other.contains(&json!("number"))
+            };
+            let (ours, theirs) = (list(a), list(b));
+            let mut names: Vec<Value> = ours.iter().filter(|name| narrower(name, &theirs)).cloned().collect();
+            names.extend(
+                theirs
+                    .iter()
+                    .filter(|name| narrower(name, &ours) && !names.contains(name))
+                    .cloned()
+                    .collect::<Vec<_>>(),
+            );
+            match names.as_slice() {
+                [] => return wrong(format!("joins the types {a} and {b}: nothing is both")),
+                [only] => only.clone(),
+                _ => names.into(),
+            }
+        }
+        "enum" => {
+            let shared: Vec<Value> = list(a).into_iter().filter(|value| list(b).contains(value)).collect();
+            if shared.is_empty() {
+                return wrong("joins lists of values that share none".to_owned());
+            }
+            shared.into()
+        }
+        "minimum" | "exclusiveMinimum" | "minLength" | "minItems" => larger().clone(),
+        "maximum" | "exclusiveMaximum" | "maxLength" | "maxItems" => smaller().clone(),
+        "additionalProperties" => match (a, b) {
+            (Value::Bool(false), _) | (_, Value::Bool(false)) => Value::Bool(false),
+            (Value::Bool(true), other) | (other, Value::Bool(true)) => other.clone(),
+            _ => json!({"allOf": [a, b]}),
+        },
+        "items" if a.is_object() && b.is_object() => json!({"allOf": [a, b]}),
+        _ => return wrong(format!("joins schemas whose `{key}` differ")),
+    }))
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(0.0)
+}
+
+/// A list, or the one thing that stands for it.
+fn list(value: &Value) -> Vec<Value> {
+    match value {
+        Value::Array(values) => values.clone(),
+        one => vec![one.clone()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(schema: &Value) -> Result<Value, (String, String)> {
+        Checker { root: schema, strict: true }.whole().map_err(|wrong| (wrong.path, wrong.what))
+    }
+
+    #[test]
+    fn what_is_joined_asks_for_everything() {
+        let schema = json!({
+            "$defs": {"named": {"type": "object", "properties": {"name": {"type": "string"}}}},
+            "allOf": [
+                {"$ref": "#/$defs/named"},
+                {"properties": {"age": {"type": "number"}}, "required": ["name"]},
+                {"properties": {"age": {"type": "integer", "minimum": 0}}, "required": ["age"]},
+            ],
+            "properties": {"age": {"maximum": 150, "type": "integer", "minimum": 1}},
+        });
+        let joined = whole(&schema).unwrap();
+        assert_eq!(
+            joined,
+            json!({
+                "$defs": {"named": {"type": "object", "properties": {"name": {"type": "string"}}}},
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "age": {"type": "integer", "minimum": 1, "maximum": 150},
+                },
+                "required": ["name", "age"],
+            })
+        );
+    }
+
+    #[test]
+    fn a_reference_with_something_beside_it_asks_for_both() {
+        let schema = json!({
+            "$defs": {"color": {"enum": ["red", "green", "blue"]}},
+            "type": "object",
+            "properties": {"color": {"$ref": "#/$defs/color", "enum": ["green", "blue", "black"]},
+                           "other": {"$ref": "#/$defs/color", "description": "Another."}},
+        });
+        let joined = whole(&schema).unwrap();
+        assert_eq!(joined["properties"]["color"], json!({"enum": ["green", "blue"]}));
+        assert_eq!(joined["properties"]["other"], json!({"$ref": "#/$defs/color"}));
+    }
+
+    #[test]
+    fn a_property_that_one_forbids_is_left_out() {
+        let closed = json!({"properties": {"a": {"type": "string"}}, "additionalProperties": false});
+        let schema = json!({"allOf": [closed, {"properties": {"a": {}, "b": {"type": "string"}}}]});
+        let joined = whole(&schema).unwrap();
+        assert_eq!(joined["properties"], json!({"a": {"type": "string"}}));
+        assert_eq!(joined["additionalProperties"], false);
+        let schema = json!({"allOf": [closed, {"properties": {"b": {}}, "required": ["b"]}]});
+        let (path, what) = whole(&schema).unwrap_err();
+        assert!(path == "#/required" && what.contains("`b`"), "{path} {what}");
+    }
+
+    #[test]
+    fn alternatives_are_multiplied_out() {
+        let named =
+            json!({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]});
+        let kinds = json!({"anyOf": [{"properties": {"a": {"type": "null"}}}, {"properties": {"b": {"type": "null"}}}]});
+        let joined = whole(&json!({"allOf": [named, kinds]})).unwrap();
+        let of = |i: usize| {
+            joined["anyOf"][i]["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (of(0), of(1)),
+            (vec!["a".to_owned(), "name".to_owned()], vec!["b".to_owned(), "name".to_owned()])
+        );
+        let joined = whole(&json!({"allOf": [kinds, kinds]})).unwrap();
+        assert_eq!(joined["anyOf"][1]["anyOf"].as_array().map(Vec::len), Some(2), "{joined}");
+        let many = json!({"anyOf": vec![json!({"type": "string", "maxLength": 1}); 9]});
+        assert!(whole(&json!({"allOf": [many, many]})).unwrap_err().1.contains("64 alternatives"));
+    }
+
+    #[test]
+    fn what_has_no_common_form_is_refused() {
+        for (a, b, says) in [
+            (json!({"type": "string"}), json!({"type": "null"}), "nothing is both"),
+            (json!({"enum": [1]}), json!({"enum": [2]}), "share none"),
+            (json!({"pattern": "^a$"}), json!({"pattern": "^b$"}), "`pattern` differ"),
+            (json!({"const": 1}), json!({"const": 2}), "`const` differ"),
+            (json!(false), json!({"type": "string"}), "allows nothing"),
+        ] {
+            let schema = json!({"type": "object", "properties": {"x": {"allOf": [a, b]}}});
+            let (path, what) = whole(&schema).unwrap_err();
+            assert!(path.starts_with("#/properties/x") && what.contains(says), "{path} {what}");
+        }
+        let circle = json!({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"});
+        assert!(whole(&circle).unwrap_err().1.contains("itself"));
+        assert!(whole(&json!({"allOf": []})).unwrap_err().1.contains("list of schemas"));
+    }
+}
