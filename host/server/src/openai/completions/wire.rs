@@ -62,7 +62,7 @@ pub(crate) struct Request {
     /// The answer ends before any of these; at most 16.
     #[serde(default)]
     stop: Option<OneOrMany>,
-    /// Most tokens generated for each choice; 16 if absent, as OpenAI's.
+    /// Most tokens generated for each choice; 16 if absent, as OpenAI's. 0 with `echo` and `logprobs` rates a text.
     #[serde(default)]
     max_tokens: Option<u32>,
     /// How many choices for each prompt, 1..=8.
@@ -71,7 +71,7 @@ pub(crate) struct Request {
     /// Only `n`: choosing the best of more is not supported.
     #[serde(default)]
     best_of: Option<u32>,
-    /// Tell each token's log-probability and this many alternatives, 0..=20.
+    /// Tell each token's log-probability and this many alternatives, 0..=20; with `echo` of the prompt's tokens too.
     #[serde(default)]
     logprobs: Option<u8>,
     /// Whether the answer comes piece by piece, as server-sent events.
