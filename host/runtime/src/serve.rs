@@ -9,6 +9,7 @@
 
 mod attempt;
 mod cascade;
+mod limit;
 
 use crate::cache::{CacheHandle, Identity, Key};
 use crate::catalog::{CatalogHandle, Entry};
@@ -187,11 +188,11 @@ fn estimate(request: &Request, entry: &Entry) -> Result<(u64, u64)> {
     let answer = match (peek.max_tokens, generates) {
         (Some(max), _) => max,
         (None, false) => 0,
-        (None, true) => backend
-            .and_then(|backend| backend.model().description().context)
-            .map_or(DEFAULT_MAX_TOKENS, |context| {
-                u64::from(context).saturating_sub(prompt).min(DEFAULT_MAX_TOKENS)
-            }),
+        (None, true) => {
+            let most = entry.listed().limits.output_tokens.map_or(DEFAULT_MAX_TOKENS, u64::from);
+            let context = backend.and_then(|backend| backend.model().description().context);
+            context.map_or(most, |context| u64::from(context).saturating_sub(prompt).min(most))
+        }
     };
     Ok((prompt, answer.saturating_mul(peek.n.unwrap_or(1).max(1))))
 }

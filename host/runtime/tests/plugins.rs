@@ -5,7 +5,7 @@
 mod support;
 
 use backplane::{Answer, CacheOutcome, Caller, Config, Host, Request};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::{slow, text, threads};
 
@@ -23,6 +23,18 @@ fn question() -> Request {
 
 async fn ask(host: &Host, request: Request) -> backplane::Result<Answer> {
     host.serve(request).await?.collect().await
+}
+
+/// A model of the plugins here, with more for its card.
+fn card(dir: &Path, more: &str) -> PathBuf {
+    std::fs::write(dir.join("weights"), "none").unwrap();
+    let card = dir.join("model.toml");
+    let text = format!(
+        "name = 'mine'\nformat = 'slow'\ncapabilities = ['slow.answer', 'chat']\n{more}\n\
+         [[files]]\nrole = 'model'\npath = 'weights'\n"
+    );
+    std::fs::write(&card, text).unwrap();
+    card
 }
 
 #[tokio::test]
@@ -70,13 +82,7 @@ async fn an_engine_that_gives_its_figures_late_shows_its_last_ones() {
 #[tokio::test]
 async fn a_plugin_never_answers_from_what_another_said_to_the_same_model() {
     let (dir, model) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    std::fs::write(model.path().join("weights"), "none").unwrap();
-    let card = model.path().join("model.toml");
-    std::fs::write(
-        &card,
-        "name = 'mine'\nformat = 'slow'\ncapabilities = ['slow.answer']\n[[files]]\nrole = 'model'\npath = 'weights'\n",
-    )
-    .unwrap();
+    let card = card(model.path(), "");
     slow(dir.path(), "libold.so", "z.old", &[]);
     let (host, _state) = host(dir.path(), |config| {
         config.models.cards.push(card);
@@ -140,4 +146,42 @@ async fn what_a_model_needed_only_to_open_is_given_back() {
     let (host, _state) = host(dir.path(), |_| {});
     let memory = host.load("opens.large", None).await.unwrap().running.unwrap().memory_bytes;
     assert!(memory < 128 << 20, "{memory} bytes are still here");
+}
+
+#[tokio::test]
+async fn the_limits_of_a_card_hold_where_the_configuration_says_nothing() {
+    let (dir, model) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    slow(dir.path(), "liba.so", "has.limits", &["ECHO=1", "WORK_MS=1000"]);
+    let path = card(model.path(), "[limits]\nconcurrency = 2\nqueue = 1\noutput_tokens = 7\n");
+    let state = tempfile::tempdir().unwrap();
+    let mut silent = Config::default();
+    silent.models.cards.push(path.clone());
+    let one = Host::builder().config(silent).state_dir(state.path()).plugin_dir(dir.path()).start().unwrap();
+    let chat = |params: &str| Request::new(Caller::internal("tests"), "chat", params).model("mine");
+    let json = |answer: Answer| answer.json::<serde_json::Value>().unwrap()[0]["max_tokens"].clone();
+    assert_eq!(json(ask(&one, chat("{}")).await.unwrap()), 7);
+    assert_eq!(json(ask(&one, chat(r#"{"max_tokens":3}"#)).await.unwrap()), 3);
+    let error = ask(&one, chat(r#"{"max_tokens":8}"#)).await.unwrap_err();
+    assert_eq!(
+        (error.code, error.param.as_deref()),
+        (backplane::ErrorCode::InvalidArgument, Some("max_tokens"))
+    );
+    assert_eq!(one.model("mine").unwrap().running.unwrap().slots, 2, "the plugin would take 4");
+    let mut open = Vec::new();
+    for n in 0..3 {
+        open.push(one.serve(question().model("mine")).await.unwrap());
+        // The lanes have taken the first two before the third comes.
+        support::soon("it runs", || one.model("mine").unwrap().running.unwrap().busy == (n + 1).min(2)).await;
+    }
+    let full = ask(&one, question().model("mine")).await.unwrap_err();
+    assert_eq!(full.reason, "overloaded", "two run and one waits: {full}");
+    for reply in open {
+        reply.collect().await.unwrap();
+    }
+
+    // Here it says how many may wait: more than the card does.
+    let (other, _state) = host(dir.path(), |config| config.models.cards.push(path));
+    assert_eq!(other.config().models.max_queue, 8);
+    let all = futures::future::join_all((0..5).map(|_| ask(&other, question().model("mine")))).await;
+    assert!(all.into_iter().all(|answer| answer.is_ok()), "the configuration goes first");
 }

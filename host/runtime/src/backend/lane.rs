@@ -49,7 +49,7 @@ impl Seat {
             submits: AtomicU64::new(0),
         });
         let lanes = match backend.model().class() {
-            Class::Concurrent => backend.model().max_inflight().min(64),
+            Class::Concurrent => backend.max_inflight().min(64),
             Class::Serial | Class::Continuous => 1,
         };
         // A SERIAL instance is made, used and destroyed on its lane's thread, so the first lane makes it.
@@ -93,7 +93,7 @@ impl Seat {
 
     fn run(self: &Arc<Self>, backend: &Arc<Backend>) {
         let model = backend.model();
-        let (class, max_inflight) = (model.class(), model.max_inflight() as usize);
+        let (class, max_inflight) = (model.class(), backend.max_inflight() as usize);
         let (max, window) = match class {
             Class::Continuous => (max_inflight, Duration::ZERO),
             Class::Serial | Class::Concurrent => (backend.max_batch(), backend.settings().batch_window),

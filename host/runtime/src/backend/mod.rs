@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 pub struct Settings {
     /// Copies of the model.
     pub instances: u32,
+    /// Requests that run at once, all copies together; the model may allow fewer. Each copy has room for one.
+    pub concurrency: u32,
     /// Requests that may wait.
     pub max_queue: usize,
     /// Rows of one call; the model may allow fewer.
@@ -125,7 +127,7 @@ impl Backend {
     fn open_seat(self: &Arc<Self>, index: u32) -> Result<()> {
         let seat = Seat::start(self, index)?;
         let lanes = match self.model.class() {
-            Class::Concurrent => self.model.max_inflight().min(64),
+            Class::Concurrent => self.max_inflight().min(64),
             Class::Serial | Class::Continuous => 1,
         };
         self.lanes.fetch_add(lanes, Ordering::Relaxed);
@@ -153,7 +155,18 @@ impl Backend {
     }
 
     fn max_batch(&self) -> usize {
-        self.settings.max_batch.min(self.model.max_batch() as usize).max(1)
+        let most = self.settings.max_batch.min(self.model.max_batch() as usize);
+        most.min(self.concurrency_of_one() as usize).max(1)
+    }
+
+    /// Requests that may be in one copy at once, by the settings.
+    fn concurrency_of_one(&self) -> u32 {
+        (self.settings.concurrency / self.settings.instances.max(1)).max(1)
+    }
+
+    /// Requests that may be in one copy at once.
+    fn max_inflight(&self) -> u32 {
+        self.model.max_inflight().min(self.concurrency_of_one())
     }
 
     fn new_instance(&self, index: u32) -> Result<Instance> {
@@ -217,7 +230,7 @@ impl Backend {
             device: "cpu".to_owned(),
             busy: seats.iter().map(|seat| seat.busy() as u32).sum(),
             queued: self.queue.len() as u32,
-            slots: alive * self.model.max_inflight(),
+            slots: alive * self.max_inflight(),
             instances: alive,
             replaced: counts.replaced.load(Ordering::Relaxed),
             answered: counts.answered.load(Ordering::Relaxed),

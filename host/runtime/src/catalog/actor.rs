@@ -92,7 +92,7 @@ impl CatalogActor {
             match self.shelf.get(&model.name) {
                 None => self.shelf.insert(Arc::new(Entry::new(model, keep_alive, options.pin))),
                 Some(entry) => {
-                    let settings = options.settings(&self.options);
+                    let settings = options.settings(&self.options, &model.limits);
                     let other = |backend: Arc<Backend>| {
                         // How long a close may take is no reason for one.
                         let drain = settings.drain;

@@ -6,6 +6,7 @@ use crate::info::{ModelInfo, ModelState, Running};
 use crate::job::KeepAlive;
 use crate::loader::Plugin;
 use arc_swap::{ArcSwap, ArcSwapOption};
+use backplane_registry::Limits;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct Listed {
     pub plugins: Vec<Arc<str>>,
     /// Which of them exactly: ids, versions and checksums.
     pub made_by: Arc<str>,
+    /// What its card allows a request.
+    pub limits: Limits,
     /// Which files exactly lie where it says: empty for a built-in one.
     pub files: Arc<str>,
     /// Why none can.

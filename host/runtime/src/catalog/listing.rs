@@ -4,11 +4,11 @@ use super::entry::Listed;
 use super::plugins::{Found, PluginOptions};
 use super::stamp::Stamp;
 use super::{ModelOptions, Options};
-use crate::config::{Config, MemoryBudget, Override};
+use crate::config::{Config, MemoryBudget, Override, Source};
 use crate::error::{Error, ErrorCode, Result};
 use crate::metrics::memory;
 use crate::router::{Cascade, Names};
-use backplane_registry::{Installed, Models};
+use backplane_registry::{Installed, Limits, Models};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,6 +72,7 @@ pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Li
                 size: 0,
                 installed: 0,
                 plugins: vec![manifest.id.as_str().into()],
+                limits: Limits::default(),
                 made_by: found.identity().into(),
                 files: "".into(),
                 problem: None,
@@ -143,6 +144,7 @@ fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
             .join(", ")
             .into(),
         plugins: able,
+        limits: card.limits,
         problem,
         capabilities,
         name,
@@ -192,7 +194,11 @@ pub fn options(config: &Config, threads: u32) -> Options {
         keep_alive: None,
         pin: false,
         instances: 1,
-        max_queue: models.max_queue,
+        // What was set for all models goes before a card; the default does not.
+        max_queue: match config.sources().get("models.max_queue") {
+            None | Some(Source::Default) => None,
+            Some(_) => Some(models.max_queue),
+        },
         max_batch: usize::MAX,
         batch_window: Duration::ZERO,
         weight: 1.0,
@@ -202,7 +208,7 @@ pub fn options(config: &Config, threads: u32) -> Options {
         keep_alive: over.keep_alive,
         pin: over.pin,
         instances: over.instances.unwrap_or(default.instances),
-        max_queue: over.max_queue.unwrap_or(default.max_queue),
+        max_queue: over.max_queue.or(default.max_queue),
         max_batch: over.max_batch.unwrap_or(default.max_batch),
         batch_window: over.batch_window.unwrap_or(default.batch_window),
         weight: over.weight.unwrap_or(default.weight),
@@ -210,6 +216,7 @@ pub fn options(config: &Config, threads: u32) -> Options {
     };
     Options {
         keep_alive: models.keep_alive,
+        max_queue: models.max_queue,
         memory_budget: match models.memory_budget {
             MemoryBudget::Bytes(bytes) => bytes,
             MemoryBudget::Percent(percent) => (memory::total_bytes() as f64 * percent / 100.0) as u64,

@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use actix::Addr;
 use actor::{CatalogActor, CloseAll, CloseModel, OpenModel, PlanModel, Relist};
 use arc_swap::ArcSwap;
+use backplane_registry::Limits;
 use dashmap::DashMap;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ use std::time::Duration;
 pub struct Options {
     /// How long a model stays open after its last request.
     pub keep_alive: KeepAlive,
+    /// Requests that may wait for a model of which neither the configuration nor its card says it.
+    pub max_queue: usize,
     /// Bytes all open models may take together.
     pub memory_budget: u64,
     /// How long a model may take to open.
@@ -65,8 +68,8 @@ pub struct ModelOptions {
     pub pin: bool,
     /// Copies.
     pub instances: u32,
-    /// Requests that may wait.
-    pub max_queue: usize,
+    /// Requests that may wait, where that is said; else it is the card's to say.
+    pub max_queue: Option<usize>,
     /// Rows of one call.
     pub max_batch: usize,
     /// How long a batch waits for more.
@@ -78,10 +81,14 @@ pub struct ModelOptions {
 }
 
 impl ModelOptions {
-    fn settings(&self, options: &Options) -> Settings {
+    fn settings(&self, options: &Options, limits: &Limits) -> Settings {
         Settings {
             instances: self.instances,
-            max_queue: self.max_queue,
+            concurrency: limits.concurrency.unwrap_or(u32::MAX),
+            max_queue: self
+                .max_queue
+                .or(limits.queue.map(|queue| queue as usize))
+                .unwrap_or(options.max_queue),
             max_batch: self.max_batch,
             batch_window: self.batch_window,
             weight: self.weight,

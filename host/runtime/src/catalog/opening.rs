@@ -68,7 +68,7 @@ impl CatalogActor {
         let load = Load {
             serial: self.serial,
             entry: entry.clone(),
-            settings: self.options.of(name).settings(&self.options),
+            settings: self.options.of(name).settings(&self.options, &entry.listed().limits),
             shelf: self.shelf.clone(),
             address: context.address(),
             keep_alive,

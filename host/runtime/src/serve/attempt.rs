@@ -1,5 +1,6 @@
 //! One attempt: a request handed to one model, and what has to happen at its end, whoever ends it.
 
+use super::limit::output_tokens;
 use super::{Admitted, Parts};
 use crate::backend::{Backend, Refusal};
 use crate::catalog::Entry;
@@ -33,6 +34,10 @@ pub(super) async fn attempt(
 ) -> Result<(LiveReply, Timing)> {
     let entry = &candidate.entry;
     let opening = Instant::now();
+    let most = entry.listed().limits.output_tokens;
+    let params = output_tokens(&request.capability, &request.params, most).inspect_err(|error| {
+        parts.metrics.request_refused(&request.capability, Some(&entry.name()), error.code);
+    })?;
     let _hold = entry.hold();
     let mut waiting: Option<(LiveReply, Purse)> = None;
     for _ in 0..MAX_REOPENS {
@@ -53,7 +58,7 @@ pub(super) async fn attempt(
             None => {
                 let reservation = admitted.reservation.take();
                 let purse = Arc::new(Mutex::new(reservation));
-                let spec = (admitted.prompt, purse.clone());
+                let spec = (params.as_ref(), admitted.prompt, purse.clone());
                 let exchange = make(parts, request, entry, &backend, spec, trail, confidence);
                 (LiveReply { exchange, ended: false }, purse)
             }
@@ -102,7 +107,7 @@ fn make(
     request: &Request,
     entry: &Arc<Entry>,
     backend: &Arc<Backend>,
-    (prompt, purse): (u64, Purse),
+    (params, prompt, purse): (&str, u64, Purse),
     trail: &[Arc<str>],
     confidence: bool,
 ) -> Arc<Exchange> {
@@ -137,7 +142,7 @@ fn make(
     Exchange::new(ExchangeSpec {
         capability: request.capability.clone(),
         capability_version: 1,
-        params: request.params.clone(),
+        params: params.to_owned(),
         tensors: request.tensors.clone(),
         id: request.id.clone(),
         traceparent: request.traceparent.clone().unwrap_or_default(),

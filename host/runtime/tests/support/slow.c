@@ -1,6 +1,7 @@
 /*
  * A plugin that takes its time, for tests of a host's patience: INIT_MS to start, BID_MS for each bid, STATS_MS for its
- * figures, but for the first time. It answers with its version. To open a model it takes OPEN_MB and gives them back.
+ * figures, but for the first time, and WORK_MS for a request. It answers with its version; with ECHO=1 with the
+ * parameters. To open a model it takes OPEN_MB and gives them back.
  *
  *   cc -std=c99 -shared -fPIC -fvisibility=hidden -I plugin-api/include -DID='"com.example.x"' slow.c -o libx.so
  */
@@ -20,6 +21,12 @@
 #endif
 #ifndef BID_MS
 #define BID_MS 0
+#endif
+#ifndef ECHO
+#define ECHO 0
+#endif
+#ifndef WORK_MS
+#define WORK_MS 0
 #endif
 #ifndef OPEN_MB
 #define OPEN_MB 0
@@ -60,6 +67,8 @@ static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n,
     memset(&chunk, 0, sizeof chunk);
     chunk.struct_size = sizeof chunk;
     chunk.json = str("{\"text\":\"" VERSION "\"}");
+    if (ECHO) chunk.json = request->params_json;
+    sleep_ms(WORK_MS);
     the_host->push(the_host, request->sink, &chunk);
     memset(&done, 0, sizeof done);
     done.struct_size = sizeof done;
@@ -155,7 +164,7 @@ __attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, 
   plugin.shutdown = shutdown;
   model.struct_size = sizeof model;
   model.exec_class = BP_CONCURRENT;
-  model.max_inflight = 1;
+  model.max_inflight = 4;
   model.max_batch = 1;
   model.cancel_grace_ms = 100;
   model.describe_json = str("");

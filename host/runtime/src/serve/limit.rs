@@ -1,0 +1,78 @@
+//! How long an answer may be, by the model's card.
+
+use crate::error::{Error, Result};
+use serde::Deserialize;
+use std::borrow::Cow;
+
+/// Parameters of a request that generates text, with `most` tokens where they do not say how many.
+///
+/// # Errors
+/// When they ask for more.
+pub(super) fn output_tokens<'a>(
+    capability: &str,
+    params: &'a str,
+    most: Option<u32>,
+) -> Result<Cow<'a, str>> {
+    #[derive(Deserialize)]
+    struct Asked {
+        max_tokens: Option<u64>,
+    }
+    let Some(most) = most.filter(|_| matches!(capability, "chat" | "complete")) else {
+        return Ok(Cow::Borrowed(params));
+    };
+    // What cannot be read is the plugin's to refuse.
+    let Ok(asked) = serde_json::from_str::<Asked>(params) else { return Ok(Cow::Borrowed(params)) };
+    match asked.max_tokens {
+        Some(asked) if u64::from(most) < asked => Err(Error::invalid(format!(
+            "`max_tokens` is {asked}, and this model gives {most} at the most, as its card says"
+        ))
+        .with_param("max_tokens")),
+        Some(_) => Ok(Cow::Borrowed(params)),
+        None => Ok(Cow::Owned(with(params, most))),
+    }
+}
+
+/// The object `params` with one more member.
+fn with(params: &str, most: u32) -> String {
+    let inside = params.trim_start();
+    let inside = inside.strip_prefix('{').unwrap_or(inside);
+    let comma = if inside.trim_start().starts_with('}') { "" } else { "," };
+    // `null` is no number of tokens, and a name may stand once only.
+    let kept = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(params);
+    match kept {
+        Ok(mut kept) if kept.contains_key("max_tokens") => {
+            kept.insert("max_tokens".to_owned(), most.into());
+            serde_json::Value::Object(kept).to_string()
+        }
+        _ => format!("{{\"max_tokens\":{most}{comma}{inside}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limited(params: &str) -> String {
+        output_tokens("chat", params, Some(16)).unwrap().into_owned()
+    }
+
+    #[test]
+    fn who_says_nothing_gets_what_the_card_allows() {
+        assert_eq!(limited("{}"), r#"{"max_tokens":16}"#);
+        assert_eq!(limited(" { } "), r#"{"max_tokens":16 } "#);
+        assert_eq!(limited(r#"{"a":{"max_tokens":9}}"#), r#"{"max_tokens":16,"a":{"max_tokens":9}}"#);
+        let null: serde_json::Value =
+            serde_json::from_str(&limited(r#"{"max_tokens":null,"a":1.0}"#)).unwrap();
+        assert_eq!(null, serde_json::json!({"a": 1.0, "max_tokens": 16}));
+        assert_eq!(limited(r#"{"max_tokens":16}"#), r#"{"max_tokens":16}"#);
+        assert_eq!(limited("{"), "{", "the plugin's to refuse");
+    }
+
+    #[test]
+    fn who_asks_for_more_is_refused_and_others_are_left_alone() {
+        let error = output_tokens("complete", r#"{"max_tokens":17}"#, Some(16)).unwrap_err();
+        assert!(error.message.contains("17") && error.message.contains("16"), "{error}");
+        assert_eq!(output_tokens("embed", "{}", Some(16)).unwrap(), "{}");
+        assert_eq!(output_tokens("chat", r#"{"max_tokens":17}"#, None).unwrap(), r#"{"max_tokens":17}"#);
+    }
+}
