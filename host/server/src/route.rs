@@ -9,7 +9,7 @@ use crate::gate::{Connection, cors};
 use actix_web::dev::Payload;
 use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::http::{ConnectionType, Method, StatusCode};
-use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest as _, HttpRequest, HttpResponse, Resource, web};
 use backplane::{Error, ErrorCode, Result};
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
@@ -143,26 +143,33 @@ pub(crate) fn register(routes: &[Route], config: &mut web::ServiceConfig) {
         }
         done.push(route.path);
         let of_path: Vec<&Route> = routes.iter().filter(|other| other.path == route.path).collect();
-        let patterns: Vec<&str> = std::iter::once(route.path).chain(route.aliases.iter().copied()).collect();
-        let mut resource = web::resource(patterns);
-        for route in &of_path {
-            for method in route.methods() {
-                let route = (*route).clone();
-                resource = resource.route(web::method(method.clone()).to(
-                    move |http: HttpRequest, payload: web::Payload| {
-                        let route = route.clone();
-                        async move { dispatch(&route, http, payload).await }
-                    },
-                ));
-            }
+        // A resource for each: of several patterns actix-web would make expressions, where a path without parameters is
+        // only compared.
+        for path in std::iter::once(route.path).chain(route.aliases.iter().copied()) {
+            config.service(resource(path, &of_path));
         }
-        let allowed: Vec<_> = of_path.iter().flat_map(|route| route.methods()).map(Method::as_str).collect();
-        let allowed = allowed.join(", ");
-        config.service(resource.default_service(web::to(move |http: HttpRequest| {
-            std::future::ready(wrong_method(&http, &allowed))
-        })));
     }
     config.default_service(web::to(|http: HttpRequest| std::future::ready(no_route(&http))));
+}
+
+/// What is at a path, by method.
+fn resource(path: &str, routes: &[&Route]) -> Resource {
+    let mut resource = web::resource(path);
+    for route in routes {
+        for method in route.methods() {
+            let route = (*route).clone();
+            resource = resource.route(web::method(method.clone()).to(
+                move |http: HttpRequest, payload: web::Payload| {
+                    let route = route.clone();
+                    async move { dispatch(&route, http, payload).await }
+                },
+            ));
+        }
+    }
+    let allowed: Vec<_> = routes.iter().flat_map(|route| route.methods()).map(Method::as_str).collect();
+    let allowed = allowed.join(", ");
+    resource
+        .default_service(web::to(move |http: HttpRequest| std::future::ready(wrong_method(&http, &allowed))))
 }
 
 /// From an HTTP request to an answer: who asks, may they, then the handler; and whatever fails in the route's words.
