@@ -1,6 +1,6 @@
 //! What a caller asks for beside the body: in headers, and in the member `keep_alive`.
 
-use actix_web::http::header::{CACHE_CONTROL, HeaderMap};
+use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderName};
 use backplane::{CacheUse, Error, KeepAlive, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -8,6 +8,13 @@ use std::time::{Duration, Instant};
 
 /// Longest time a caller may ask for; more is a slip of the unit.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+// By name and not by text, which would be checked anew with every request.
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("x-keep-alive");
+static CACHE: HeaderName = HeaderName::from_static("x-cache");
+static TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+static CONFIDENCE: HeaderName = HeaderName::from_static("x-confidence");
+static STRICT: HeaderName = HeaderName::from_static("x-strict");
 
 /// The headers a request may carry, read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,8 +37,8 @@ impl Options {
     /// # Errors
     /// A value that means nothing, by the header's name.
     pub(crate) fn of(headers: &HeaderMap, now: Instant) -> Result<Self> {
-        let text = |name: &str| match headers.get(name).map(|value| value.to_str()) {
-            Some(Err(_)) => Err(bad_header(name, "plain text")),
+        let text = |name: &HeaderName| match headers.get(name).map(|value| value.to_str()) {
+            Some(Err(_)) => Err(bad_header(name.as_str(), "plain text")),
             Some(Ok(value)) => Ok(Some(value.trim())),
             None => Ok(None),
         };
@@ -39,22 +46,22 @@ impl Options {
             duration(value).ok_or_else(|| bad_header(name, "a duration, such as `30s` or `5m`"))
         };
         Ok(Self {
-            keep_alive: text("x-keep-alive")?
+            keep_alive: text(&KEEP_ALIVE)?
                 .map(|value| {
                     keep_alive(value).ok_or_else(|| bad_header("x-keep-alive", "a duration, `0` or `-1`"))
                 })
                 .transpose()?,
-            cache: match text("x-cache")? {
+            cache: match text(&CACHE)? {
                 Some("refresh") => CacheUse::Refresh,
                 Some("bypass") => CacheUse::Bypass,
                 Some(_) => return Err(bad_header("x-cache", "`refresh` or `bypass`")),
-                None => cache_control(text(CACHE_CONTROL.as_str())?.unwrap_or_default()),
+                None => cache_control(text(&CACHE_CONTROL)?.unwrap_or_default()),
             },
-            deadline: text("x-request-timeout")?
+            deadline: text(&TIMEOUT)?
                 .map(|value| duration_of("x-request-timeout", value).map(|wait| now + wait))
                 .transpose()?,
-            confidence: flag("x-confidence", text("x-confidence")?)?,
-            strict: flag("x-strict", text("x-strict")?)?,
+            confidence: flag("x-confidence", text(&CONFIDENCE)?)?,
+            strict: flag("x-strict", text(&STRICT)?)?,
         })
     }
 }
