@@ -56,13 +56,23 @@ pub(crate) struct Parent {
 impl Request {
     /// A request with everything at its default and an id of its own.
     pub fn new(caller: Caller, capability: impl Into<String>, params: impl Into<String>) -> Self {
+        Self::named(uuid::Uuid::now_v7().to_string(), caller, capability, params)
+    }
+
+    /// The same with an id that somebody has already.
+    pub fn named(
+        id: String,
+        caller: Caller,
+        capability: impl Into<String>,
+        params: impl Into<String>,
+    ) -> Self {
         Self {
             caller,
             capability: capability.into(),
             model: None,
             params: params.into(),
             tensors: Vec::new(),
-            id: uuid::Uuid::now_v7().to_string(),
+            id,
             traceparent: None,
             deadline: None,
             stream: false,

@@ -122,8 +122,7 @@ impl Call {
     ) -> Result<Request> {
         let params = serde_json::to_string(params)
             .map_err(|error| Error::internal(format!("the parameters cannot be written: {error}")))?;
-        let mut request = Request::new(self.caller.clone(), capability, params);
-        request.id.clone_from(&self.id);
+        let mut request = Request::named(self.id.clone(), self.caller.clone(), capability, params);
         request.model = model;
         request.tensors = tensors;
         request.traceparent =
