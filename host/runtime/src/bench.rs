@@ -9,7 +9,7 @@ use backplane_registry::plugin::inspect;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An instance that is called on the caller's thread, through the same loader as any other.
 pub struct Crossing(Instance);
@@ -54,7 +54,7 @@ impl Crossing {
     /// # Errors
     /// The plugin's; and that it has not answered.
     pub fn call(&self, ready: &Ready) -> Result<()> {
-        self.0.submit(&ready.0).map_err(|refused| refused.error)?;
+        self.0.submit(&ready.0, Instant::now()).map_err(|refused| refused.error)?;
         let mut context = Context::from_waker(Waker::noop());
         loop {
             match ready.0[0].poll_read(&mut context) {

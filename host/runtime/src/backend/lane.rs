@@ -131,14 +131,18 @@ impl Seat {
         backend: &Arc<Backend>,
         queue: &Queue,
         instance: &Instance,
-        batch: Vec<Arc<Exchange>>,
+        mut batch: Vec<Arc<Exchange>>,
         continuous: bool,
     ) {
         let now = Instant::now();
-        let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|exchange| {
-            !exchange.is_cancelled() && exchange.deadline().is_none_or(|deadline| now < deadline)
+        batch.retain(|exchange| {
+            let wanted =
+                !exchange.is_cancelled() && exchange.deadline().is_none_or(|deadline| now < deadline);
+            if !wanted {
+                super::give_up(exchange);
+            }
+            wanted
         });
-        late.iter().for_each(|exchange| super::give_up(exchange));
         if batch.is_empty() {
             return;
         }
@@ -163,7 +167,7 @@ impl Seat {
         }
         backend.count_batch(&batch);
         self.submits.fetch_add(1, Ordering::Relaxed);
-        if let Err(refused) = instance.submit(&batch) {
+        if let Err(refused) = instance.submit(&batch, now) {
             tracing::warn!(model = backend.name(), error = %refused.error, "the plugin refused a batch");
             if refused.poisoned {
                 self.poisoned.store(true, Ordering::Relaxed);

@@ -24,6 +24,28 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    /// Takes out the rows that run together.
+    fn batch(&mut self, max: usize) -> Vec<Arc<Exchange>> {
+        if max == 1 || self.waiting.len() == 1 {
+            // The oldest, whatever the others are.
+            return self.waiting.pop_front().map(|(exchange, _)| exchange).into_iter().collect();
+        }
+        let rows: Vec<Row<'_>> = self
+            .waiting
+            .iter()
+            .map(|(exchange, _)| Row { capability: exchange.capability(), weight: exchange.weight() })
+            .collect();
+        let places = choose(&rows, max);
+        let mut batch = Vec::with_capacity(places.len());
+        for place in places.into_iter().rev() {
+            batch.extend(self.waiting.remove(place).map(|(exchange, _)| exchange));
+        }
+        batch.reverse();
+        batch
+    }
+}
+
 /// Why a request was not taken.
 #[derive(Debug)]
 pub enum Refusal {
@@ -105,17 +127,7 @@ impl Queue {
                 self.changed.wait_until(&mut state, full_at);
                 continue;
             }
-            let rows: Vec<Row<'_>> = state
-                .waiting
-                .iter()
-                .map(|(exchange, _)| Row { capability: exchange.capability(), weight: exchange.weight() })
-                .collect();
-            let places = choose(&rows, max);
-            let mut batch = Vec::with_capacity(places.len());
-            for place in places.into_iter().rev() {
-                batch.extend(state.waiting.remove(place).map(|(exchange, _)| exchange));
-            }
-            batch.reverse();
+            let batch = state.batch(max);
             self.pass_on(&state);
             return Some(batch);
         }

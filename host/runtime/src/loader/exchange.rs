@@ -214,10 +214,10 @@ impl Exchange {
         self.handle.load(Ordering::Relaxed)
     }
 
-    /// The struct that crosses the boundary. Its pointers are valid while this exchange is.
-    pub(super) fn raw(&self, handle: u64) -> bp_request {
+    /// The struct that crosses the boundary, `now`. Its pointers are valid while this exchange is.
+    pub(super) fn raw(&self, handle: u64, now: Instant) -> bp_request {
         self.handle.store(handle, Ordering::Relaxed);
-        self.state.lock().submitted = Some(Instant::now());
+        self.state.lock().submitted = Some(now);
         let tensors = &self
             .raw_tensors
             .get_or_init(|| RawTensors(self.spec.tensors.iter().map(raw_tensor).collect()))

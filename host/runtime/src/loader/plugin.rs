@@ -430,16 +430,16 @@ pub struct Refused {
 }
 
 impl Instance {
-    /// Hands requests to the plugin. On an error every one of them has been ended with it.
+    /// Hands requests to the plugin, `now`. On an error every one of them has been ended with it.
     ///
     /// # Errors
     /// The plugin's.
-    pub fn submit(&self, batch: &[Arc<Exchange>]) -> std::result::Result<(), Refused> {
+    pub fn submit(&self, batch: &[Arc<Exchange>], now: Instant) -> std::result::Result<(), Refused> {
         let context = self.model.plugin.context;
         let Some(submit) = self.known.submit else {
             return Err(Refused { error: Error::internal("submit is missing"), poisoned: true });
         };
-        let raw = |exchange: &Arc<Exchange>| exchange.raw(context.exchanges.insert(exchange.clone()));
+        let raw = |exchange: &Arc<Exchange>| exchange.raw(context.exchanges.insert(exchange.clone()), now);
         let (one, many);
         let rows: &[bp_request] = match batch {
             // The usual case, which allocates nothing.

@@ -153,7 +153,9 @@ impl RouterHandle {
             },
             None => self.by_bids(&table, capability, input_bytes)?,
         };
-        choice.candidates.retain(|candidate| !trail.contains(&candidate.entry.name()));
+        if !trail.is_empty() {
+            choice.candidates.retain(|candidate| !trail.contains(&candidate.entry.name()));
+        }
         if choice.candidates.is_empty() {
             return Err(Error::new(
                 ErrorCode::FailedPrecondition,
