@@ -24,16 +24,25 @@ fn main() {
     let plugins = support::plugins(&["backplane-echo"]);
     let mut table = Table::new("abi");
     crossing(&mut table, &support::null(plugins.path()));
-    let running = support::host(plugins.path(), false, "");
+    // Callers without a key have no limits.
+    let running =
+        support::host(plugins.path(), false, "[limits]\ntokens = 1_000_000_000_000\nwindow = '24h'\n");
     let null = |model: &str| Request::new(Caller::internal("bench"), "bench.null", "{}").model(model);
     let echo = |model: &str| {
         Request::new(Caller::internal("bench"), "echo", json!({"text": "hello"}).to_string()).model(model)
     };
+    let host = &running.host;
     for model in ["null-continuous", "null"] {
-        hop(&mut table, &running.host, model, || null(model));
+        hop(&mut table, host, &format!("`{model}`"), || null(model));
     }
+    let budgeted = Caller { key: Some("bench".into()), ..Caller::internal("bench") };
+    hop(&mut table, host, "`null`, from a key with a token budget", || {
+        let mut request = null("null");
+        request.caller = budgeted.clone();
+        request
+    });
     for model in ["echo-continuous", "echo"] {
-        hop(&mut table, &running.host, model, || echo(model));
+        hop(&mut table, host, &format!("`{model}`"), || echo(model));
     }
 }
 
@@ -85,7 +94,7 @@ fn wake() -> f64 {
 }
 
 /// One client, one request at a time, through the whole request function.
-fn hop(table: &mut Table, host: &Host, model: &str, request: impl Fn() -> Request) {
+fn hop(table: &mut Table, host: &Host, what: &str, request: impl Fn() -> Request) {
     const ROUND: usize = 2000;
     let serve = || block_on(async { host.serve(request()).await.unwrap().collect().await.unwrap() });
     (0..200).for_each(|_| drop(serve()));
@@ -107,7 +116,7 @@ fn hop(table: &mut Table, host: &Host, model: &str, request: impl Fn() -> Reques
         admits.push(median(admit));
     }
     let (p50, busy) = (median(p50), median(busy));
-    table.row(format!("hop: Host::serve, `{model}`, one client"), p50, "µs p50", Nothing);
+    table.row(format!("hop: Host::serve, {what}"), p50, "µs p50", Nothing);
     table.row("  CPU time, all threads of the process", busy, "µs", Peer("p50", p50));
     table.row("  admission: route, limits, cache look-up", median(admits), "µs p50", AtMost(4.0));
     table.row("  allocations of the host", allocations, "", Nothing);

@@ -12,18 +12,16 @@ use std::time::{Duration, Instant};
 use support::Against::{AtLeast, AtMost, Nothing};
 use support::{Table, cpu, median};
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 const CLIENTS: usize = 8;
 /// How long eight clients are measured in each round, here as in the yardstick.
 const SPAN: Duration = Duration::from_millis(700);
-/// Of the yardstick, what one-by-one ONNX Runtime means.
-const ONE_BY_ONE: &str = "direct, one session";
 
 fn main() {
     let direct = support::example("backplane-onnx", "direct");
     let models = e2e::test_models();
     let yardstick =
-        |part: &str| support::yardstick(&direct, &[models.as_os_str(), OsStr::new("1"), OsStr::new(part)]);
+        || support::yardstick(&direct, &[models.as_os_str(), OsStr::new("1"), OsStr::new("alone")]);
     let plugins = support::plugins(&["backplane-onnx"]);
     let start = |instances: usize| {
         let config =
@@ -36,9 +34,14 @@ fn main() {
         call(&two.host);
     }
 
+    // By kind of texts: what the yardstick said in each round, and what the host did.
+    type Text = fn(usize) -> String;
+    type Rates = Vec<(f64, f64)>;
+    let kinds: [(&str, Text); 2] = [("16 tokens", equal), ("7 to 38 tokens", mixed)];
+    let mut rounds: Vec<(Rates, Rates, Rates)> = vec![Default::default(); kinds.len()];
     let (mut lines, mut calls, mut outside) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        lines.extend(yardstick("call"));
+        let said = yardstick();
         let (mut times, mut others) = (Vec::new(), Vec::new());
         for _ in 0..200 {
             let start = Instant::now();
@@ -49,6 +52,13 @@ fn main() {
         }
         calls.push(median(times));
         outside.push(median(others));
+        for ((kind, text), (base, ours, twice)) in kinds.iter().zip(&mut rounds) {
+            let line = said.iter().find(|line| line.get("texts").is_some_and(|texts| texts == kind)).unwrap();
+            base.push((number(line, "per_second"), number(line, "cpu_ms")));
+            ours.push(clients(&one.host, *text));
+            twice.push(clients(&two.host, *text));
+        }
+        lines.extend(said.into_iter().filter(|line| line.contains_key("other_thread")));
     }
     let mut table = Table::new("onnx");
     let of = |key: &str| lines.iter().map(|line| number(line, key)).collect::<Vec<_>>();
@@ -61,21 +71,6 @@ fn main() {
     table.row("  host over a direct call on another thread", over("other_thread"), "ms", Nothing);
     table.row("  of the host's, outside the plugin", median(outside), "ms p50", AtMost(0.15));
 
-    // By kind of texts: what the yardstick said in each round, and what the host did.
-    type Text = fn(usize) -> String;
-    type Rates = Vec<(f64, f64)>;
-    let kinds: [(&str, Text); 2] = [("16 tokens", equal), ("7 to 38 tokens", mixed)];
-    let mut rounds: Vec<(Rates, Rates, Rates)> = vec![Default::default(); kinds.len()];
-    for _ in 0..ROUNDS {
-        let lines = yardstick("clients");
-        for ((kind, text), (base, ours, twice)) in kinds.iter().zip(&mut rounds) {
-            let is_base = |line: &&HashMap<_, _>| line["texts"] == *kind && line["way"] == ONE_BY_ONE;
-            let line = lines.iter().find(is_base).unwrap();
-            base.push((number(line, "per_second"), number(line, "cpu_ms")));
-            ours.push(clients(&one.host, *text));
-            twice.push(clients(&two.host, *text));
-        }
-    }
     for ((kind, _), (base, ours, twice)) in kinds.iter().zip(rounds) {
         let rate = |rates: &Rates| median(rates.iter().map(|(rate, _)| *rate).collect());
         let busy = |rates: &Rates| median(rates.iter().map(|(_, cpu)| *cpu).collect());

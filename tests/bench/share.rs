@@ -2,19 +2,20 @@
 //!
 //! Chat's *granted share* is the threads its weight entitles it to: with two models of equal weight, half of them. What
 //! that share is worth is measured, not computed: the same chat, alone, on a pool of that many threads.
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure says so and ends")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot measure says so and ends")]
 
 mod support;
 
-use backplane::{CacheUse, Caller, Host, Next, Request};
+use backplane::{CacheUse, Caller, ErrorCode, Host, Next, Request};
 use futures::executor::block_on;
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use support::Against::{AtLeast, Nothing};
 use support::{Running, Table, Threads, median};
 
-const ROUNDS: usize = 5;
+/// How long an answer may take: threads that wait for each other and have no core make a token take seconds.
+const LONGEST: Duration = Duration::from_secs(6);
 /// Who asks for embeddings, all the time.
 const CLIENTS: usize = 8;
 
@@ -45,9 +46,8 @@ fn main() {
     let threads = std::thread::available_parallelism().unwrap().get();
     let half = (threads / 2).max(1).to_string();
     let (all, threads) = (threads.to_string(), threads as f64);
-    // Without permits, threads that wait for each other and have no core make a token take seconds: few must do.
-    for (title, decoders, tokens) in
-        [("chat on its default threads", "0", 96), ("chat that wants every core", &all, 12)]
+    for (title, decoders, tokens, rounds) in
+        [("chat on its default threads", "0", 64, 5), ("chat that asks for every core", &all, 24, 3)]
     {
         let mut table = Table::new("share");
         let start = |name, beside, instances: &str, permits: bool, pool: &str| {
@@ -71,7 +71,7 @@ fn main() {
             embed(&way.running.host, 0);
         }
         // Interleaved, so that other work on the machine meets all ways alike.
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             ways.iter_mut().for_each(|way| way.measure(tokens));
         }
         let [alone, ..] = &ways;
@@ -111,14 +111,14 @@ impl Way {
                 });
             }
             // The other model's queue fills up first.
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
             let before =
                 (Threads::named("llama"), waited(host), texts.load(Ordering::Relaxed), Instant::now());
-            let (tokens, seconds) = chat(host, tokens);
+            let (pieces, seconds) = chat(host, tokens);
             let (threads, elapsed) = (Threads::named("llama"), before.3.elapsed().as_secs_f64());
-            let per_token = 1e3 / tokens;
+            let per_token = 1e3 / pieces.max(1.0);
             self.samples.push(Sample {
-                rate: tokens / seconds,
+                rate: pieces / seconds,
                 ran: (threads.ran - before.0.ran) * per_token,
                 queued: (threads.queued - before.0.queued) * per_token,
                 waited: (waited(host) - before.1) * per_token,
@@ -130,27 +130,32 @@ impl Way {
     }
 }
 
-/// Tokens after the first, and the seconds they took.
+/// Pieces after the first, and the seconds they took. A piece is a token, but for characters of several. An answer that
+/// takes too long is given up.
 fn chat(host: &Host, tokens: u32) -> (f64, f64) {
     let params = json!({
         "messages": [{"role": "user", "content": "Tell me about the sea."}],
         "max_tokens": tokens, "temperature": 0.0, "ignore_eos": true,
     });
-    let mut request =
-        Request::new(Caller::internal("bench"), "chat", params.to_string()).model("smollm2").streamed();
+    let request = Request::new(Caller::internal("bench"), "chat", params.to_string()).model("smollm2");
+    let mut request = request.streamed().within(LONGEST);
     request.cache = CacheUse::Bypass;
     block_on(async {
         let mut reply = host.serve(request).await.unwrap();
-        let mut first = None;
+        let (mut pieces, mut began) = (0_u32, Instant::now());
         loop {
-            match reply.next().await.unwrap() {
-                Next::Chunk(_) => _ = first.get_or_insert_with(Instant::now),
-                Next::Done(done) => {
+            match reply.next().await {
+                Ok(Next::Chunk(_)) if pieces == 0 => (pieces, began) = (1, Instant::now()),
+                Ok(Next::Chunk(_)) => pieces += 1,
+                Ok(Next::Done(done)) => {
                     assert_eq!(done.usage.completion_tokens, u64::from(tokens), "the answer ended early");
-                    return (f64::from(tokens - 1), first.unwrap().elapsed().as_secs_f64());
+                    break;
                 }
+                Err(error) if error.code == ErrorCode::DeadlineExceeded => break,
+                Err(error) => panic!("{error}"),
             }
         }
+        (f64::from(pieces.saturating_sub(1)), began.elapsed().as_secs_f64())
     })
 }
 

@@ -64,7 +64,7 @@ fn start(program: &Path, plugins: &Path, state: &Path) -> Start {
         std::thread::sleep(Duration::from_micros(200));
     }
     let ready = began.elapsed().as_secs_f64() * 1e3;
-    let cpu = support::cpu_of(child.0.id()) * 1e3;
+    let cpu = support::ticks_of(child.0.id()) * 1e3;
     std::thread::sleep(Duration::from_millis(500));
     Start { ready, cpu, resident: support::resident(child.0.id()) }
 }

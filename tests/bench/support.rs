@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What was measured, printed when it is dropped: a table, or JSON with `--json`.
+/// What was measured, printed when it is dropped: a table as it stands in `docs/benchmarks.md`, or JSON with `--json`.
 pub struct Table {
     subject: &'static str,
     rows: Vec<Value>,
@@ -64,27 +64,47 @@ impl Drop for Table {
             self.rows.iter().for_each(|row| println!("{row}"));
             return;
         }
-        println!("\n{:<58} | {:>16} | {:>28} | {:>6}", self.subject, "value", "limit or peer", "ratio");
-        println!("{:-<58}-+-{:->16}-+-{:->28}-+-{:->6}", "", "", "", "");
-        for row in &self.rows {
-            let value = format!("{} {}", short(&row["value"]), row["unit"].as_str().unwrap());
-            let base = match row["against"].as_str() {
-                Some(against) => format!("{against} {}", short(&row["base"])),
-                None => String::new(),
+        let names: Vec<String> =
+            self.rows.iter().map(|row| indented(row["name"].as_str().unwrap())).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default();
+        println!("\n| {:<width$} | {:>16} | {:>29} | {:>6} |", self.subject, "value", "bar or peer", "ratio");
+        println!("|-{:-<width$}-|-{:->16}:|-{:->29}:|-{:->6}:|", "", "", "", "");
+        for (row, name) in self.rows.iter().zip(names) {
+            let measured = row["value"].as_f64().unwrap();
+            let value = format!("{} {}", short(measured), row["unit"].as_str().unwrap());
+            let base = match (row["against"].as_str(), row["base"].as_f64()) {
+                (Some("at most"), Some(bar)) => format!("≤ {}{}", short(bar), missed(bar < measured)),
+                (Some("at least"), Some(bar)) => format!("≥ {}{}", short(bar), missed(measured < bar)),
+                (Some(peer), Some(base)) => format!("{peer} {}", short(base)),
+                _ => String::new(),
             };
-            let ratio = row["ratio"].as_f64().map(|ratio| format!("{ratio:.3}")).unwrap_or_default();
-            println!("{:<58} | {value:>16} | {base:>28} | {ratio:>6}", row["name"].as_str().unwrap());
+            let ratio = row["ratio"].as_f64().map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+            println!("| {name:<width$} | {value:>16} | {base:>29} | {ratio:>6} |");
         }
     }
 }
 
-fn short(value: &Value) -> String {
-    let value = value.as_f64().unwrap();
+/// What begins with spaces belongs to the row above; Markdown would drop them.
+fn indented(name: &str) -> String {
+    let part = name.trim_start();
+    match (name.len() - part.len()) / 2 {
+        0 => part.to_owned(),
+        depth => format!("{} {part}", "–".repeat(depth)),
+    }
+}
+
+fn missed(missed: bool) -> &'static str {
+    if missed { ", **missed**" } else { "" }
+}
+
+/// Three digits: what is behind them is another one in the next run.
+fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
-        large if 100.0 <= large => format!("{value:.0}"),
-        middle if 1.0 <= middle => format!("{value:.2}"),
-        _ => format!("{value:.4}"),
+        large if 99.95 <= large => format!("{value:.0}"),
+        middle if 9.995 <= middle => format!("{value:.1}"),
+        small if 0.9995 <= small => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
     }
 }
 
@@ -114,9 +134,17 @@ fn seconds(clock: rustix::time::ClockId) -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Seconds of CPU time of another process, to the nanosecond.
+/// Seconds of CPU time of another process, to the nanosecond, without that of threads that have ended.
 pub fn cpu_of(pid: u32) -> f64 {
     Threads::of(pid, |_| true).ran
+}
+
+/// Seconds of CPU time of another process, with that of threads that have ended, to a tick of the system's clock (10 ms).
+pub fn ticks_of(pid: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Behind the program's name, which may hold anything: 11 fields further on are the user's and the system's.
+    let fields = text.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2);
+    fields.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
 }
 
 /// What the scheduler says of some threads, in seconds since each began. A thread that ended is not counted any more.

@@ -1,14 +1,14 @@
 //! The yardstick: `ort` called directly, beside this plugin, in one run.
 //!
 //! ```text
-//! cargo run --release -p backplane-onnx --example direct -- STATE_DIRECTORY [ROUNDS [call|clients]]
+//! cargo run --release -p backplane-onnx --example direct -- STATE_DIRECTORY [ROUNDS [alone]]
 //! ```
 //!
 //! Prints the time of one MiniLM call of 16 tokens: by `ort`, by `ort` on another thread (what waking one costs on this
 //! machine), and by the plugin, whose instance has a thread of its own. Then texts embedded per second for eight clients,
 //! all of 16 tokens and of 7 to 38: one by one by `ort` on one session and on two, and batched by the plugin with one and
-//! two instances. Rounds alternate; CPU time stands beside wall time, since the machine may have other work. `make bench`
-//! reads the lines that begin with `bench`.
+//! two instances. Rounds alternate; CPU time stands beside wall time, since the machine may have other work. With `alone`, only
+//! `ort`, on one session: so `make bench` runs it, and reads the lines that begin with `bench`.
 #![expect(clippy::print_stdout, reason = "it prints what it measured")]
 
 use backplane_testkit::{Instance, PluginTest, RequestInput, TensorInput};
@@ -29,47 +29,42 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
-    let state = arguments.next().ok_or("usage: direct STATE_DIRECTORY [ROUNDS [call|clients]]")?;
+    let state = arguments.next().ok_or("usage: direct STATE_DIRECTORY [ROUNDS [alone]]")?;
     let rounds: usize = arguments.next().map_or(Ok(5), |rounds| rounds.parse())?;
-    let part = arguments.next();
-    let wanted = |other: &str| part.as_deref().is_none_or(|part| part == other);
+    let alone = arguments.next().is_some_and(|part| part == "alone");
     let files = Files::of(Path::new(&state))?;
-
-    // As a library of its own, the plugin has an `ort` of its own; both use the one ONNX Runtime in this process.
-    let plugin = PluginTest::build("backplane-onnx")?.config(json!({"runtimes": files.runtimes}).to_string());
-    let one = Lanes::start(&plugin, &files, 1, 1)?;
-    let two = Lanes::start(&plugin, &files, 2, 1)?;
-    let wide = Lanes::start(&plugin, &files, 1, 2)?;
     let sessions = Direct::open(&files)?;
+    let plugin = if alone { None } else { Some(Instances::start(&files)?) };
 
     let (mut direct, mut hopped, mut through) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..if wanted("call") { rounds } else { 0 } {
+    for _ in 0..rounds {
         direct.push(p50(|| sessions.call(0, &[7; 16]).map(drop))?);
         hopped.push(on_another_thread(&sessions)?);
-        through.push(p50(|| one.call())?);
+        if let Some(plugin) = &plugin {
+            through.push(p50(|| plugin.one.call())?);
+        }
     }
-    if wanted("call") {
-        let (direct, hopped, through) = (median(direct), median(hopped), median(through));
-        println!(
-            "bench onnx call=minilm/16 direct={direct:.3} other_thread={hopped:.3} plugin={through:.3} (ms, p50; median of {rounds})"
-        );
+    let (direct, hopped) = (median(direct), median(hopped));
+    print!("bench onnx call=minilm/16 direct={direct:.3} other_thread={hopped:.3}");
+    if plugin.is_some() {
+        print!(" plugin={:.3}", median(through));
     }
-    if !wanted("clients") {
-        return Ok(());
-    }
+    println!(" (ms, p50; median of {rounds})");
 
     for (kind, text) in [("16 tokens", equal as fn(usize) -> String), ("7 to 38 tokens", mixed)] {
-        let ways: [(&str, &Way<'_>); 5] = [
-            ("direct, one session", &|n| sessions.embed(0, &text(n))),
-            ("direct, two sessions", &|n| sessions.embed(n % 2, &text(n))),
-            ("plugin, one instance", &|n| one.embed(&text(n))),
-            ("plugin, two instances", &|n| two.embed(&text(n))),
-            ("plugin, one instance of two threads", &|n| wide.embed(&text(n))),
-        ];
+        let one_session = |n| sessions.embed(0, &text(n));
+        let two_sessions = |n: usize| sessions.embed(n % 2, &text(n));
+        let mut ways: Vec<(&str, Box<Way<'_>>)> = vec![("direct, one session", Box::new(one_session))];
+        if let Some(plugin) = &plugin {
+            ways.push(("direct, two sessions", Box::new(two_sessions)));
+            ways.push(("plugin, one instance", Box::new(|n| plugin.one.embed(&text(n)))));
+            ways.push(("plugin, two instances", Box::new(|n| plugin.two.embed(&text(n)))));
+            ways.push(("plugin, one instance of two threads", Box::new(|n| plugin.wide.embed(&text(n)))));
+        }
         let mut rates = vec![Vec::new(); ways.len()];
         for _ in 0..rounds {
             for (rate, (_, way)) in rates.iter_mut().zip(&ways) {
-                rate.push(clients(*way)?);
+                rate.push(clients(way)?);
             }
         }
         let base = median(rates[0].iter().map(|(rate, _)| *rate).collect());
@@ -83,6 +78,23 @@ fn main() -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+/// The plugin in three arrangements. As a library of its own it has an `ort` of its own; both use the one ONNX Runtime in
+/// this process.
+struct Instances {
+    one: Lanes,
+    two: Lanes,
+    wide: Lanes,
+}
+
+impl Instances {
+    fn start(files: &Files) -> Outcome<Self> {
+        let config = json!({"runtimes": files.runtimes}).to_string();
+        let plugin = PluginTest::build("backplane-onnx")?.config(config);
+        let lanes = |instances, threads| Lanes::start(&plugin, files, instances, threads);
+        Ok(Self { one: lanes(1, 1)?, two: lanes(2, 1)?, wide: lanes(1, 2)? })
+    }
 }
 
 /// Embeds the text with this number.
