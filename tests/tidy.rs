@@ -15,7 +15,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("backplane-registry", &["backplane-abi"]),
     ("backplane", &["backplane-abi", "backplane-registry"]),
     ("backplane-server", &["backplane"]),
-    ("backplane-cli", &["backplane", "backplane-registry", "backplane-server"]),
+    // The conformance kit is a verb: docs/decisions/005-the-kit-is-in-the-program.md.
+    ("backplane-cli", &["backplane", "backplane-registry", "backplane-server", "backplane-testkit"]),
     ("backplane-echo", &["backplane-plugin"]),
     ("backplane-llama", &["backplane-plugin"]),
     ("backplane-onnx", &["backplane-plugin"]),

@@ -1,9 +1,11 @@
 //! The command line: every verb, flag and help text.
 
 mod author;
+mod check;
 mod plugin;
 
 pub use author::{Language, New, Report};
+pub use check::{Check, KitLevel};
 pub use plugin::Plugin;
 
 use clap::{Args, Parser, Subcommand};

@@ -1,4 +1,5 @@
-//! The verbs for authors of plugins: `plugin new`, `plugin report`. What `new` makes is built, served and asked.
+//! The verbs for authors of plugins: `plugin new`, `plugin report`, `plugin check`. What `new` makes is built,
+//! checked, served and asked, and so is what docs/writing-plugins.md says line by line.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
@@ -163,6 +164,16 @@ fn made(folder: &Path, lang: &str, build: &[&str]) -> PathBuf {
     project.join(said["library"].as_str().unwrap())
 }
 
+/// Every check of the kit, each in a process of its own.
+fn conforms(folder: &Path, library: &Path) {
+    let done = run(folder, &["plugin", "check", library.to_str().unwrap(), "--json"]).expect(0);
+    let report = done.json();
+    assert_eq!(report["ok"], true, "{report}");
+    let checks = report["checks"].as_array().unwrap();
+    let with = |result: &str| checks.iter().filter(|check| check["result"] == result).count();
+    assert!(with("passed") > 35 && with("passed") + with("skipped") == checks.len(), "{report}");
+}
+
 /// Serves a library with the real host and asks it over HTTP, in pieces and wrongly.
 fn serves(folder: &Path, library: &Path) {
     let report = run(folder, &["plugin", "report", library.to_str().unwrap(), "--json"]).expect(0).json();
@@ -197,6 +208,7 @@ fn a_new_plugin_in_c_is_built_and_served() {
     let begin = Instant::now();
     let library = made(folder.path(), "c", &["make", "CFLAGS=-O2 -Werror"]);
     assert!(begin.elapsed().as_secs() < 60);
+    conforms(folder.path(), &library);
     serves(folder.path(), &library);
 }
 
@@ -204,6 +216,7 @@ fn a_new_plugin_in_c_is_built_and_served() {
 fn a_new_plugin_in_cpp_is_built_and_served() {
     let folder = tempfile::tempdir().unwrap();
     let library = made(folder.path(), "cpp", &["make", "CXXFLAGS=-O2 -Werror"]);
+    conforms(folder.path(), &library);
     serves(folder.path(), &library);
 }
 
@@ -218,6 +231,7 @@ fn a_new_plugin_in_rust_is_built_and_served() {
     assert_eq!(report["sdk"], "backplane-plugin 1.0.0");
     assert_eq!(report["panic"], "unwind");
     assert!(report["rustc"].as_str().is_some_and(|rustc| rustc.starts_with("1.")), "{report}");
+    conforms(folder.path(), &library);
     serves(folder.path(), &library);
 }
 
@@ -242,4 +256,253 @@ fn a_new_plugin_spares_what_is_there_and_says_what_it_lacks() {
         let text = std::fs::read_to_string(project.join(file)).unwrap();
         assert!(text.contains("org.acme.words") && !text.contains("my-plugin"), "{file}");
     }
+}
+
+/// A plugin that breaks down in many ways, by the macro FAULT.
+fn fault(into: &Path, fault: &str) -> PathBuf {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugin-api/testkit/tests/fixtures");
+    let library = into.join(format!("lib{fault}.so"));
+    let output = Command::new("cc")
+        .args(["-std=c99", "-shared", "-fPIC", "-fvisibility=hidden", &format!("-DFAULT=\"{fault}\""), "-I"])
+        .arg(fixtures.join("../../../include"))
+        .arg(fixtures.join("faulty.c"))
+        .arg("-o")
+        .arg(&library)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    library
+}
+
+const UPPER: &str = r#"[{"model":"upper","capability":"com.example.upper",
+    "tensors":[{"name":"text","datatype":"BYTES","shape":[2],"data":["one","two"]}]}]"#;
+
+#[test]
+fn a_check_that_fails_says_what_where_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = folder.path().join("cases.json");
+    std::fs::write(&cases, UPPER).unwrap();
+    let library = fault(folder.path(), "finishes_twice");
+    let junit = folder.path().join("results.xml");
+    let check = |more: &[&str]| {
+        let file = library.to_str().unwrap();
+        let arguments =
+            ["plugin", "check", file, "--cases", cases.to_str().unwrap(), "--include", "stream.repeats"];
+        run(folder.path(), &[&arguments[..], more].concat()).expect(1)
+    };
+    let report = check(&["--json", "--junit", junit.to_str().unwrap(), "--reproduce", "7"]).json();
+    let found = &report["checks"][0];
+    assert_eq!((&found["id"], &found["result"]), (&"stream.repeats".into(), &"failed".into()), "{report}");
+    let problem = &found["problems"][0];
+    let header = include_str!("../../../plugin-api/include/backplane.h");
+    let line = problem["header"]["line"].as_u64().unwrap() as usize;
+    assert!(header.lines().nth(line - 1).unwrap().contains("Ends the request, exactly once"), "{problem}");
+    assert_eq!(problem["header"]["section"], "The host's table");
+    assert!(problem["todo"].as_str().unwrap().contains("call `finish` once"), "{problem}");
+    assert!(found["reproduce"].as_str().unwrap().ends_with("--reproduce 7"), "{found}");
+    let xml = std::fs::read_to_string(junit).unwrap();
+    assert!(xml.contains("tests=\"1\" failures=\"1\"") && xml.contains("backplane.h:"), "{xml}");
+    let text = check(&[]);
+    assert!(text.out.contains("FAILED  stream.repeats [upper]") && text.out.contains("to do: "), "{text:?}");
+    let text = check(&["--in-process"]);
+    assert!(text.out.contains("FAILED  stream.repeats [upper]"), "{text:?}");
+}
+
+/// A plugin in C that does something when it is asked, in place of the template's first line of `answer`.
+fn spoilt(folder: &Path, does: &str) -> PathBuf {
+    let project = folder.join("project");
+    run(folder, &["plugin", "new", "x", "--lang", "c", "--path", project.to_str().unwrap()]).expect(0);
+    let source = project.join("plugin.c");
+    let text = std::fs::read_to_string(&source).unwrap();
+    let begin = "  memset(&p, 0, sizeof p);\n  if (!is(";
+    assert!(text.contains(begin));
+    let text = text.replace(begin, &format!("  {does};\n{begin}"));
+    let head = "#include <signal.h>\n#include <unistd.h>\n#include <stdio.h>\n";
+    std::fs::write(
+        &source,
+        text.replacen("#include \"backplane.h\"", &format!("{head}#include \"backplane.h\""), 1),
+    )
+    .unwrap();
+    let built = Command::new("make").current_dir(&project).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    project.join("libx.so")
+}
+
+#[test]
+fn a_plugin_that_takes_its_process_along_is_told_by_name_and_the_rest_is_done() {
+    for (does, result, says) in [
+        ("raise(SIGSEGV)", "crashed", "SIGSEGV"),
+        ("abort()", "crashed", "SIGABRT"),
+        ("_exit(0)", "crashed", "exit code 0"),
+        ("exit(3)", "crashed", "exit code 3"),
+        ("for (;;) sleep(1)", "timed_out", "2 s"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let library = spoilt(folder.path(), does);
+        let arguments =
+            ["--include", "stream.repeats", "--include", "abi.entry-with-nulls", "--timeout", "2s"];
+        let file = ["plugin", "check", library.to_str().unwrap(), "--json"];
+        // A request that never ends is told by the check, if the check has the time.
+        let report = run(folder.path(), &[&file[..], &arguments].concat()).expect(1).json();
+        let checks = report["checks"].as_array().unwrap();
+        assert_eq!(checks[0]["result"], "passed", "{does}: {report}");
+        assert!(checks[1]["result"] == result || does.starts_with("for"), "{does}: {report}");
+        let problem = &checks[1]["problems"][0];
+        let told = problem["what"].as_str().unwrap();
+        assert!(
+            told.contains(says) || does.starts_with("for") && told.contains("not finished"),
+            "{does}: {told}"
+        );
+        assert!(problem["header"]["line"].as_u64().is_some(), "{does}: {problem}");
+    }
+}
+
+#[test]
+fn what_a_plugin_does_to_its_process_is_told() {
+    for (does, says) in [
+        ("setenv(\"BACKPLANE_WAS_HERE\", \"1\", 1)", "BACKPLANE_WAS_HERE"),
+        ("(void)!chdir(\"/\")", "current folder"),
+        ("signal(SIGUSR1, SIG_IGN)", "signals"),
+        ("puts(\"hello out there\"); fflush(stdout)", "hello out there"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let library = spoilt(folder.path(), does);
+        let arguments =
+            ["plugin", "check", library.to_str().unwrap(), "--json", "--include", "process.untouched"];
+        let report = run(folder.path(), &arguments).expect(1).json();
+        let told = report["checks"][0]["problems"].to_string();
+        assert!(told.contains(says), "{does}: {report}");
+    }
+}
+
+#[test]
+fn a_seed_makes_the_same_requests_again() {
+    let folder = tempfile::tempdir().unwrap();
+    // It breaks down over a request that only chance makes.
+    let library = spoilt(
+        folder.path(),
+        "if (memchr(request->params_json.ptr, '\\\\', request->params_json.len)) abort()",
+    );
+    let check = |seed: &str| {
+        let arguments =
+            ["plugin", "check", library.to_str().unwrap(), "--json", "--include", "random.parameters"];
+        run(folder.path(), &[&arguments[..], &["--reproduce", seed]].concat()).json()["checks"][0]["result"]
+            .clone()
+    };
+    for seed in ["1", "2"] {
+        assert_eq!(check(seed), "crashed");
+    }
+}
+
+#[test]
+fn a_check_takes_no_file_that_is_no_plugin_and_no_pattern_that_fits_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &["plugin", "check", "/no/such.so"]).expect(3);
+    let plain = compile(folder.path(), "plain", "int x;", &[]);
+    let done = run(folder.path(), &["plugin", "check", plain.to_str().unwrap()]).expect(1);
+    assert!(done.err.contains("an ordinary library"), "{done:?}");
+    let code =
+        format!("{}int no_such(void);\nint f(void) {{ return no_such(); }}\n", looks_like_a_plugin(MANIFEST));
+    let library = compile(folder.path(), "unresolved", &code, &[]);
+    let done = run(folder.path(), &["plugin", "check", library.to_str().unwrap(), "--json"]).expect(1);
+    assert!(done.out.contains("undefined symbol: no_such"), "{done:?}");
+    assert!(done.json()["checks"].as_array().unwrap().len() <= 2, "said once, not by every check: {done:?}");
+    let library = fault(folder.path(), "finishes_twice");
+    let library = library.to_str().unwrap();
+    let done = run(folder.path(), &["plugin", "check", library, "--include", "nothing"]).expect(2);
+    assert!(done.err.contains("stream.slow-reader"), "the ids are listed: {done:?}");
+    let cases = folder.path().join("cases.json");
+    std::fs::write(&cases, r#"[{"model":"m","capability":"c","parms":{}}]"#).unwrap();
+    let done =
+        run(folder.path(), &["plugin", "check", library, "--cases", cases.to_str().unwrap()]).expect(1);
+    assert!(done.err.contains("case 1") && done.err.contains("parms"), "{done:?}");
+}
+
+/// docs/writing-plugins.md.
+fn page() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/writing-plugins.md"))
+        .unwrap()
+}
+
+/// The commands of the page that begin with this line.
+fn commands(page: &str, begins: &str) -> Vec<String> {
+    let block = page.split("```sh\n").skip(1).find(|block| block.starts_with(begins)).unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    block.lines().map(|line| line.split("  #").next().unwrap().trim().to_owned()).collect()
+}
+
+/// Runs commands as they stand, the server beside the others; returns the folder they end in.
+fn follow(folder: &Path, from: &Path, commands: &[String]) -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_backplane")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let mut here = from.to_owned();
+    let mut servers = Vec::new();
+    for line in commands {
+        if let Some(into) = line.strip_prefix("cd ") {
+            here.push(into);
+            continue;
+        }
+        if let Some(arguments) = line.strip_prefix("backplane serve ") {
+            let arguments: Vec<_> = arguments.split_whitespace().collect();
+            servers.push(Server::start_in(&here, folder, &arguments));
+            continue;
+        }
+        if line.starts_with("cargo ") {
+            // What the SDK needs is built once for all runs.
+            let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("outside");
+            std::fs::create_dir_all(&target).unwrap();
+            std::os::unix::fs::symlink(target, here.join("target")).unwrap();
+        }
+        let output = Command::new("sh")
+            .args(["-c", line])
+            .current_dir(&here)
+            .env("PATH", &path)
+            .env("BACKPLANE_STATE", folder)
+            .env("CARGO_NET_OFFLINE", "true")
+            .env_remove("BACKPLANE_ADDR")
+            .env_remove("BACKPLANE_API_KEY")
+            .env_remove("CARGO_TARGET_DIR")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        if line.starts_with("backplane infer") {
+            let out = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(["a", "bee", "sees"].iter().all(|word| out.contains(&format!("\"{word}\""))), "{out}");
+            assert!(!servers.is_empty(), "the page serves what it made");
+        }
+    }
+    here
+}
+
+#[test]
+fn the_page_for_authors_leads_from_nothing_to_a_served_plugin_in_c_and_through_the_kit() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = page();
+    let project =
+        follow(folder.path(), folder.path(), &commands(&page, "backplane plugin new word-count --lang c\n"));
+    let kit = commands(&page, "backplane plugin check libword_count.so\nbackplane plugin check");
+    assert_eq!(kit.len(), 3);
+    follow(folder.path(), &project, &kit);
+    assert!(project.join("results.xml").exists());
+    let (_, cases) = page.split_once("```json\n[\n").unwrap();
+    std::fs::write(project.join("cases.json"), format!("[{}", cases.split_once("```").unwrap().0)).unwrap();
+    let said =
+        ["backplane plugin check libword_count.so --cases cases.json --include stream > said".to_owned()];
+    follow(folder.path(), &project, &said);
+    let said = std::fs::read_to_string(project.join("said")).unwrap();
+    assert!(said.contains("stream.repeats [three words]"), "{said}");
+}
+
+#[test]
+fn the_page_for_authors_leads_from_nothing_to_a_served_plugin_in_cpp() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut lines = commands(&page(), "backplane plugin new word-count --lang c\n");
+    lines[0] = lines[0].replace("--lang c", "--lang cpp");
+    follow(folder.path(), folder.path(), &lines);
+}
+
+#[test]
+fn the_page_for_authors_leads_from_nothing_to_a_served_plugin_in_rust() {
+    let folder = tempfile::tempdir().unwrap();
+    follow(folder.path(), folder.path(), &commands(&page(), "backplane plugin new word-count --lang rust\n"));
 }

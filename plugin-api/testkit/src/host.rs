@@ -28,13 +28,18 @@ pub(crate) fn entry_of(path: &Path) -> Result<EntryV1, String> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
     // SAFETY: loading a library runs its initialisers; that this is trusted code is the premise of a test of it.
     let library =
-        unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| error.to_string())?;
+        unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| whole_story(&error))?;
     // A library is never unmapped (header, Failure).
     let library = std::mem::ManuallyDrop::new(library);
     // SAFETY: the symbol's type is part of its name: v1.
     let entry =
-        unsafe { library.get::<EntryV1>(ENTRY_SYMBOL.as_bytes()) }.map_err(|error| error.to_string())?;
+        unsafe { library.get::<EntryV1>(ENTRY_SYMBOL.as_bytes()) }.map_err(|error| whole_story(&error))?;
     Ok(*entry)
+}
+
+/// Its own text is only "dlopen failed"; the linker's is the source.
+fn whole_story(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// The shape of the table that a host shows, to see that a plugin reads what is there and nothing else.

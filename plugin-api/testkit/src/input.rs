@@ -64,6 +64,43 @@ impl TensorInput {
         Self::new(name, DType::Bytes, shape, encode(strings))
     }
 
+    /// A tensor as a file gives it: `name`, `datatype`, `shape`, and `data`, a list of numbers, truth values or texts.
+    ///
+    /// # Errors
+    /// When it is not that.
+    pub(crate) fn from_json(tensor: &serde_json::Value) -> Result<Self, String> {
+        use serde_json::Value;
+        let name = tensor["name"].as_str().ok_or("a tensor has no `name`")?;
+        let wrong = |what: &str| format!("tensor `{name}`: {what}");
+        let dtype = serde_json::from_value::<DType>(tensor["datatype"].clone()).ok();
+        let dtype =
+            dtype.ok_or_else(|| wrong("`datatype` is none of those of the Open Inference Protocol"))?;
+        let shape = tensor["shape"].as_array().map(|shape| shape.iter().map(Value::as_i64).collect());
+        let shape: Vec<i64> =
+            shape.flatten().ok_or_else(|| wrong("`shape` must be a list of whole numbers"))?;
+        let data = tensor["data"].as_array().ok_or_else(|| wrong("`data` must be a list"))?;
+        let bytes = |value: &Value| -> Option<Vec<u8>> {
+            Some(match dtype {
+                DType::Bool => vec![u8::from(value.as_bool()?)],
+                DType::Fp32 => (value.as_f64()? as f32).to_le_bytes().to_vec(),
+                DType::Fp64 => value.as_f64()?.to_le_bytes().to_vec(),
+                DType::Bytes => encode(&[value.as_str()?]),
+                DType::Uint64 => value.as_u64()?.to_le_bytes().to_vec(),
+                DType::Int64
+                | DType::Int32
+                | DType::Int16
+                | DType::Int8
+                | DType::Uint32
+                | DType::Uint16
+                | DType::Uint8 => value.as_i64()?.to_le_bytes()[..dtype.size()?].to_vec(),
+                _ => return None,
+            })
+        };
+        let data: Option<Vec<Vec<u8>>> = data.iter().map(bytes).collect();
+        let data = data.ok_or_else(|| wrong("an element of `data` is not of its `datatype`"))?;
+        Ok(Self::new(name, dtype, &shape, data.concat()))
+    }
+
     /// A tensor of this type and shape with content that differs in every byte nearby; BYTES get short strings.
     pub(crate) fn patterned(name: &str, dtype: DType, shape: &[i64]) -> Self {
         let elements = dense_bytes(DType::Uint8, shape).unwrap_or_default();

@@ -28,17 +28,19 @@ mod answer;
 mod cargo;
 mod conformance;
 mod fault;
+mod header;
 mod host;
 mod input;
 mod report;
 mod session;
 
 pub use answer::{Answer, Chunk, End, Failure, TensorOutput};
-pub use conformance::Case;
+pub use conformance::{Case, CheckInfo, checks};
 pub use fault::Fault;
+pub use header::{HEADER, Passage, passage};
 pub use host::CallInput;
 pub use input::{Deadline, Reader, RequestInput, TensorInput};
-pub use report::{Check, Level, Outcome, Report};
+pub use report::{Check, Level, Outcome, Problem, Report, Tier};
 pub use session::{Instance, Model, PluginTest, Running};
 
 /// Element types, and the numbers of the ABI.

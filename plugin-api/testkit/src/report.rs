@@ -1,5 +1,6 @@
 //! What the suite found.
 
+use crate::conformance::CheckInfo;
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -23,9 +24,52 @@ pub enum Outcome {
     Skipped,
 }
 
+/// How far a plugin has come; each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Tables of any size, any order, several hosts: it can be loaded by every host of its major.
+    Abi,
+    /// Requests, streams, tensors, callers that leave: it can serve.
+    Serving,
+    /// No memory, panics, leaks, random requests: it can serve strangers.
+    Hardened,
+}
+
+/// What a check found wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What was seen.
+    pub what: String,
+    /// Where `backplane.h` says otherwise, mostly in its own words.
+    pub rule: String,
+    /// What to do.
+    pub advice: String,
+}
+
+impl Problem {
+    /// A problem in these words.
+    pub fn new(what: impl Into<String>, rule: &str, advice: &str) -> Self {
+        Self { what: what.into(), rule: rule.to_owned(), advice: advice.to_owned() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\nbackplane.h: {}\nto do: {}", self.what, self.rule, self.advice)
+    }
+}
+
 /// One check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
+    /// `"stream.slow-reader"`; stays the same for ever.
+    pub id: &'static str,
+    /// The case it ran with, if it runs with one.
+    pub case: Option<String>,
+    /// How far a plugin has come that passes it.
+    pub tier: Tier,
+    /// What was wrong, one by one.
+    pub problems: Vec<Problem>,
     /// `"stream.slow-reader"`, followed by the case where it ran once for each: `"stream.slow-reader [one piece]"`.
     pub name: String,
     /// How much it matters.
@@ -34,6 +78,23 @@ pub struct Check {
     pub result: Outcome,
     /// What was seen; where it failed, also where the header says otherwise and what to do.
     pub detail: String,
+}
+
+impl Check {
+    pub(crate) fn new(
+        info: CheckInfo,
+        case: Option<String>,
+        result: Outcome,
+        seen: String,
+        problems: Vec<Problem>,
+    ) -> Self {
+        let name = case.as_ref().map_or(info.id.to_owned(), |case| format!("{} [{case}]", info.id));
+        let detail = match &problems[..] {
+            [] => seen,
+            problems => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        };
+        Self { id: info.id, case, tier: info.tier, problems, name, level: info.level, result, detail }
+    }
 }
 
 /// All checks, in the order they ran.

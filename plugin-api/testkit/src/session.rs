@@ -2,11 +2,12 @@
 //! for. What is dropped is ended in the right order: instance, model, plugin.
 
 use crate::answer::{Answer, Chunk, Failure};
+use crate::conformance::process::Process;
 use crate::conformance::{self, Case};
 use crate::fault::Fault;
 use crate::host::{self, Answering, CallInput, Exchange, Host, RawInstance, RawModel, RawPlugin, Shape};
 use crate::input::{RequestInput, TensorInput};
-use crate::report::Report;
+use crate::report::{Check, Report};
 use backplane_abi::table::{BP_CONCURRENT, BP_SERIAL, EntryV1};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -27,6 +28,11 @@ pub struct PluginTest {
     pub(crate) patience: Duration,
     pub(crate) rounds: usize,
     pub(crate) answering: Option<Answering>,
+    pub(crate) seed: u64,
+    /// This process runs nothing else.
+    pub(crate) alone: bool,
+    /// The process before the library was mapped.
+    pub(crate) before: Option<Process>,
 }
 
 impl PluginTest {
@@ -36,8 +42,11 @@ impl PluginTest {
     /// When it cannot be loaded, or exports no `bp_entry_v1`.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, String> {
         let path = path.as_ref();
-        let entry = host::entry_of(path).map_err(|error| format!("`{}`: {error}", path.display()))?;
-        Ok(Self { path: Some(path.to_owned()), ..Self::of(entry) })
+        let before = Process::now();
+        // A name without a slash would be looked for among the libraries of the system.
+        let whole = path.canonicalize().map_err(|error| format!("`{}`: {error}", path.display()))?;
+        let entry = host::entry_of(&whole).map_err(|error| format!("`{}`: {error}", path.display()))?;
+        Ok(Self { path: Some(path.to_owned()), before: Some(before), ..Self::of(entry) })
     }
 
     /// A plugin of this workspace: builds its library as a user would, in the profile of the test that asks, and loads
@@ -58,6 +67,9 @@ impl PluginTest {
             patience: Duration::from_secs(30),
             rounds: 200,
             answering: None,
+            seed: 1,
+            alone: false,
+            before: None,
         }
     }
 
@@ -77,6 +89,19 @@ impl PluginTest {
     /// otherwise.
     pub fn rounds(mut self, rounds: usize) -> Self {
         self.rounds = rounds;
+        self
+    }
+
+    /// What the requests that are made at random begin with; the same seed makes the same requests. 1 unless said
+    /// otherwise.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Says that this process tests this plugin and does nothing else, so that what the plugin does to it can be told.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
         self
     }
 
@@ -104,6 +129,11 @@ impl PluginTest {
     /// that work.
     pub fn check_conformance(&self, cases: &[Case]) -> Report {
         conformance::run(self, cases)
+    }
+
+    /// Runs one check: with a case, if it runs with one. Nothing where there is no such check, or no case for it.
+    pub fn check_one(&self, id: &str, case: Option<&Case>) -> Option<Check> {
+        conformance::run_one(self, id, case)
     }
 
     pub(crate) fn start(&self, host: &'static Host) -> Result<Arc<Plugin>, Failure> {

@@ -45,7 +45,13 @@ pub struct Server {
 
 impl Server {
     pub fn start(state: &Path, more: &[&str]) -> Self {
+        Self::start_in(Path::new("."), state, more)
+    }
+
+    /// In this folder.
+    pub fn start_in(folder: &Path, state: &Path, more: &[&str]) -> Self {
         let mut child = command(state)
+            .current_dir(folder)
             .args(["serve", "--json", "--address", "127.0.0.1:0"])
             .args(more)
             .stdout(Stdio::piped())

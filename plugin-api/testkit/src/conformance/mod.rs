@@ -12,13 +12,15 @@ mod data;
 mod lifecycle;
 mod load;
 mod manifest;
+pub(crate) mod process;
+mod random;
 mod scarcity;
 mod stream;
 
 use crate::answer::{Answer, Failure};
 use crate::host::{Host, Shape};
 use crate::input::{RequestInput, TensorInput};
-use crate::report::{Check, Level, Outcome, Report};
+use crate::report::{Check, Level, Outcome, Problem, Report, Tier};
 use crate::session::{Instance, Model, Plugin, PluginTest};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -97,6 +99,36 @@ impl Case {
         self
     }
 
+    /// A case as a file gives it: `model` (the card, or its name), `capability`, and as it needs `name`, `params`,
+    /// `tensors`, `slow`, `panics`, `gives_tensors_back`, `varies`.
+    ///
+    /// # Errors
+    /// When a member is missing, unknown or not what it should be.
+    pub fn from_json(text: &str) -> Result<Self, String> {
+        let file: CaseFile = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let model = match file.model {
+            serde_json::Value::String(name) => {
+                serde_json::json!({ "name": name, "capabilities": [file.capability] })
+            }
+            card if card.is_object() => card,
+            _ => return Err("`model` must be a card or the name of a model".to_owned()),
+        };
+        let text = |params: serde_json::Map<_, _>| serde_json::Value::Object(params).to_string();
+        let mut case = Self::new(model.to_string(), &file.capability, text(file.params));
+        case.name = file.name.unwrap_or(case.name);
+        case.slow = file.slow.map(text);
+        case.panics = file.panics.map(text);
+        case.gives_tensors_back = file.gives_tensors_back;
+        case.varies = file.varies;
+        case.tensors = file.tensors.iter().map(TensorInput::from_json).collect::<Result<_, _>>()?;
+        Ok(case)
+    }
+
+    /// Its name in the report.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn request(&self) -> RequestInput {
         RequestInput::new(&self.capability, &self.params, self.tensors.clone())
     }
@@ -110,6 +142,24 @@ impl Case {
     fn takes_params(&self) -> bool {
         self.params.trim() != "{}"
     }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CaseFile {
+    name: Option<String>,
+    model: serde_json::Value,
+    capability: String,
+    #[serde(default)]
+    params: serde_json::Map<String, serde_json::Value>,
+    #[serde(default)]
+    tensors: Vec<serde_json::Value>,
+    slow: Option<serde_json::Map<String, serde_json::Value>>,
+    panics: Option<serde_json::Map<String, serde_json::Value>>,
+    #[serde(default)]
+    gives_tensors_back: bool,
+    #[serde(default)]
+    varies: bool,
 }
 
 fn model_name(model_json: &str) -> String {
@@ -156,6 +206,12 @@ pub(crate) struct Bench<'a> {
     /// The hosts of the check that runs.
     hosts: Mutex<Vec<&'static Host>>,
     references: Mutex<HashMap<usize, Answer>>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(test: &'a PluginTest) -> Self {
+        Self { test, hosts: Mutex::default(), references: Mutex::default() }
+    }
 }
 
 impl Bench<'_> {
@@ -275,97 +331,150 @@ enum Run {
 }
 use Level::{Advice, Contract};
 use Run::{EachCase, Once};
+use Tier::{Abi, Hardened, Serving};
 
-const CHECKS: &[(&str, Level, Run)] = &[
-    ("manifest.note", Contract, Once(manifest::note)),
-    ("abi.entry-with-nulls", Contract, Once(abi::entry_with_nulls)),
-    ("abi.plugin-table", Contract, Once(abi::plugin_table)),
-    ("abi.host-table-smaller", Contract, Once(abi::host_table_smaller)),
-    ("abi.host-table-larger", Contract, EachCase(abi::host_table_larger)),
-    ("abi.host-table-flags", Contract, Once(abi::host_table_flags)),
-    ("abi.two-hosts", Contract, EachCase(abi::two_hosts)),
-    ("abi.extensions", Contract, EachCase(abi::extensions)),
-    ("abi.request-smaller", Contract, EachCase(abi::request_smaller)),
-    ("abi.request-larger", Contract, EachCase(abi::request_larger)),
-    ("abi.request-flags", Contract, EachCase(abi::request_flags)),
-    ("load.before-init", Contract, EachCase(load::before_init)),
-    ("load.bad-configuration", Contract, Once(load::bad_configuration)),
-    ("load.init-twice", Contract, EachCase(load::init_twice)),
-    ("load.again-and-again", Contract, EachCase(load::again_and_again)),
-    ("load.bad-model", Contract, EachCase(load::bad_model)),
-    ("bid.struct-sizes", Contract, EachCase(bid::struct_sizes)),
-    ("bid.pure", Contract, EachCase(bid::pure)),
-    ("bid.quick", Advice, EachCase(bid::quick)),
-    ("lifecycle.model-table", Contract, EachCase(lifecycle::model_table)),
-    ("lifecycle.placement-larger", Contract, EachCase(lifecycle::placement_larger)),
-    ("lifecycle.two-instances", Contract, EachCase(lifecycle::two_instances)),
-    ("lifecycle.health", Contract, EachCase(lifecycle::health)),
-    ("lifecycle.quiesce", Contract, EachCase(lifecycle::quiesce)),
-    ("lifecycle.nothing-left", Contract, EachCase(lifecycle::nothing_left)),
-    ("data.parameters", Contract, EachCase(data::parameters)),
-    ("data.unknown-capability", Contract, EachCase(data::unknown_capability)),
-    ("data.placement", Contract, EachCase(data::placement)),
-    ("data.types-and-shapes", Contract, EachCase(data::types_and_shapes)),
-    ("data.malformed-tensors", Contract, EachCase(data::malformed_tensors)),
-    ("data.tensor-names", Contract, EachCase(data::tensor_names)),
-    ("stream.repeats", Contract, EachCase(stream::repeats)),
-    ("stream.slow-reader", Contract, EachCase(stream::slow_reader)),
-    ("stream.reader-leaves", Contract, EachCase(stream::reader_leaves)),
-    ("cancel.before-submit", Contract, EachCase(cancel::before_submit)),
-    ("cancel.on-its-way", Contract, EachCase(cancel::on_its_way)),
-    ("cancel.after-finish", Contract, EachCase(cancel::after_finish)),
-    ("cancel.others-unharmed", Contract, EachCase(cancel::others_unharmed)),
-    ("deadline.past", Contract, EachCase(cancel::past_deadline)),
-    ("concurrency.threads", Contract, EachCase(concurrency::threads)),
-    ("concurrency.batch", Contract, EachCase(concurrency::batch)),
-    ("scarcity.memory", Contract, EachCase(scarcity::memory)),
-    ("scarcity.panic", Contract, EachCase(scarcity::panic)),
+/// A check: its id, which stays the same for ever; how far a plugin that passes it has come; how much it matters; what
+/// it is; and what of the header it is about, for a plugin that does not live to be told.
+type Row = (&'static str, Tier, Level, Run, &'static str);
+
+#[rustfmt::skip]
+const CHECKS: &[Row] = &[
+    ("manifest.note", Abi, Contract, Once(manifest::note), "BP_NOTE_SECTION: \"An ELF note in a section named BP_NOTE_SECTION\""),
+    ("abi.entry-with-nulls", Abi, Contract, Once(abi::entry_with_nulls), "bp_entry_v1: \"any other code refuses the host\""),
+    ("abi.plugin-table", Abi, Contract, Once(abi::plugin_table), "bp_plugin: \"as in the manifest; the host refuses a library where they differ\""),
+    ("abi.host-table-smaller", Abi, Contract, Once(abi::host_table_smaller), "Rules, 1: \"the reader treats members beyond it as absent\""),
+    ("abi.host-table-larger", Abi, Contract, EachCase(abi::host_table_larger), "Rules, 1: \"the reader treats members beyond it as absent\""),
+    ("abi.host-table-flags", Abi, Contract, Once(abi::host_table_flags), "Rules, 1: \"Unknown bits in the upper half of flags\""),
+    ("abi.two-hosts", Abi, Contract, EachCase(abi::two_hosts), "bp_entry_v1: \"Called once per host; a process may hold several hosts\""),
+    ("abi.extensions", Abi, Contract, EachCase(abi::extensions), "Rules, 5: \"Anything optional is an extension\""),
+    ("abi.request-smaller", Abi, Contract, EachCase(abi::request_smaller), "Rules, 1: \"the reader treats members beyond it as absent\""),
+    ("abi.request-larger", Abi, Contract, EachCase(abi::request_larger), "Rules, 1: \"the reader treats members beyond it as absent\""),
+    ("abi.request-flags", Abi, Contract, EachCase(abi::request_flags), "Rules, 1: \"Unknown bits in the upper half of flags\""),
+    ("load.before-init", Abi, Contract, EachCase(load::before_init), "bp_plugin: \"Until init has returned BP_OK the other functions answer BP_BAD_STATE\""),
+    ("load.bad-configuration", Abi, Contract, Once(load::bad_configuration), "bp_plugin.init: \"Starts the plugin; config_json is its section\""),
+    ("load.init-twice", Abi, Contract, EachCase(load::init_twice), "bp_plugin: \"bp_entry_v1 -> init -> ... -> shutdown\""),
+    ("load.again-and-again", Abi, Contract, EachCase(load::again_and_again), "bp_plugin: \"bp_entry_v1 -> init -> ... -> shutdown\""),
+    ("load.bad-model", Abi, Contract, EachCase(load::bad_model), "bp_plugin.model_open: \"Opens a model\""),
+    ("bid.struct-sizes", Abi, Contract, EachCase(bid::struct_sizes), "bp_bid: \"The host fills struct_size, zeroes the rest\""),
+    ("bid.pure", Abi, Contract, EachCase(bid::pure), "bp_plugin.bid: \"Pure, no device work, at most 1 ms\""),
+    ("bid.quick", Abi, Advice, EachCase(bid::quick), "bp_plugin.bid: \"Pure, no device work, at most 1 ms\""),
+    ("lifecycle.model-table", Abi, Contract, EachCase(lifecycle::model_table), "bp_model: \"How instances of a model want to be called\""),
+    ("lifecycle.placement-larger", Abi, Contract, EachCase(lifecycle::placement_larger), "Rules, 1: \"the reader treats members beyond it as absent\""),
+    ("lifecycle.two-instances", Serving, Contract, EachCase(lifecycle::two_instances), "bp_model.instance_new: \"A running copy, ready to serve\""),
+    ("lifecycle.health", Serving, Contract, EachCase(lifecycle::health), "bp_instance.health: \"How it is: *state = BP_HEALTH_*\""),
+    ("lifecycle.quiesce", Serving, Contract, EachCase(lifecycle::quiesce), "bp_instance.quiesce: \"Finish what was taken, take nothing more\""),
+    ("lifecycle.nothing-left", Hardened, Contract, EachCase(lifecycle::nothing_left), "bp_model.close: \"Closes it and gives its memory back\""),
+    ("data.parameters", Serving, Contract, EachCase(data::parameters), "bp_code: \"the request is wrong whatever the state of the system\""),
+    ("data.unknown-capability", Serving, Contract, EachCase(data::unknown_capability), "bp_code: \"the request is wrong whatever the state of the system\""),
+    ("data.placement", Serving, Contract, EachCase(data::placement), "bp_tensor: \"A tensor: a view of memory\""),
+    ("data.types-and-shapes", Serving, Contract, EachCase(data::types_and_shapes), "bp_tensor: \"A tensor: a view of memory\""),
+    ("data.malformed-tensors", Serving, Contract, EachCase(data::malformed_tensors), "bp_tensor: \"A tensor: a view of memory\""),
+    ("data.tensor-names", Serving, Contract, EachCase(data::tensor_names), "bp_code: \"the request is wrong whatever the state of the system\""),
+    ("stream.repeats", Serving, Contract, EachCase(stream::repeats), "bp_instance.submit: \"Takes n requests\""),
+    ("stream.slow-reader", Serving, Contract, EachCase(stream::slow_reader), "bp_host.push: \"BP_WOULD_BLOCK (not taken: the reader is behind)\""),
+    ("stream.reader-leaves", Serving, Contract, EachCase(stream::reader_leaves), "bp_host.push: \"BP_CANCELLED (the caller left: stop and finish)\""),
+    ("cancel.before-submit", Serving, Contract, EachCase(cancel::before_submit), "bp_request.cancel: \"becomes non-zero when the caller has left\""),
+    ("cancel.on-its-way", Serving, Contract, EachCase(cancel::on_its_way), "bp_request.cancel: \"becomes non-zero when the caller has left\""),
+    ("cancel.after-finish", Serving, Contract, EachCase(cancel::after_finish), "bp_instance.cancel: \"Says that a request's cancel word was set\""),
+    ("cancel.others-unharmed", Serving, Contract, EachCase(cancel::others_unharmed), "bp_request.cancel: \"becomes non-zero when the caller has left\""),
+    ("deadline.past", Serving, Contract, EachCase(cancel::past_deadline), "bp_request.deadline_ns"),
+    ("concurrency.threads", Serving, Contract, EachCase(concurrency::threads), "bp_model.exec_class: \"How instances of a model want to be called\""),
+    ("concurrency.batch", Serving, Contract, EachCase(concurrency::batch), "bp_instance.submit: \"element i is at (const char *)requests + i * stride\""),
+    ("scarcity.memory", Hardened, Contract, EachCase(scarcity::memory), "bp_host.buf_alloc: \"Errors: BP_RESOURCE_EXHAUSTED (not now)\""),
+    ("scarcity.panic", Hardened, Contract, EachCase(scarcity::panic), "BP_SUB_PANIC: \"a panic was caught inside the plugin\""),
+    ("random.parameters", Hardened, Contract, EachCase(random::parameters), "bp_code: \"the request is wrong whatever the state of the system\""),
+    ("random.tensors", Hardened, Contract, EachCase(random::tensors), "bp_tensor: \"A tensor: a view of memory\""),
+    ("process.untouched", Hardened, Contract, EachCase(process::untouched), "Failure: \"A plugin must not call exit, abort, setenv, chdir\""),
 ];
+
+/// A check of the suite, without being run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckInfo {
+    /// `"stream.slow-reader"`; stays the same for ever.
+    pub id: &'static str,
+    /// How far a plugin has come that passes it.
+    pub tier: Tier,
+    /// How much it matters.
+    pub level: Level,
+    /// Whether it runs once for each case, or once.
+    pub each_case: bool,
+    /// What of `backplane.h` it is about.
+    pub rule: &'static str,
+}
+
+/// Every check, in the order in which they run.
+pub fn checks() -> impl Iterator<Item = CheckInfo> {
+    CHECKS.iter().map(|(id, tier, level, run, rule)| CheckInfo {
+        id,
+        tier: *tier,
+        level: *level,
+        each_case: matches!(run, EachCase(_)),
+        rule,
+    })
+}
 
 /// Runs every check.
 pub(crate) fn run(test: &PluginTest, cases: &[Case]) -> Report {
-    let bench = Bench { test, hosts: Mutex::default(), references: Mutex::default() };
-    let mut report = Report::default();
+    let bench = Bench::new(test);
     let number = |(number, case): (usize, &Case)| Case { number, ..case.clone() };
     let cases: Vec<Case> = cases.iter().enumerate().map(number).collect();
-    for (name, level, run) in CHECKS {
-        let mut add = |name: String, verdict: Verdict| {
-            let (result, detail) = judge(verdict, &bench);
-            report.checks.push(Check { name, level: *level, result, detail });
-        };
-        match run {
-            Once(check) => add((*name).to_owned(), check(&bench)),
-            EachCase(check) => {
-                for case in &cases {
-                    add(format!("{name} [{}]", case.name), check(&bench, case));
-                }
-            }
+    let mut report = Report::default();
+    for row in CHECKS {
+        match row.3 {
+            Once(_) => report.checks.extend(one(&bench, row, None)),
+            EachCase(_) => report.checks.extend(cases.iter().filter_map(|case| one(&bench, row, Some(case)))),
         }
     }
     report
 }
 
+/// Runs one check, with a case if it needs one. Nothing where there is no such check, or no case for it.
+pub(crate) fn run_one(test: &PluginTest, id: &str, case: Option<&Case>) -> Option<Check> {
+    one(&Bench::new(test), CHECKS.iter().find(|row| row.0 == id)?, case)
+}
+
+fn one(bench: &Bench<'_>, (id, tier, level, run, rule): &Row, case: Option<&Case>) -> Option<Check> {
+    let (verdict, case) = match (run, case) {
+        (Once(check), _) => (check(bench), None),
+        (EachCase(check), Some(case)) => (check(bench, case), Some(case.name.clone())),
+        (EachCase(_), None) => return None,
+    };
+    let (result, seen, problems) = judge(verdict, bench);
+    let info = CheckInfo { id, tier: *tier, level: *level, each_case: case.is_some(), rule };
+    Some(Check::new(info, case, result, seen, problems))
+}
+
 /// Adds to a verdict what the hosts of the check have to say.
-fn judge(verdict: Verdict, bench: &Bench<'_>) -> (Outcome, String) {
+fn judge(verdict: Verdict, bench: &Bench<'_>) -> (Outcome, String, Vec<Problem>) {
     let hosts = std::mem::take(&mut *bench.hosts.lock());
-    let mut wrong: Vec<String> = Vec::new();
+    let mut problems: Vec<Problem> = Vec::new();
     for fault in hosts.iter().flat_map(|host| host.faults().into_iter().chain(host.leftovers())) {
-        let line = explain(&fault.to_string(), fault.rule(), fault.advice());
-        if !wrong.contains(&line) {
-            wrong.push(line);
+        let problem = Problem::new(fault.to_string(), fault.rule(), fault.advice());
+        if !problems.contains(&problem) {
+            problems.push(problem);
         }
     }
     let (result, seen) = match verdict {
         Ok(seen) => (Outcome::Passed, seen),
         Err(Stop::Skipped(why)) => (Outcome::Skipped, why),
         Err(Stop::Failed { what, rule, advice }) => {
-            wrong.insert(0, explain(&what, rule, advice));
+            problems.insert(0, Problem::new(what, rule, advice));
             (Outcome::Failed, String::new())
         }
     };
-    if wrong.is_empty() { (result, seen) } else { (Outcome::Failed, wrong.join("\n")) }
+    if problems.is_empty() { (result, seen, problems) } else { (Outcome::Failed, seen, problems) }
 }
 
-fn explain(what: &str, rule: &str, advice: &str) -> String {
-    format!("{what}\nbackplane.h: {rule}\nto do: {advice}")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_has_an_id_of_its_own_and_its_place_in_the_header() {
+        let mut ids = std::collections::HashSet::new();
+        for check in checks() {
+            assert!(ids.insert(check.id), "{} stands twice", check.id);
+            assert!(crate::header::passage(check.rule).is_some(), "{}: {}", check.id, check.rule);
+        }
+    }
 }

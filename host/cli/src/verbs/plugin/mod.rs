@@ -1,5 +1,6 @@
 //! The verbs about plugins, one file each.
 
+mod check;
 mod ls;
 mod new;
 mod report;
@@ -14,6 +15,7 @@ use crate::exit::Result;
 pub fn run(context: &Context, verb: Plugin) -> Result<()> {
     match verb {
         Plugin::Ls => ls::run(context),
+        Plugin::Check(arguments) => check::run(context, &arguments),
         Plugin::New(arguments) => new::run(context, &arguments),
         Plugin::Report(arguments) => report::run(context, &arguments),
     }
