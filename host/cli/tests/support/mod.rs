@@ -1,6 +1,7 @@
 //! The built program, run on a state directory of its own.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
