@@ -24,6 +24,7 @@ mod error;
 pub mod license;
 mod models;
 mod name;
+pub mod package;
 pub mod plugin;
 mod progress;
 mod pull;

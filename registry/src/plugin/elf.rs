@@ -22,6 +22,10 @@ pub(crate) struct Library<'data> {
     pub machine: String,
     pub soname: Option<String>,
     pub needed: Vec<String>,
+    /// Where the linker is told to look for them: `DT_RPATH` and `DT_RUNPATH`.
+    pub search: Vec<String>,
+    /// Libraries that the linker is told to map beside or instead of it: filters and auditors.
+    pub pulls: Vec<String>,
     /// Exported symbols that begin as an entry symbol does.
     pub entries: Vec<String>,
     /// Contents of the note section, if there is one.
@@ -55,6 +59,10 @@ pub(crate) fn read<'data>(
             match entry.tag32(endian) {
                 Some(elf::DT_NEEDED) => library.needed.push(text()?),
                 Some(elf::DT_SONAME) => library.soname = Some(text()?),
+                Some(elf::DT_RPATH | elf::DT_RUNPATH) => library.search.push(text()?),
+                Some(elf::DT_AUXILIARY | elf::DT_FILTER | elf::DT_AUDIT | elf::DT_DEPAUDIT) => {
+                    library.pulls.push(text()?);
+                }
                 Some(elf::DT_NULL) => break,
                 _ => {}
             }

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use backplane_abi::{ENTRY_SYMBOL, NOTE_MANIFEST, NOTE_NAME, NOTE_SECTION};
 
 use super::elf::{self, ElfError};
 use super::manifest::{AbiVersion, Manifest};
 use crate::digest::Digest;
+use crate::package::SealedFile;
 
 /// The longest manifest that is read from a library.
 pub const MAX_NOTE: usize = 64 << 10;
@@ -24,16 +26,31 @@ const ENTRY_PREFIX: &str = "bp_entry_v";
 pub struct PluginFile {
     pub path: PathBuf,
     pub manifest: Manifest,
+    /// `plugin.toml` as it stands in the library.
+    pub manifest_text: String,
     /// `x86_64`
     pub machine: String,
     pub soname: Option<String>,
     /// Libraries that it needs, as it names them.
     pub needed: Vec<String>,
+    /// Where the linker is told to look for them (`RPATH`, `RUNPATH`).
+    pub search: Vec<String>,
+    /// Libraries that the linker is told to map beside or instead of it.
+    pub pulls: Vec<String>,
     /// Exported entry symbols, of whatever ABI major.
     pub entries: Vec<String>,
     pub size: u64,
+    /// The copy that is mapped instead of the file, where the file was checked against a signature.
+    pub sealed: Option<Arc<SealedFile>>,
     /// 64 hexadecimal digits.
     pub sha256: String,
+}
+
+impl PluginFile {
+    /// What the linker is given: the sealed copy, or the file.
+    pub fn mapped(&self) -> PathBuf {
+        self.sealed.as_ref().map_or_else(|| self.path.clone(), |sealed| sealed.path())
+    }
 }
 
 /// Why a file is not a plugin for this host. Every message names the file.
@@ -115,6 +132,12 @@ pub fn inspect(path: &Path) -> Result<PluginFile, InspectError> {
     examine(path, &data)
 }
 
+/// Reads the sealed copy of a library; `path` is where the library lies, for people.
+pub(crate) fn inspect_sealed(path: &Path, sealed: SealedFile) -> Result<PluginFile, InspectError> {
+    let data = read(&sealed.path())?;
+    Ok(PluginFile { sealed: Some(Arc::new(sealed)), ..examine(path, &data)? })
+}
+
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, InspectError> {
     let unreadable = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => InspectError::Missing { path: path.to_owned() },
@@ -140,7 +163,7 @@ pub(super) fn examine(path: &Path, data: &[u8]) -> Result<PluginFile, InspectErr
     let here = path.to_owned();
     let library = elf::read(data, NOTE_SECTION, ENTRY_PREFIX).map_err(|error| not_a_library(path, error))?;
     let speaks_ours = library.entries.iter().any(|entry| entry == ENTRY_SYMBOL);
-    let manifest = match (library.note, speaks_ours, library.entries.is_empty()) {
+    let (manifest, manifest_text) = match (library.note, speaks_ours, library.entries.is_empty()) {
         (None, false, true) => return Err(InspectError::NotAPlugin { path: here }),
         (_, false, false) => return Err(InspectError::OtherMajor { path: here, entries: library.entries }),
         (None, true, _) => return Err(InspectError::NoNote { path: here }),
@@ -160,11 +183,15 @@ pub(super) fn examine(path: &Path, data: &[u8]) -> Result<PluginFile, InspectErr
     Ok(PluginFile {
         path: here,
         manifest,
+        manifest_text: manifest_text.to_owned(),
         machine: library.machine,
         soname: library.soname,
         needed: library.needed,
+        search: library.search,
+        pulls: library.pulls,
         entries: library.entries,
         size: data.len() as u64,
+        sealed: None,
         sha256: Digest::of(data).to_string(),
     })
 }
@@ -181,8 +208,11 @@ pub(super) fn not_a_library(path: &Path, error: ElfError) -> InspectError {
     }
 }
 
-/// The manifest in the contents of the note section.
-pub(super) fn manifest(path: &Path, section: &[u8]) -> Result<Manifest, InspectError> {
+/// The manifest in the contents of the note section, and its text.
+pub(super) fn manifest<'data>(
+    path: &Path,
+    section: &'data [u8],
+) -> Result<(Manifest, &'data str), InspectError> {
     let corrupt =
         |reason: &str| InspectError::NoteCorrupt { path: path.to_owned(), reason: reason.to_owned() };
     let mut rest = section;
@@ -200,6 +230,7 @@ pub(super) fn manifest(path: &Path, section: &[u8]) -> Result<Manifest, InspectE
         let text = std::str::from_utf8(&note.description[..end])
             .map_err(|_| corrupt("the manifest is not UTF-8"))?;
         return Manifest::parse(text)
+            .map(|manifest| (manifest, text))
             .map_err(|reason| InspectError::Manifest { path: path.to_owned(), reason });
     }
     Err(corrupt("no note in it is named `Backplane` and has type 1"))

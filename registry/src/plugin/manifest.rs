@@ -186,7 +186,7 @@ impl Manifest {
         self.panic == Panics::Abort || self.runtime != RuntimeClass::Native
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let label = |label: &str| {
             label.starts_with(|c: char| c.is_ascii_alphanumeric())
                 && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))

@@ -8,6 +8,7 @@ mod manifest;
 mod report;
 mod scan;
 
+pub(crate) use inspect::inspect_sealed;
 pub use inspect::{InspectError, MAX_NOTE, PluginFile, inspect};
 pub use libraries::Needed;
 pub use manifest::{

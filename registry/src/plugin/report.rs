@@ -112,7 +112,8 @@ pub fn report(path: &Path) -> Result<Report, InspectError> {
         .and_then(|library| build_note(library.note?))
         .and_then(|text| toml::from_str(&text).ok())
         .unwrap_or_default();
-    let manifest = library.note.and_then(|note| inspect::manifest(path, note).ok());
+    let manifest =
+        library.note.and_then(|note| inspect::manifest(path, note).ok()).map(|(manifest, _)| manifest);
     let (needed, glibc_here) = libraries::resolve(path, &linkage);
 
     let problem = match inspect::examine(path, &data) {

@@ -12,33 +12,12 @@ pub struct Scanned {
     pub result: Result<PluginFile, InspectError>,
 }
 
-/// Inspects the libraries of a folder: those that lie in it, and those of packages (`<id>/<version>-<digest>/`), in
-/// order of their paths. A library that a package merely brings along is passed over; every other file that cannot be
-/// used is reported. A folder that is not there has none.
+/// Inspects the libraries that lie in a folder, in order of their names; a file that cannot be used is reported. A
+/// folder that is not there has none. What lies in folders below belongs to packages, which are checked first
+/// ([`package::Plugins`](crate::package::Plugins)).
 pub fn scan(folder: &Path) -> Vec<Scanned> {
-    let mut found: Vec<Scanned> = libraries(folder).into_iter().map(look).collect();
-    for package in folders(folder).iter().flat_map(|id| folders(id)) {
-        let plugins = libraries(&package).into_iter().map(look);
-        found.extend(plugins.filter(|one| !matches!(one.result, Err(InspectError::NotAPlugin { .. }))));
-    }
-    found
-}
-
-fn look(path: PathBuf) -> Scanned {
-    Scanned { result: inspect(&path), path }
-}
-
-fn libraries(folder: &Path) -> Vec<PathBuf> {
-    sorted(folder, |path| path.extension().is_some_and(|extension| extension == "so") && !path.is_dir())
-}
-
-fn folders(folder: &Path) -> Vec<PathBuf> {
-    sorted(folder, |path| path.is_dir())
-}
-
-fn sorted(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> =
-        list(folder).unwrap_or_default().into_iter().filter(|path| wanted(path)).collect();
+    let library = |path: &PathBuf| path.extension().is_some_and(|end| end == "so") && !path.is_dir();
+    let mut paths: Vec<PathBuf> = list(folder).unwrap_or_default().into_iter().filter(library).collect();
     paths.sort();
-    paths
+    paths.into_iter().map(|path| Scanned { result: inspect(&path), path }).collect()
 }

@@ -18,7 +18,8 @@ pub(crate) use self::uri::local;
 pub use self::uri::{Package, Source};
 pub(crate) use self::watch::Watch;
 
-use self::http::{Fetched, Http, Target};
+use self::http::Fetched;
+pub(crate) use self::http::{Http, Target};
 use self::watch::{CopyError, copy};
 use crate::card::FileSpec;
 use crate::digest::Digest;

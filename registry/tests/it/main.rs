@@ -10,6 +10,10 @@ mod models;
 #[cfg(test)]
 mod packages;
 #[cfg(test)]
+mod plg;
+#[cfg(test)]
+mod plg_index;
+#[cfg(test)]
 mod plugins;
 #[cfg(test)]
 mod transfer;
