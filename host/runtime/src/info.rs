@@ -131,6 +131,10 @@ pub struct PluginInfo {
     pub formats: Vec<String>,
     /// `"in-process"`.
     pub isolation: &'static str,
+    /// How much is known of where it comes from: `"dev"`, `"org"`, `"verified"`, `"core"`.
+    pub level: &'static str,
+    /// Whose key signed its package; none where it is no package.
+    pub signer: Option<String>,
     /// Whether it is loaded and was initialised.
     pub ready: bool,
     /// Why not, or what its bid says stands in its way (a missing runtime).

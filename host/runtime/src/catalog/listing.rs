@@ -232,10 +232,10 @@ pub fn options(config: &Config, threads: u32) -> Options {
 pub fn plugin_options(config: &Config, state: &Path, first: &[PathBuf]) -> PluginOptions {
     let mut dirs = first.to_vec();
     dirs.extend(config.plugins.dirs.iter().cloned());
-    dirs.push(state.join("plugins"));
+    let mut own = Vec::new();
     if let Some(beside) = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned())) {
-        dirs.push(beside.join("plugins"));
-        dirs.push(beside.join("../lib/backplane/plugins"));
+        own.push(beside.join("plugins"));
+        own.push(beside.join("../lib/backplane/plugins"));
     }
     // Native runtimes that were pulled lie here; a plugin that needs one looks for itself.
     let runtimes = state.join("runtimes");
@@ -246,6 +246,9 @@ pub fn plugin_options(config: &Config, state: &Path, first: &[PathBuf]) -> Plugi
     };
     PluginOptions {
         dirs,
+        state: state.to_owned(),
+        own,
+        least: config.plugins.trust,
         files: config.plugins.load.clone(),
         disabled: config.plugins.disabled.clone(),
         settings: config.plugins.settings.iter().map(|(id, own)| (id.clone(), settings(Some(own)))).collect(),

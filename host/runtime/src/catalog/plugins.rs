@@ -3,9 +3,11 @@
 use super::stamp::Stamp;
 use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
 use crate::loader::{BidQuery, LoadError, Plugin, Shared, Waits, load};
+use backplane_registry::package::{Level, Plugins, Trust, Version};
 use backplane_registry::plugin::{Manifest, PluginFile, inspect};
+use backplane_registry::trust::Timestamp;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +21,12 @@ const LOADING: usize = 16;
 pub struct PluginOptions {
     /// Folders, in order: the first file with an id wins.
     pub dirs: Vec<PathBuf>,
+    /// The state directory: its `plugins` has installed packages, and is one of the folders.
+    pub state: PathBuf,
+    /// Folders that belong to the program: what lies there is as good as the program.
+    pub own: Vec<PathBuf>,
+    /// Plugins below this level are not loaded.
+    pub least: Level,
     /// Files, before all folders.
     pub files: Vec<PathBuf>,
     /// Ids that are not loaded.
@@ -34,9 +42,14 @@ pub struct PluginOptions {
 /// A file that is, or should have been, a plugin.
 #[derive(Clone, Default)]
 pub struct Found {
+    /// The library, or the folder of a package.
     pub path: PathBuf,
+    id: Option<String>,
     pub manifest: Option<Manifest>,
     pub sha256: String,
+    pub level: Level,
+    /// Whose key signed its package.
+    pub signer: Option<String>,
     pub plugin: Option<Arc<Plugin>>,
     pub problem: Option<String>,
     /// It was to be loaded, and could not be.
@@ -66,7 +79,7 @@ impl Found {
             .then(|| format!("its file `{file}` was replaced; restart the host to use the new one"));
         let manifest = self.manifest.as_ref();
         PluginInfo {
-            id: manifest.map_or_else(|| file.clone(), |manifest| manifest.id.clone()),
+            id: self.id.clone().unwrap_or_else(|| file.clone()),
             version: manifest.map(|manifest| manifest.version.clone()).unwrap_or_default(),
             abi: manifest.map(|manifest| manifest.abi.to_string()).unwrap_or_default(),
             sha256: self.sha256.clone(),
@@ -77,6 +90,8 @@ impl Found {
                 .unwrap_or_default(),
             formats: manifest.map(|manifest| manifest.formats.clone()).unwrap_or_default(),
             isolation: "in-process",
+            level: self.level.as_str(),
+            signer: self.signer.clone(),
             ready: self.plugin.is_some(),
             problem: self.problem.clone().or(replaced).or(hint),
             file,
@@ -84,7 +99,7 @@ impl Found {
     }
 
     pub fn id(&self) -> Option<&str> {
-        self.manifest.as_ref().map(|manifest| manifest.id.as_str())
+        self.id.as_deref()
     }
 
     /// Name of its file.
@@ -124,17 +139,13 @@ impl Found {
 /// Files are read and plugins loaded side by side; what comes of it is the same as one after the other: of several files
 /// with one id the first that loads is used.
 pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) -> Vec<Found> {
-    let mut files: Vec<PathBuf> = Vec::new();
-    for path in options.files.iter().cloned().chain(options.dirs.iter().flat_map(|dir| libraries(dir))) {
-        if !files.contains(&path) {
-            files.push(path);
-        }
-    }
+    let trust = Trust::load(&options.state, options.least, Timestamp::now());
+    let trust = trust.map_err(|error| error.to_string());
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let mut all: Vec<(Found, Option<PluginFile>)> = side_by_side(cores, files, |path| {
-        match known.iter().find(|other| other.path == path && other.stays()) {
+    let mut all: Vec<(Found, Option<PluginFile>)> = side_by_side(cores, sources(options), |source| {
+        match known.iter().find(|other| other.path == source.path() && other.stays()) {
             Some(same) => (same.again(), None),
-            None => look(path, options),
+            None => look(&source, options, &trust),
         }
     });
     // A loaded plugin whose file was removed serves on until the host restarts.
@@ -189,6 +200,12 @@ fn load_one(
             if used.is_none() {
                 used = loaded_before(id).map(Found::file);
             }
+            if let Some(before) = loaded_before(id).filter(|_| file.sealed.is_some()) {
+                let version = before.manifest.as_ref().map(|manifest| manifest.version.as_str());
+                let (new, old) = (&file.manifest.version, version.unwrap_or_default());
+                let problem = format!("{new} is used after a restart; until then {old} serves");
+                return (place, Outcome::Unused { problem });
+            }
             if let Some(first) = &used {
                 let problem = format!("`{id}` was loaded from `{first}` already; this file is not used");
                 return (place, Outcome::Unused { problem });
@@ -210,26 +227,95 @@ fn load_one(
         .collect()
 }
 
-/// Reads a file without running it. It comes back when it may be loaded.
-fn look(path: PathBuf, options: &PluginOptions) -> (Found, Option<PluginFile>) {
-    let stamp = Stamp::of(&path);
-    let mut found = Found { path, stamp, ..Found::default() };
-    match inspect(&found.path) {
-        Ok(file) => {
-            found.manifest = Some(file.manifest.clone());
-            found.sha256.clone_from(&file.sha256);
-            if options.disabled.contains(&file.manifest.id) {
-                found.problem = Some("disabled by `plugins.disabled`".to_owned());
-                return (found, None);
-            }
-            (found, Some(file))
-        }
-        Err(error) => {
-            tracing::warn!(file = %found.path.display(), %error, "a file in a plugin folder is not a plugin");
-            (found.problem, found.refused) = (Some(error.to_string()), true);
-            (found, None)
+/// Where a plugin was found.
+enum Source {
+    /// A library that lies in a folder.
+    File(PathBuf, Level),
+    /// An installed package.
+    Package(Version),
+}
+
+impl Source {
+    fn path(&self) -> &Path {
+        match self {
+            Self::File(path, _) => path,
+            Self::Package(version) => &version.folder,
         }
     }
+}
+
+/// All that may be plugins, in order: the first with an id wins.
+fn sources(options: &PluginOptions) -> Vec<Source> {
+    let dev = |path| Source::File(path, Level::Dev);
+    let mut all: Vec<Source> = options.files.iter().cloned().map(dev).collect();
+    all.extend(options.dirs.iter().flat_map(|dir| libraries(dir)).map(dev));
+    match Plugins::at(&options.state).active() {
+        Ok(packages) => all.extend(packages.into_iter().map(Source::Package)),
+        Err(error) => tracing::error!(%error, "the installed packages cannot be listed"),
+    }
+    all.extend(libraries(&options.state.join("plugins")).into_iter().map(dev));
+    let own = options.own.iter().flat_map(|dir| libraries(dir));
+    all.extend(own.map(|path| Source::File(path, Level::Core)));
+    let mut seen = HashSet::new();
+    all.retain(|source| seen.insert(source.path().to_owned()));
+    all
+}
+
+/// Reads a plugin without running it. It comes back when it may be loaded.
+fn look(
+    source: &Source,
+    options: &PluginOptions,
+    trust: &Result<Trust, String>,
+) -> (Found, Option<PluginFile>) {
+    let path = source.path().to_owned();
+    let mut found = Found { stamp: Stamp::of(&path), path, ..Found::default() };
+    let file = match check(source, &mut found, options, trust) {
+        Ok(file) => file,
+        Err(problem) => {
+            tracing::warn!(file = %found.path.display(), problem, "a plugin is not loaded");
+            (found.problem, found.refused) = (Some(problem), true);
+            return (found, None);
+        }
+    };
+    if options.disabled.contains(&file.manifest.id) {
+        found.problem = Some("disabled by `plugins.disabled`".to_owned());
+        return (found, None);
+    }
+    (found, Some(file))
+}
+
+/// What a source is, and whether it may be loaded: a package by its signature, now.
+fn check(
+    source: &Source,
+    found: &mut Found,
+    options: &PluginOptions,
+    trust: &Result<Trust, String>,
+) -> Result<PluginFile, String> {
+    let file = match source {
+        Source::File(path, level) => {
+            found.level = *level;
+            inspect(path).map_err(|error| error.to_string())?
+        }
+        Source::Package(version) => {
+            found.id = Some(version.id.clone());
+            let trust = trust.as_ref().map_err(String::clone)?;
+            let plugins = Plugins::at(&options.state);
+            let checked = plugins.check(version, trust).map_err(|error| error.to_string())?;
+            found.level = checked.verified.level;
+            found.signer = Some(checked.verified.signer.owner.clone());
+            checked.into_plugin_file().map_err(|error| error.to_string())?
+        }
+    };
+    found.id = Some(file.manifest.id.clone());
+    found.manifest = Some(file.manifest.clone());
+    found.sha256.clone_from(&file.sha256);
+    if found.level < options.least {
+        return Err(format!(
+            "nobody signed it: it is of the level `{}`, and `plugins.trust` asks for `{}`; install it as a package",
+            found.level, options.least
+        ));
+    }
+    Ok(file)
 }
 
 /// What a look at the plugin folders changed, and what is wrong there.

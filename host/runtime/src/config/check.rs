@@ -185,6 +185,7 @@ pub(super) fn meaning(
         plugins: PluginsConfig {
             dirs: raw.plugins.dirs.clone(),
             load: raw.plugins.load.clone(),
+            trust: raw.plugins.trust.into(),
             disabled: raw.plugins.disabled.clone(),
             settings: raw.plugins.settings.clone(),
         },

@@ -16,6 +16,7 @@ pub use raw::LogFormat;
 pub use units::MemoryBudget;
 
 use crate::job::KeepAlive;
+use backplane_registry::package::Level;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -96,6 +97,8 @@ pub struct PluginsConfig {
     pub dirs: Vec<PathBuf>,
     /// Single files to load.
     pub load: Vec<PathBuf>,
+    /// Plugins below this level are not loaded.
+    pub trust: Level,
     /// Ids of plugins that are not to be loaded.
     pub disabled: Vec<String>,
     /// Plugin id to its settings, unread.

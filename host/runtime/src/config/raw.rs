@@ -3,6 +3,7 @@
 
 use super::units::{Keep, MemoryBudget, Size, Span};
 use crate::job::KeepAlive;
+use backplane_registry::package::Level;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -148,6 +149,10 @@ pub struct Plugins {
     pub dirs: Vec<PathBuf>,
     /// Single files to load: shared libraries, wherever they lie.
     pub load: Vec<PathBuf>,
+    /// The least that must be known of where a plugin comes from: "dev", any library; "org", a package signed with a
+    /// key that `backplane plugin trust` added; "verified", with a vendor's key that the project vouches for;
+    /// "core", the project's own.
+    pub trust: Trust,
     /// Ids of plugins that are not to be loaded.
     pub disabled: Vec<String>,
     /// Settings of a plugin, by its id. The host does not read them; the plugin's own documentation says what
@@ -316,6 +321,33 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Auto, level: "info".to_owned() }
+    }
+}
+
+/// How much must be known of where a plugin comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Trust {
+    /// Nothing.
+    #[default]
+    Dev,
+    /// Somebody whose key the operator added signed it.
+    Org,
+    /// A vendor that the project vouches for signed it.
+    Verified,
+    /// The project signed it, or it is part of the program.
+    Core,
+}
+
+impl From<Trust> for Level {
+    fn from(trust: Trust) -> Self {
+        match trust {
+            Trust::Dev => Self::Dev,
+            Trust::Org => Self::Org,
+            Trust::Verified => Self::Verified,
+            Trust::Core => Self::Core,
+        }
     }
 }
 

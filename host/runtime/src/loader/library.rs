@@ -7,9 +7,9 @@ use abi_stable::library::lib_header_from_path;
 use backplane_abi::root::RootRef;
 use backplane_abi::table::*;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, ENTRY_SYMBOL};
-use backplane_registry::plugin::{Manifest, PluginFile};
+use backplane_registry::plugin::PluginFile;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -79,11 +79,11 @@ pub fn load(
 ) -> Result<Arc<Plugin>, LoadError> {
     let PluginFile { path, manifest, sha256, .. } = inspected;
     let file = file_name(path);
+    let inner = inspected.clone();
     let (sender, receiver) = channel();
     let identity = format!("{} {} {sha256}", manifest.id, manifest.version).into();
-    let (path, inner) = (path.clone(), manifest.clone());
     let spawned = std::thread::Builder::new().name(format!("load {}", manifest.id)).spawn(move || {
-        sender.send(enter(path, &inner, identity, &config_json, shared)).ok();
+        sender.send(enter(inner, identity, &config_json, shared)).ok();
     });
     let id = manifest.id.clone();
     if let Err(error) = spawned {
@@ -104,18 +104,22 @@ fn file_name(path: &Path) -> String {
 }
 
 fn enter(
-    path: PathBuf,
-    manifest: &Manifest,
+    inspected: PluginFile,
     identity: Arc<str>,
     config_json: &str,
     shared: Arc<Shared>,
 ) -> Result<Plugin, LoadError> {
-    let file = file_name(&path);
+    let path = inspected.mapped();
+    let PluginFile { path: at, manifest, sealed, .. } = &inspected;
+    let file = file_name(at);
     let id = || manifest.id.clone();
     // SAFETY: runs the library's constructors, which is what loading a plugin means: the operator put it here.
     // RTLD_NOW, so that a missing symbol is an error here and not a crash later.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }
         .map_err(|error| map_error(&id(), &file, &error))?;
+    // The linker knows a library by its path, and that of a sealed copy has the number of a descriptor: a number that was
+    // used again would name the library that was mapped before. So it is never closed.
+    std::mem::forget(sealed.clone());
     // SAFETY: the symbol has this type by the rules of backplane.h.
     let entry: EntryV1 =
         unsafe { library.get::<EntryV1>(ENTRY_SYMBOL.as_bytes()) }.map(|symbol| *symbol).map_err(|_| {
