@@ -2,6 +2,7 @@
 
 mod author;
 mod check;
+pub mod package;
 mod plugin;
 
 pub use author::{Language, New, Report};

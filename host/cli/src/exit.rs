@@ -1,5 +1,6 @@
 //! Exit codes, and failures that carry one. The codes are stable: scripts rely on them.
 
+use backplane_registry::package::{PackageError, Problem};
 use backplane_registry::{Catalogue, RegistryError};
 use serde_json::{Map, Value};
 use std::process::ExitCode;
@@ -132,6 +133,36 @@ impl From<RegistryError> for Failure {
             _ => None,
         };
         Self { next, ..Self::new(exit, error.to_string()).code(error.code()) }
+    }
+}
+
+impl From<PackageError> for Failure {
+    fn from(error: PackageError) -> Self {
+        let exit = match &error.problem {
+            Problem::NotFound(_) => Exit::NotFound,
+            Problem::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
+            Problem::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Exit::Denied
+            }
+            Problem::Unsigned | Problem::Untrusted(_) | Problem::Revoked(_) | Problem::Policy(_) => {
+                Exit::Denied
+            }
+            _ => Exit::Failure,
+        };
+        let next = match &error.problem {
+            Problem::Unsigned => Some("who made it signs it: `backplane plugin sign FILE --key KEY`"),
+            Problem::Untrusted(_) => {
+                Some("if you know whose key it is: `backplane plugin trust add KEY.pub --plugins IDS`")
+            }
+            Problem::NotFound(_) => Some("what is installed: `backplane plugin ls`"),
+            _ => None,
+        };
+        let failure =
+            Self::new(exit, crate::output::printable(&error.to_string())).code(error.problem.code());
+        match next {
+            Some(next) => failure.next(next),
+            None => failure,
+        }
     }
 }
 

@@ -142,12 +142,13 @@ pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) 
     let trust = Trust::load(&options.state, options.least, Timestamp::now());
     let trust = trust.map_err(|error| error.to_string());
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let mut all: Vec<(Found, Option<PluginFile>)> = side_by_side(cores, sources(options), |source| {
-        match known.iter().find(|other| other.path == source.path() && other.stays()) {
-            Some(same) => (same.again(), None),
-            None => look(&source, options, &trust),
-        }
-    });
+    let mut all: Vec<(Found, Option<PluginFile>)> =
+        side_by_side(cores, sources(options), |source| {
+            match known.iter().find(|other| other.path == source.path() && other.stays()) {
+                Some(same) => (same.again(), None),
+                None => look(&source, options, &trust),
+            }
+        });
     // A loaded plugin whose file was removed serves on until the host restarts.
     for other in known {
         if other.stays() && !all.iter().any(|(found, _)| found.path == other.path) {

@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::exit::Result;
 use crate::output::Table;
 use backplane::PluginInfo;
+use backplane_registry::package::{Level, Plugins, Trust};
 use backplane_registry::plugin::{Scanned, inspect, scan};
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ pub struct Row {
     version: String,
     serves: String,
     isolation: String,
+    level: String,
     state: String,
 }
 
@@ -39,6 +41,10 @@ impl Row {
             version: text("version"),
             serves: serves.join(", "),
             isolation: text("isolation"),
+            level: match plugin["signer"].as_str() {
+                Some(signer) => format!("{} ({signer})", text("level")),
+                None => text("level"),
+            },
             state,
         }
     }
@@ -46,9 +52,11 @@ impl Row {
 
 /// The plugins as a table.
 pub fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new(&["PLUGIN", "VERSION", "SERVES", "ISOLATION", "STATE"]);
+    let mut table = Table::new(&["PLUGIN", "VERSION", "SERVES", "ISOLATION", "LEVEL", "STATE"]);
     for row in rows {
-        table.row([&row.id, &row.version, &row.serves, &row.isolation, &row.state].map(Clone::clone));
+        table.row(
+            [&row.id, &row.version, &row.serves, &row.isolation, &row.level, &row.state].map(Clone::clone),
+        );
     }
     table
 }
@@ -79,18 +87,20 @@ pub fn run(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Plugin files where a server would look, read without running them.
+/// Plugins where a server would look, checked as it would, and read without running them.
 pub fn found(context: &Context) -> Result<Vec<Value>> {
+    let state = context.state()?;
     let config = context.load_config(Vec::new())?.plugins.clone();
     let mut folders = config.dirs;
-    folders.push(context.state()?.join("plugins"));
+    folders.push(state.join("plugins"));
+    let own = folders.len();
     if let Some(beside) = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned())) {
         folders.push(beside.join("plugins"));
         folders.push(beside.join("../lib/backplane/plugins"));
     }
     let file_name =
         |path: &std::path::Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let describe = |scanned: Scanned| match scanned.result {
+    let describe = |scanned: Scanned, level: Level| match scanned.result {
         Ok(file) => {
             let disabled = config.disabled.contains(&file.manifest.id);
             let problem = disabled.then_some("disabled by `plugins.disabled`");
@@ -98,21 +108,55 @@ pub fn found(context: &Context) -> Result<Vec<Value>> {
             json!({
                 "id": file.manifest.id, "version": file.manifest.version, "file": file_name(&file.path),
                 "capabilities": file.manifest.capabilities.iter().map(offer).collect::<Vec<_>>(),
-                "formats": file.manifest.formats, "isolation": file.manifest.isolation, "ready": false, "problem": problem,
+                "formats": file.manifest.formats, "isolation": file.manifest.isolation, "level": level,
+                "signer": null, "ready": false, "problem": problem,
             })
         }
         Err(error) => {
             let name = file_name(&scanned.path);
-            json!({ "id": name, "file": name, "ready": false, "problem": error.to_string() })
+            json!({ "id": name, "file": name, "level": level, "ready": false, "problem": error.to_string() })
         }
     };
     // Single files come first, as they do in the host; a file that is named twice is one.
-    let named = config.load.into_iter().map(|path| Scanned { result: inspect(&path), path });
-    let mut all: Vec<Scanned> = Vec::new();
-    for scanned in named.chain(folders.iter().flat_map(|folder| scan(folder))) {
-        if !all.iter().any(|other| other.path == scanned.path) {
-            all.push(scanned);
+    let named = config.load.into_iter().map(|path| (Scanned { result: inspect(&path), path }, Level::Dev));
+    let lying = folders.iter().enumerate().flat_map(|(place, folder)| {
+        let level = if place < own { Level::Dev } else { Level::Core };
+        scan(folder).into_iter().map(move |scanned| (scanned, level))
+    });
+    let mut all: Vec<(Scanned, Level)> = Vec::new();
+    for (scanned, level) in named.chain(lying) {
+        if !all.iter().any(|(other, _)| other.path == scanned.path) {
+            all.push((scanned, level));
         }
     }
-    Ok(all.into_iter().map(describe).collect())
+    let mut found = packages(&state, &super::install::trust(context)?)?;
+    found.extend(all.into_iter().map(|(scanned, level)| describe(scanned, level)));
+    Ok(found)
+}
+
+/// The installed packages that are in use.
+fn packages(state: &std::path::Path, trust: &Trust) -> Result<Vec<Value>> {
+    let plugins = Plugins::at(state);
+    let mut all = Vec::new();
+    for version in plugins.active()? {
+        let file = version.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        all.push(match plugins.check_files(&version, trust) {
+            Ok(package) => {
+                let plugin = &package.manifest.plugin;
+                let offers =
+                    plugin.capabilities.iter().map(|offer| format!("{}/{}", offer.name, offer.version));
+                json!({
+                    "id": plugin.id, "version": plugin.version, "file": file,
+                    "capabilities": offers.collect::<Vec<_>>(), "formats": plugin.formats,
+                    "isolation": plugin.isolation, "level": package.level, "signer": package.signer.owner,
+                    "ready": false, "problem": null,
+                })
+            }
+            Err(error) => json!({
+                "id": version.id, "version": version.version, "file": file, "ready": false,
+                "problem": error.to_string(),
+            }),
+        });
+    }
+    Ok(all)
 }

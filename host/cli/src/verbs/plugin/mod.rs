@@ -1,9 +1,14 @@
 //! The verbs about plugins, one file each.
 
 mod check;
+mod facts;
+mod install;
+mod keys;
 mod ls;
 mod new;
+mod registry;
 mod report;
+mod trust;
 
 pub use ls::{Row, found, table};
 
@@ -18,5 +23,15 @@ pub fn run(context: &Context, verb: Plugin) -> Result<()> {
         Plugin::Check(arguments) => check::run(context, &arguments),
         Plugin::New(arguments) => new::run(context, &arguments),
         Plugin::Report(arguments) => report::run(context, &arguments),
+        Plugin::Keygen(args) => keys::keygen(context, &args),
+        Plugin::Pack(args) => keys::pack(context, &args),
+        Plugin::Sign(args) => keys::sign(context, &args),
+        Plugin::Verify(args) => install::verify(context, &args),
+        Plugin::Install(args) => install::install(context, &args),
+        Plugin::Upgrade(args) => install::upgrade(context, &args),
+        Plugin::Rollback(args) => install::rollback(context, &args),
+        Plugin::Remove(args) => install::remove(context, &args),
+        Plugin::Trust(verb) => trust::run(context, verb),
+        Plugin::Index(args) => registry::index(context, &args),
     }
 }

@@ -1,0 +1,326 @@
+//! Packages from the author to an answer: the commands of `docs/packages.md`, and what is refused on the way.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
+
+mod support;
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use support::{Done, command};
+
+const ID: &str = "dev.backplane.echo";
+
+/// The echo plugin's library, built once.
+fn echo() -> &'static Path {
+    static ECHO: OnceLock<PathBuf> = OnceLock::new();
+    ECHO.get_or_init(|| {
+        let output = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "-p", "backplane-echo", "--message-format=json"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "echo did not build");
+        let messages = String::from_utf8(output.stdout).unwrap();
+        let files = messages.lines().flat_map(|line| {
+            let message: Value = serde_json::from_str(line).unwrap();
+            message["filenames"].as_array().cloned().unwrap_or_default()
+        });
+        let library = |file: &Value| {
+            file.as_str().filter(|file| file.ends_with("libbackplane_echo.so")).map(PathBuf::from)
+        };
+        files.into_iter().find_map(|file| library(&file)).unwrap()
+    })
+}
+
+/// A folder to work in, with a state directory and the library where an author has it.
+struct Scene {
+    dir: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let scene = Self { dir: tempfile::tempdir().unwrap() };
+        std::fs::create_dir_all(scene.path("target/release")).unwrap();
+        std::fs::copy(echo(), scene.path("target/release/libbackplane_echo.so")).unwrap();
+        std::fs::write(scene.path("NOTICE"), "mind the step").unwrap();
+        scene
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    fn run(&self, arguments: &[&str]) -> Done {
+        Done::of(command(&self.state()).current_dir(self.dir.path()).args(arguments).output().unwrap())
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        self.run(arguments).expect(0).out
+    }
+
+    /// Runs a shell script here, as a person would.
+    fn shell(&self, script: &str) -> Done {
+        let program = Path::new(env!("CARGO_BIN_EXE_backplane"));
+        let paths = std::env::join_paths(
+            std::iter::once(program.parent().unwrap().to_owned())
+                .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+        );
+        let mut shell = Command::new("sh");
+        shell.args(["-eu", "-c", script]).current_dir(self.dir.path()).stdin(Stdio::null());
+        shell.env("PATH", paths.unwrap()).env("BACKPLANE_STATE", self.state()).env("NO_COLOR", "1");
+        shell.env("BACKPLANE__SERVER__ADDRESS", "127.0.0.1:9");
+        for name in ["BACKPLANE_ADDR", "BACKPLANE_API_KEY", "BACKPLANE_CONFIG", "SOURCE_DATE_EPOCH"] {
+            shell.env_remove(name);
+        }
+        Done::of(shell.output().unwrap())
+    }
+
+    /// Keys, trust, and a package of each version: the library says another number, and is the same otherwise.
+    fn prepared(versions: &[&str]) -> Self {
+        let scene = Self::new();
+        scene.ok(&["plugin", "keygen", "acme"]);
+        scene.ok(&["plugin", "trust", "add", "acme.pub", "--plugins", "dev.backplane.*"]);
+        for version in versions {
+            scene.pack(version, |_| ());
+        }
+        scene
+    }
+
+    fn pack(&self, version: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = std::fs::read(echo()).unwrap();
+        replace(&mut bytes, b"0.1.0", version.as_bytes());
+        change(&mut bytes);
+        std::fs::write(self.path("libecho.so"), bytes).unwrap();
+        let to = format!("echo-{version}.plg");
+        self.ok(&["plugin", "pack", "libecho.so", "--key", "acme.key", "-o", &to]);
+    }
+}
+
+/// Puts something as long in the place of each occurrence.
+fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) {
+    assert_eq!(from.len(), to.len());
+    let places: Vec<usize> = bytes
+        .windows(from.len())
+        .enumerate()
+        .filter(|(_, window)| *window == from)
+        .map(|(at, _)| at)
+        .collect();
+    assert!(!places.is_empty());
+    for place in places {
+        bytes[place..place + to.len()].copy_from_slice(to);
+    }
+}
+
+/// A server on the state directory; stopped when it is dropped.
+struct Server(Child);
+
+impl Server {
+    fn start(scene: &Scene, settings: &[&str]) -> Self {
+        let mut command = command(&scene.state());
+        command.args(["serve", "--json", "--address", "127.0.0.1:0"]);
+        settings.iter().for_each(|setting| _ = command.args(["--set", setting]));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        Self(child)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// The echo plugin as the server tells of it.
+fn listed(scene: &Scene) -> Value {
+    let all: Value = serde_json::from_str(&scene.ok(&["plugin", "ls", "--json"])).unwrap();
+    all.as_array().unwrap().iter().find(|plugin| plugin["id"] == ID).cloned().unwrap_or_default()
+}
+
+fn answers(scene: &Scene) {
+    let answer = scene.run(&["infer", "echo", "--params", "{\"text\": \"hello\"}"]).expect(0);
+    assert!(answer.out.contains("hello"), "{answer:?}");
+}
+
+#[test]
+fn the_guide_s_commands_lead_to_an_answer() {
+    let scene = Scene::new();
+    let guide =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/packages.md")).unwrap();
+    let blocks: Vec<&str> =
+        guide.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() > 5);
+    for block in blocks {
+        let done = scene.shell(block);
+        assert_eq!(done.code, 0, "{block}\n{done:#?}");
+    }
+    // Nothing but signed packages, and what was installed is one.
+    let _server = Server::start(&scene, &["plugins.trust=org"]);
+    let echo = listed(&scene);
+    assert_eq!(
+        (&echo["ready"], &echo["level"], &echo["signer"]),
+        (&json!(true), &json!("org"), &json!("acme")),
+        "{echo}"
+    );
+    answers(&scene);
+}
+
+#[test]
+fn an_install_shows_what_it_is_and_has_to_be_agreed_to() {
+    let scene = Scene::prepared(&["0.1.0"]);
+    let refused = scene.run(&["plugin", "install", "echo-0.1.0.plg"]).expect(5);
+    for said in [
+        "dev.backplane.echo 0.1.0",
+        "signed by",
+        "acme",
+        "level      org",
+        "serves     echo/1",
+        "asks for",
+        "Apache-2.0",
+        "run it again with `--yes`",
+    ] {
+        assert!(refused.err.contains(said), "{said}: {refused:#?}");
+    }
+    assert!(!scene.state().join("plugins").join(ID).exists(), "nothing was installed");
+    let installed = scene.run(&["plugin", "install", "echo-0.1.0.plg", "--yes", "--json"]).expect(0).json();
+    assert_eq!(
+        (&installed["version"], &installed["level"], &installed["unchanged"]),
+        (&json!("0.1.0"), &json!("org"), &json!(false))
+    );
+    let again = scene.run(&["plugin", "install", "echo-0.1.0.plg", "--yes", "--json"]).expect(0).json();
+    assert_eq!(again["unchanged"], true);
+}
+
+#[test]
+fn what_wants_more_than_before_is_agreed_to_on_its_own() {
+    let scene = Scene::prepared(&["0.1.0"]);
+    scene.ok(&["plugin", "install", "echo-0.1.0.plg", "--yes"]);
+    // As long as what it takes the place of.
+    scene.pack("0.1.1", |bytes| {
+        let from = b"licence = \"Apache-2.0\"\n";
+        let to = b"resources.network=true\n";
+        replace(bytes, from, to);
+    });
+    let refused = scene.run(&["plugin", "install", "echo-0.1.1.plg", "--yes"]).expect(5);
+    assert!(
+        refused.err.contains("asks for the network") && refused.err.contains("--accept-changes"),
+        "{refused:#?}"
+    );
+    scene.ok(&["plugin", "install", "echo-0.1.1.plg", "--yes", "--accept-changes"]);
+
+    // Somebody else's key, trusted for the same plugins.
+    scene.ok(&["plugin", "keygen", "other"]);
+    scene.ok(&["plugin", "trust", "add", "other.pub", "--plugins", "*"]);
+    scene.ok(&["plugin", "sign", "echo-0.1.0.plg", "--key", "other.key"]);
+    let refused = scene.run(&["plugin", "install", "echo-0.1.0.plg", "--yes"]).expect(5);
+    assert!(refused.err.contains("is signed by other"), "{refused:#?}");
+}
+
+#[test]
+fn exit_codes_and_hints_say_what_to_do() {
+    let scene = Scene::prepared(&["0.1.0"]);
+    let unsigned = scene.run(&["plugin", "pack", "libecho.so", "-o", "unsigned.plg"]).expect(0);
+    assert!(unsigned.err.contains("plugin sign unsigned.plg"), "{unsigned:?}");
+    let refused = scene.run(&["plugin", "verify", "unsigned.plg"]).expect(5);
+    assert!(refused.err.contains("it is not signed") && refused.err.contains("plugin sign"), "{refused:?}");
+    scene.ok(&["plugin", "keygen", "stranger"]);
+    scene.ok(&["plugin", "sign", "unsigned.plg", "--key", "stranger.key", "-o", "foreign.plg"]);
+    let refused = scene.run(&["plugin", "install", "foreign.plg", "--yes"]).expect(5);
+    assert!(refused.err.contains("plugin trust add"), "{refused:?}");
+    let mut bytes = std::fs::read(scene.path("echo-0.1.0.plg")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(scene.path("damaged.plg"), bytes).unwrap();
+    let refused = scene.run(&["plugin", "verify", "damaged.plg", "--json"]).expect(1);
+    assert_eq!(refused.json()[0]["code"], "package_modified");
+    scene.run(&["plugin", "verify", "none.plg"]).expect(3);
+    scene.run(&["plugin", "sign", "echo-0.1.0.plg", "--key", "none.key"]).expect(3);
+    scene.run(&["plugin", "install", "com.acme.nothing", "--yes"]).expect(3);
+    scene.run(&["plugin", "keygen", "../x"]).expect(2);
+    scene.run(&["plugin", "trust", "add", "acme.pub", "--plugins", "*", "--role", "king"]).expect(2);
+    let secret = scene.run(&["plugin", "trust", "add", "acme.key", "--plugins", "*"]);
+    assert!(secret.code != 0 && secret.err.contains("secret key"), "{secret:?}");
+    assert!(scene.run(&["plugin", "keygen", "acme"]).code != 0, "a key is never overwritten");
+    scene.ok(&["plugin", "install", "echo-0.1.0.plg", "--yes"]);
+    let near = scene.run(&["plugin", "rollback", "dev.backplane.ecko"]).expect(3);
+    assert!(near.err.contains("did you mean `dev.backplane.echo`?"), "{near:?}");
+}
+
+#[test]
+fn a_server_loads_what_is_installed_and_says_when_it_has_to_be_restarted() {
+    let scene = Scene::prepared(&["0.1.0", "0.1.1"]);
+    std::fs::create_dir_all(scene.state().join("plugins")).unwrap();
+    let server = Server::start(&scene, &[]);
+    assert_eq!(listed(&scene), Value::Null);
+    scene.ok(&["plugin", "install", "echo-0.1.0.plg", "--yes"]);
+    let echo = listed(&scene);
+    assert_eq!(
+        (&echo["version"], &echo["ready"]),
+        (&json!("0.1.0"), &json!(true)),
+        "loaded without a restart: {echo}"
+    );
+    answers(&scene);
+
+    let upgraded = scene.run(&["plugin", "install", "echo-0.1.1.plg", "--yes"]).expect(0);
+    assert!(upgraded.err.contains("until it is restarted"), "{upgraded:?}");
+    answers(&scene);
+    let all = scene.ok(&["plugin", "ls"]);
+    assert!(all.contains("0.1.1 is used after a restart; until then 0.1.0 serves"), "{all}");
+    drop(server);
+
+    let server = Server::start(&scene, &[]);
+    assert_eq!(listed(&scene)["version"], "0.1.1");
+    answers(&scene);
+    drop(server);
+    scene.ok(&["plugin", "rollback", ID]);
+    let server = Server::start(&scene, &[]);
+    assert_eq!(listed(&scene)["version"], "0.1.0");
+    drop(server);
+    scene.ok(&["plugin", "remove", ID, "--yes"]);
+    assert_eq!(listed(&scene), Value::Null);
+}
+
+#[test]
+fn what_was_swapped_since_and_what_nobody_signed_is_not_loaded() {
+    let scene = Scene::prepared(&["0.1.0"]);
+    scene.ok(&["plugin", "install", "echo-0.1.0.plg", "--yes"]);
+    let folder = std::fs::canonicalize(scene.state().join("plugins").join(ID).join("current")).unwrap();
+    let library = folder.join("libecho.so");
+    let make_writable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&folder, make_writable).unwrap();
+    std::fs::remove_file(&library).unwrap();
+    // A plugin that is whole, but not the one that was signed.
+    let mut other = std::fs::read(echo()).unwrap();
+    other.push(0);
+    std::fs::write(&library, other).unwrap();
+    {
+        let _server = Server::start(&scene, &[]);
+        let echo = listed(&scene);
+        assert_eq!(echo["ready"], false);
+        assert!(echo["problem"].as_str().unwrap().contains("not the file that was signed"), "{echo}");
+    }
+    scene.run(&["plugin", "verify"]).expect(1);
+    scene.ok(&["plugin", "remove", ID, "--yes"]);
+
+    // A library that somebody put there is loaded, unless the policy forbids it.
+    std::fs::copy(echo(), scene.state().join("plugins/echo.so")).unwrap();
+    {
+        let _server = Server::start(&scene, &[]);
+        let echo = listed(&scene);
+        assert_eq!((&echo["ready"], &echo["level"]), (&json!(true), &json!("dev")), "{echo}");
+    }
+    let _server = Server::start(&scene, &["plugins.trust=org"]);
+    let echo = listed(&scene);
+    assert_eq!(echo["ready"], false);
+    assert!(echo["problem"].as_str().unwrap().contains("nobody signed it"), "{echo}");
+}
