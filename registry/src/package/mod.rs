@@ -1,4 +1,13 @@
-//! Plugin packages.
+//! Plugin packages: one signed file, checked before anything of it is unpacked, and again each time it is loaded.
+//! `docs/packages.md` has the format and the steps.
+//!
+//! - `pack`: from a library to a package.
+//! - `verify`: the signature, then everything that was signed.
+//! - `payload`, `unpack`: the archive, read against the manifest; files below one folder or nothing at all.
+//! - `library`: what a library may ask of the linker.
+//! - `store`, `ledger`: what is installed.
+//! - `seal`: a copy in memory that nobody can change.
+//! - `index`: registries.
 
 mod error;
 mod file;
