@@ -30,6 +30,5 @@ pub use manifest::{FileEntry, PackageManifest, Payload, Platform};
 pub use pack::{PackOptions, Packed, pack, sign};
 pub use path::{BadPath, PackagePath};
 pub use seal::{SealedFile, seal};
-pub use store::order;
-pub use store::{Checked, Installed, KEEP, Plugins, Version};
+pub use store::{Checked, Installed, KEEP, Plugins, Version, order};
 pub use verify::{Level, Package, Trust, Verified, open};
