@@ -10,9 +10,9 @@ JOBS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? n : (n > 8 ? 8 : n) )))
 CARGO := cargo
 PLUGINS := echo llama onnx
 CACHE := $(CURDIR)/.cache
-# Models that tests use, kept between runs; a fresh clone fetches them (200 MB).
+# Models that tests use, kept between runs; a fresh clone fetches them (700 MB).
 TEST_STATE := $(CACHE)/state
-TEST_MODELS := smollm2 minilm magika onnxruntime
+TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika onnxruntime
 VENV := $(CACHE)/venv
 # `-p e2e` would choose other features of what the workspace shares, and cargo would build all of it again.
 E2E := $(shell sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/--test \1/p' tests/Cargo.toml)

@@ -6,19 +6,19 @@ A case that passes all the same fails the run, so that the list stays true.
 import openai
 import pytest
 
-BASE64 = (
-    "the package asks for base64 where its caller names no encoding, and its strict mode wants numbers before it has "
-    "decoded them: no server that honours `encoding_format` can pass"
-)
-SUFFIX = "SmolLM2 was not trained to fill in the middle, and a `suffix` is refused rather than dropped"
+# In openai 3.52.0. A caller who names no encoding gets `encoding_format: "base64"` into the request
+# (src/openai/lib/_parsing/_embeddings.py:54). The tests' strict client holds what comes back against the type of the
+# answer (src/openai/_base_client.py:786), whose `embedding` is a `List[float]` (src/openai/types/embedding.py:14), and
+# decodes the text only after that (`post_parser`, src/openai/_legacy_response.py:140, src/openai/_response.py:326).
+# Only numbers pass, and they are not what the request asks for: other clients, which decode without looking, would
+# read them wrong. A request that leaves the choice to the package looks like one whose caller wants base64.
+BASE64 = "the package asks for base64 and its strict mode wants numbers before it has decoded them"
 
 
 def reason(node: str) -> tuple[str, type[Exception]] | None:
     strict = "[strict]" in node or "[aiohttp]" in node
     if "test_embeddings.py" in node and strict and "all_params" not in node:
         return BASE64, openai.APIResponseValidationError
-    if "api_resources/test_completions.py" in node and "all_params" in node:
-        return SUFFIX, openai.BadRequestError
     return None
 
 
