@@ -1,4 +1,4 @@
-//! A language model through the host, beside the same engine called directly (`plugins/llama/examples/direct.rs`).
+//! A language model through the host, beside the same engine called directly (`plugins/llama/examples/llama_direct.rs`).
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure says so and ends")]
 
 mod support;
@@ -26,7 +26,7 @@ const PROMPTS: [&str; 4] = [
 type Lines = Vec<HashMap<String, String>>;
 
 fn main() {
-    let direct = support::example("backplane-llama", "direct");
+    let direct = support::example("backplane-llama", "llama_direct");
     let model = support::model_file("smollm2");
     let plugins = support::plugins(&["backplane-llama"]);
     let running = support::host(

@@ -1,4 +1,4 @@
-//! An ONNX graph through the host, beside `ort` called directly (`plugins/onnx/examples/direct.rs`).
+//! An ONNX graph through the host, beside `ort` called directly (`plugins/onnx/examples/onnx_direct.rs`).
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure says so and ends")]
 
 mod support;
@@ -18,7 +18,7 @@ const CLIENTS: usize = 8;
 const SPAN: Duration = Duration::from_millis(700);
 
 fn main() {
-    let direct = support::example("backplane-onnx", "direct");
+    let direct = support::example("backplane-onnx", "onnx_direct");
     let models = e2e::test_models();
     let yardstick =
         || support::yardstick(&direct, &[models.as_os_str(), OsStr::new("1"), OsStr::new("alone")]);

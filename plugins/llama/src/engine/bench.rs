@@ -1,4 +1,4 @@
-//! What `examples/direct.rs` measures inside the engine. Not part of the plugin's interface.
+//! What `examples/llama_direct.rs` measures inside the engine. Not part of the plugin's interface.
 
 use super::{backend, logprobs, sampling};
 use backplane_plugin::Result;

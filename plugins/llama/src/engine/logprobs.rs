@@ -1,7 +1,7 @@
 //! Log-probabilities over a whole vocabulary, fast enough to be computed for every token.
 //!
 //! Lanes of 16 floats and a polynomial `exp` are what the compiler turns into vector code; `f32::exp` one by one
-//! takes four times as long (`examples/direct.rs --logprobs` prints both).
+//! takes four times as long (`examples/llama_direct.rs --logprobs` prints both).
 
 const LANES: usize = 16;
 

@@ -1,7 +1,7 @@
 //! The yardstick: `ort` called directly, beside this plugin, in one run.
 //!
 //! ```text
-//! cargo run --release -p backplane-onnx --example direct -- STATE_DIRECTORY [ROUNDS [alone]]
+//! cargo run --release -p backplane-onnx --example onnx_direct -- STATE_DIRECTORY [ROUNDS [alone]]
 //! ```
 //!
 //! Prints the time of one MiniLM call of 16 tokens: by `ort`, by `ort` on another thread (what waking one costs on this

@@ -1,7 +1,7 @@
 //! The yardstick: llama-cpp-2 called directly, without an engine, beside the engine, in one run.
 //!
 //! ```text
-//! cargo run --release -p backplane-llama --example direct -- MODEL.gguf [ROUNDS]
+//! cargo run --release -p backplane-llama --example llama_direct -- MODEL.gguf [ROUNDS]
 //! ```
 //!
 //! Prints tokens per CPU second of both at one and at four streams (greedy, one thread, prompt included), then the time
