@@ -42,12 +42,14 @@ fn state(running: &Running, model: &str) -> ModelState {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_come_while_a_model_is_closed_are_served_or_told() {
     let running = host(|_| {});
+    // At once, and with time for some to be served.
+    const CLOSED: usize = 30;
     let closer = tokio::spawn({
         let host = running.host.clone();
         async move {
-            for _ in 0..30 {
+            for pause in (0..8).cycle().take(CLOSED) {
                 host.unload("echo").await.unwrap();
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(pause * 20)).await;
             }
         }
     });
@@ -69,7 +71,10 @@ async fn requests_that_come_while_a_model_is_closed_are_served_or_told() {
         }
     }
     closer.await.unwrap();
-    assert!(30 < served, "{served} served, {told} told");
+    assert!(0 < served, "{served} served, {told} told");
+    // Who asks after a closing waits for the next opening: one closing is told to those who waited, and to no other.
+    assert!(told <= 4 * CLOSED, "{served} served, {told} told");
+    ask(&running.host, echo(json!({"text": "x"}))).await.unwrap();
 }
 
 #[tokio::test]

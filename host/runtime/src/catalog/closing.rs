@@ -3,7 +3,6 @@
 use super::actor::{CatalogActor, Closed, tell};
 use super::entry::{Entry, Stage};
 use crate::backend::Backend;
-use crate::error::Error;
 use crate::loader::trim_memory;
 use actix::{AsyncContext, Context};
 use std::sync::Arc;
@@ -21,8 +20,7 @@ impl CatalogActor {
     pub(super) fn close(&mut self, entry: &Arc<Entry>, context: &mut Context<Self>) {
         let name = entry.name();
         if let Stage::Loading = entry.stage() {
-            let error = format!("model `{name}` was closed while it was being opened; retry");
-            self.give_up(&name, Error::unavailable(error).with_reason("load_failed"));
+            self.give_up_closed(&name);
         }
         let Some(backend) = self.begin_close(entry) else { return };
         let closed = Closed { entry: entry.clone() };

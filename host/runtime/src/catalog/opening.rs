@@ -31,8 +31,18 @@ pub(super) struct Loading {
     promised: u64,
     /// When it has taken too long.
     until: Instant,
-    /// Nobody waits for it any more; what comes of it is thrown away.
+    /// What comes of it is thrown away.
     given_up: bool,
+    /// Given up because the model was closed: whoever asks for it now waits until its thread is done, and it is opened
+    /// anew.
+    closed: bool,
+}
+
+impl Loading {
+    /// Whether its thread may yet be done in time for the model to be opened once more.
+    fn may_open_anew(&self) -> bool {
+        self.closed && Instant::now() < self.until
+    }
 }
 
 impl CatalogActor {
@@ -52,6 +62,10 @@ impl CatalogActor {
             }
             _ if self.stopping => return fail(Error::shutting_down()),
             _ if !self.shelf.holds(entry) => return fail(self.shelf.not_found(name)),
+            Stage::Failed(..) if self.loads.get(name).is_some_and(Loading::may_open_anew) => {
+                self.reopen.insert(name.clone(), keep_alive);
+                return entry.set_stage(Stage::Loading);
+            }
             Stage::Failed(since, error) if since.elapsed() < RETRY => {
                 entry.set_stage(Stage::Failed(since, error));
                 return;
@@ -74,8 +88,14 @@ impl CatalogActor {
             keep_alive,
         };
         let until = Instant::now() + self.options.load_timeout;
-        let loading =
-            Loading { serial: self.serial, entry: entry.clone(), promised: 0, until, given_up: false };
+        let loading = Loading {
+            serial: self.serial,
+            entry: entry.clone(),
+            promised: 0,
+            until,
+            given_up: false,
+            closed: false,
+        };
         self.loads.insert(name.clone(), loading);
         entry.set_stage(Stage::Loading);
         let spawned = std::thread::Builder::new().name(format!("open {name}")).spawn(move || load.run());
@@ -149,19 +169,29 @@ impl CatalogActor {
 
     /// Tells those who wait for a model that it will not open. Its thread may be in a plugin and cannot be stopped.
     pub(super) fn give_up(&mut self, name: &str, error: Error) {
-        if let Some(load) = self.loads.get_mut(name)
-            && !load.given_up
-        {
-            load.given_up = true;
-            load.promised = 0;
+        let Some(load) = self.loads.get_mut(name) else { return };
+        load.given_up = true;
+        load.promised = 0;
+        self.reopen.remove(name);
+        if let Stage::Loading = load.entry.stage() {
             load.entry.set_stage(Stage::Failed(Instant::now(), error));
+        }
+    }
+
+    /// As [`Self::give_up`], of a model that was closed while it was being opened.
+    pub(super) fn give_up_closed(&mut self, name: &str) {
+        let error = format!("model `{name}` was closed while it was being opened; retry");
+        self.give_up(name, Error::unavailable(error).with_reason("load_failed"));
+        if let Some(load) = self.loads.get_mut(name) {
+            load.closed = true;
         }
     }
 
     /// Gives up what takes too long.
     pub(super) fn give_up_late(&mut self) {
         let (now, limit) = (Instant::now(), self.options.load_timeout);
-        let late = |load: &&Loading| !load.given_up && load.until <= now;
+        // One that was given up may be waited for again.
+        let late = |load: &&Loading| load.until <= now && matches!(load.entry.stage(), Stage::Loading);
         let late: Vec<_> = self.loads.values().filter(late).map(|load| load.entry.name()).collect();
         for name in late {
             let error = Error::unavailable(format!(
@@ -178,10 +208,14 @@ impl CatalogActor {
         let Some(load) = ours.then(|| self.loads.remove(&name)).flatten() else { return discard(result) };
         if load.given_up {
             // It can be tried again at once, if there still is such a model.
+            discard(result);
             if self.shelf.holds(&entry) {
                 entry.set_stage(Stage::Idle);
+                if let Some(keep_alive) = self.reopen.remove(&name) {
+                    self.open(&entry, keep_alive, context);
+                }
             }
-            return discard(result);
+            return;
         }
         if !entry.listed().opens_like(&listed) {
             // Another model has its name since.
