@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often deadlines and leavers are looked at.
+/// How often deadlines and leavers are looked at while there are requests.
 const TICK: Duration = Duration::from_millis(10);
+/// And while there are none: an open model that nobody uses should cost next to nothing.
+const IDLE: Duration = Duration::from_millis(50);
 /// How often instances are asked how they are.
 const HEALTH: Duration = Duration::from_secs(5);
 
@@ -35,7 +37,11 @@ impl BackendActor {
         }
         let restarts = self.restarts.clone();
         // A panic has been logged and stops the actor; the supervisor starts it again.
-        let _ = guarded(self, context, "backend", &restarts, |actor, _| actor.backend.tick(Instant::now()));
+        let looked =
+            guarded(self, context, "backend", &restarts, |actor, _| actor.backend.tick(Instant::now()));
+        if looked.is_ok() {
+            context.run_later(if self.backend.is_idle() { IDLE } else { TICK }, Self::look);
+        }
     }
 
     /// Health checks may block, so each runs on a thread of its own, and the next only when it is done.
@@ -58,7 +64,7 @@ impl Actor for BackendActor {
 
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(16);
-        context.run_interval(TICK, Self::look);
+        context.run_later(TICK, Self::look);
         context.run_interval(HEALTH, |actor, _| actor.check());
     }
 }
