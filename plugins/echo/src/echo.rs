@@ -72,6 +72,7 @@ impl Echo {
     /// Reads the request. What is wrong with it is an error here, before anything was answered.
     pub fn start(request: &Request, batch: Option<usize>) -> Result<Self> {
         let params: Params = request.params()?;
+        params.check()?;
         request.tensors()?;
         let left = params.pieces().into();
         let due = Instant::now() + Duration::from_millis(params.delay_ms);

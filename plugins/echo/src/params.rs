@@ -6,6 +6,9 @@ use backplane_plugin::serde::Deserialize;
 use backplane_plugin::serde_json::Map;
 use std::time::Duration;
 
+/// All pieces of an answer are cut before the first is sent.
+const MAX_CHUNKS: usize = 1_000_000;
+
 /// Parameters of a request. All may be left out; an unknown one is refused by its name.
 #[derive(Debug, Deserialize)]
 #[serde(crate = "backplane_plugin::serde", default, deny_unknown_fields)]
@@ -81,6 +84,15 @@ pub struct Call {
 }
 
 impl Params {
+    /// Refuses what is more than there is memory for.
+    pub fn check(&self) -> Result<()> {
+        if self.chunks <= MAX_CHUNKS {
+            return Ok(());
+        }
+        let what = format!("`chunks` is {}, and at most {MAX_CHUNKS} can be asked for", self.chunks);
+        Err(Error::new(Code::OutOfRange, what).with_param("chunks"))
+    }
+
     /// Tokens of the text, as this plugin counts them.
     pub fn words(&self) -> u64 {
         self.text.split_whitespace().count() as u64
@@ -126,6 +138,14 @@ mod tests {
         assert_eq!(pieces("a", 3).concat(), "a");
         assert_eq!(pieces("a", 3).len(), 3);
         assert!(pieces("abc", 0).is_empty());
+    }
+
+    #[test]
+    fn more_pieces_than_there_is_memory_for_are_refused() {
+        let asked = |chunks| Params { chunks, ..Params::default() }.check().map_err(|error| error.code);
+        assert_eq!(asked(MAX_CHUNKS), Ok(()));
+        assert_eq!(asked(MAX_CHUNKS + 1), Err(Code::OutOfRange));
+        assert_eq!(asked(usize::MAX), Err(Code::OutOfRange));
     }
 
     #[test]
