@@ -8,7 +8,7 @@ use backplane_abi::dtype::DType;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 100;
 const RULE: &str = "bp_code: \"the request is wrong whatever the state of the system\"; Failure: \"No exception, panic or \
                     longjmp may cross this boundary\"";
 const ADVICE: &str = "read what comes as text from a stranger: finish with BP_INVALID_ARGUMENT or BP_OUT_OF_RANGE and a \
