@@ -2,11 +2,13 @@
 
 mod author;
 mod check;
+mod license;
 pub mod package;
 mod plugin;
 
 pub use author::{Language, New, Report};
 pub use check::{Check, KitLevel};
+pub use license::{Inspect, Issue, License, Revoke, Trust, TrustAdd};
 pub use plugin::Plugin;
 
 use clap::{Args, Parser, Subcommand};
@@ -87,6 +89,9 @@ pub enum Verb {
     /// See the plugins
     #[command(subcommand)]
     Plugin(Plugin),
+    /// See, install and issue the licences of commercial plugins
+    #[command(subcommand)]
+    License(License),
     /// Turn texts into vectors
     Embed(Embed),
     /// Ask any capability

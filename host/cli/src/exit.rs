@@ -47,6 +47,13 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// Of `license inspect` only: it ends soon, or grace runs.
+    pub const LICENCE_DUE: Self = Self::Usage;
+    /// Of `license inspect` only: it is for another machine, plugin or version.
+    pub const LICENCE_MISMATCH: Self = Self::NotFound;
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit as u8)

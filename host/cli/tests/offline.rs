@@ -20,6 +20,7 @@ fn every_verb_has_help_and_a_slip_is_wrong_usage() {
         "rm",
         "stop",
         "plugin",
+        "license",
         "embed",
         "infer",
         "key",

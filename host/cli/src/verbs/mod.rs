@@ -7,6 +7,7 @@ mod doctor;
 mod embed;
 mod infer;
 mod key;
+mod license;
 mod logs;
 mod ls;
 mod plugin;
@@ -35,6 +36,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Rm(args) => rm::run(context, &args),
         Verb::Stop(args) => stop::run(context, &args),
         Verb::Plugin(verb) => plugin::run(context, verb),
+        Verb::License(verb) => license::run(context, verb),
         Verb::Embed(args) => embed::run(context, &args),
         Verb::Infer(args) => infer::run(context, &args),
         Verb::Key(verb) => key::run(context, verb),

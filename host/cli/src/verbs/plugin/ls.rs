@@ -5,7 +5,8 @@ use crate::exit::Result;
 use crate::output::Table;
 use backplane::PluginInfo;
 use backplane_registry::package::{Level, Plugins, Trust};
-use backplane_registry::plugin::{Scanned, inspect, scan};
+use backplane_registry::plugin::{Manifest, Scanned, inspect, scan};
+use backplane_registry::trust::Timestamp;
 use serde_json::{Value, json};
 
 /// A plugin as it is shown.
@@ -87,22 +88,55 @@ pub fn run(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Plugins where a server would look, checked as it would, and read without running them.
-pub fn found(context: &Context) -> Result<Vec<Value>> {
+/// The manifests of the plugins where a server would look: of packages that it would believe, then of files.
+pub fn manifests(context: &Context) -> Result<Vec<Manifest>> {
     let state = context.state()?;
+    let least = context.load_config(Vec::new())?.plugins.trust;
+    let (plugins, trust) = (Plugins::at(&state), Trust::load(&state, least, Timestamp::now())?);
+    let mut manifests = Vec::new();
+    for version in plugins.active()? {
+        if let Ok(package) = plugins.check_files(&version, &trust) {
+            manifests.push(Manifest::clone(&package.manifest.plugin));
+        }
+    }
+    manifests
+        .extend(files(context)?.into_iter().filter_map(|(scanned, _)| Some(scanned.result.ok()?.manifest)));
+    Ok(manifests)
+}
+
+/// The plugin files where a server would look.
+fn files(context: &Context) -> Result<Vec<(Scanned, Level)>> {
     let config = context.load_config(Vec::new())?.plugins.clone();
     let mut folders = config.dirs;
-    folders.push(state.join("plugins"));
+    folders.push(context.state()?.join("plugins"));
     let own = folders.len();
     if let Some(beside) = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned())) {
         folders.push(beside.join("plugins"));
         folders.push(beside.join("../lib/backplane/plugins"));
     }
+    // Single files come first, as they do in the host; a file that is named twice is one.
+    let named = config.load.into_iter().map(|path| (Scanned { result: inspect(&path), path }, Level::Dev));
+    let lying = folders.iter().enumerate().flat_map(|(place, folder)| {
+        let level = if place < own { Level::Dev } else { Level::Core };
+        scan(folder).into_iter().map(move |scanned| (scanned, level))
+    });
+    let mut all: Vec<(Scanned, Level)> = Vec::new();
+    for (scanned, level) in named.chain(lying) {
+        if !all.iter().any(|(other, _)| other.path == scanned.path) {
+            all.push((scanned, level));
+        }
+    }
+    Ok(all)
+}
+
+/// Plugins where a server would look, checked as it would, and read without running them.
+pub fn found(context: &Context) -> Result<Vec<Value>> {
+    let disabled = context.load_config(Vec::new())?.plugins.disabled.clone();
     let file_name =
         |path: &std::path::Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let describe = |scanned: Scanned, level: Level| match scanned.result {
         Ok(file) => {
-            let disabled = config.disabled.contains(&file.manifest.id);
+            let disabled = disabled.contains(&file.manifest.id);
             let problem = disabled.then_some("disabled by `plugins.disabled`");
             let offer = |offer: &backplane_registry::Capability| format!("{}/{}", offer.name, offer.version);
             json!({
@@ -117,20 +151,8 @@ pub fn found(context: &Context) -> Result<Vec<Value>> {
             json!({ "id": name, "file": name, "level": level, "ready": false, "problem": error.to_string() })
         }
     };
-    // Single files come first, as they do in the host; a file that is named twice is one.
-    let named = config.load.into_iter().map(|path| (Scanned { result: inspect(&path), path }, Level::Dev));
-    let lying = folders.iter().enumerate().flat_map(|(place, folder)| {
-        let level = if place < own { Level::Dev } else { Level::Core };
-        scan(folder).into_iter().map(move |scanned| (scanned, level))
-    });
-    let mut all: Vec<(Scanned, Level)> = Vec::new();
-    for (scanned, level) in named.chain(lying) {
-        if !all.iter().any(|(other, _)| other.path == scanned.path) {
-            all.push((scanned, level));
-        }
-    }
-    let mut found = packages(&state, &super::install::trust(context)?)?;
-    found.extend(all.into_iter().map(|(scanned, level)| describe(scanned, level)));
+    let mut found = packages(&context.state()?, &super::install::trust(context)?)?;
+    found.extend(files(context)?.into_iter().map(|(scanned, level)| describe(scanned, level)));
     Ok(found)
 }
 

@@ -10,7 +10,7 @@ mod registry;
 mod report;
 mod trust;
 
-pub use ls::{Row, found, table};
+pub use ls::{Row, found, manifests, table};
 
 use crate::args::Plugin;
 use crate::context::Context;
