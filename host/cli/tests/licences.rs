@@ -166,12 +166,17 @@ fn only_a_trusted_vendors_licence_is_installed() {
     };
     trust(&["plugin"]);
     assert_eq!(scene.refused(&["license", "install", &file]).1, "key_role");
-    trust(&[]);
+    // Trust in the vendor's packages is not taken away by trust in its licences.
+    let (exit, code, text) = scene.refused(&["license", "trust", "add", &scene.at("acme.pub")]);
+    assert_eq!((exit, code.as_str()), (1, "key_trusted"));
+    assert!(text.contains("--role plugin --role license --role revocation"), "{text}");
+    assert_eq!(scene.refused(&["license", "install", &file]).1, "key_role");
+    trust(&["plugin", "license", "revocation"]);
     scene.run(&["license", "install", &file]).expect(0);
     let listed = scene.run(&["license", "list", "--json"]).expect(0).json();
     assert_eq!((&listed[0]["licence"]["id"], &listed[0]["state"]), (&"lic_1".into(), &"valid".into()));
     let keys = scene.run(&["license", "trust", "list", "--json"]).expect(0).json();
-    assert_eq!(keys[0]["roles"], serde_json::json!(["license", "revocation"]));
+    assert_eq!(keys[0]["roles"], serde_json::json!(["plugin", "license", "revocation"]));
     let id = keys[0]["id"].as_str().unwrap();
     scene.run(&["license", "trust", "remove", id]).expect(0);
     scene.run(&["license", "trust", "remove", id]).expect(3);

@@ -257,6 +257,27 @@ fn exit_codes_and_hints_say_what_to_do() {
 }
 
 #[test]
+fn a_licence_is_checked_against_the_version_of_the_package_that_is_installed() {
+    let scene = Scene::prepared(&["0.1.0"]);
+    let all = ["--role", "plugin", "--role", "license", "--role", "revocation"];
+    scene.run(&["license", "trust", "add", "acme.pub"]).expect(1);
+    scene.ok(&[&["license", "trust", "add", "acme.pub"][..], &all].concat());
+    scene.ok(&["plugin", "install", "echo-0.1.0.plg", "--yes"]);
+    let template = format!("licensee = {{ id = 'cus_1', name = 'Example' }}\nproduct.plugin = '{ID}'\n");
+    std::fs::write(scene.path("basic.toml"), template).unwrap();
+    for (serial, versions, exit, serves) in [(1, ">=0.1.1", 3, false), (2, "<0.1.1", 0, true)] {
+        let (serial, versions) = (format!("serial={serial}"), format!("product.versions={versions}"));
+        let file = format!("{serial}.lic");
+        let issue = ["license", "issue", "--key", "acme.key", "--template", "basic.toml", "--out", &file];
+        scene.ok(&[&issue[..], &["--set", &serial, "--set", &versions]].concat());
+        scene.run(&["license", "inspect", &file]).expect(exit);
+        scene.ok(&["license", "install", &file]);
+        let state = scene.run(&["license", "status", ID, "--json"]).expect(0).json()[0].take();
+        assert_eq!((&state["version"], &state["serves"]), (&json!("0.1.0"), &json!(serves)), "{state}");
+    }
+}
+
+#[test]
 fn a_server_loads_what_is_installed_and_says_when_it_has_to_be_restarted() {
     let scene = Scene::prepared(&["0.1.0", "0.1.1"]);
     std::fs::create_dir_all(scene.state().join("plugins")).unwrap();

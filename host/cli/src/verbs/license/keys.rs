@@ -5,6 +5,7 @@ use crate::args::{Trust, TrustAdd};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Table;
+use crate::verbs::plugin::nothing_lost;
 use backplane_registry::trust::{KeyId, PublicKey, Role, TrustStore, TrustedKey};
 use serde_json::{Value, json};
 
@@ -60,7 +61,9 @@ fn add(context: &Context, args: &TrustAdd) -> Result<()> {
     let mut trusted = TrustedKey::new(key, owner, &roles.map_err(Failure::usage)?);
     trusted.plugins = plugins.map_err(Failure::usage)?;
     trusted.not_after = until.map_err(Failure::usage)?;
-    TrustStore::at(&context.state()?).add(trusted.clone()).map_err(refused)?;
+    let store = TrustStore::at(&context.state()?);
+    nothing_lost(&store, &trusted)?;
+    store.add(trusted.clone()).map_err(refused)?;
     let id = trusted.id();
     if context.out.json {
         context.out.value(

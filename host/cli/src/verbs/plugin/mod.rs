@@ -11,6 +11,7 @@ mod report;
 mod trust;
 
 pub use ls::{Row, found, manifests, table};
+pub use trust::nothing_lost;
 
 use crate::args::Plugin;
 use crate::context::Context;

@@ -3,7 +3,7 @@
 use crate::args::package::{Trust, TrustAdd};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
-use crate::output::Table;
+use crate::output::{Table, printable};
 use backplane_registry::trust::{
     IdPattern, KeyId, PublicKey, Role, Timestamp, TrustError, TrustStore, TrustedKey, read_capped,
 };
@@ -50,6 +50,7 @@ fn add(context: &Context, store: &TrustStore, args: &TrustAdd) -> Result<()> {
     let parse = |text: &String| text.parse::<IdPattern>().map_err(Failure::usage);
     let patterns = args.plugins.iter().map(parse).collect::<Result<Vec<_>>>()?;
     let trusted = TrustedKey::new(key, owner, &roles).plugins(patterns);
+    nothing_lost(store, &trusted)?;
     store.add(trusted.clone())?;
     if context.out.json {
         context.out.value(&trusted);
@@ -57,6 +58,18 @@ fn add(context: &Context, store: &TrustStore, args: &TrustAdd) -> Result<()> {
         context.out.line(format!("{} of {} is trusted: {}", trusted.id(), trusted.owner, scope(&trusted)));
     }
     Ok(())
+}
+
+/// Refuses to trust a key again for less than it is trusted for: a vendor signs packages and licences with one key, and
+/// whoever adds it for the one would take it away from the other.
+pub fn nothing_lost(store: &TrustStore, key: &TrustedKey) -> Result<()> {
+    let trusted = store.load(Timestamp::now())?;
+    let known = trusted.keys.keys().find(|known| known.id() == key.id());
+    let Some(known) = known.filter(|known| !known.roles.is_subset(&key.roles)) else { return Ok(()) };
+    let what = format!("{} of {} is trusted already: {}", known.id(), printable(&known.owner), scope(known));
+    let roles: Vec<_> = known.roles.union(&key.roles).map(|role| format!("--role {role}")).collect();
+    let next = format!("`{}` trusts it for all; for less, `trust remove` it first", roles.join(" "));
+    Err(Failure::failed(what).next(next).code("key_trusted"))
 }
 
 fn scope(key: &TrustedKey) -> String {
