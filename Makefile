@@ -28,7 +28,7 @@ setup: ## Installs, or names, what a build needs: cmake, clang, libclang, python
 
 build: setup ## Builds the program and its plugins, optimised.
 	@$(call say,building (the first time llama.cpp takes some minutes))
-	@$(CARGO) build --release -j $(JOBS) -p backplane-cli $(addprefix -p backplane-,$(PLUGINS))
+	@$(CARGO) build --release -j $(JOBS) -p backplane-cli -p backplane-worker $(addprefix -p backplane-,$(PLUGINS))
 	@mkdir -p target/release/plugins
 	@for plugin in $(PLUGINS); do cp -u target/release/libbackplane_$$plugin.so target/release/plugins/; done
 

@@ -17,6 +17,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("backplane-server", &["backplane"]),
     // The conformance kit is a verb: docs/decisions/005-the-kit-is-in-the-program.md.
     ("backplane-cli", &["backplane", "backplane-registry", "backplane-server", "backplane-testkit"]),
+    ("backplane-worker", &["backplane-abi"]),
     ("backplane-echo", &["backplane-plugin"]),
     ("backplane-llama", &["backplane-plugin"]),
     ("backplane-onnx", &["backplane-plugin"]),
@@ -30,6 +31,13 @@ const UNSAFE: &[&str] = &[
     "plugin-api/sdk/src/export.rs",
     "plugin-api/testkit/src/host.rs",
     "host/runtime/src/loader/",
+    // The worker's end of the tables, and the two system calls without a safe form.
+    "host/worker/src/buffers.rs",
+    "host/worker/src/calls.rs",
+    "host/worker/src/library.rs",
+    "host/worker/src/state.rs",
+    "host/worker/src/table.rs",
+    "host/worker/src/sandbox/syscalls.rs",
     "plugins/llama/src/sys.rs",
     "plugins/onnx/src/sys.rs",
 ];

@@ -4,7 +4,7 @@ use crate::auth::Caller;
 use crate::compute::Pool;
 use crate::error::{Error, Result};
 use crate::job::Next;
-use crate::loader::{Exchange, ExchangeSpec, Instance, Shared, load};
+use crate::loader::{Exchange, ExchangeSpec, Instance, Launch, Shared, load};
 use backplane_registry::plugin::inspect;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +23,17 @@ impl Crossing {
     /// # Errors
     /// What is wrong with either.
     pub fn open(library: &Path, model_json: &str) -> Result<Self> {
+        Self::open_in(None, library, model_json)
+    }
+
+    /// As [`Crossing::open`], in a worker.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_in(worker: Option<Launch>, library: &Path, model_json: &str) -> Result<Self> {
         let file = inspect(library).map_err(|error| Error::internal(error.to_string()))?;
-        let loaded = load(&file, "{}".to_owned(), Arc::new(Shared::default()), Duration::from_secs(10));
+        let loaded =
+            load(&file, "{}".to_owned(), Arc::new(Shared::default()), Duration::from_secs(10), worker);
         let plugin = loaded.map_err(|error| Error::internal(error.to_string()))?;
         let client = Pool::new(1).join("bench", 1.0);
         Ok(Self(plugin.open(model_json)?.instance(0, 1, Arc::new(client))?))

@@ -41,6 +41,10 @@ mod host;
 mod info;
 mod job;
 pub mod limiter;
+/// Plugins in processes of their own.
+pub mod isolation {
+    pub use crate::loader::{Confinement, Launch, WorkerEntry};
+}
 mod loader;
 pub mod metrics;
 mod router;

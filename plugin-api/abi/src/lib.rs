@@ -10,6 +10,7 @@
 //! - [`payload`]: the JSON of the standard capabilities, as types.
 //! - [`root`]: the frozen `abi_stable` root module, which catches mismatched Rust builds at load time.
 //! - [`clock`]: the monotonic clock that deadlines are given in.
+//! - `worker` (feature of that name): what the host and a worker process say to each other.
 
 pub mod clock;
 pub mod code;
@@ -18,6 +19,8 @@ pub mod payload;
 pub mod root;
 #[allow(non_camel_case_types, reason = "the names of backplane.h, so that they can be searched for")]
 pub mod table;
+#[cfg(feature = "worker")]
+pub mod worker;
 
 /// Name of the one symbol every plugin exports; the ABI's major version is in it.
 pub const ENTRY_SYMBOL: &str = "bp_entry_v1";

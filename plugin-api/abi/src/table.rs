@@ -288,6 +288,22 @@ tables! {
 /// Signature of `bp_entry_v1`.
 pub type EntryV1 = unsafe extern "C" fn(host: *const bp_host, out: *mut *mut bp_plugin) -> bp_code;
 
+/// How a plugin is entered: the function behind its symbol, or what stands for it.
+pub trait Enter: Send + Sync {
+    /// `bp_entry_v1`.
+    ///
+    /// # Safety
+    /// As the header says of `bp_entry_v1`.
+    unsafe fn enter(&self, host: *const bp_host, out: *mut *mut bp_plugin) -> bp_code;
+}
+
+impl Enter for EntryV1 {
+    unsafe fn enter(&self, host: *const bp_host, out: *mut *mut bp_plugin) -> bp_code {
+        // SAFETY: the caller's promise.
+        unsafe { self(host, out) }
+    }
+}
+
 /// A type whose every bit pattern of zeroes is a value: null pointers, absent functions, empty strings.
 ///
 /// # Safety
@@ -326,10 +342,25 @@ pub unsafe trait Sized32: Zeroable + Copy {
         }
         // SAFETY: the caller's promise: at least 8 bytes are readable.
         let [size, flags] = unsafe { from.cast::<[u32; 2]>().read_unaligned() };
-        let size = size as usize;
-        if size < least.max(8) || flags & BP_FLAG_REQUIRED_MASK != 0 {
+        if (size as usize) < least.max(8) || flags & BP_FLAG_REQUIRED_MASK != 0 {
             return None;
         }
+        // SAFETY: the caller's promise.
+        unsafe { Self::view(from) }
+    }
+
+    /// As [`Sized32::read`], but whatever its size and flags say: for one who passes it on to be judged.
+    ///
+    /// # Safety
+    /// As [`Sized32::read`].
+    unsafe fn view(from: *const Self) -> Option<Self> {
+        if from.is_null() {
+            return None;
+        }
+        // SAFETY: the caller's promise: at least 8 bytes are readable.
+        let size = unsafe { from.cast::<u32>().read_unaligned() } as usize;
+        // Size and flags are always there.
+        let size = size.max(8);
         let mut this = Self::zeroed();
         // SAFETY: both sides hold `min(size, size_of::<Self>())` bytes, and `Self` is plain data (Zeroable).
         unsafe {

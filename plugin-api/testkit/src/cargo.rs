@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The library of this package: the one that cargo built with the test that asks, else one built for it now.
-pub(crate) fn library(package: &str) -> Result<PathBuf, String> {
+///
+/// # Errors
+/// When it cannot be built.
+pub fn library(package: &str) -> Result<PathBuf, String> {
     match beside_the_test(package) {
         Some(library) => Ok(library),
         None => build(package),

@@ -1101,17 +1101,17 @@ fn absent(function: &str) -> Failure {
 }
 
 /// Enters with null arguments, which must be refused.
-pub(crate) fn enter_with_nulls(entry: EntryV1, host: &'static Host) -> [bp_code; 2] {
+pub(crate) fn enter_with_nulls(entry: &dyn Enter, host: &'static Host) -> [bp_code; 2] {
     let mut out = std::ptr::null_mut();
     // SAFETY: the header lets every function be given null, which is an error.
-    unsafe { [entry(std::ptr::null(), &raw mut out), entry(host.table(), std::ptr::null_mut())] }
+    unsafe { [entry.enter(std::ptr::null(), &raw mut out), entry.enter(host.table(), std::ptr::null_mut())] }
 }
 
 /// Enters a plugin.
-pub(crate) fn enter(entry: EntryV1, host: &'static Host) -> Result<RawPlugin, Failure> {
+pub(crate) fn enter(entry: &dyn Enter, host: &'static Host) -> Result<RawPlugin, Failure> {
     let mut out = std::ptr::null_mut();
     // SAFETY: a host's table that is never freed, and a place to write to.
-    let code = unsafe { entry(host.table(), &raw mut out) };
+    let code = unsafe { entry.enter(host.table(), &raw mut out) };
     if code != BP_OK {
         return Err(Failure {
             code,

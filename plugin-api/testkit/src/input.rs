@@ -102,7 +102,7 @@ impl TensorInput {
     }
 
     /// A tensor of this type and shape with content that differs in every byte nearby; BYTES get short strings.
-    pub(crate) fn patterned(name: &str, dtype: DType, shape: &[i64]) -> Self {
+    pub fn patterned(name: &str, dtype: DType, shape: &[i64]) -> Self {
         let elements = dense_bytes(DType::Uint8, shape).unwrap_or_default();
         let data = match dtype.size() {
             None => encode(&(0..elements).map(|n| format!("string {n}\0")).collect::<Vec<_>>()),

@@ -35,6 +35,8 @@ mod report;
 mod session;
 
 pub use answer::{Answer, Chunk, End, Failure, TensorOutput};
+/// The library of a package of this workspace, as [`PluginTest::build`] finds it.
+pub use cargo::library;
 pub use conformance::{Case, CheckInfo, checks};
 pub use fault::Fault;
 pub use header::{HEADER, Passage, passage};

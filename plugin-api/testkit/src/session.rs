@@ -8,7 +8,7 @@ use crate::fault::Fault;
 use crate::host::{self, Answering, CallInput, Exchange, Host, RawInstance, RawModel, RawPlugin, Shape};
 use crate::input::{RequestInput, TensorInput};
 use crate::report::{Check, Report};
-use backplane_abi::table::{BP_CONCURRENT, BP_SERIAL, EntryV1};
+use backplane_abi::table::{BP_CONCURRENT, BP_SERIAL, Enter, EntryV1};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// A plugin is trusted code: whoever tests it runs it in their own process.
 #[derive(Clone)]
 pub struct PluginTest {
-    pub(crate) entry: EntryV1,
+    pub(crate) entry: Arc<dyn Enter>,
     pub(crate) path: Option<PathBuf>,
     pub(crate) config: String,
     pub(crate) patience: Duration,
@@ -60,6 +60,11 @@ impl PluginTest {
 
     /// A plugin that is linked into this test: `my_plugin::backplane_export::bp_entry_v1`.
     pub fn of(entry: EntryV1) -> Self {
+        Self::entered_by(Arc::new(entry))
+    }
+
+    /// A plugin that is entered in another way: through a process of its own.
+    pub fn entered_by(entry: Arc<dyn Enter>) -> Self {
         Self {
             entry,
             path: None,
@@ -137,7 +142,7 @@ impl PluginTest {
     }
 
     pub(crate) fn start(&self, host: &'static Host) -> Result<Arc<Plugin>, Failure> {
-        let raw = host::enter(self.entry, host)?;
+        let raw = host::enter(&*self.entry, host)?;
         raw.init(self.config.as_bytes())?;
         Ok(Arc::new(Plugin { raw, patience: self.patience }))
     }

@@ -272,7 +272,8 @@ impl Seat {
         overdue
     }
 
-    /// Gives up on a stuck instance: its requests end with an error, its threads are left alone.
+    /// Gives up on a stuck instance: its requests end with an error, its threads are left alone, or end with their
+    /// worker.
     pub fn retire(&self, error: &Error) {
         self.retired.store(true, Ordering::Relaxed);
         let open: Vec<_> = self.open.lock().clone();
@@ -282,6 +283,9 @@ impl Seat {
                 Some(instance) => instance.abandon(&exchange, error.clone()),
                 None => drop(exchange.end(Err(error.clone()), None)),
             }
+        }
+        if let Some(instance) = &instance {
+            instance.end_worker();
         }
         self.returned.notify_all();
     }

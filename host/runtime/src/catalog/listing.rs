@@ -1,7 +1,7 @@
 //! From what is installed and configured to what the catalog keeps.
 
 use super::entry::Listed;
-use super::plugins::{Found, PluginOptions};
+use super::plugins::{Found, PluginOptions, Workers};
 use super::stamp::Stamp;
 use super::{ModelOptions, Options};
 use crate::config::{Config, MemoryBudget, Override, Source};
@@ -253,6 +253,8 @@ pub fn plugin_options(config: &Config, state: &Path, first: &[PathBuf]) -> Plugi
         disabled: config.plugins.disabled.clone(),
         settings: config.plugins.settings.iter().map(|(id, own)| (id.clone(), settings(Some(own)))).collect(),
         default_settings: settings(None),
+        isolation: config.plugins.isolation.clone().into_iter().collect(),
+        worker: Workers::beside_the_program(state),
         load_timeout: PLUGIN_LOAD_TIMEOUT,
     }
 }

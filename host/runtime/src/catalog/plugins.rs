@@ -1,8 +1,9 @@
 //! The plugins of this host: which files there are, which are loaded, and what is wrong with the others.
 
 use super::stamp::Stamp;
+use crate::config::Isolation;
 use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
-use crate::loader::{BidQuery, LoadError, Plugin, Shared, Waits, load};
+use crate::loader::{BidQuery, Confinement, Launch, LoadError, Plugin, Shared, Waits, load};
 use backplane_registry::package::{Level, Plugins, Trust, Version};
 use backplane_registry::plugin::{Manifest, PluginFile, inspect};
 use backplane_registry::trust::Timestamp;
@@ -35,8 +36,69 @@ pub struct PluginOptions {
     pub settings: HashMap<String, String>,
     /// The section of plugins that have none.
     pub default_settings: String,
+    /// Where plugins run that do not run in-process.
+    pub isolation: HashMap<String, Isolation>,
+    /// How those are started.
+    pub worker: Workers,
     /// How long a plugin may take to load.
     pub load_timeout: Duration,
+}
+
+impl PluginOptions {
+    fn isolation_of(&self, id: &str) -> Isolation {
+        self.isolation.get(id).copied().unwrap_or_default()
+    }
+}
+
+/// How plugins are started in processes of their own.
+#[derive(Clone, Debug, Default)]
+pub struct Workers {
+    /// `backplane-worker`.
+    pub program: PathBuf,
+    /// What they may read: where models and runtimes are.
+    pub read: Vec<PathBuf>,
+    /// Where it is noted that a plugin crashed again and again.
+    pub quarantine: PathBuf,
+}
+
+impl Workers {
+    /// The program that was installed with this one.
+    pub fn beside_the_program(state: &Path) -> Self {
+        let beside = std::env::current_exe().unwrap_or_default();
+        // As installed, as packaged, and as cargo builds a test.
+        let places = ["backplane-worker", "../lib/backplane/backplane-worker", "../backplane-worker"];
+        let mut programs = places.map(|place| beside.with_file_name(place)).into_iter();
+        let program =
+            programs.find(|program| program.exists()).unwrap_or_else(|| beside.with_file_name(places[0]));
+        let read = ["models", "runtimes"].map(|folder| state.join(folder)).into();
+        Self { program, read, quarantine: state.join("quarantine") }
+    }
+
+    /// How this plugin is started.
+    fn launch(&self, file: &PluginFile, limit: Duration) -> Launch {
+        let manifest = &file.manifest;
+        Launch {
+            program: self.program.clone(),
+            library: std::path::absolute(&file.path).unwrap_or_else(|_| file.path.clone()),
+            id: manifest.id.clone(),
+            version: manifest.version.clone(),
+            confinement: Confinement::Cpu {
+                // What is not there yet is made by the first pull, and read after a restart.
+                read: self.read.iter().filter(|path| path.exists()).cloned().collect(),
+                memory: 0,
+                missing: String::new(),
+                off: Vec::new(),
+            },
+            // Before the loader gives up, so that no process is left.
+            limit: limit.mul_f32(0.8),
+            // Another version is another plugin, and may be better.
+            quarantine: Some(self.quarantine.join(format!(
+                "{}-{}",
+                manifest.id,
+                &file.sha256[..file.sha256.len().min(16)]
+            ))),
+        }
+    }
 }
 
 /// A file that is, or should have been, a plugin.
@@ -51,6 +113,7 @@ pub struct Found {
     /// Whose key signed its package.
     pub signer: Option<String>,
     pub plugin: Option<Arc<Plugin>>,
+    pub isolation: Isolation,
     pub problem: Option<String>,
     /// It was to be loaded, and could not be.
     refused: bool,
@@ -89,7 +152,7 @@ impl Found {
                 })
                 .unwrap_or_default(),
             formats: manifest.map(|manifest| manifest.formats.clone()).unwrap_or_default(),
-            isolation: "in-process",
+            isolation: self.isolation.name(),
             level: self.level.as_str(),
             signer: self.signer.clone(),
             ready: self.plugin.is_some(),
@@ -212,7 +275,9 @@ fn load_one(
                 return (place, Outcome::Unused { problem });
             }
             let settings = options.settings.get(id).unwrap_or(&options.default_settings).clone();
-            match load(&file, settings, shared.clone(), options.load_timeout) {
+            let launch = (options.isolation_of(id) == Isolation::Worker)
+                .then(|| options.worker.launch(&file, options.load_timeout));
+            match load(&file, settings, shared.clone(), options.load_timeout, launch) {
                 Ok(plugin) => {
                     tracing::info!(plugin = id, version = file.manifest.version, "plugin loaded");
                     used = all.get(place).map(Found::file);
@@ -310,6 +375,13 @@ fn check(
     found.id = Some(file.manifest.id.clone());
     found.manifest = Some(file.manifest.clone());
     found.sha256.clone_from(&file.sha256);
+    found.isolation = options.isolation_of(&file.manifest.id);
+    if found.isolation == Isolation::Worker && file.sealed.is_some() {
+        // What is run must be what was verified: the worker would open the file once more.
+        return Err(
+            "a signed package cannot run in a worker yet: take it out of `plugins.isolation`".to_owned()
+        );
+    }
     if found.level < options.least {
         return Err(format!(
             "nobody signed it: it is of the level `{}`, and `plugins.trust` asks for `{}`; install it as a package",

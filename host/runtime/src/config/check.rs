@@ -187,6 +187,7 @@ pub(super) fn meaning(
             load: raw.plugins.load.clone(),
             trust: raw.plugins.trust.into(),
             disabled: raw.plugins.disabled.clone(),
+            isolation: raw.plugins.isolation.clone(),
             settings: raw.plugins.settings.clone(),
         },
         models: checked_models(&raw.models),

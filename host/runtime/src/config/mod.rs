@@ -12,7 +12,7 @@ pub mod reload;
 mod units;
 
 pub use layers::Source;
-pub use raw::LogFormat;
+pub use raw::{Isolation, LogFormat};
 pub use units::MemoryBudget;
 
 use crate::job::KeepAlive;
@@ -101,6 +101,8 @@ pub struct PluginsConfig {
     pub trust: Level,
     /// Ids of plugins that are not to be loaded.
     pub disabled: Vec<String>,
+    /// Plugin id to where it runs; in-process unless it is said.
+    pub isolation: BTreeMap<String, Isolation>,
     /// Plugin id to its settings, unread.
     pub settings: BTreeMap<String, Map<String, Value>>,
 }

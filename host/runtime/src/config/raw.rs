@@ -155,10 +155,35 @@ pub struct Plugins {
     pub trust: Trust,
     /// Ids of plugins that are not to be loaded.
     pub disabled: Vec<String>,
+    /// Where a plugin runs, by its id: "in-process" (the default), or "worker", a sandboxed process of its own that has
+    /// no network and reads no files but models.
+    #[schemars(extend("x-example" = "[plugins.isolation]\n\"com.example.stranger\" = \"worker\""))]
+    pub isolation: BTreeMap<String, Isolation>,
     /// Settings of a plugin, by its id. The host does not read them; the plugin's own documentation says what
     /// there is.
     #[schemars(extend("x-example" = "[plugins.settings.\"dev.backplane.onnx\"]\nruntime = \"/opt/onnxruntime/lib/libonnxruntime.so\""))]
     pub settings: BTreeMap<String, Map<String, Value>>,
+}
+
+/// Where a plugin runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// In the host.
+    #[default]
+    InProcess,
+    /// In a process of its own.
+    Worker,
+}
+
+impl Isolation {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isolation::InProcess => "in-process",
+            Isolation::Worker => "worker",
+        }
+    }
 }
 
 /// `[models]`

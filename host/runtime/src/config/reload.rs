@@ -20,7 +20,7 @@ pub struct ReloadReport {
 
 /// Keys, and beginnings of keys, that are read once: sockets and threads are made from them, plugins are told them
 /// when they are initialised, and a log line's form is fixed when logging begins.
-pub(super) const READ_ONCE: [&str; 20] = [
+pub(super) const READ_ONCE: [&str; 21] = [
     "server.address",
     "server.workers",
     "server.body_limit",
@@ -37,6 +37,7 @@ pub(super) const READ_ONCE: [&str; 20] = [
     "server.keep_alive",
     "server.max_connections",
     "server.cors_origins",
+    "plugins.isolation",
     "plugins.settings",
     "plugins.trust",
     "compute",

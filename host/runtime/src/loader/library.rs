@@ -3,6 +3,7 @@
 
 use super::plugin::Plugin;
 use super::table::{PluginContext, Shared};
+use super::worker::{Launch, WorkerEntry};
 use abi_stable::library::lib_header_from_path;
 use backplane_abi::root::RootRef;
 use backplane_abi::table::*;
@@ -59,6 +60,9 @@ pub enum LoadError {
     /// Its `init` failed.
     #[error("plugin `{id}` {version}: failed to start: {why}")]
     Init { id: String, version: String, why: String },
+    /// It could not be started in a process of its own.
+    #[error("plugin `{id}` ({file}): cannot be started in a worker: {why}")]
+    Worker { id: String, file: String, why: String },
     /// It hangs.
     #[error(
         "plugin `{id}` ({file}): did not finish {doing} within {limit:?}; it stays unused until the host restarts"
@@ -76,6 +80,7 @@ pub fn load(
     config_json: String,
     shared: Arc<Shared>,
     limit: Duration,
+    worker: Option<Launch>,
 ) -> Result<Arc<Plugin>, LoadError> {
     let PluginFile { path, manifest, sha256, .. } = inspected;
     let file = file_name(path);
@@ -83,7 +88,21 @@ pub fn load(
     let (sender, receiver) = channel();
     let identity = format!("{} {} {sha256}", manifest.id, manifest.version).into();
     let spawned = std::thread::Builder::new().name(format!("load {}", manifest.id)).spawn(move || {
-        sender.send(enter(inner, identity, &config_json, shared)).ok();
+        let loaded = match worker {
+            None => map(&inner).and_then(|entry| enter(&entry, &inner, identity, &config_json, shared)),
+            Some(launch) => {
+                let entry = WorkerEntry::new(launch);
+                let entered = enter(&entry, &inner, identity, &config_json, shared);
+                // What kept it from being entered at all says more than the code.
+                entered.map_err(|error| match entry.problem() {
+                    Some(why) => {
+                        LoadError::Worker { id: inner.manifest.id.clone(), file: file_name(&inner.path), why }
+                    }
+                    None => error,
+                })
+            }
+        };
+        sender.send(loaded).ok();
     });
     let id = manifest.id.clone();
     if let Err(error) = spawned {
@@ -103,14 +122,10 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn enter(
-    inspected: PluginFile,
-    identity: Arc<str>,
-    config_json: &str,
-    shared: Arc<Shared>,
-) -> Result<Plugin, LoadError> {
+/// Maps a library into this process: its entry.
+fn map(inspected: &PluginFile) -> Result<EntryV1, LoadError> {
     let path = inspected.mapped();
-    let PluginFile { path: at, manifest, sealed, .. } = &inspected;
+    let PluginFile { path: at, manifest, sealed, .. } = inspected;
     let file = file_name(at);
     let id = || manifest.id.clone();
     // SAFETY: runs the library's constructors, which is what loading a plugin means: the operator put it here.
@@ -132,11 +147,23 @@ fn enter(
     if is_rust {
         check_layout(&path).map_err(|why| LoadError::Layout { id: id(), file: file.clone(), why })?;
     }
+    Ok(entry)
+}
 
+fn enter(
+    entry: &dyn Enter,
+    inspected: &PluginFile,
+    identity: Arc<str>,
+    config_json: &str,
+    shared: Arc<Shared>,
+) -> Result<Plugin, LoadError> {
+    let PluginFile { path, manifest, .. } = inspected;
+    let file = file_name(path);
+    let id = || manifest.id.clone();
     let context = PluginContext::leak(&manifest.id, shared);
     let mut table = std::ptr::null_mut();
     // SAFETY: the entry of backplane.h with a table that is never freed and a place to write to.
-    let code = unsafe { entry(context.table(), &raw mut table) };
+    let code = unsafe { entry.enter(context.table(), &raw mut table) };
     if code != BP_OK {
         return Err(LoadError::Entry { id: id(), version: manifest.version.clone(), file, code });
     }

@@ -11,6 +11,7 @@
 //! - `handles`: generation-tagged handles, so that a plugin's mistake is an error and not a crash.
 //! - `buffers`: reference-counted memory that crosses the boundary without a copy.
 //! - `patience`: questions to a plugin that must not hold anybody up.
+//! - `worker`: a plugin in a process of its own, behind the same tables.
 //! - `strided`: a tensor whose elements lie apart, made dense.
 
 mod buffers;
@@ -21,11 +22,13 @@ mod patience;
 mod plugin;
 mod strided;
 mod table;
+mod worker;
 
 pub use exchange::{End, Exchange, ExchangeSpec};
 pub use library::{LoadError, load};
 pub use plugin::{Bid, BidQuery, Class, HealthState, Instance, Model, Plugin, Waits};
 pub(crate) use table::{PluginCall, Shared};
+pub use worker::{Confinement, Launch, WorkerEntry};
 
 /// Gives memory that the allocator holds back to the system, after a model was opened or closed.
 pub fn trim_memory() {

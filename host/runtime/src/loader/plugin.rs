@@ -496,6 +496,11 @@ impl Instance {
         exchange.end(Err(error), None);
     }
 
+    /// Ends the worker it is in, if it is in one, with whatever hangs there.
+    pub fn end_worker(&self) {
+        super::worker::end(self.table, &self.known);
+    }
+
     /// How it says it is. Blocks as long as the plugin does.
     pub fn health(&self) -> HealthState {
         let Some(health) = self.known.health else { return HealthState::Ready };

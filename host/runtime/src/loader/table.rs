@@ -15,9 +15,9 @@ use crate::tensor::{DType, Tensor};
 use backplane_abi::dtype::dense_bytes;
 use backplane_abi::payload::Usage;
 use backplane_abi::table::*;
+use backplane_abi::worker::is_object;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, clock};
 use bytes::Bytes;
-use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::ffi::c_void;
@@ -471,29 +471,6 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
     })
 }
 
-/// Whether this is a JSON object, or nothing. Whoever reads a chunk may put it into an answer as it is, so it nests no
-/// deeper than readers allow.
-fn is_object(json: &[u8]) -> bool {
-    /// As deep as `serde_json` reads; what it only skips may be deeper.
-    const DEEPEST: usize = 127;
-    let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = quoted,
-            b'"' => quoted = !quoted,
-            b'{' | b'[' if !quoted => depth += 1,
-            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        deepest = deepest.max(depth);
-    }
-    json.is_empty()
-        || deepest <= DEEPEST
-            && json.trim_ascii_start().first() == Some(&b'{')
-            && std::str::from_utf8(json).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
-}
-
 /// Tensors of a plugin's as ours.
 ///
 /// # Safety
@@ -725,21 +702,4 @@ unsafe extern "C" fn call_cancel(host: *const bp_host, call: bp_req) -> bp_code 
             None => BP_STALE_HANDLE,
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_chunk_is_an_object_or_nothing() {
-        for good in ["", "{}", " {\"a\": [1, null, \"\\u00e4\"]}\n", "{\"ä\":{}}"] {
-            assert!(is_object(good.as_bytes()), "{good}");
-        }
-        let deep = format!("{{\"a\":{}{}}}", "[".repeat(500), "]".repeat(500));
-        for bad in ["[1]", "1", "null", "\"a\"", "{\"a\":", "{} {}", "{\"a\":NaN}", "{'a':1}", " ", &deep] {
-            assert!(!is_object(bad.as_bytes()), "{bad}");
-        }
-        assert!(!is_object(b"{\"a\":\"\xff\"}"));
-    }
 }

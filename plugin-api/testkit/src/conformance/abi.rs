@@ -17,7 +17,7 @@ const REQUIRED: u32 = 0x8000_0000;
 const OPTIONAL: u32 = 0x0000_8000;
 
 pub fn entry_with_nulls(bench: &Bench<'_>) -> Verdict {
-    let codes = enter_with_nulls(bench.test.entry, bench.host(Shape::default()));
+    let codes = enter_with_nulls(&*bench.test.entry, bench.host(Shape::default()));
     ensure(
         !codes.contains(&BP_OK),
         || format!("bp_entry_v1 answered {codes:?} to a null host and to a null out"),
@@ -59,7 +59,7 @@ pub fn host_table_smaller(bench: &Bench<'_>) -> Verdict {
     for struct_size in [0, 8, before_finish] {
         let host = bench.host(Shape { struct_size: Some(struct_size), ..Shape::default() });
         ensure(
-            enter(bench.test.entry, host).is_err(),
+            enter(&*bench.test.entry, host).is_err(),
             || format!("it accepted a host whose table ends after {struct_size} bytes, before `finish`"),
             SIZES,
             CHECK_SIZE,
@@ -85,7 +85,7 @@ pub fn host_table_larger(bench: &Bench<'_>, case: &Case) -> Verdict {
 pub fn host_table_flags(bench: &Bench<'_>) -> Verdict {
     let required = bench.host(Shape { flags: REQUIRED, ..Shape::default() });
     ensure(
-        enter(bench.test.entry, required).is_err(),
+        enter(&*bench.test.entry, required).is_err(),
         || "it accepted a host with a required flag it cannot know".to_owned(),
         FLAGS,
         CHECK_FLAGS,

@@ -7,7 +7,7 @@ use backplane_abi::table::{BP_OK, bp_bid};
 const STATE: &str = "bp_plugin: \"Until init has returned BP_OK the other functions answer BP_BAD_STATE\"";
 
 pub fn before_init(bench: &Bench<'_>, case: &Case) -> Verdict {
-    let plugin = match enter(bench.test.entry, bench.host(Shape::default())) {
+    let plugin = match enter(&*bench.test.entry, bench.host(Shape::default())) {
         Ok(plugin) => plugin,
         Err(failure) => {
             return super::failed(failure.to_string(), "bp_entry_v1", "accept a host of your major");
@@ -41,7 +41,7 @@ pub fn bad_configuration(bench: &Bench<'_>) -> Verdict {
     let mut refused = 0;
     for config in bad {
         let host = bench.host(Shape::default());
-        let Ok(plugin) = enter(bench.test.entry, host) else { continue };
+        let Ok(plugin) = enter(&*bench.test.entry, host) else { continue };
         match plugin.init(config) {
             // After an error shutdown is not called.
             Err(failure) => {

@@ -1,0 +1,691 @@
+//! One worker that runs: its connections, and the requests it has.
+
+use super::host::{CancelWord, HostSide};
+use super::{Confinement, Launch, process};
+use backplane_abi::clock;
+use backplane_abi::table::*;
+use backplane_abi::worker::Out;
+use backplane_abi::worker::{
+    Body, Call, Channel, Confine, Failure, PROTOCOL, Return, TAKEN_EVERY, ToHost, ToWorker, WINDOW_BYTES,
+    WINDOW_CHUNKS, frame,
+};
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::Shutdown;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// A worker that said nothing for so long is asked whether it is there.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Questions in a row without an answer, after which it is ended.
+const MISSED: u32 = 3;
+/// How often cancel words are looked at, and pieces offered again.
+const TICK: Duration = Duration::from_millis(5);
+/// The same while nothing is open.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// A worker, from its start to its end.
+pub struct Link {
+    main: Channel,
+    host: HostSide,
+    launch: Arc<Launch>,
+    pub generation: u64,
+    pub pid: u32,
+    lanes: Mutex<Vec<Channel>>,
+    open: Mutex<Requests>,
+    heard: Mutex<u64>,
+    progress: Condvar,
+    granted: Mutex<HashMap<bp_ticket, u32>>,
+    /// Calls to other capabilities: the worker's number, the host's handle (0 while it is being started).
+    calls: Mutex<HashMap<u64, bp_req>>,
+    killed: OnceLock<&'static str>,
+    closing: AtomicBool,
+    death: Mutex<Option<Death>>,
+    dead: Condvar,
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug)]
+pub struct Death {
+    /// "was killed by SIGSEGV"
+    pub how: String,
+    /// Fingerprints of the requests it had.
+    pub had: Vec<u64>,
+    pub at: Instant,
+}
+
+#[derive(Default)]
+struct Requests {
+    all: HashMap<u64, Open>,
+    /// The worker is gone: nothing is taken any more.
+    closed: bool,
+}
+
+/// A request that the worker has.
+pub struct Open {
+    pub sink: bp_sink,
+    pub instance: u64,
+    pub cancel: CancelWord,
+    /// Its id in the log.
+    pub request_id: String,
+    /// What it asks, as a number.
+    pub fingerprint: u64,
+    told: bool,
+    /// Its submit has not returned: whoever called that knows whether the worker ever read it, and ends it.
+    submitting: bool,
+    /// Pieces that the reader was too slow for.
+    parked: VecDeque<Arc<Body>>,
+    end: Option<Arc<Body>>,
+    taken: (u32, u64),
+    /// The code with which the host refused a piece.
+    refused: bp_code,
+}
+
+impl Open {
+    pub fn new(
+        sink: bp_sink,
+        instance: u64,
+        cancel: CancelWord,
+        request_id: String,
+        fingerprint: u64,
+        told: bool,
+    ) -> Self {
+        Self {
+            sink,
+            instance,
+            cancel,
+            request_id,
+            fingerprint,
+            told,
+            submitting: true,
+            parked: VecDeque::new(),
+            end: None,
+            taken: (0, 0),
+            refused: BP_OK,
+        }
+    }
+}
+
+/// A call that ended with the worker, or that took too long.
+#[derive(Debug)]
+pub struct Lost {
+    /// Whether the call had reached it.
+    pub sent: bool,
+}
+
+/// An answer that arrived.
+pub struct Returned(Body);
+
+impl Returned {
+    /// What it says: read before it was handed out, so that it can be.
+    pub fn read(&self) -> Return<'_> {
+        let broken = Return {
+            after: 0,
+            code: BP_INTERNAL,
+            error: None,
+            value: backplane_abi::worker::Value::Nothing {},
+        };
+        self.0.read().unwrap_or(broken)
+    }
+}
+
+impl Link {
+    /// Starts a worker and waits until the plugin is mapped in it.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn start(launch: &Arc<Launch>, host: HostSide) -> Result<Arc<Link>, String> {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let (main, theirs) = Channel::pair().map_err(|error| error.to_string())?;
+        let mut child = process::spawn(launch, theirs)
+            .map_err(|error| format!("`{}` cannot be started: {error}", launch.program.display()))?;
+        let ready = greet(&main, launch);
+        if let Err(why) = ready {
+            let ended = process::reap(&mut child, Duration::from_millis(200));
+            return Err(match (why, ended) {
+                (Some(why), _) => why,
+                (None, Ok(status)) => format!("its worker {} before it was ready", process::describe(status)),
+                (None, Err(error)) => error.to_string(),
+            });
+        }
+        let link = Arc::new(Link {
+            main,
+            host,
+            launch: launch.clone(),
+            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+            pid: child.id(),
+            lanes: Mutex::default(),
+            open: Mutex::default(),
+            heard: Mutex::new(0),
+            progress: Condvar::new(),
+            granted: Mutex::default(),
+            calls: Mutex::default(),
+            killed: OnceLock::new(),
+            closing: AtomicBool::new(false),
+            death: Mutex::new(None),
+            dead: Condvar::new(),
+        });
+        let listener = link.clone();
+        std::thread::Builder::new()
+            .name(format!("worker {}", launch.id))
+            .spawn(move || listener.listen(child))
+            .map_err(|error| format!("no thread for a worker: {error}"))?;
+        Ok(link)
+    }
+
+    pub fn is_dead(&self) -> bool {
+        self.open.lock().closed
+    }
+
+    /// How it ended; waits a moment for the system to say.
+    pub fn death(&self) -> Option<Death> {
+        let mut death = self.death.lock();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while death.is_none() && self.is_dead() && Instant::now() < deadline {
+            self.dead.wait_until(&mut death, deadline);
+        }
+        death.clone()
+    }
+
+    /// Ends it, for this reason.
+    pub fn kill(&self, why: &'static str) {
+        let _first = self.killed.set(why);
+        // Its listener sees the end of the connection, and does the rest.
+        let _gone = rustix::net::shutdown(&self.main, Shutdown::Both);
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid.cast_signed())
+            && self.death.lock().is_none()
+        {
+            // Its number is not anybody else's before the listener has waited for it, which it says in `death`.
+            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// Lets it end: no plugin is in it any more.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        let _gone = rustix::net::shutdown(&self.main, Shutdown::Both);
+    }
+
+    /// Says something on the main connection. Whether it could be sent.
+    pub fn tell(&self, out: &Out<'_>) -> bool {
+        self.main.send(out).is_ok()
+    }
+
+    // ---- calls ------------------------------------------------------------------------------------------------
+
+    /// A lane: one that is free, or a new one.
+    ///
+    /// # Errors
+    /// When the worker is gone.
+    pub fn lane(&self) -> Result<Channel, Lost> {
+        if let Some(lane) = self.lanes.lock().pop() {
+            return Ok(lane);
+        }
+        let (ours, theirs) = Channel::pair().map_err(|_| Lost { sent: false })?;
+        if self.main.send_with(&frame(&ToWorker::Lane {}), Some(theirs.as_fd())).is_err() {
+            self.gone();
+            return Err(Lost { sent: false });
+        }
+        Ok(ours)
+    }
+
+    pub fn give_back(&self, lane: Channel) {
+        self.lanes.lock().push(lane);
+    }
+
+    /// Calls on any lane.
+    ///
+    /// # Errors
+    /// When the worker is gone, or took longer than `limit`, in which case it is ended.
+    pub fn call(&self, call: &Call<'_>, limit: Option<Duration>) -> Result<Returned, Lost> {
+        let lane = self.lane()?;
+        let returned = self.call_on(&lane, call, limit)?;
+        self.give_back(lane);
+        Ok(returned)
+    }
+
+    /// Calls on this lane.
+    ///
+    /// # Errors
+    /// As [`Link::call`].
+    pub fn call_on(
+        &self,
+        lane: &Channel,
+        call: &Call<'_>,
+        limit: Option<Duration>,
+    ) -> Result<Returned, Lost> {
+        if lane.send(&frame(call)).is_err() {
+            self.gone();
+            return Err(Lost { sent: false });
+        }
+        if let Some(limit) = limit
+            && !readable(lane, limit)
+        {
+            self.kill("did not answer a call in time");
+        }
+        let received = lane.receive();
+        let Ok(Some((body, _))) = received else {
+            self.gone();
+            // The call was still in the socket: nothing of it was done.
+            let unread = received.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+            return Err(Lost { sent: !unread });
+        };
+        let Ok(Return { after, .. }) = body.read() else {
+            self.kill("sent an answer that is not in the protocol");
+            return Err(Lost { sent: true });
+        };
+        // What the plugin said before it returned has been heard.
+        let mut heard = self.heard.lock();
+        while *heard < after && !self.is_dead() {
+            self.progress.wait_for(&mut heard, Duration::from_millis(50));
+        }
+        drop(heard);
+        Ok(Returned(body))
+    }
+
+    /// A connection has ended, and with it the worker, whose listener says how. One that ended alone was broken by it.
+    fn gone(&self) {
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while !self.is_dead() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !self.is_dead() {
+            self.kill("closed a connection");
+        }
+    }
+
+    // ---- requests ---------------------------------------------------------------------------------------------
+
+    /// Notes requests that are about to be sent. `false` when the worker is gone.
+    pub fn register(&self, requests: Vec<(u64, Open)>) -> bool {
+        let mut open = self.open.lock();
+        if !open.closed {
+            open.all.extend(requests);
+            return true;
+        }
+        false
+    }
+
+    /// Forgets requests that were not taken.
+    pub fn forget(&self, ids: &[u64]) {
+        let mut open = self.open.lock();
+        ids.iter().for_each(|id| drop(open.all.remove(id)));
+    }
+
+    /// Their submit returned, or was lost with the worker that had read them. If that is dead they end here, and their
+    /// fingerprints are returned.
+    pub fn submitted(&self, ids: &[u64]) -> Vec<u64> {
+        let mut open = self.open.lock();
+        if !open.closed {
+            for id in ids {
+                open.all.entry(*id).and_modify(|open| open.submitting = false);
+            }
+            return Vec::new();
+        }
+        let had: HashMap<_, _> = ids.iter().filter_map(|id| open.all.remove_entry(id)).collect();
+        drop(open);
+        let fingerprints = had.values().map(|open| open.fingerprint).collect();
+        if !had.is_empty() {
+            let how = self.death().map_or_else(|| "ended".to_owned(), |death| death.how);
+            self.end(had, &how);
+        }
+        fingerprints
+    }
+
+    /// Tells the worker that the caller of a request left.
+    pub fn cancel(&self, sink: bp_sink) {
+        let mut open = self.open.lock();
+        let found = open.all.iter_mut().find(|(_, open)| open.sink == sink && !open.told);
+        if let Some((id, request)) = found {
+            request.told = true;
+            self.tell(&frame(&ToWorker::Cancel { instance: request.instance, request: *id }));
+        }
+    }
+
+    /// Whether this is a request that the worker has.
+    pub fn call_ended(&self, number: u64) {
+        self.calls.lock().remove(&number);
+    }
+
+    // ---- what it says -------------------------------------------------------------------------------------------
+
+    fn listen(self: Arc<Self>, mut child: Child) {
+        let why = self.hear();
+        if let Some(why) = why {
+            let _first = self.killed.set(why);
+            tracing::debug!(plugin = self.launch.id, why, "a worker is ended");
+        }
+        self.bury(&mut child);
+    }
+
+    /// Hears until the end of the connection; why it is to be ended, if it is us who end it.
+    fn hear(self: &Arc<Self>) -> Option<&'static str> {
+        let (mut last, mut missed, mut number) = (Instant::now(), 0, 0);
+        loop {
+            let wait = if self.open.lock().all.is_empty() { IDLE } else { TICK };
+            if readable(&self.main, wait) {
+                let body = match self.main.receive() {
+                    Ok(Some((body, None))) => Arc::new(body),
+                    Ok(None) => return None,
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                    Ok(Some((_, Some(_)))) | Err(_) => return Some("sent what is not in the protocol"),
+                };
+                (last, missed) = (Instant::now(), 0);
+                let understood = body.read().ok().and_then(|said| self.understand(&said, &body));
+                *self.heard.lock() += 1;
+                self.progress.notify_all();
+                if understood.is_none() {
+                    return Some("said what is not in the protocol");
+                }
+            } else if HEARTBEAT < last.elapsed() {
+                if MISSED <= missed {
+                    return Some("does not answer");
+                }
+                (last, missed, number) = (Instant::now(), missed + 1, number + 1);
+                self.tell(&frame(&ToWorker::Ping { number }));
+            }
+            self.tick();
+        }
+    }
+
+    /// `None` when it is nothing that a worker may say now.
+    fn understand(self: &Arc<Self>, said: &ToHost<'_>, body: &Arc<Body>) -> Option<()> {
+        match *said {
+            ToHost::Pong { .. } => {}
+            ToHost::Push { request, .. } => {
+                let mut open = self.open.lock();
+                let entry = open.all.get_mut(&request)?;
+                let waiting: u64 = entry.parked.iter().map(|body| body.bytes().len() as u64).sum();
+                if WINDOW_CHUNKS as usize <= entry.parked.len()
+                    || 2 * WINDOW_BYTES < waiting
+                    || entry.end.is_some()
+                {
+                    return None;
+                }
+                entry.parked.push_back(body.clone());
+                self.offer(request, entry);
+            }
+            ToHost::Finish { request, .. } => {
+                let mut open = self.open.lock();
+                let entry = open.all.get_mut(&request)?;
+                if entry.end.is_some() {
+                    return None;
+                }
+                entry.end = Some(body.clone());
+                if entry.parked.is_empty() {
+                    let entry = open.all.remove(&request)?;
+                    drop(open);
+                    self.finish(&entry);
+                }
+            }
+            ToHost::Log { level, message, fields } => self.host.log(level, message, fields),
+            ToHost::Acquire { ask, ticket, want, deadline_ns } => {
+                self.acquire(ask, ticket, want, deadline_ns)
+            }
+            ToHost::Release { ticket, granted } => {
+                let mut all = self.granted.lock();
+                let has = all.get_mut(&ticket)?;
+                *has = has.checked_sub(granted)?;
+                drop(all);
+                self.host.release(ticket, granted);
+            }
+            ToHost::CallStart { ask, call, parent, .. } => {
+                let parent = self.open.lock().all.get(&parent).map(|open| open.sink);
+                let (code, handle) = match parent {
+                    Some(parent) => {
+                        if self.calls.lock().insert(call, 0).is_some() {
+                            return None;
+                        }
+                        self.host.call_start(self, call, parent, said)
+                    }
+                    None => (BP_STALE_HANDLE, 0),
+                };
+                let mut calls = self.calls.lock();
+                match code {
+                    // It may have ended already.
+                    BP_OK => calls.entry(call).and_modify(|place| *place = handle),
+                    _ => {
+                        calls.remove(&call);
+                        drop(calls);
+                        self.tell(&frame(&ToWorker::Answer { ask, code, value: 0 }));
+                        return Some(());
+                    }
+                };
+                drop(calls);
+                self.tell(&frame(&ToWorker::Answer { ask, code, value: 0 }));
+            }
+            ToHost::CallCancel { call } => {
+                let handle = self.calls.lock().get(&call).copied();
+                if let Some(handle) = handle {
+                    self.host.call_cancel(handle);
+                }
+            }
+            ToHost::Ready { .. } => return None,
+        }
+        Some(())
+    }
+
+    /// Hands on what is parked, as far as the reader takes it.
+    fn offer(&self, id: u64, entry: &mut Open) {
+        while let Some(body) = entry.parked.front().cloned() {
+            let Ok(ToHost::Push { json, ref tensors, .. }) = body.read() else { return };
+            let code = match entry.refused {
+                BP_OK => self.host.push(entry.sink, json, tensors, &body),
+                refused => refused,
+            };
+            match code {
+                BP_WOULD_BLOCK => return,
+                BP_OK => {}
+                // The caller left, or the request was taken away.
+                BP_CANCELLED | BP_STALE_HANDLE => self.tell_cancelled(id, entry),
+                refused => {
+                    entry.refused = refused;
+                    self.tell_cancelled(id, entry);
+                }
+            }
+            let bytes = json.len() as u64 + tensors.iter().map(|tensor| tensor.nbytes).sum::<u64>();
+            entry.taken = (entry.taken.0 + 1, entry.taken.1.saturating_add(bytes));
+            if TAKEN_EVERY <= entry.taken.0 || WINDOW_BYTES / 4 <= entry.taken.1 {
+                let (chunks, bytes) = std::mem::take(&mut entry.taken);
+                self.tell(&frame(&ToWorker::Taken { request: id, chunks, bytes }));
+            }
+            entry.parked.pop_front();
+        }
+    }
+
+    fn tell_cancelled(&self, id: u64, entry: &mut Open) {
+        if !std::mem::replace(&mut entry.told, true) {
+            self.tell(&frame(&ToWorker::Cancel { instance: entry.instance, request: id }));
+        }
+    }
+
+    fn finish(&self, entry: &Open) {
+        let Some(Ok(ToHost::Finish { error, usage, confidence, .. })) =
+            entry.end.as_ref().map(|end| end.read())
+        else {
+            return;
+        };
+        let refused = Failure {
+            code: BP_INTERNAL,
+            sub: BP_SUB_NONE,
+            retry_after_ms: 0,
+            message: b"the plugin's answer had a piece that is no piece of an answer",
+            reason: b"",
+            details: b"",
+        };
+        let error = if entry.refused == BP_OK { error.as_ref() } else { Some(&refused) };
+        self.host.finish(entry.sink, error, usage, confidence);
+    }
+
+    fn acquire(self: &Arc<Self>, ask: u64, ticket: bp_ticket, want: u32, deadline_ns: i64) {
+        // Mostly there are some: asked with a deadline that has passed, the host does not wait.
+        let (code, granted) = self.host.acquire(ticket, want, 1);
+        if code != BP_DEADLINE_EXCEEDED || 0 < deadline_ns && deadline_ns <= clock::now_ns() {
+            return self.grant(ask, ticket, code, granted);
+        }
+        let this = self.clone();
+        let waiting = std::thread::Builder::new().name("worker permits".to_owned()).spawn(move || {
+            let (code, granted) = this.host.acquire(ticket, want, deadline_ns);
+            this.grant(ask, ticket, code, granted);
+        });
+        if waiting.is_err() {
+            self.grant(ask, ticket, BP_DEADLINE_EXCEEDED, 0);
+        }
+    }
+
+    fn grant(&self, ask: u64, ticket: bp_ticket, code: bp_code, granted: u32) {
+        if code == BP_OK {
+            let mut all = self.granted.lock();
+            if self.is_dead() {
+                // Nobody is left to give them back.
+                drop(all);
+                return self.host.release(ticket, granted);
+            }
+            *all.entry(ticket).or_default() += granted;
+        }
+        self.tell(&frame(&ToWorker::Answer { ask, code, value: u64::from(granted) }));
+    }
+
+    /// What is done from time to time: cancel words are looked at, and parked pieces offered.
+    fn tick(&self) {
+        let mut ended = Vec::new();
+        let mut open = self.open.lock();
+        for (id, entry) in &mut open.all {
+            if !entry.told && entry.cancel.is_set() {
+                self.tell_cancelled(*id, entry);
+            }
+            if !entry.parked.is_empty() {
+                self.offer(*id, entry);
+                if entry.parked.is_empty() && entry.end.is_some() {
+                    ended.push(*id);
+                }
+            }
+        }
+        let ended: Vec<_> = ended.into_iter().filter_map(|id| open.all.remove(&id)).collect();
+        drop(open);
+        ended.iter().for_each(|entry| self.finish(entry));
+    }
+
+    // ---- its end ------------------------------------------------------------------------------------------------
+
+    /// The worker is gone: everything it had ends, once.
+    fn bury(&self, child: &mut Child) {
+        let _gone = rustix::net::shutdown(&self.main, Shutdown::Both);
+        let closing = self.closing.load(Ordering::Relaxed);
+        let patience = if closing { Duration::from_secs(2) } else { Duration::from_millis(50) };
+        let status =
+            process::reap(child, if self.killed.get().is_some() { Duration::ZERO } else { patience });
+        let how = match (self.killed.get(), status) {
+            (Some(why), _) => format!("{why} and was killed"),
+            (None, Ok(status)) => process::describe(status),
+            (None, Err(error)) => error.to_string(),
+        };
+        let (requests, had) = {
+            let mut open = self.open.lock();
+            open.closed = true;
+            let requests: Vec<_> = open.all.values().map(|open| open.request_id.clone()).collect();
+            let (kept, had) =
+                std::mem::take(&mut open.all).into_iter().partition(|(_, open)| open.submitting);
+            open.all = kept;
+            (requests, had)
+        };
+        let had: HashMap<u64, Open> = had;
+        if !closing {
+            tracing::error!(
+                plugin = self.launch.id,
+                version = self.launch.version,
+                pid = self.pid,
+                ?requests,
+                "the worker {how}"
+            );
+        }
+        let fingerprints = had.values().map(|open| open.fingerprint).collect();
+        *self.death.lock() = Some(Death { how: how.clone(), had: fingerprints, at: Instant::now() });
+        self.dead.notify_all();
+        self.progress.notify_all();
+        self.end(had, &how);
+        for (ticket, granted) in std::mem::take(&mut *self.granted.lock()) {
+            if 0 < granted {
+                self.host.release(ticket, granted);
+            }
+        }
+        for handle in std::mem::take(&mut *self.calls.lock()).into_values() {
+            self.host.call_cancel(handle);
+        }
+    }
+
+    /// Ends requests that the worker had.
+    fn end(&self, had: HashMap<u64, Open>, how: &str) {
+        let id = &self.launch.id;
+        let message =
+            format!("plugin `{id}` broke down while it served this request: its worker {how}; retry");
+        let failure = Failure {
+            code: 14,
+            sub: BP_SUB_NONE,
+            retry_after_ms: 1000,
+            message: message.as_bytes(),
+            reason: b"worker_crashed",
+            details: b"",
+        };
+        for (id, mut entry) in had {
+            // What had arrived is the reader's.
+            self.offer(id, &mut entry);
+            if entry.parked.is_empty() && entry.end.is_some() {
+                self.finish(&entry);
+            } else {
+                self.host.finish(entry.sink, Some(&failure), b"", -1.0);
+            }
+        }
+    }
+}
+
+/// Says what to load, and waits until it is.
+fn greet(main: &Channel, launch: &Launch) -> Result<(), Option<String>> {
+    let paths: Vec<&[u8]> = match &launch.confinement {
+        Confinement::Nothing => Vec::new(),
+        Confinement::Cpu { read, .. } => read.iter().map(|path| path.as_os_str().as_bytes()).collect(),
+    };
+    let confine = match &launch.confinement {
+        Confinement::Nothing => Confine::Nothing {},
+        Confinement::Cpu { memory, missing, off, .. } => {
+            let off = off.iter().map(String::as_bytes).collect();
+            Confine::Cpu { read: paths, memory: *memory, missing: missing.as_bytes(), off }
+        }
+    };
+    let library = launch.library.as_os_str().as_bytes();
+    main.send(&frame(&ToWorker::Start { protocol: PROTOCOL, library, confine })).map_err(|_| None)?;
+    if !readable(main, launch.limit) {
+        return Err(Some(format!("its worker was not ready within {:?}", launch.limit)));
+    }
+    let Ok(Some((body, None))) = main.receive() else { return Err(None) };
+    match body.read() {
+        Ok(ToHost::Ready { problem: None, protocol: PROTOCOL, .. }) => Ok(()),
+        Ok(ToHost::Ready { problem: Some(problem), .. }) => {
+            Err(Some(String::from_utf8_lossy(problem).into_owned()))
+        }
+        Ok(ToHost::Ready { protocol, .. }) => Err(Some(format!(
+            "its worker speaks protocol {protocol} and this host {PROTOCOL}: install both from one release"
+        ))),
+        _ => Err(Some("its worker said what is not in the protocol".to_owned())),
+    }
+}
+
+/// Whether something can be read, or the other end is gone, within `wait`.
+fn readable(channel: &Channel, wait: Duration) -> bool {
+    let until = Instant::now() + wait;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(channel, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => return 0 < ready,
+            Err(rustix::io::Errno::INTR) => {}
+            // Reading says what is wrong.
+            Err(_) => return true,
+        }
+    }
+}

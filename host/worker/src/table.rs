@@ -1,0 +1,372 @@
+//! The `bp_host` functions: what a plugin may ask of its host, passed on to it.
+#![expect(unsafe_code, reason = "the worker's end of the C ABI")]
+
+use crate::said::Said;
+use crate::state::{Callbacks, HostTable, State, check_tensor, state};
+use backplane_abi::table::*;
+use backplane_abi::worker::{Tensor, Text, ToHost, frame, own_tensors};
+use std::ffi::c_void;
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+
+// As the host reads them: up to the last member that ABI 1.0 needs.
+const ERROR: usize = offset_of!(bp_error, message) + size_of::<bp_str>();
+const CHUNK: usize = offset_of!(bp_chunk, stride) + size_of::<u32>();
+const DONE: usize = offset_of!(bp_done, confidence) + size_of::<f64>();
+const CALL: usize = offset_of!(bp_call, on_done) + size_of::<usize>();
+const TENSOR: u32 = offset_of!(bp_tensor, sync_kind) as u32;
+/// Bytes behind the table, for who claims more than there is.
+const TAIL: usize = 512;
+
+/// Makes the table that the plugin is given: of the size and with the flags that the host's has.
+pub fn make(
+    struct_size: u32,
+    flags: u32,
+    minor: u16,
+    name: &[u8],
+    version: &[u8],
+    compute: bool,
+    call: bool,
+) -> HostTable {
+    let text = |bytes: &[u8]| {
+        let kept = bytes.to_vec().leak();
+        bp_str { ptr: kept.as_ptr().cast(), len: kept.len() as u64 }
+    };
+    let table = bp_host {
+        struct_size,
+        flags,
+        abi_major: backplane_abi::ABI_MAJOR,
+        abi_minor: minor,
+        name: text(name),
+        version: text(version),
+        get_extension: Some(get_extension),
+        set_error: Some(set_error),
+        log: Some(log),
+        buf_alloc: Some(buf_alloc),
+        buf_wrap: Some(buf_wrap),
+        buf_retain: Some(buf_retain),
+        buf_release: Some(buf_release),
+        out_alloc: Some(out_alloc),
+        push: Some(push),
+        finish: Some(finish),
+        ..bp_host::new()
+    };
+    let memory = vec![0u64; (size_of::<bp_host>() + TAIL) / 8].leak();
+    let at = memory.as_mut_ptr().cast::<bp_host>();
+    // SAFETY: aligned, and longer than the table.
+    unsafe { at.write(table) };
+    HostTable { at, compute, call }
+}
+
+/// The state, for who passes a table.
+fn asked(host: *const bp_host) -> Option<&'static State> {
+    if host.is_null() { None } else { state() }
+}
+
+/// `bp_error`, copied; `None` when it is null or no such struct.
+///
+/// # Safety
+/// `error` is null or valid with everything in it.
+unsafe fn said(error: *const bp_error) -> Option<Said> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let raw = bp_error::read(error, ERROR)?;
+        Some(Said {
+            code: raw.code,
+            sub: raw.sub,
+            retry_after_ms: raw.retry_after_ms,
+            message: raw.message.bytes().to_vec(),
+            reason: raw.reason.bytes().to_vec(),
+            details: raw.details_json.bytes().to_vec(),
+        })
+    }
+}
+
+unsafe extern "C" fn set_error(host: *const bp_host, err: bp_err, error: *const bp_error) -> bp_code {
+    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    // SAFETY: an error valid until we return.
+    let Some(said) = (unsafe { said(error) }) else {
+        return if error.is_null() { BP_NULL_ARGUMENT } else { BP_BAD_STRUCT };
+    };
+    match state.errors.lock().get_mut(&err) {
+        Some(place) => {
+            *place = Some(said);
+            BP_OK
+        }
+        None => BP_STALE_HANDLE,
+    }
+}
+
+unsafe extern "C" fn log(host: *const bp_host, level: i32, message: bp_str, fields_json: bp_str) {
+    let Some(state) = asked(host) else { return };
+    // SAFETY: valid until we return.
+    let (message, fields) = unsafe { (message.bytes(), fields_json.bytes()) };
+    state.say(&frame(&ToHost::Log { level, message, fields }));
+}
+
+// ---- buffers ----------------------------------------------------------------------------------------------------
+
+unsafe extern "C" fn buf_alloc(
+    host: *const bp_host,
+    dev_type: i32,
+    _dev_id: i32,
+    nbytes: u64,
+    align: u64,
+    out: *mut bp_buf,
+    data: *mut *mut c_void,
+) -> bp_code {
+    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    if out.is_null() || data.is_null() {
+        return BP_NULL_ARGUMENT;
+    }
+    if dev_type != BP_DEV_CPU {
+        return BP_UNIMPLEMENTED;
+    }
+    if align != 0 && !align.is_power_of_two() {
+        return BP_INVALID_ARGUMENT;
+    }
+    let Some((buffer, at)) = state.buffers.alloc(nbytes, align) else { return BP_RESOURCE_EXHAUSTED };
+    // SAFETY: not null, and the plugin passes places to write to.
+    unsafe {
+        *out = buffer;
+        *data = at;
+    }
+    BP_OK
+}
+
+unsafe extern "C" fn buf_wrap(
+    host: *const bp_host,
+    data: *mut c_void,
+    nbytes: u64,
+    ctx: *mut c_void,
+    release: Option<unsafe extern "C" fn(ctx: *mut c_void)>,
+    out: *mut bp_buf,
+) -> bp_code {
+    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    let (Some(release), false, false) = (release, data.is_null(), out.is_null()) else {
+        return BP_NULL_ARGUMENT;
+    };
+    let end = usize::try_from(nbytes).ok().and_then(|len| (data as usize).checked_add(len));
+    let (Ok(len), Some(_)) = (isize::try_from(nbytes).map(isize::unsigned_abs), end) else {
+        return BP_INVALID_ARGUMENT;
+    };
+    // SAFETY: not null, and the plugin passes a place to write to.
+    unsafe { *out = state.buffers.wrap(data, len, ctx, release) };
+    BP_OK
+}
+
+unsafe extern "C" fn buf_retain(host: *const bp_host, buf: bp_buf) -> bp_code {
+    asked(host).map_or(BP_NULL_ARGUMENT, |state| state.buffers.retain(buf))
+}
+
+unsafe extern "C" fn buf_release(host: *const bp_host, buf: bp_buf) -> bp_code {
+    asked(host).map_or(BP_NULL_ARGUMENT, |state| state.buffers.release(buf))
+}
+
+unsafe extern "C" fn out_alloc(host: *const bp_host, sink: bp_sink, spec: *mut bp_tensor) -> bp_code {
+    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    // SAFETY: a tensor valid until we return.
+    let Some(tensor) = (unsafe { bp_tensor::read(spec, TENSOR as usize) }) else { return BP_BAD_STRUCT };
+    if state.request(sink).is_none() {
+        return BP_STALE_HANDLE;
+    }
+    if tensor.dev_type != BP_DEV_CPU {
+        return BP_UNIMPLEMENTED;
+    }
+    let Some((buffer, at)) = state.buffers.alloc(tensor.nbytes, 0) else { return BP_RESOURCE_EXHAUSTED };
+    // SAFETY: the struct reaches at least up to `sync_kind`, so these members are there.
+    unsafe {
+        (*spec).data = at;
+        (*spec).buffer = buffer;
+        (*spec).byte_offset = 0;
+    }
+    BP_OK
+}
+
+// ---- results ----------------------------------------------------------------------------------------------------
+
+/// Tensors of a plugin's, checked.
+///
+/// # Safety
+/// As [`own_tensors`].
+unsafe fn checked<'a>(
+    state: &State,
+    rows: *const bp_tensor,
+    count: u32,
+    stride: u32,
+) -> Result<Vec<Tensor<'a>>, bp_code> {
+    if 0 < count && stride < TENSOR {
+        return Err(BP_BAD_STRUCT);
+    }
+    // SAFETY: the caller's promise.
+    let tensors = unsafe { own_tensors(rows, count, stride) }.ok_or(BP_BAD_STRUCT)?;
+    for (row, tensor) in tensors.iter().enumerate() {
+        let buffer = if tensor.buffer {
+            // SAFETY: the struct reaches as far as its buffer, or `own_tensors` had read 0 there.
+            unsafe { (*rows.byte_add(row * stride as usize)).buffer }
+        } else {
+            0
+        };
+        match check_tensor(state, tensor, buffer) {
+            BP_OK => {}
+            code => return Err(code),
+        }
+    }
+    Ok(tensors)
+}
+
+unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_chunk) -> bp_code {
+    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    // SAFETY: a chunk valid until we return.
+    let Some(chunk) = (unsafe { bp_chunk::read(chunk, CHUNK) }) else { return BP_BAD_STRUCT };
+    let Some(request) = state.request(sink) else { return BP_STALE_HANDLE };
+    // SAFETY: valid until we return.
+    let json = unsafe { chunk.json.bytes() };
+    if !backplane_abi::worker::is_object(json) {
+        return BP_INVALID_ARGUMENT;
+    }
+    // SAFETY: n_tensors rows at stride, valid until we return.
+    let tensors = match unsafe { checked(state, chunk.tensors, chunk.n_tensors, chunk.stride) } {
+        Ok(tensors) => tensors,
+        Err(code) => return code,
+    };
+    if request.cancel.load(Ordering::Relaxed) != 0 {
+        return BP_CANCELLED;
+    }
+    let bytes = json.len() as u64 + tensors.iter().map(|tensor| tensor.nbytes).sum::<u64>();
+    // Held until it is said, so that pieces go in the order in which they were let in.
+    let mut flow = request.flow.lock();
+    if !flow.admit(bytes) {
+        return BP_WOULD_BLOCK;
+    }
+    state.say(&frame(&ToHost::Push { request: sink, json, tensors }));
+    BP_OK
+}
+
+unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp_done) -> bp_code {
+    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    // SAFETY: a struct valid until we return.
+    let Some(done) = (unsafe { bp_done::read(done, DONE) }) else { return BP_BAD_STRUCT };
+    let Some(request) = state.requests.lock().remove(&sink) else { return BP_STALE_HANDLE };
+    // SAFETY: valid until we return.
+    let usage: Text<'_> = unsafe { done.usage_json.bytes() };
+    // An error that cannot be read is one without a reason.
+    // SAFETY: valid until we return.
+    let said = (!done.error.is_null()).then(|| unsafe { said(done.error) }.unwrap_or_default());
+    request.done(state);
+    state.say(&frame(&ToHost::Finish {
+        request: sink,
+        error: said.as_ref().map(Said::failure),
+        usage,
+        confidence: done.confidence,
+    }));
+    BP_OK
+}
+
+// ---- extensions -------------------------------------------------------------------------------------------------
+
+unsafe extern "C" fn get_extension(host: *const bp_host, id: bp_str) -> *const c_void {
+    static COMPUTE: bp_compute_1 = bp_compute_1 {
+        struct_size: size_of::<bp_compute_1>() as u32,
+        flags: 0,
+        acquire: Some(acquire),
+        release: Some(release),
+    };
+    static CALL: bp_call_1 = bp_call_1 {
+        struct_size: size_of::<bp_call_1>() as u32,
+        flags: 0,
+        start: Some(call_start),
+        cancel: Some(call_cancel),
+    };
+    let Some(table) = asked(host).and_then(|state| state.host.get()) else { return std::ptr::null() };
+    // SAFETY: an id valid until we return.
+    match unsafe { id.text() } {
+        Some(BP_EXT_COMPUTE_1) if table.compute => (&raw const COMPUTE).cast(),
+        Some(BP_EXT_CALL_1) if table.call => (&raw const CALL).cast(),
+        _ => std::ptr::null(),
+    }
+}
+
+unsafe extern "C" fn acquire(
+    host: *const bp_host,
+    ticket: bp_ticket,
+    want: u32,
+    deadline_ns: i64,
+    granted: *mut u32,
+) -> bp_code {
+    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    if granted.is_null() {
+        return BP_NULL_ARGUMENT;
+    }
+    if !state.tickets.lock().contains_key(&ticket) {
+        return BP_STALE_HANDLE;
+    }
+    let answer = state.ask(|ask| frame(&ToHost::Acquire { ask, ticket, want, deadline_ns }));
+    if answer.code == BP_OK {
+        let count = answer.value as u32;
+        *state.tickets.lock().entry(ticket).or_default() += count;
+        // SAFETY: not null, and the plugin passes a place to write to.
+        unsafe { *granted = count };
+    }
+    answer.code
+}
+
+unsafe extern "C" fn release(host: *const bp_host, ticket: bp_ticket, granted: u32) -> bp_code {
+    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    match state.tickets.lock().get_mut(&ticket) {
+        Some(has) if granted <= *has => *has -= granted,
+        Some(_) => return BP_BAD_STATE,
+        None => return BP_STALE_HANDLE,
+    }
+    state.say(&frame(&ToHost::Release { ticket, granted }));
+    BP_OK
+}
+
+unsafe extern "C" fn call_start(host: *const bp_host, call: *const bp_call, out: *mut bp_req) -> bp_code {
+    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    // SAFETY: a call valid until we return.
+    let Some(call) = (unsafe { bp_call::read(call, CALL) }) else { return BP_BAD_STRUCT };
+    let (Some(on_chunk), Some(on_done), false) = (call.on_chunk, call.on_done, out.is_null()) else {
+        return BP_NULL_ARGUMENT;
+    };
+    if state.request(call.parent).is_none() {
+        return BP_STALE_HANDLE;
+    }
+    // SAFETY: valid until we return.
+    let (capability, model, params) =
+        unsafe { (call.capability.bytes(), call.model.bytes(), call.params_json.bytes()) };
+    // SAFETY: n_in rows at in_stride, valid until we return.
+    let tensors = match unsafe { checked(state, call.r#in, call.n_in, call.in_stride) } {
+        Ok(tensors) => tensors,
+        Err(code) => return code,
+    };
+    let number = state.number();
+    // SAFETY: not null, and the plugin passes a place to write to. Written before any callback can come.
+    unsafe { *out = number };
+    state.calls.lock().insert(number, Callbacks { ctx: call.ctx, on_chunk, on_done });
+    let answer = state.ask(|ask| {
+        frame(&ToHost::CallStart {
+            ask,
+            call: number,
+            parent: call.parent,
+            capability,
+            model,
+            params,
+            tensors,
+            deadline_ns: call.deadline_ns,
+        })
+    });
+    if answer.code != BP_OK {
+        state.calls.lock().remove(&number);
+    }
+    answer.code
+}
+
+unsafe extern "C" fn call_cancel(host: *const bp_host, call: bp_req) -> bp_code {
+    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    if !state.calls.lock().contains_key(&call) {
+        return BP_STALE_HANDLE;
+    }
+    state.say(&frame(&ToHost::CallCancel { call }));
+    BP_OK
+}

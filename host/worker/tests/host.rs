@@ -1,0 +1,85 @@
+//! The real host with a plugin in a worker, by one line of configuration.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
+
+mod support;
+
+use backplane::config::Isolation;
+use backplane::{Answer, Caller, Config, ErrorCode, Host, Next, Request};
+use backplane_testkit::library;
+use serde_json::{Value, json};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A host with echo in a worker, and its state directory.
+fn host() -> (tempfile::TempDir, Host) {
+    let state = tempfile::tempdir().unwrap();
+    let plugins = state.path().join("plugins");
+    std::fs::create_dir(&plugins).unwrap();
+    std::fs::copy(library("backplane-echo").unwrap(), plugins.join("libecho.so")).unwrap();
+    let mut config = Config::for_tests();
+    config.plugins.isolation = [("dev.backplane.echo".to_owned(), Isolation::Worker)].into();
+    let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
+    (state, host)
+}
+
+fn echo(params: Value) -> Request {
+    Request::new(Caller::internal("tests"), "echo", params.to_string()).model("echo")
+}
+
+async fn ask(host: &Host, text: &str) -> Answer {
+    host.serve(echo(json!({"text": text}))).await.unwrap().collect().await.unwrap()
+}
+
+/// Workers of this process.
+fn workers() -> Vec<u32> {
+    let own = std::process::id().to_string();
+    let output = Command::new("ps").args(["-o", "pid=,args=", "--ppid", &own]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| line.contains("backplane-worker"))
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+        .collect()
+}
+
+#[tokio::test]
+async fn it_is_served_killed_and_served_again() {
+    let (_state, host) = host();
+    let plugin = host.plugins().into_iter().find(|plugin| plugin.id == "dev.backplane.echo").unwrap();
+    assert_eq!((plugin.isolation, plugin.ready), ("worker", true), "{:?}", plugin.problem);
+
+    let answer = ask(&host, "hello").await;
+    assert_eq!(answer.json::<Value>().unwrap()[0]["text"], "hello");
+    let before = workers();
+    assert_eq!(before.len(), 1);
+
+    // In the middle of a stream.
+    let mut reply =
+        host.serve(echo(json!({"text": "slowly", "chunks": 1000, "chunk_delay_ms": 20}))).await.unwrap();
+    for _ in 0..3 {
+        assert!(matches!(reply.next().await.unwrap(), Next::Chunk(_)));
+    }
+    assert!(Command::new("kill").args(["-9", &before[0].to_string()]).status().unwrap().success());
+    let error = loop {
+        match reply.next().await {
+            Ok(Next::Chunk(_)) => {}
+            Ok(Next::Done(_)) => panic!("it ended as if nothing had happened"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error.code, &*error.reason), (ErrorCode::Unavailable, "worker_crashed"), "{error}");
+
+    let start = Instant::now();
+    let answer = ask(&host, "again").await;
+    assert_eq!(answer.json::<Value>().unwrap()[0]["text"], "again");
+    assert!(start.elapsed() < Duration::from_secs(2), "a killed worker serves again within 2 s");
+    let after = workers();
+    assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
+    host.shutdown(Duration::from_secs(5)).await;
+    drop(host);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !workers().is_empty() {
+        assert!(Instant::now() < deadline, "a worker outlives its host");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

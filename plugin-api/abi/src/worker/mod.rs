@@ -1,0 +1,46 @@
+//! What the host and a worker process say to each other.
+//!
+//! A worker loads one plugin and answers for it. The seam is the C ABI itself: in the host a proxy plays the plugin, in
+//! the worker a proxy plays the host, and what one side's table is asked the other side's table is asked in turn.
+//!
+//! Two kinds of connections, both pairs of `SOCK_SEQPACKET` sockets. The kernel keeps the bounds of a packet, so that a
+//! frame that is broken breaks nothing after it, several threads may send without a lock, and a descriptor stays with
+//! the frame it came with.
+//!
+//! - The *main* connection: [`ToWorker`] and [`ToHost`], each read by one thread: results, cancels, logs, heartbeats.
+//! - *Lanes*: a [`Call`] goes one way, its [`Return`] comes back. A lane is served by one thread of the worker, so a
+//!   caller waits for no dispatcher, and a SERIAL instance has a lane (and with it a thread) of its own.
+//!
+//! Frames beyond [`MAX_INLINE`] travel in a memfd that is sealed against every change before it is sent: its receiver
+//! reads where it lies, and nobody can change what was checked. No shared memory has a name.
+//!
+//! - `wire`: numbers, texts and lists as bytes, and strictly back.
+//! - `message`: what is said.
+//! - `tensor`: tensors of the ABI as messages, and back.
+//! - `channel`: frames on a socket.
+//! - `json`: what a chunk may say.
+
+mod channel;
+mod json;
+mod message;
+mod tensor;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use channel::{Body, Channel, MAX_FRAME, MAX_INLINE, frame};
+pub use json::is_object;
+pub use message::*;
+pub use tensor::{own_tensors, raw_tensors};
+pub use wire::{Malformed, Out, Source, Wire};
+
+/// Version of the protocol. Host and worker are of one build, so they must agree; the number is there to say so in
+/// words when they do not.
+pub const PROTOCOL: u32 = 1;
+
+/// Pieces of one answer that may be on their way to the host, or wait there for their reader.
+pub const WINDOW_CHUNKS: u32 = 64;
+/// Bytes of them; one larger piece may go when nothing else is on its way.
+pub const WINDOW_BYTES: u64 = 8 << 20;
+/// The host says that it took pieces at every so many.
+pub const TAKEN_EVERY: u32 = 16;
