@@ -20,7 +20,8 @@ const MOST_SUSPECTS: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Crashes {
     when: VecDeque<Instant>,
-    suspects: HashMap<u64, (u32, Instant)>,
+    /// Crashes, the last of them, and in which worker: several requests alike count once for one crash.
+    suspects: HashMap<u64, (u32, Instant, u64)>,
 }
 
 /// Why a plugin is not started now.
@@ -39,12 +40,14 @@ impl Crashes {
         self.when.push_back(now);
     }
 
-    /// It had these requests.
-    pub fn suspect(&mut self, now: Instant, had: &[u64]) {
+    /// This worker, the one that died, had these requests.
+    pub fn suspect(&mut self, now: Instant, worker: u64, had: &[u64]) {
         for request in had {
             if self.suspects.len() < MOST_SUSPECTS || self.suspects.contains_key(request) {
-                let (times, last) = self.suspects.entry(*request).or_insert((0, now));
-                (*times, *last) = (*times + 1, now);
+                let seen = self.suspects.entry(*request).or_insert((0, now, 0));
+                if seen.2 != worker {
+                    *seen = (seen.0 + 1, now, worker);
+                }
             }
         }
     }
@@ -70,16 +73,16 @@ impl Crashes {
 
     /// Whether this request was there for too many crashes.
     pub fn is_suspect(&self, now: Instant, request: u64) -> bool {
-        self.suspects
-            .get(&request)
-            .is_some_and(|(times, last)| SUSPECT <= *times && now.saturating_duration_since(*last) < MEMORY)
+        self.suspects.get(&request).is_some_and(|(times, last, _)| {
+            SUSPECT <= *times && now.saturating_duration_since(*last) < MEMORY
+        })
     }
 
     fn forget(&mut self, now: Instant) {
         while self.when.front().is_some_and(|when| MEMORY <= now.saturating_duration_since(*when)) {
             self.when.pop_front();
         }
-        self.suspects.retain(|_, (_, last)| now.saturating_duration_since(*last) < MEMORY);
+        self.suspects.retain(|_, (_, last, _)| now.saturating_duration_since(*last) < MEMORY);
     }
 }
 
@@ -122,9 +125,9 @@ mod tests {
     fn a_request_that_was_there_twice_is_suspect_for_a_while() {
         let start = Instant::now();
         let mut crashes = Crashes::default();
-        crashes.suspect(start, &[1, 2]);
+        crashes.suspect(start, 1, &[1, 2, 1]);
         assert!(!crashes.is_suspect(start, 1));
-        crashes.suspect(start, &[1]);
+        crashes.suspect(start, 2, &[1]);
         assert_eq!([1, 2, 3].map(|request| crashes.is_suspect(start, request)), [true, false, false]);
         assert!(!crashes.is_suspect(start + MEMORY, 1));
     }

@@ -211,12 +211,12 @@ impl Proxy {
             if !link.is_dead() {
                 return Ok(link.clone());
             }
-            let death = link.death();
+            let (death, generation) = (link.death(), link.generation);
             state.link = None;
             if let Some(death) = death {
                 let mut crashes = self.crashes.lock();
                 crashes.add(death.at);
-                crashes.suspect(death.at, &death.had);
+                crashes.suspect(death.at, generation, &death.had);
                 drop(crashes);
                 if self.crashes.lock().may_start(death.at) == Err(Refused::Quarantined) {
                     self.launch.put_in_quarantine(&death.how);
@@ -710,9 +710,9 @@ unsafe extern "C" fn submit(
     if requests.is_null() || stride < 8 {
         return BP_BAD_STRUCT;
     }
-    let suspects = |had: Vec<u64>| {
+    let suspects = |worker: u64, had: Vec<u64>| {
         if !had.is_empty() {
-            plugin.crashes.lock().suspect(Instant::now(), &had);
+            plugin.crashes.lock().suspect(Instant::now(), worker, &had);
         }
     };
     // Work that no worker has read is tried once more, on a new one.
@@ -752,7 +752,7 @@ unsafe extern "C" fn submit(
             Ok(returned) => {
                 let returned = returned.read();
                 if returned.code == BP_OK {
-                    suspects(seat.link.submitted(&ids));
+                    suspects(seat.link.generation, seat.link.submitted(&ids));
                 } else {
                     seat.link.forget(&ids);
                 }
@@ -760,7 +760,7 @@ unsafe extern "C" fn submit(
             }
             // It had them: they end with it.
             Err(Lost { sent: true }) => {
-                suspects(seat.link.submitted(&ids));
+                suspects(seat.link.generation, seat.link.submitted(&ids));
                 return BP_OK;
             }
             Err(Lost { sent: false }) => seat.link.forget(&ids),
