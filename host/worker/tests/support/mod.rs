@@ -4,8 +4,11 @@
 use backplane::isolation::{Confinement, Launch, WorkerEntry};
 use backplane_testkit::{Case, PluginTest, TensorInput, library};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+/// Longer than anything takes, on however slow a machine: it is only waited out by what has failed.
+pub const LONG: Duration = Duration::from_secs(120);
 
 /// How the echo plugin is started in a worker.
 pub fn launch(library: PathBuf, confinement: Confinement) -> Launch {
@@ -15,23 +18,30 @@ pub fn launch(library: PathBuf, confinement: Confinement) -> Launch {
         id: "dev.backplane.echo".to_owned(),
         version: "0.1.0".to_owned(),
         confinement,
-        limit: Duration::from_secs(20),
+        limit: LONG,
         quarantine: None,
     }
 }
 
 /// The echo plugin, through a worker.
 pub fn echo(confinement: Confinement) -> PluginTest {
-    through(launch(library("backplane-echo").unwrap(), confinement))
+    through(launch(echo_library(), confinement))
+}
+
+/// The library of the echo plugin. Cargo is asked once, and before any time is taken: it waits for its turn when another
+/// build runs.
+pub fn echo_library() -> PathBuf {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| library("backplane-echo").unwrap()).clone()
 }
 
 pub fn through(launch: Launch) -> PluginTest {
-    PluginTest::entered_by(Arc::new(WorkerEntry::new(launch)))
+    PluginTest::entered_by(Arc::new(WorkerEntry::new(launch))).patience(LONG)
 }
 
 /// The echo plugin, in this process.
 pub fn in_process() -> PluginTest {
-    PluginTest::build("backplane-echo").unwrap()
+    PluginTest::load(echo_library()).unwrap().patience(LONG)
 }
 
 /// The cases that echo's own test has.

@@ -28,6 +28,8 @@ const MISSED: u32 = 3;
 const TICK: Duration = Duration::from_millis(5);
 /// The same while nothing is open.
 const IDLE: Duration = Duration::from_millis(200);
+/// Why a worker is ended that answers a call with what is no answer.
+const NO_ANSWER: &str = "sent an answer that is not in the protocol";
 
 /// A worker, from its start to its end.
 pub struct Link {
@@ -268,15 +270,21 @@ impl Link {
         {
             self.kill("did not answer a call in time");
         }
-        let received = lane.receive();
-        let Ok(Some((body, _))) = received else {
-            self.gone();
-            // The call was still in the socket: nothing of it was done.
-            let unread = received.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
-            return Err(Lost { sent: !unread });
+        let body = match lane.receive() {
+            Ok(Some((body, _))) => body,
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                self.kill(NO_ANSWER);
+                return Err(Lost { sent: true });
+            }
+            lost => {
+                self.gone();
+                // The call was still in the socket: nothing of it was done.
+                let unread = lost.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+                return Err(Lost { sent: !unread });
+            }
         };
         let Ok(Return { after, .. }) = body.read() else {
-            self.kill("sent an answer that is not in the protocol");
+            self.kill(NO_ANSWER);
             return Err(Lost { sent: true });
         };
         // What the plugin said before it returned has been heard.
@@ -290,7 +298,7 @@ impl Link {
 
     /// A connection has ended, and with it the worker, whose listener says how. One that ended alone was broken by it.
     fn gone(&self) {
-        let deadline = Instant::now() + Duration::from_millis(500);
+        let deadline = Instant::now() + Duration::from_secs(2);
         while !self.is_dead() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -317,24 +325,23 @@ impl Link {
         ids.iter().for_each(|id| drop(open.all.remove(id)));
     }
 
-    /// Their submit returned, or was lost with the worker that had read them. If that is dead they end here, and their
-    /// fingerprints are returned.
-    pub fn submitted(&self, ids: &[u64]) -> Vec<u64> {
+    /// Their submit returned, or was lost with the worker that had read them. If that is dead they end here, after
+    /// `suspects` was told their fingerprints: whoever hears of the end and asks again is known by then.
+    pub fn submitted(&self, ids: &[u64], suspects: impl FnOnce(&[u64])) {
         let mut open = self.open.lock();
         if !open.closed {
             for id in ids {
                 open.all.entry(*id).and_modify(|open| open.submitting = false);
             }
-            return Vec::new();
+            return;
         }
         let had: HashMap<_, _> = ids.iter().filter_map(|id| open.all.remove_entry(id)).collect();
         drop(open);
-        let fingerprints = had.values().map(|open| open.fingerprint).collect();
         if !had.is_empty() {
+            suspects(&had.values().map(|open| open.fingerprint).collect::<Vec<_>>());
             let how = self.death().map_or_else(|| "ended".to_owned(), |death| death.how);
             self.end(had, &how);
         }
-        fingerprints
     }
 
     /// Tells the worker that the caller of a request left.

@@ -710,11 +710,7 @@ unsafe extern "C" fn submit(
     if requests.is_null() || stride < 8 {
         return BP_BAD_STRUCT;
     }
-    let suspects = |worker: u64, had: Vec<u64>| {
-        if !had.is_empty() {
-            plugin.crashes.lock().suspect(Instant::now(), worker, &had);
-        }
-    };
+    let suspects = |worker, had: &[u64]| plugin.crashes.lock().suspect(Instant::now(), worker, had);
     // Work that no worker has read is tried once more, on a new one.
     for _ in 0..2 {
         let seat = match this.seat() {
@@ -752,7 +748,7 @@ unsafe extern "C" fn submit(
             Ok(returned) => {
                 let returned = returned.read();
                 if returned.code == BP_OK {
-                    suspects(seat.link.generation, seat.link.submitted(&ids));
+                    seat.link.submitted(&ids, |had| suspects(seat.link.generation, had));
                 } else {
                     seat.link.forget(&ids);
                 }
@@ -760,7 +756,7 @@ unsafe extern "C" fn submit(
             }
             // It had them: they end with it.
             Err(Lost { sent: true }) => {
-                suspects(seat.link.generation, seat.link.submitted(&ids));
+                seat.link.submitted(&ids, |had| suspects(seat.link.generation, had));
                 return BP_OK;
             }
             Err(Lost { sent: false }) => seat.link.forget(&ids),
