@@ -65,6 +65,19 @@ pub fn offline(document: &mut Document, shell: &Shell) {
     document.section("doctor", "");
     shell.ask(document, &["doctor"], 0, MACHINE);
 
+    document.section("plugin, without a server", "[Packages](packages.md) have a page of their own.");
+    shell.run(document, &["plugin", "trust", "ls"], 0);
+    shell.run(document, &["plugin", "verify", "none.plg"], 3);
+    shell.run(document, &["plugin", "install", "com.acme.trt"], 3);
+    shell.run(document, &["plugin", "report", "none.so"], 3);
+    shell.run(document, &["plugin", "check", "none.so"], 3);
+
+    document.section("license", "[Licences](licences.md) have a page of their own.");
+    shell.run(document, &["license", "list"], 0);
+    shell.run(document, &["license", "status"], 0);
+    shell.run(document, &["license", "inspect", "none.lic"], 3);
+    shell.run(document, &["license", "check", "com.acme.trt", "fp8", "--json"], 5);
+
     document.section("completions", "");
     let script = Ask { lines: Some(5), ..PLAIN };
     for name in ["bash", "zsh", "fish"] {
