@@ -13,6 +13,12 @@ pub struct Mistake {
     pub what: String,
 }
 
+/// How deep rules may begin with one another: llama.cpp recurses from rule to rule.
+const MOST_BEGINNINGS: usize = 256;
+/// Ways to the first character, of one rule: llama.cpp walks every one of them, more than once.
+const MOST_WAYS: u64 = 10_000;
+/// And of all rules together.
+const MOST_WAYS_TOGETHER: u64 = 1_000_000;
 /// How deep groups may nest: llama.cpp's parser recurses.
 const MOST_DEPTH: usize = 64;
 /// llama.cpp's own limit for what one repetition makes.
@@ -33,8 +39,156 @@ pub fn check(text: &str, is_token: &dyn Fn(&str) -> bool) -> Result<(), Mistake>
         defined: HashSet::new(),
         generated: 0,
         elements: 0,
+        rules: HashMap::new(),
+        line: 1,
+        counted: 0,
     };
-    reader.grammar()
+    reader.grammar()?;
+    Beginnings { rules: &reader.rules, known: HashMap::new() }.check(&reader.names)
+}
+
+/// What a rule or a group may be: one of these.
+type Alternates<'a> = Vec<Vec<Part<'a>>>;
+
+/// A part of a sequence, as far as it matters to where a text may begin.
+enum Part<'a> {
+    Characters,
+    Rule(&'a str),
+    Group(Alternates<'a>),
+    /// The part before it may be left out.
+    Optional,
+    /// The part before it may come more than once.
+    Repeated,
+}
+
+/// Follows where each rule may begin. What llama.cpp does for it has no bound of its own: it ends the process where rules
+/// begin with one another too deep, and takes for ever where there are too many ways.
+struct Beginnings<'r, 'a> {
+    rules: &'r HashMap<&'a str, Alternates<'a>>,
+    /// `None`: it is being followed.
+    known: HashMap<&'a str, Option<Begins>>,
+}
+
+#[derive(Clone, Copy)]
+struct Begins {
+    /// It may be nothing at all.
+    empty: bool,
+    /// Ways to its first character.
+    ways: u64,
+    /// Levels of rules and groups on the longest of them.
+    levels: usize,
+}
+
+impl<'a> Beginnings<'_, 'a> {
+    fn check(&mut self, lines: &HashMap<&'a str, usize>) -> Result<(), Mistake> {
+        let rules = self.rules;
+        let mut together: u64 = 0;
+        for name in rules.keys().copied() {
+            let begins = self.rule(name, 0);
+            let line = lines.get(name).copied().unwrap_or(1);
+            let begins = begins.map_err(|what| Mistake { line, what })?;
+            together = together.saturating_add(begins.ways);
+            if begins.ways > MOST_WAYS || together > MOST_WAYS_TOGETHER {
+                let what = format!("has too many ways to begin the rule `{name}`");
+                return Err(Mistake { line, what });
+            }
+        }
+        for (name, alternates) in rules {
+            if self.repeats_nothing(alternates) {
+                let what = format!("repeats something that may be nothing, in the rule `{name}`");
+                return Err(Mistake { line: lines.get(name).copied().unwrap_or(1), what });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a part that may be nothing is repeated, where llama.cpp would go round for ever. Every rule is known.
+    fn repeats_nothing(&self, alternates: &Alternates<'a>) -> bool {
+        alternates.iter().any(|sequence| {
+            let within = sequence.iter().any(|part| match part {
+                Part::Group(group) => self.repeats_nothing(group),
+                _ => false,
+            });
+            let mut empty = false;
+            within
+                || sequence.iter().any(|part| match part {
+                    Part::Repeated => empty,
+                    Part::Optional => {
+                        empty = true;
+                        false
+                    }
+                    part => {
+                        empty = self.may_be_nothing(part);
+                        false
+                    }
+                })
+        })
+    }
+
+    fn may_be_nothing(&self, part: &Part<'a>) -> bool {
+        match part {
+            Part::Rule(name) => self.known.get(name).is_some_and(|known| known.is_some_and(|it| it.empty)),
+            Part::Group(group) => group.iter().any(|sequence| {
+                let mut parts = sequence.iter().peekable();
+                std::iter::from_fn(|| {
+                    let part = parts.next()?;
+                    let mut optional = false;
+                    while let Some(mark) = parts.next_if(|it| matches!(it, Part::Optional | Part::Repeated)) {
+                        optional |= matches!(mark, Part::Optional);
+                    }
+                    Some(optional || self.may_be_nothing(part))
+                })
+                .all(|nothing| nothing)
+            }),
+            Part::Characters | Part::Optional | Part::Repeated => false,
+        }
+    }
+
+    fn rule(&mut self, name: &'a str, level: usize) -> Result<Begins, String> {
+        let deep = || format!("begins with rule after rule, more than {MOST_BEGINNINGS} of them");
+        match self.known.get(name) {
+            Some(Some(begins)) if level + begins.levels > MOST_BEGINNINGS => return Err(deep()),
+            Some(Some(begins)) => return Ok(*begins),
+            Some(None) => return Err(format!("has a rule that begins with itself: `{name}`")),
+            None if level > MOST_BEGINNINGS => return Err(deep()),
+            None => {}
+        }
+        self.known.insert(name, None);
+        let rules = self.rules;
+        let begins = match rules.get(name) {
+            Some(alternates) => self.alternates(alternates, level)?,
+            None => Begins { empty: false, ways: 1, levels: 0 },
+        };
+        self.known.insert(name, Some(begins));
+        Ok(begins)
+    }
+
+    fn alternates(&mut self, alternates: &Alternates<'a>, level: usize) -> Result<Begins, String> {
+        let mut whole = Begins { empty: false, ways: 0, levels: 0 };
+        for sequence in alternates {
+            let mut empty = true;
+            let mut parts = sequence.iter().peekable();
+            while let (true, Some(part)) = (empty, parts.next()) {
+                let begins = match part {
+                    Part::Characters | Part::Optional | Part::Repeated => {
+                        Begins { empty: false, ways: 1, levels: 0 }
+                    }
+                    Part::Rule(name) => self.rule(name, level + 1)?,
+                    Part::Group(group) => self.alternates(group, level + 1)?,
+                };
+                let mut optional = false;
+                while let Some(mark) = parts.next_if(|it| matches!(it, Part::Optional | Part::Repeated)) {
+                    optional |= matches!(mark, Part::Optional);
+                }
+                whole.ways = whole.ways.saturating_add(begins.ways);
+                whole.levels = whole.levels.max(begins.levels + 1);
+                empty = begins.empty || optional;
+            }
+            whole.ways = whole.ways.saturating_add(u64::from(empty));
+            whole.empty |= empty;
+        }
+        Ok(whole)
+    }
 }
 
 struct Reader<'a> {
@@ -48,6 +202,10 @@ struct Reader<'a> {
     /// Rules that llama.cpp adds for groups and repetitions.
     generated: u64,
     elements: u64,
+    rules: HashMap<&'a str, Alternates<'a>>,
+    /// The line of the byte `counted`.
+    line: usize,
+    counted: usize,
 }
 
 /// The item before a repetition.
@@ -114,7 +272,10 @@ impl<'a> Reader<'a> {
     }
 
     fn name(&mut self) -> Option<&'a str> {
-        let line = 1 + self.text.as_bytes().iter().take(self.at).filter(|&&byte| byte == b'\n').count();
+        let since = self.text.as_bytes().get(self.counted..self.at).unwrap_or_default();
+        self.line += since.iter().filter(|&&byte| byte == b'\n').count();
+        self.counted = self.at;
+        let line = self.line;
         let name = self.take_while(|c| c.is_ascii_alphanumeric() || c == '-');
         if name.is_empty() {
             return None;
@@ -130,7 +291,8 @@ impl<'a> Reader<'a> {
             return self.wrong(format!("has no `::=` behind the name of the rule `{name}`"));
         }
         self.space(true);
-        self.alternates(0)?;
+        let alternates = self.alternates(0)?;
+        self.rules.insert(name, alternates);
         self.defined.insert(name);
         if self.peek().is_some() && !(self.take("\r\n") || self.take("\r") || self.take("\n")) {
             return self.wrong(format!("has something in the rule `{name}` that cannot come there"));
@@ -139,58 +301,70 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn alternates(&mut self, depth: usize) -> Result<(), Mistake> {
+    fn alternates(&mut self, depth: usize) -> Result<Alternates<'a>, Mistake> {
         if depth > MOST_DEPTH {
             return self.wrong(format!("nests its groups deeper than {MOST_DEPTH}"));
         }
-        self.sequence(depth)?;
+        let mut all = vec![self.sequence(depth)?];
         while self.take("|") {
             self.space(true);
-            self.sequence(depth)?;
+            all.push(self.sequence(depth)?);
         }
-        Ok(())
+        Ok(all)
     }
 
-    fn sequence(&mut self, depth: usize) -> Result<(), Mistake> {
+    fn sequence(&mut self, depth: usize) -> Result<Vec<Part<'a>>, Mistake> {
+        let mut parts = Vec::new();
         let mut last: Option<Item> = None;
         while let Some(c) = self.peek() {
-            let item = match c {
-                '"' => self.literal()?,
-                '[' => self.class()?,
-                '<' | '!' => self.token()?,
+            let (item, part) = match c {
+                '"' => (self.literal()?, Part::Characters),
+                '[' => (self.class()?, Part::Characters),
+                '<' | '!' => (self.token()?, Part::Characters),
                 '(' => {
                     self.at += 1;
                     self.space(true);
                     let before = self.symbols();
                     self.generated += 1;
-                    self.alternates(depth + 1)?;
+                    let group = self.alternates(depth + 1)?;
                     let rules = (self.symbols() - before).max(1);
                     if !self.take(")") {
                         return self.wrong("has a group without its `)`");
                     }
-                    Item { elements: 1, rules }
+                    (Item { elements: 1, rules }, Part::Group(group))
                 }
                 '.' => {
                     self.at += 1;
-                    Item { elements: 1, rules: 1 }
+                    (Item { elements: 1, rules: 1 }, Part::Characters)
                 }
                 '*' | '+' | '?' | '{' => {
                     let (least, most) = self.times()?;
                     self.space(0 < depth);
                     let Some(item) = &mut last else { return self.wrong("repeats nothing") };
                     self.repeat(item, least, most)?;
+                    // In this order: whether what is repeated may be nothing is asked before it may be left out.
+                    if most != Some(1) {
+                        parts.push(Part::Repeated);
+                    }
+                    if least == 0 {
+                        parts.push(Part::Optional);
+                    }
                     continue;
                 }
                 _ => match self.name() {
-                    Some(_) => Item { elements: 1, rules: 1 },
-                    None => return Ok(()),
+                    Some(name) => (Item { elements: 1, rules: 1 }, Part::Rule(name)),
+                    None => return Ok(parts),
                 },
             };
             self.grow(item.elements)?;
+            // A literal without a character is nothing.
+            if item.elements > 0 {
+                parts.push(part);
+            }
             last = Some(item);
             self.space(0 < depth);
         }
-        Ok(())
+        Ok(parts)
     }
 
     /// How often, at least and at most.
@@ -233,6 +407,9 @@ impl<'a> Reader<'a> {
     }
 
     fn repeat(&mut self, item: &mut Item, least: u64, most: Option<u64>) -> Result<(), Mistake> {
+        if item.elements == 0 {
+            return self.wrong("repeats nothing");
+        }
         let total = match most {
             Some(most) if most > 0 => most,
             _ => least.max(1),
@@ -377,6 +554,38 @@ mod tests {
             assert!(mistake.line == line && mistake.what.contains(says), "{grammar}: {mistake:?}");
             assert!(!mistake.what.contains("secret"), "{mistake:?}");
         }
+    }
+
+    /// `x0` begins with `x1`, and so on: `each` makes the body of one out of the name of the next.
+    fn chain(rules: usize, each: impl Fn(String) -> String) -> String {
+        let rule = |i: usize| format!("x{i} ::= {}\n", each(format!("x{}", i + 1)));
+        format!("root ::= x0\n{}x{rules} ::= \"z\"", (0..rules).map(rule).collect::<String>())
+    }
+
+    #[test]
+    fn what_llama_cpp_would_not_come_back_from_is_refused() {
+        let says = |grammar: &str| check(grammar, &is_token).unwrap_err().what;
+        assert_eq!(check(&chain(200, |next| next), &is_token), Ok(()));
+        assert!(says(&chain(20_000, |next| next)).contains("rule after rule"));
+        assert!(says(&chain(200, |next| format!("(({next}))"))).contains("rule after rule"));
+        assert_eq!(check(&chain(8, |next| format!("{next} \"b\" | {next} \"c\"")), &is_token), Ok(()));
+        assert!(says(&chain(30, |next| format!("{next} \"b\" | {next} \"c\""))).contains("too many ways"));
+        for itself in [
+            "root ::= root",
+            "root ::= a\na ::= b? root \"x\"\nb ::= \"b\"",
+            "root ::= a root\na ::= b\nb ::= \"\"",
+        ] {
+            assert!(says(itself).contains("begins with itself"), "{itself}");
+        }
+        for nothing in [
+            "root ::= a*\na ::= b\nb ::= \"\"",
+            "root ::= (\"a\"?)+",
+            "root ::= \"x\" (\"a\"* | b){2,3}\nb ::= \"b\"",
+        ] {
+            assert!(says(nothing).contains("may be nothing"), "{nothing}");
+        }
+        assert!(says("root ::= \"\"*").contains("repeats nothing"));
+        assert!(says("root ::= []+").contains("repeats nothing"));
     }
 
     proptest! {

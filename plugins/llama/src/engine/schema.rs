@@ -5,6 +5,7 @@
 
 use super::pattern;
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 
 /// Moves a schema's references to where the schema now stands.
 pub fn rebase(schema: Value, at: &str) -> Value {
@@ -39,6 +40,8 @@ pub struct Checker<'a> {
 /// More than this in one schema makes llama.cpp's grammar too large.
 const MOST_REPETITIONS: u64 = 1000;
 pub const MOST_DEPTH: usize = 32;
+/// Different places that references may lead to: llama.cpp recurses from one to the next.
+const MOST_REFERENCES: usize = 400;
 
 /// Say nothing about what is valid, or nothing that must be checked.
 const NOTES: &[&str] = &[
@@ -72,12 +75,30 @@ pub fn is_note(key: &str) -> bool {
     NOTES.contains(&key) || key.starts_with("x-")
 }
 
+/// Where the references of a schema lead. No deeper than the body of a request may nest.
+fn references<'a>(schema: &'a Value, places: &mut HashSet<&'a str>) {
+    match schema {
+        Value::Object(members) => members.iter().for_each(|(key, value)| match value {
+            Value::String(to) if key == "$ref" => _ = places.insert(to),
+            value => references(value, places),
+        }),
+        Value::Array(items) => items.iter().for_each(|item| references(item, places)),
+        _ => {}
+    }
+}
+
 impl Checker<'_> {
     /// The schema as llama.cpp understands it.
     ///
     /// # Errors
     /// What it cannot be held to, by place.
     pub fn whole(&self) -> Result<Value, Wrong> {
+        let mut places = HashSet::new();
+        references(self.root, &mut places);
+        if places.len() > MOST_REFERENCES {
+            let what = format!("refers to {} places; at most {MOST_REFERENCES} can be held to", places.len());
+            return Err(Wrong { path: "#".to_owned(), what });
+        }
         self.check(self.root, "#", 0)
     }
 
@@ -269,6 +290,19 @@ mod tests {
         assert!(what.contains(says), "{what}");
         let error = super::super::grammar::of_format(&ResponseFormat::JsonSchema { schema }).unwrap_err();
         assert!(error.message.contains(path) && error.details.contains_key("param"), "{error}");
+    }
+
+    #[test]
+    fn a_schema_that_leads_from_place_to_place_for_long_is_refused() {
+        let chain = |places: usize| {
+            let definition =
+                |i| (format!("d{i}"), json!({"anyOf": [{"$ref": format!("#/$defs/d{}", i + 1)}]}));
+            let mut definitions: Map<String, Value> = (0..places).map(definition).collect();
+            definitions.insert(format!("d{places}"), json!({"type": "null"}));
+            json!({"$defs": definitions, "anyOf": [{"$ref": "#/$defs/d0"}]})
+        };
+        assert!(strict(chain(100)).is_ok());
+        refused(chain(20_000), "#", "refers to 20001 places");
     }
 
     #[test]
