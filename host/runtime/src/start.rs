@@ -30,7 +30,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::oneshot;
+
+/// How long writing down when keys were used may hold up the end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why a host did not start.
 #[derive(Debug, thiserror::Error)]
@@ -118,13 +122,15 @@ pub(crate) fn start(builder: HostBuilder) -> Result<Running, StartError> {
             let system = actix::System::new();
             let shelf = system.block_on(async move {
                 let built = build(config, store, &thread_dir, unlimited_compute);
-                let shelf = built.as_ref().ok().map(|built| built.parts.catalog.shelf().clone());
+                let kept = built.as_ref().ok();
+                let kept = kept.map(|built| (built.parts.catalog.shelf().clone(), built.auth.clone()));
                 sender.send(built).ok();
-                if shelf.is_some() {
-                    // Either somebody says stop, or everybody who could is gone.
-                    stopped.await.ok();
-                }
-                shelf
+                let (shelf, auth) = kept?;
+                // Either somebody says stop, or everybody who could is gone.
+                stopped.await.ok();
+                // It has said so itself if it could not.
+                tokio::time::timeout(LAST_WORDS, auth.write_use()).await.ok();
+                Some(shelf)
             });
             // What is still open ends with the host: its threads, and its memory.
             shelf.inspect(|shelf| shelf.close_now());

@@ -9,6 +9,7 @@ use actix::{
     Supervised,
 };
 use arc_swap::ArcSwap;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -28,6 +29,8 @@ pub struct AuthActor {
     published: Arc<ArcSwap<KeyRing>>,
     restarts: Arc<AtomicU64>,
     backoff: Backoff,
+    /// Times of use, by key, that the store has not been told yet.
+    unwritten: HashMap<String, i64>,
 }
 
 impl AuthActor {
@@ -38,21 +41,26 @@ impl AuthActor {
         published: Arc<ArcSwap<KeyRing>>,
         restarts: Arc<AtomicU64>,
     ) -> Self {
-        Self { store, keys: Ok(keys), published, restarts, backoff: Backoff::default() }
+        Self {
+            store,
+            keys: Ok(keys),
+            published,
+            restarts,
+            backoff: Backoff::default(),
+            unwritten: HashMap::new(),
+        }
     }
 
-    /// Takes the times of use from the ring. Returns those that are new.
-    fn remember_use(&mut self) -> Vec<(String, i64)> {
+    /// Takes the times of use from the ring.
+    fn remember_use(&mut self) {
         let ring = self.published.load();
-        let mut new = Vec::new();
         for KeyRecord { info: key, .. } in self.keys.iter_mut().flatten() {
             let used = ring.used_at(&key.id);
             if used.is_some() && key.last_used_at != used {
                 key.last_used_at = used;
-                new.extend(used.map(|at| (key.id.clone(), at)));
+                self.unwritten.extend(used.map(|at| (key.id.clone(), at)));
             }
         }
-        new
     }
 
     fn publish(&mut self) {
@@ -100,16 +108,27 @@ impl AuthActor {
         }))
     }
 
-    fn write_use(&mut self, context: &mut Context<Self>) {
-        let used = self.guarded(context, Self::remember_use).unwrap_or_default();
-        if !used.is_empty() {
-            let written = self.store_then(move |store| store.touch_keys(&used), |_, ()| Ok(()));
-            context.spawn(written.map(|written, _, _| {
-                if let Err(error) = written {
-                    tracing::warn!(%error, "the times of use of keys could not be written");
+    /// Tells the store which keys were used, and when. What it does not take is told again.
+    fn write_use(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), AuthError>> {
+        let used = self.guarded(context, |actor| {
+            actor.remember_use();
+            std::mem::take(&mut actor.unwritten)
+        });
+        let used: Vec<_> = match used {
+            Ok(used) if used.is_empty() => return Box::pin(actix::fut::ready(Ok(()))),
+            Ok(used) => used.into_iter().collect(),
+            Err(panicked) => return Box::pin(actix::fut::ready(Err(panicked.into()))),
+        };
+        let again = used.clone();
+        let written = self.store_then(move |store| store.touch_keys(&used), |_, ()| Ok(()));
+        Box::pin(written.map(move |written, actor, _| {
+            written.inspect_err(|error| {
+                tracing::warn!(%error, "the times of use of keys could not be written");
+                for (key, at) in again {
+                    actor.unwritten.entry(key).or_insert(at);
                 }
-            }));
-        }
+            })
+        }))
     }
 
     fn read_again(&mut self, after: Duration, context: &mut Context<Self>) {
@@ -140,7 +159,10 @@ impl Actor for AuthActor {
 
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(256);
-        context.run_interval(TOUCH, Self::write_use);
+        context.run_interval(TOUCH, |actor, context| {
+            let written = actor.write_use(context);
+            context.spawn(written.map(|_, _, _| ()));
+        });
     }
 }
 
@@ -160,6 +182,11 @@ pub struct Create {
     pub tenant: Arc<str>,
     pub new: NewKey,
 }
+
+/// Writes down which keys were used, and when.
+#[derive(Message)]
+#[rtype(result = "Result<(), AuthError>")]
+pub struct WriteUse;
 
 /// Every key of a tenant.
 #[derive(Message)]
@@ -200,6 +227,14 @@ impl Handler<Create> for AuthActor {
                 )
             }
         }
+    }
+}
+
+impl Handler<WriteUse> for AuthActor {
+    type Result = ResponseActFuture<Self, Result<(), AuthError>>;
+
+    fn handle(&mut self, _: WriteUse, context: &mut Self::Context) -> Self::Result {
+        self.write_use(context)
     }
 }
 

@@ -123,6 +123,14 @@ impl AuthHandle {
         self.actor.send(actor::Revoke { tenant: DEFAULT_TENANT.into(), id: id.to_owned() }).await?
     }
 
+    /// Writes down when keys were last used, which happens once a minute otherwise.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn write_use(&self) -> Result<(), AuthError> {
+        self.actor.send(actor::WriteUse).await?
+    }
+
     /// Puts the configuration into force.
     ///
     /// # Errors

@@ -89,6 +89,18 @@ async fn a_key_works_from_its_making_to_its_revocation() {
 }
 
 #[actix::test]
+async fn when_a_key_was_used_is_written_down_whoever_looked_at_it_before() {
+    let host = started();
+    let key = host.auth.create(user()).await.unwrap();
+    assert!(lets_in(&host.auth, &key.secret));
+    let used = |keys: Vec<KeyInfo>| keys.iter().any(|it| it.id == key.info.id && it.last_used_at.is_some());
+    assert!(used(host.auth.list().await.unwrap()), "looked at, which is not writing");
+    host.auth.create(user()).await.unwrap();
+    host.auth.write_use().await.unwrap();
+    assert!(used(again(&host).0.list().await.unwrap()), "after a restart");
+}
+
+#[actix::test]
 async fn every_way_not_to_be_let_in_reads_the_same_but_for_no_key_at_all() {
     let host = started();
     let now = SystemTime::now();
