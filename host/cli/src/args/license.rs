@@ -15,12 +15,14 @@ Exit codes of this verb: 0 valid, 1 not valid, 2 it ends soon or has ended and g
 machine, plugin or version")]
     Inspect(Inspect),
     /// Keep licence files, or a vendor's revocation list
+    #[command(after_help = "Example:\n  backplane license install acme.lic")]
     Install {
         /// The files, as the vendor sent them
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
     /// Remove a licence
+    #[command(after_help = "Example:\n  backplane license remove lic_42")]
     Remove {
         /// Its id, as `license list` shows it
         id: String,
@@ -29,11 +31,13 @@ machine, plugin or version")]
     #[command(visible_alias = "ls")]
     List,
     /// Tell of each commercial plugin how it stands with its licence, by the files on this machine
+    #[command(after_help = "Example:\n  backplane license status com.acme.trt")]
     Status {
         /// Only this plugin
         plugin: Option<String>,
     },
     /// Print what a licence for a plugin can be bound to
+    #[command(after_help = "Example:\n  backplane license fingerprint com.acme.trt")]
     Fingerprint {
         /// The plugin's id: the same machine looks different to each vendor
         plugin: String,
@@ -41,6 +45,7 @@ machine, plugin or version")]
     /// Tell what licensed plugins were used for
     Usage,
     /// Ask whether a plugin's feature is licensed: exit code 0 if it is, 5 if not
+    #[command(after_help = "Example:\n  backplane license check com.acme.trt fp8")]
     Check {
         plugin: String,
         feature: String,
@@ -80,8 +85,10 @@ pub enum Trust {
     #[command(visible_alias = "ls")]
     List,
     /// Trust a key
+    #[command(after_help = "Example:\n  backplane license trust add acme.pub --plugins 'com.acme.*'")]
     Add(TrustAdd),
     /// Trust a key no more
+    #[command(after_help = "Example:\n  backplane license trust remove 3f9a1c20…")]
     Remove {
         /// Its id, as `license trust list` shows it
         id: String,
