@@ -9,8 +9,8 @@ use super::{Backend, queue::Queue};
 use crate::error::{Error, Result};
 use crate::loader::{Class, Exchange, Instance};
 use parking_lot::{Condvar, Mutex};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Longest pause between two attempts to replace an instance.
@@ -24,8 +24,8 @@ pub struct Seat {
     open: Mutex<Vec<Arc<Exchange>>>,
     returned: Condvar,
     poisoned: AtomicBool,
-    /// Left to its fate: its lanes end as soon as the plugin lets them.
-    retired: AtomicBool,
+    /// Left to its fate, and why: its lanes end as soon as the plugin lets them.
+    retired: OnceLock<Error>,
     /// Lanes that have not left.
     lanes: AtomicU32,
     /// Nanoseconds of work of this seat, for the heartbeat.
@@ -44,7 +44,7 @@ impl Seat {
             open: Mutex::new(Vec::new()),
             returned: Condvar::new(),
             poisoned: AtomicBool::new(false),
-            retired: AtomicBool::new(false),
+            retired: OnceLock::new(),
             lanes: AtomicU32::new(0),
             submits: AtomicU64::new(0),
         });
@@ -241,8 +241,10 @@ impl Seat {
             && let Some(instance) = self.instance.lock().take()
         {
             let open: Vec<_> = self.open.lock().clone();
+            // Whoever retired the seat may not have come to tell them yet.
+            let why = self.retired.get().cloned().unwrap_or_else(Error::shutting_down);
             for exchange in open {
-                instance.abandon(&exchange, Error::shutting_down());
+                instance.abandon(&exchange, why.clone());
             }
         }
         backend.lane_ended();
@@ -275,7 +277,7 @@ impl Seat {
     /// Gives up on a stuck instance: its requests end with an error, its threads are left alone, or end with their
     /// worker.
     pub fn retire(&self, error: &Error) {
-        self.retired.store(true, Ordering::Relaxed);
+        self.retired.set(error.clone()).ok();
         let open: Vec<_> = self.open.lock().clone();
         let instance = self.instance.lock().clone();
         for exchange in open {
@@ -291,7 +293,7 @@ impl Seat {
     }
 
     pub fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Relaxed)
+        self.retired.get().is_some()
     }
 
     /// Requests the plugin has.
