@@ -93,7 +93,7 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
     let first = first.ok_or_else(|| Error::internal("the router chose nothing"))?;
     let admitted = reserve(parts, &request, &first, &request.id)
         .inspect_err(|error| refused(&request, Some(&first.name()), error))?;
-    let limits = parts.limiter.snapshot(&request.caller);
+    let mut limits = parts.limiter.snapshot(&request.caller);
 
     let key = cache_key(parts, &config, &request, &first, escalates);
     drop(config);
@@ -101,7 +101,9 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
         && request.cache == CacheUse::Default
         && let Some(entry) = parts.cache.get(key)
     {
+        // A hit costs no tokens: what is left is told without what was put by for an answer.
         drop(admitted);
+        limits = parts.limiter.snapshot(&request.caller);
         let listed = first.listed();
         let plugin = listed.plugins.first().cloned().unwrap_or_default();
         let admit = started.elapsed();

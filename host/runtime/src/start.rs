@@ -315,7 +315,9 @@ impl Started {
     /// Finds plugins and installed models, and puts the listing into force.
     pub async fn relist(&self, parts: &Arc<Parts>, config: &Config) -> Result<PluginChanges> {
         let shelf = parts.catalog.shelf().clone();
-        let options = listing::plugin_options(config, &self.state_dir, &self.plugin_dirs);
+        let mut options = listing::plugin_options(config, &self.state_dir, &self.plugin_dirs);
+        // What is loaded at all was settled at the start: a host that runs is not talked into less.
+        options.least = self.config.plugins.trust;
         let models = listing::options(config, shelf.pool.threads());
         let (dir, checked) = (self.state_dir.clone(), config.clone());
         // Plugins may block while they start, so they do it on a thread of their own.

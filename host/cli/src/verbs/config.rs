@@ -105,8 +105,11 @@ fn reloaded(report: &Value) -> Vec<String> {
         all(list).iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>().join(", ")
     };
     let plugins = &report["plugins"];
+    let waits = all(&report["needs_restart"]);
+    let at_once: Vec<Value> =
+        all(&report["changed"]).into_iter().filter(|name| !waits.contains(name)).collect();
     let named = [
-        ("in force", names(&report["changed"])),
+        ("in force", names(&at_once.into())),
         ("plugins loaded", names(&plugins["loaded"])),
         ("needs a restart", names(&report["needs_restart"])),
     ];
