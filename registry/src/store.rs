@@ -10,7 +10,7 @@
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ impl Store {
     pub fn create(&self) -> Result<()> {
         for folder in ["blobs/sha256", "blobs/partial", "cards", "locks"] {
             let path = self.root.join(folder);
-            fs::create_dir_all(&path).map_err(RegistryError::io("create", &path))?;
+            private(&path).map_err(RegistryError::io("create", &path))?;
         }
         Ok(())
     }
@@ -236,4 +236,9 @@ fn sync_folder(path: &Path) {
     if let Some(Ok(folder)) = path.parent().map(File::open) {
         let _ = folder.sync_all();
     }
+}
+
+/// Makes a folder and what is missing above it, readable by its owner only: a pull may be what makes the state directory.
+fn private(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
