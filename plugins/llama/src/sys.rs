@@ -66,6 +66,10 @@ const TELLING: [&str; 6] = ["file type", "model type", "model params", "buffer s
 const CALLERS: [&str; 4] =
     ["invalid grammar", "unsupported grammar", "failed to parse grammar", "grammar does not contain"];
 
+/// What it warns of and need not: the context is shared by several sequences, and each is kept within what the model was
+/// trained for.
+const NO_CONCERN: [&str; 1] = ["possible training context overflow"];
+
 /// Takes a line of llama.cpp's log, from any thread.
 pub type LogSink = Box<dyn Fn(LogLevel, &str) + Send + Sync>;
 
@@ -104,6 +108,7 @@ unsafe extern "C" fn on_log(level: llama_cpp_sys_2::ggml_log_level, text: *const
     let callers = CALLERS.iter().any(|begin| line.starts_with(begin));
     if line.is_empty()
         || callers
+        || NO_CONCERN.iter().any(|said| line.contains(said))
         || level == LogLevel::Info && !TELLING.iter().any(|told| line.contains(told))
     {
         return;
