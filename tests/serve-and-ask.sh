@@ -5,7 +5,9 @@ program=$1 model=$2 question=$3
 
 "$program" serve &
 server=$!
-trap 'kill -TERM $server 2>/dev/null; wait $server' INT TERM EXIT
+# Ctrl+C is how it is meant to end.
+trap 'kill -TERM $server 2>/dev/null; wait $server; exit 0' INT TERM
+trap 'kill -TERM $server 2>/dev/null; wait $server' EXIT
 
 for _ in $(seq 200); do
     kill -0 $server 2>/dev/null || { wait $server; exit $?; }

@@ -46,7 +46,7 @@ impl Scene {
         let scene = Self { dir: tempfile::tempdir().unwrap() };
         std::fs::create_dir_all(scene.path("target/release")).unwrap();
         std::fs::copy(echo(), scene.path("target/release/libbackplane_echo.so")).unwrap();
-        std::fs::write(scene.path("NOTICE"), "mind the step").unwrap();
+        std::fs::write(scene.path("LICENSE"), "mind the step").unwrap();
         scene
     }
 
