@@ -5,6 +5,9 @@
 //! `_pattern_to_rule` in llama.cpp's `common/json-schema-to-grammar.cpp`.
 
 /// Whether an answer can be held to `pattern`: anchored, without look-around, classes such as `\d`, and anchors within.
+///
+/// llama.cpp puts what a pattern allows between quotes as it is, so nothing that JSON would have to escape may come of it:
+/// no quote, no backslash, no control character, and neither `.` nor `[^…]`, which allow all of them.
 pub fn is_supported(pattern: &str) -> bool {
     const MOST_LENGTH: usize = 1000;
     const MOST_DEPTH: usize = 32;
@@ -25,9 +28,8 @@ pub fn is_supported(pattern: &str) -> bool {
             '[' => class(rest),
             '{' => repetition(rest),
             '\\' if rest[1..].starts_with(|c| "^$.[](){}|*+?".contains(c)) => Some(2),
-            '\\' => escape(rest),
-            '^' | '$' | ']' | '}' => None,
-            c => Some(c.len_utf8()),
+            '^' | '$' | ']' | '}' | '.' => None,
+            _ => element(rest).filter(|&(c, _)| is_plain(c, c)).map(|(_, length)| length),
         };
         let Some(taken) = taken.filter(|_| depth <= MOST_DEPTH) else { return false };
         rest = &rest[taken..];
@@ -35,16 +37,39 @@ pub fn is_supported(pattern: &str) -> bool {
     depth == 0
 }
 
+/// Whether JSON writes every character from one to another as it is.
+fn is_plain(first: u32, last: u32) -> bool {
+    let within = |c: char| (first..=last).contains(&u32::from(c));
+    first <= last && u32::from(' ') <= first && !within('"') && !within('\\')
+}
+
 /// Length of `[…]`.
 fn class(text: &str) -> Option<usize> {
     let mut at = 1;
-    loop {
-        let rest = text.get(at..)?;
-        at += match rest.chars().next()? {
-            ']' => return Some(at + 1),
-            '\\' => escape(rest)?,
-            c => c.len_utf8(),
-        };
+    if text[at..].starts_with('^') {
+        return None;
+    }
+    while !text.get(at..)?.starts_with(']') {
+        let (first, length) = element(&text[at..])?;
+        at += length;
+        let mut last = first;
+        if let Some(range) = text.get(at..)?.strip_prefix('-').filter(|rest| !rest.starts_with(']')) {
+            let length;
+            (last, length) = element(range)?;
+            at += 1 + length;
+        }
+        if !is_plain(first, last) {
+            return None;
+        }
+    }
+    Some(at + 1)
+}
+
+/// A character, escaped or not, and its length here.
+fn element(text: &str) -> Option<(u32, usize)> {
+    match text.chars().next()? {
+        '\\' => escape(text),
+        c => Some((c.into(), c.len_utf8())),
     }
 }
 
@@ -62,17 +87,22 @@ fn repetition(text: &str) -> Option<usize> {
     .then_some(end + 1)
 }
 
-/// Length of an escape that a grammar knows too.
-fn escape(text: &str) -> Option<usize> {
-    let digits = match text[1..].chars().next()? {
+/// An escape that a grammar knows too: its character and its length.
+fn escape(text: &str) -> Option<(u32, usize)> {
+    let name = text[1..].chars().next()?;
+    let digits = match name {
         'x' => 2,
         'u' => 4,
         'U' => 8,
-        't' | 'r' | 'n' | '\\' | '"' | '[' | ']' | '-' => 0,
+        't' => return Some(('\t'.into(), 2)),
+        'r' => return Some(('\r'.into(), 2)),
+        'n' => return Some(('\n'.into(), 2)),
+        '\\' | '"' | '[' | ']' | '-' => return Some((name.into(), 2)),
         _ => return None,
     };
-    let hex = text.as_bytes().get(2..2 + digits)?;
-    hex.iter().all(u8::is_ascii_hexdigit).then_some(2 + digits)
+    let hex = text.get(2..2 + digits)?;
+    let all = hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    all.then(|| u32::from_str_radix(hex, 16).ok()).flatten().map(|c| (c, 2 + digits))
 }
 
 #[cfg(test)]
@@ -82,7 +112,7 @@ mod tests {
     #[test]
     fn what_a_grammar_can_hold_an_answer_to() {
         for pattern in
-            ["^$", "^[A-Z][a-z]+$", "^(?:a|b){2,3}\\.c?$", "^\\u00e9[^\\n\\]]*$", "^a{2}b{3,}c{,4}é.$"]
+            ["^$", "^[A-Z][a-z]+$", "^(?:a|b){2,3}\\.c?$", "^\\u00e9[a-z\\]#-\\x5b-]*$", "^a{2}b{3,}c{,4}é$"]
         {
             assert!(is_supported(pattern), "{pattern}");
         }
@@ -102,6 +132,15 @@ mod tests {
             "^a{x}$",
             "^a{3,2}$",
             "^a{9999}$",
+            "^.$",
+            "^[^a]$",
+            "^a\"b$",
+            "^a\\\\b$",
+            "^a\\nb$",
+            "^\\x22$",
+            "^[ -~]$",
+            "^[\\t]$",
+            "^[z-a]$",
             "^a]$",
             "^a}$",
             "^\\$",

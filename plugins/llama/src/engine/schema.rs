@@ -223,7 +223,9 @@ impl Checker<'_> {
                     match pattern::is_supported(pattern) {
                         true => value.clone(),
                         false if self.strict => {
-                            return is("cannot be held to; it must be anchored (`^…$`), without look-around");
+                            return is(
+                                "cannot be held to; it must be anchored (`^…$`), without look-around, `.`, `[^…]`, or what JSON escapes",
+                            );
                         }
                         false => continue,
                     }
