@@ -31,7 +31,7 @@ fn run() -> Result<(), String> {
     const BY_HAND: &str = "is started by `backplane`, which speaks to it on its standard input";
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
     let main = Channel::from_fd(stdin);
-    let Ok(Some((body, _))) = main.receive() else { return Err(BY_HAND.to_owned()) };
+    let Ok(Some((body, sealed))) = main.receive() else { return Err(BY_HAND.to_owned()) };
     let Ok(ToWorker::Start { protocol, library, confine }) = body.read() else {
         return Err(BY_HAND.to_owned());
     };
@@ -41,7 +41,8 @@ fn run() -> Result<(), String> {
             .map_err(|error| error.to_string())
     };
     let entry = if protocol == PROTOCOL {
-        sandbox::apply(&confine, library, &main).and_then(|()| library::map(library))
+        let library = library::Source::new(library, sealed);
+        sandbox::apply(&confine, &library, &main).and_then(|()| library.map())
     } else {
         Err(format!(
             "the host speaks protocol {protocol} and this worker {PROTOCOL}: install both from one release"

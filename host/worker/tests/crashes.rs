@@ -179,8 +179,12 @@ fn one_that_crashes_again_and_again_is_not_started_any_more_nor_by_the_next_host
 fn one_that_misbehaves_before_it_is_entered_fails_to_load() {
     use backplane::isolation::WorkerEntry;
     use std::sync::Arc;
-    for (what, words) in [("exit", "exited with status 0"), ("segv", "SIGSEGV"), ("hang", "not ready within")]
-    {
+    for (what, words) in [
+        ("exit", "exited with status 0"),
+        ("segv", "SIGSEGV"),
+        ("hang", "not ready within"),
+        ("wrong-layout", "was built with an SDK that this host does not fit"),
+    ] {
         let (_folder, library) = hostile(Some(what));
         let limit = if what == "hang" { Duration::from_secs(2) } else { LONG };
         let entry = Arc::new(WorkerEntry::new(Launch { limit, ..launch(library, Confinement::Nothing) }));

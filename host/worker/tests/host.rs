@@ -6,17 +6,26 @@ mod support;
 
 use backplane::config::Isolation;
 use backplane::{Answer, Caller, Config, ErrorCode, Host, Next, Request};
+use backplane_registry::package::{Level, PackOptions, Plugins, Trust, open, pack};
+use backplane_registry::trust::{Role, SecretKey, Timestamp, TrustStore, TrustedKey};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use support::{LONG, echo_library};
 
 /// A host with echo in a worker, and its state directory.
 fn host() -> (tempfile::TempDir, Host) {
+    host_with(|state| {
+        let plugins = state.join("plugins");
+        std::fs::create_dir(&plugins).unwrap();
+        std::fs::copy(echo_library(), plugins.join("libecho.so")).unwrap();
+    })
+}
+
+fn host_with(put: impl FnOnce(&Path)) -> (tempfile::TempDir, Host) {
     let state = tempfile::tempdir().unwrap();
-    let plugins = state.path().join("plugins");
-    std::fs::create_dir(&plugins).unwrap();
-    std::fs::copy(echo_library(), plugins.join("libecho.so")).unwrap();
+    put(state.path());
     let mut config = Config::for_tests();
     config.plugins.isolation = [("dev.backplane.echo".to_owned(), Isolation::Worker)].into();
     let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
@@ -31,6 +40,9 @@ async fn ask(host: &Host, text: &str) -> Answer {
     host.serve(echo(json!({"text": text}))).await.unwrap().collect().await.unwrap()
 }
 
+/// One at a time: they count the workers of this process.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Workers of this process.
 fn workers() -> Vec<u32> {
     let own = std::process::id().to_string();
@@ -44,6 +56,7 @@ fn workers() -> Vec<u32> {
 
 #[tokio::test]
 async fn it_is_served_killed_and_served_again() {
+    let _alone = ALONE.lock().await;
     let (_state, host) = host();
     let plugin = host.plugins().into_iter().find(|plugin| plugin.id == "dev.backplane.echo").unwrap();
     assert_eq!((plugin.isolation, plugin.ready), ("worker", true), "{:?}", plugin.problem);
@@ -80,4 +93,43 @@ async fn it_is_served_killed_and_served_again() {
         assert!(Instant::now() < deadline, "a worker outlives its host");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Packs echo, signs it, and installs it in a state directory that trusts the key.
+fn install(state: &Path) {
+    let key = SecretKey::of_seed(&[7; 32]);
+    TrustStore::at(state).add(TrustedKey::new(key.public(), "acme", &[Role::Plugin])).unwrap();
+    let package = state.join("echo.plg");
+    pack(&echo_library(), &PackOptions::default()).unwrap().write(&package, &[&key]).unwrap();
+    let trust = Trust::load(state, Level::Org, Timestamp::now()).unwrap();
+    Plugins::at(state).install(&open(&package, &trust).unwrap(), &trust, "test").unwrap();
+}
+
+/// What was verified is what runs, also when the worker is started again after somebody has changed the file.
+#[tokio::test]
+async fn a_signed_package_runs_in_a_worker_from_its_sealed_copy() {
+    let _alone = ALONE.lock().await;
+    let (state, host) = host_with(install);
+    let plugin = host.plugins().into_iter().find(|plugin| plugin.id == "dev.backplane.echo").unwrap();
+    assert_eq!(
+        (plugin.isolation, plugin.level, plugin.ready),
+        ("worker", "org", true),
+        "{:?}",
+        plugin.problem
+    );
+    assert_eq!(ask(&host, "sealed").await.json::<Value>().unwrap()[0]["text"], "sealed");
+
+    let package = Plugins::at(state.path()).in_use("dev.backplane.echo").unwrap();
+    let name = echo_library().file_name().unwrap().to_owned();
+    std::fs::remove_file(package.folder.join(&name)).unwrap();
+    std::fs::write(package.folder.join(&name), "not what was verified").unwrap();
+    let before = workers();
+    assert!(Command::new("kill").args(["-9", &before[0].to_string()]).status().unwrap().success());
+    let start = Instant::now();
+    while workers() == before {
+        assert!(start.elapsed() < LONG);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(ask(&host, "again").await.json::<Value>().unwrap()[0]["text"], "again");
+    host.shutdown(Duration::from_secs(5)).await;
 }

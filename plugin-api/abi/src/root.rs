@@ -5,14 +5,34 @@
 //! crate's major version into a readable error instead of undefined behaviour.
 //!
 //! It has one field and never gets another: a host whose `abi_stable` table grew rejects every older plugin
-//! (docs/decisions/001-one-c-table.md). It is loaded with `lib_header_from_path(..)?.init_root_module()` only,
-//! since `load_from_file` answers every path with the first library it ever loaded.
+//! (docs/decisions/001-one-c-table.md). It is loaded by [`check`] only, since `load_from_file` answers every path with
+//! the first library it ever loaded.
 
 use abi_stable::StableAbi;
-use abi_stable::library::RootModule;
+use abi_stable::library::{RootModule, lib_header_from_path};
 use abi_stable::package_version_strings;
 use abi_stable::sabi_types::VersionStrings;
 use core::ffi::c_void;
+use std::path::Path;
+
+/// What a library exports that has the root module.
+pub const SYMBOL: &str = "_1as_0lib_1header_0root_bmodule_bloader";
+
+/// Lets `abi_stable` compare the layout of the root module in a library that is mapped with ours.
+///
+/// # Errors
+/// Its whole report, of hundreds of lines; [`brief`] has those that say it.
+pub fn check(library: &Path) -> Result<(), String> {
+    let checked = lib_header_from_path(library).and_then(|header| header.init_root_module::<RootRef>());
+    checked.map(drop).map_err(|error| error.to_string())
+}
+
+/// The lines of a report of [`check`] that say what is wrong.
+pub fn brief(report: &str) -> String {
+    let mut lines = report.lines().map(str::trim).filter(|line| !line.is_empty());
+    let from = lines.by_ref().skip_while(|line| !line.starts_with("Error:")).take(5).collect::<Vec<_>>();
+    if from.is_empty() { report.lines().take(3).collect::<Vec<_>>().join(" ") } else { from.join(" ") }
+}
 
 /// The root module. Frozen.
 #[repr(C)]

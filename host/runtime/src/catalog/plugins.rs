@@ -80,6 +80,7 @@ impl Workers {
         Launch {
             program: self.program.clone(),
             library: std::path::absolute(&file.path).unwrap_or_else(|_| file.path.clone()),
+            sealed: file.sealed.clone(),
             id: manifest.id.clone(),
             version: manifest.version.clone(),
             confinement: Confinement::Cpu {
@@ -376,12 +377,6 @@ fn check(
     found.manifest = Some(file.manifest.clone());
     found.sha256.clone_from(&file.sha256);
     found.isolation = options.isolation_of(&file.manifest.id);
-    if found.isolation == Isolation::Worker && file.sealed.is_some() {
-        // What is run must be what was verified: the worker would open the file once more.
-        return Err(
-            "a signed package cannot run in a worker yet: take it out of `plugins.isolation`".to_owned()
-        );
-    }
     if found.level < options.least {
         return Err(format!(
             "nobody signed it: it is of the level `{}`, and `plugins.trust` asks for `{}`; install it as a package",

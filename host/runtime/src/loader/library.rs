@@ -4,8 +4,7 @@
 use super::plugin::Plugin;
 use super::table::{PluginContext, Shared};
 use super::worker::{Launch, WorkerEntry};
-use abi_stable::library::lib_header_from_path;
-use backplane_abi::root::RootRef;
+use backplane_abi::root;
 use backplane_abi::table::*;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, ENTRY_SYMBOL};
 use backplane_registry::plugin::PluginFile;
@@ -14,9 +13,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
-
-/// The symbol of an `abi_stable` root module.
-const ROOT_MODULE_SYMBOL: &[u8] = b"_1as_0lib_1header_0root_bmodule_bloader\0";
 
 /// Why a library was not loaded. For the operator: it names the file.
 #[derive(Debug, thiserror::Error)]
@@ -141,11 +137,14 @@ fn map(inspected: &PluginFile) -> Result<EntryV1, LoadError> {
             LoadError::UnresolvedSymbol { id: id(), file: file.clone(), symbol: ENTRY_SYMBOL.to_owned() }
         })?;
     // SAFETY: only whether it is there is asked.
-    let is_rust = unsafe { library.get::<*const ()>(ROOT_MODULE_SYMBOL) }.is_ok();
+    let is_rust = unsafe { library.get::<*const ()>(root::SYMBOL.as_bytes()) }.is_ok();
     // Never unmapped: its threads, statics and functions may be in use until the process ends.
     std::mem::forget(library);
     if is_rust {
-        check_layout(&path).map_err(|why| LoadError::Layout { id: id(), file: file.clone(), why })?;
+        root::check(&path).map_err(|report| {
+            tracing::debug!("{report}");
+            LoadError::Layout { id: id(), file: file.clone(), why: root::brief(&report) }
+        })?;
     }
     Ok(entry)
 }
@@ -205,19 +204,6 @@ fn enter(
     }
     // SAFETY: from the entry of a library that stays mapped, initialised, with every function in its place.
     Ok(unsafe { Plugin::new(table, known, context, &manifest.id, identity) })
-}
-
-/// Lets `abi_stable` compare the layout of the frozen root module with ours.
-fn check_layout(path: &Path) -> Result<(), String> {
-    let checked = lib_header_from_path(path).and_then(|header| header.init_root_module::<RootRef>());
-    checked.map(drop).map_err(|error| {
-        let text = error.to_string();
-        tracing::debug!("{text}");
-        // The whole report has hundreds of lines; these are the ones that say it.
-        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let from = lines.by_ref().skip_while(|line| !line.starts_with("Error:")).take(5).collect::<Vec<_>>();
-        if from.is_empty() { text.lines().take(3).collect::<Vec<_>>().join(" ") } else { from.join(" ") }
-    })
 }
 
 fn map_error(id: &str, file: &str, error: &libloading::Error) -> LoadError {

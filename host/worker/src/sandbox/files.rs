@@ -33,7 +33,7 @@ const SYSTEM: &[&str] = &[
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"];
 
 /// Denies every file but these, every TCP port, and signals to processes outside.
-pub fn confine(read: &[Text<'_>], library: Text<'_>) -> Result<(), String> {
+pub fn confine(read: &[Text<'_>], library: Option<Text<'_>>) -> Result<(), String> {
     // Linux 6.12. A kernel that knows less would enforce less, so that it is asked for as a whole.
     const ABI: ABI = ABI::V6;
     let missing = |error: &dyn std::fmt::Display| {
@@ -58,7 +58,7 @@ pub fn confine(read: &[Text<'_>], library: Text<'_>) -> Result<(), String> {
         rules = allow(rules, path, AccessFs::ReadFile | AccessFs::WriteFile)?;
     }
     // What the operator named must be there: a rule that is dropped in silence is how sandboxes fail.
-    for path in read.iter().chain([&library]) {
+    for path in read.iter().chain(&library) {
         rules = allow(rules, Path::new(OsStr::from_bytes(path)), reading)?;
     }
     let status = rules.restrict_self().map_err(|error| missing(&error))?;

@@ -13,7 +13,8 @@
 mod files;
 mod syscalls;
 
-use backplane_abi::worker::{Channel, Confine, Text};
+use crate::library::Source;
+use backplane_abi::worker::{Channel, Confine};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::process::{set_dumpable_behavior, set_parent_process_death_signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
@@ -25,13 +26,14 @@ const DESCRIPTORS: u64 = 1024;
 ///
 /// # Errors
 /// When anything that was asked for cannot be had: a plugin is then not loaded.
-pub fn apply(confine: &Confine<'_>, library: Text<'_>, main: &Channel) -> Result<(), String> {
+pub fn apply(confine: &Confine<'_>, library: &Source<'_>, main: &Channel) -> Result<(), String> {
     let failed =
         |what: &str, error: rustix::io::Errno| format!("the sandbox cannot be set up: {what}: {error}");
     // Whoever starts workers keeps the thread that starts them for as long as it lives.
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| failed("end with the parent", error))?;
-    syscalls::close_all_but(main).map_err(|error| failed("close what was inherited", error))?;
+    syscalls::close_all_but(main, library.sealed())
+        .map_err(|error| failed("close what was inherited", error))?;
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, no_core).map_err(|error| failed("no core dumps", error))?;
     let Confine::Cpu { read, memory, missing, off } = confine else { return Ok(()) };
@@ -49,7 +51,7 @@ pub fn apply(confine: &Confine<'_>, library: Text<'_>, main: &Channel) -> Result
         syscalls::leave_namespaces();
     }
     if on(b"landlock") {
-        files::confine(read, library)?;
+        files::confine(read, library.file())?;
     }
     // Root is nobody special any more, and no other user is either.
     let none = CapabilitySet::empty();

@@ -11,7 +11,7 @@ use seccompiler::{
     TargetArch, apply_filter,
 };
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Denied altogether.
 const DENIED: &[i64] = &[
@@ -94,12 +94,16 @@ const DENIED: &[i64] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// Closes what was inherited and is not ours: the standard streams and the main connection stay.
-pub fn close_all_but(main: &Channel) -> Result<(), Errno> {
-    let main = main.as_fd().as_raw_fd().cast_unsigned();
-    for (first, last) in [(3, main - 1), (main + 1, u32::MAX)] {
+/// Closes what was inherited and is not ours: the standard streams, the main connection and a sealed library stay.
+pub fn close_all_but(main: &Channel, sealed: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let mut kept: Vec<u32> =
+        [Some(main.as_fd()), sealed].iter().flatten().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let from = [3].into_iter().chain(kept.iter().map(|kept| kept + 1));
+    let to = kept.iter().map(|kept| kept - 1).chain([u32::MAX]);
+    for (first, last) in from.zip(to) {
         if first <= last {
-            // SAFETY: nothing in this process knows a descriptor in this range: it has opened none but `main`.
+            // SAFETY: nothing in this process knows a descriptor in this range: it has opened none but those.
             if unsafe { libc::close_range(first, last, 0) } != 0 {
                 return Err(Errno::from_raw_os_error(
                     std::io::Error::last_os_error().raw_os_error().unwrap_or(0),

@@ -15,6 +15,7 @@ pub fn launch(library: PathBuf, confinement: Confinement) -> Launch {
     Launch {
         program: env!("CARGO_BIN_EXE_backplane-worker").into(),
         library,
+        sealed: None,
         id: "dev.backplane.echo".to_owned(),
         version: "0.1.0".to_owned(),
         confinement,
@@ -74,7 +75,10 @@ pub fn hostile(constructor: Option<&str>) -> (tempfile::TempDir, PathBuf) {
     let library = folder.path().join("libhostile.so");
     let output = std::process::Command::new("cc")
         .args(["-std=gnu99", "-O0", "-w", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"])
-        .args(constructor.map(|what| format!("-DCONSTRUCTOR=\"{what}\"")))
+        .args(constructor.map(|what| match what {
+            "wrong-layout" => "-DWRONG_LAYOUT".to_owned(),
+            what => format!("-DCONSTRUCTOR=\"{what}\""),
+        }))
         .arg("-I")
         .arg(here.join("../../plugin-api/include"))
         .arg(here.join("tests/fixtures/hostile.c"))

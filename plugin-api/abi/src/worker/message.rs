@@ -167,7 +167,8 @@ messages! {
 
     /// What the host says on the main connection.
     enum ToWorker<'a> {
-        /// The first word: what to load, and how it is to be confined.
+        /// The first word: what to load, and how it is to be confined. Of a library that was verified the sealed copy
+        /// comes with it as a descriptor, and `library` says where it came from.
         0 Start { protocol: u32, library: Text<'a>, confine: Confine<'a>, }
         /// A lane: its descriptor comes with it.
         1 Lane {}

@@ -665,7 +665,8 @@ fn greet(main: &Channel, launch: &Launch) -> Result<(), Option<String>> {
         }
     };
     let library = launch.library.as_os_str().as_bytes();
-    main.send(&frame(&ToWorker::Start { protocol: PROTOCOL, library, confine })).map_err(|_| None)?;
+    let start = frame(&ToWorker::Start { protocol: PROTOCOL, library, confine });
+    main.send_with(&start, launch.sealed.as_ref().map(AsFd::as_fd)).map_err(|_| None)?;
     if !readable(main, launch.limit) {
         return Err(Some(format!("its worker was not ready within {:?}", launch.limit)));
     }

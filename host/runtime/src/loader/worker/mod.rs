@@ -16,6 +16,7 @@ mod link;
 mod process;
 mod proxy;
 
+use backplane_registry::package::SealedFile;
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub struct Launch {
     pub program: PathBuf,
     /// The plugin.
     pub library: PathBuf,
+    /// Its sealed copy, when what is mapped must be what was verified: the worker is given this, and not the file.
+    pub sealed: Option<Arc<SealedFile>>,
     /// Its id, as it is called in the log.
     pub id: String,
     /// Its version.
