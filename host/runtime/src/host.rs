@@ -6,11 +6,12 @@ use crate::config::{Config, ConfigError, reload};
 use crate::error::{Error, Result};
 use crate::info::{CapabilityInfo, CapabilitySchema, Health, LoadPlan, ModelInfo, PluginInfo};
 use crate::job::{KeepAlive, Reply, Request};
-use crate::limiter::LimitStatus;
+use crate::limiter::{BudgetStatus, LimitStatus};
 use crate::metrics::Metrics;
 use crate::router::Target;
 use crate::serve::{Parts, serve};
 use crate::start::{Running, Started};
+use crate::stop::Wish;
 use crate::supervisor::Snapshot;
 use backplane_registry::Capability;
 use backplane_registry::plugin::Manifest;
@@ -76,7 +77,7 @@ impl HostBuilder {
     /// A state directory that cannot be used, or that another host uses; a store that is damaged.
     pub fn start(self) -> Result<Host, StartError> {
         let Running { parts, started, stop } = crate::start::start(self)?;
-        Ok(Host(Arc::new(Inner { parts, started, stop, since: Instant::now() })))
+        Ok(Host(Arc::new(Inner { parts, started, stop, since: Instant::now(), wish: Wish::default() })))
     }
 }
 
@@ -89,6 +90,16 @@ struct Inner {
     started: Started,
     stop: crate::start::Stop,
     since: Instant,
+    wish: Wish,
+}
+
+/// A key as it is listed.
+#[derive(Clone, Debug)]
+pub struct ListedKey {
+    /// What is known of it.
+    pub info: KeyInfo,
+    /// How its token budget stands; `None` where neither the key nor the configuration sets one.
+    pub budget: Option<BudgetStatus>,
 }
 
 /// The admin key that the first start on a state directory makes.
@@ -351,12 +362,16 @@ impl Host {
         Ok(self.auth().create(new).await?)
     }
 
-    /// Every key, without its secret.
+    /// Every key, without its secret, and what it has left.
     ///
     /// # Errors
     /// When auth is gone.
-    pub async fn keys(&self) -> Result<Vec<KeyInfo>> {
-        Ok(self.auth().list().await?)
+    pub async fn keys(&self) -> Result<Vec<ListedKey>> {
+        let listed = |info: KeyInfo| {
+            let budget = self.0.parts.limiter.budget(&info.id, &info.limits);
+            ListedKey { info, budget }
+        };
+        Ok(self.auth().list().await?.into_iter().map(listed).collect())
     }
 
     /// Revokes a key; the next request with it is refused.
@@ -373,6 +388,20 @@ impl Host {
     /// When the cache is gone.
     pub async fn cache_flush(&self) -> Result<u64> {
         self.0.parts.cache.flush().await
+    }
+
+    /// Asks the program that runs this host to stop it, as a signal would. Returns at once; to ask again changes nothing.
+    ///
+    /// # Errors
+    /// When that program does not wait for [`Host::stop_asked`].
+    pub fn ask_to_stop(&self) -> Result<()> {
+        self.0.wish.ask()
+    }
+
+    /// Ends when somebody asks for the host to be stopped. One waits at a time: who waits anew takes the place of who did
+    /// before. It does not keep the host alive.
+    pub fn stop_asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.0.wish.wait()
     }
 
     /// Takes no more requests, lets the open ones finish within `drain`, settles, closes every model and stops. Later

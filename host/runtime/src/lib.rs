@@ -50,6 +50,7 @@ pub mod metrics;
 mod router;
 mod serve;
 mod start;
+mod stop;
 mod store;
 mod supervisor;
 #[cfg(test)]
@@ -61,7 +62,7 @@ pub use auth::Caller;
 pub use backplane_abi::payload;
 pub use config::Config;
 pub use error::{Error, ErrorCode, Result};
-pub use host::{FirstKey, Host, HostBuilder, ReloadReport, StartError};
+pub use host::{FirstKey, Host, HostBuilder, ListedKey, ReloadReport, StartError};
 pub use info::{
     CapabilityInfo, CapabilitySchema, Health, LoadPlan, ModelInfo, ModelState, PartHealth, PartState,
     PluginChanges, PluginInfo, RefusedPlugin, Running,
@@ -69,6 +70,6 @@ pub use info::{
 pub use job::{
     Answer, CacheOutcome, CacheUse, Candidate, Chunk, Done, KeepAlive, Next, Reply, Request, Route, Timing,
 };
-pub use limiter::LimitStatus;
+pub use limiter::{BudgetStatus, LimitStatus};
 pub use start::default_state_dir;
 pub use tensor::{DType, Tensor};

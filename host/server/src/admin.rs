@@ -5,10 +5,10 @@ use crate::openai::wire::invalid;
 use crate::options::KeepAliveField;
 use crate::parse::Parsed;
 use actix_web::HttpResponse;
-use backplane::auth::{KeyLimits, NewKey, Role};
-use backplane::{LimitStatus, ModelInfo, Result};
+use backplane::auth::{KeyInfo, KeyLimits, NewKey, Role};
+use backplane::{BudgetStatus, LimitStatus, ListedKey, ModelInfo, Result};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Names are for people, and for lists that fit a screen.
@@ -97,7 +97,79 @@ pub(crate) async fn plugins(call: Call) -> Result<HttpResponse> {
 
 /// `GET /admin/v1/keys`
 pub(crate) async fn keys(call: Call) -> Result<HttpResponse> {
-    call::json(&json!({ "data": call.host().keys().await? }))
+    let keys = call.host().keys().await?;
+    call::json(&Keys { data: keys.into_iter().map(Key::of).collect() })
+}
+
+/// Every key, oldest first.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Keys {
+    data: Vec<Key>,
+}
+
+/// A key, without its secret. Times are seconds since 1970.
+#[derive(Serialize, JsonSchema)]
+struct Key {
+    #[serde(flatten)]
+    #[schemars(with = "KeyFacts")]
+    info: KeyInfo,
+    /// How its token budget stands; `null` where neither the key nor the configuration sets one.
+    budget: Option<KeyBudget>,
+}
+
+/// What a key has spent and may still spend, in tokens.
+#[derive(Serialize, JsonSchema)]
+struct KeyBudget {
+    /// What may be spent in a window.
+    limit: u64,
+    /// `minute`, `hour`, `day`, `month` (all in UTC), `total`, or another length such as `15m`.
+    window: String,
+    /// What was spent in this window; more than `limit` where a request cost more than it had reserved.
+    spent: u64,
+    /// What is set aside for requests that are open.
+    reserved: u64,
+    /// What is left.
+    remaining: u64,
+    /// Until the next window begins; `null`: never.
+    reset_seconds: Option<f64>,
+}
+
+impl Key {
+    fn of(ListedKey { info, budget }: ListedKey) -> Self {
+        let told = |budget: BudgetStatus| KeyBudget {
+            limit: budget.limit,
+            window: budget.window.to_string(),
+            spent: budget.spent,
+            reserved: budget.reserved,
+            remaining: budget.remaining,
+            reset_seconds: budget.reset.map(|reset| reset.as_secs_f64()),
+        };
+        Self { info, budget: budget.map(told) }
+    }
+}
+
+/// The schema of [`KeyInfo`]; a test holds them together.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "it is a schema only")]
+struct KeyFacts {
+    /// Public; part of the key's text.
+    id: String,
+    /// Who pays.
+    tenant: String,
+    /// For people.
+    name: String,
+    /// `user` or `admin`.
+    role: String,
+    /// `{"requests_per_minute", "tokens": {"tokens", "window"}}`; what is `null` is as configured.
+    limits: serde_json::Map<String, Value>,
+    /// When it was made.
+    created_at: i64,
+    /// When it stops to work.
+    expires_at: Option<i64>,
+    /// When it was revoked.
+    revoked_at: Option<i64>,
+    /// When it was last used, to the minute.
+    last_used_at: Option<i64>,
 }
 
 /// A key to be made.
@@ -174,6 +246,20 @@ pub(crate) async fn config(call: Call) -> Result<HttpResponse> {
 /// `POST /admin/v1/config/reload`
 pub(crate) async fn reload(call: Call) -> Result<HttpResponse> {
     call::json(&call.host().reload().await?)
+}
+
+/// `POST /admin/v1/shutdown`: as SIGTERM. Answers before the host begins to stop.
+pub(crate) async fn shutdown(call: Call) -> Result<HttpResponse> {
+    let host = call.host();
+    host.ask_to_stop()?;
+    call::json(&Stopping { drain_seconds: host.config().server.drain.as_secs_f64() })
+}
+
+/// The server finishes what it has, then ends.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Stopping {
+    /// How long open requests have at most.
+    drain_seconds: f64,
 }
 
 /// `POST /admin/v1/cache/flush`

@@ -142,7 +142,9 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/admin/v1/refresh", Admin, admin::refresh).doc(ADMIN, "Look again at what is installed"),
         get("/admin/v1/plugins", Admin, admin::plugins)
             .doc(ADMIN, "List the plugins, loaded or not, and why not"),
-        get("/admin/v1/keys", Admin, admin::keys).doc(ADMIN, "List the keys"),
+        get("/admin/v1/keys", Admin, admin::keys)
+            .doc(ADMIN, "List the keys, with what each has spent and has left")
+            .gives::<admin::Keys>(),
         post("/admin/v1/keys", Admin, admin::create_key)
             .doc(ADMIN, "Make a key; its secret is in this answer only")
             .takes::<admin::KeyRequest>(),
@@ -150,6 +152,9 @@ pub(crate) fn routes() -> Vec<Route> {
         get("/admin/v1/config", Admin, admin::config).doc(ADMIN, "Show the configuration in force"),
         post("/admin/v1/config/reload", Admin, admin::reload)
             .doc(ADMIN, "Read the configuration anew: all of it, or none"),
+        post("/admin/v1/shutdown", Admin, admin::shutdown)
+            .doc(ADMIN, "Finish what is open, then end the server: as SIGTERM does")
+            .gives::<admin::Stopping>(),
         post("/admin/v1/cache/flush", Admin, admin::flush).doc(ADMIN, "Empty the cache"),
         get("/admin/v1/health", Admin, health::ready).doc(ADMIN, "Tell how each part is"),
         // ---- the host

@@ -161,13 +161,15 @@ impl Signals {
     }
 }
 
-/// Serves until a signal says stop; reloads on SIGHUP.
+/// Serves until a signal or an administrator says stop; reloads on SIGHUP.
 async fn until_stopped(host: Host, server: Server, signals: Signals) -> End {
     let Signals { mut terminate, mut interrupt, mut hang_up } = signals;
+    let mut asked = std::pin::pin!(host.stop_asked());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = &mut asked => break,
             _ = hang_up.recv() => {
                 // What was changed is logged by the host.
                 if let Err(error) = host.reload().await {

@@ -4,7 +4,7 @@ use super::budget::{Allowance, Budget, Hold, Short};
 use super::error::LimitError;
 use super::gcra::{Gcra, Rate, Refused};
 use super::journal::{Journal, Open};
-use super::{LimitStatus, StartError};
+use super::{BudgetStatus, LimitStatus, StartError};
 use crate::auth::{Caller, KeyLimits};
 use crate::store::{Owner, Spent, StoreError, UsageStore};
 use arc_swap::ArcSwap;
@@ -159,6 +159,24 @@ impl Books {
             }
         });
         requests.into_iter().chain(tokens).collect()
+    }
+
+    /// How the token budget of a key with these limits of its own stands; `None` where it has none. A key that was never
+    /// used gets no meter by being looked at.
+    pub fn budget(&self, key: &str, own: &KeyLimits, now: Now) -> Option<BudgetStatus> {
+        let allowance = self.applied(own).tokens?;
+        let standing = match self.meters.get(key) {
+            Some(meter) => meter.budget.standing(allowance, now.wall),
+            None => Budget::default().standing(allowance, now.wall),
+        };
+        Some(BudgetStatus {
+            limit: allowance.limit,
+            window: allowance.period,
+            spent: standing.spent,
+            reserved: standing.reserved,
+            remaining: standing.remaining,
+            reset: standing.resets_in,
+        })
     }
 
     /// Takes one request and `estimate` tokens from every limit of the caller, in this order, or nothing from any.

@@ -59,6 +59,10 @@ pub enum Short {
 /// How a budget stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
+    /// Tokens that requests have cost.
+    pub spent: u64,
+    /// Tokens that are set aside for requests that are open.
+    pub reserved: u64,
     /// Tokens that can be set aside.
     pub remaining: u64,
     /// Until the window ends; `None`: it never does.
@@ -121,6 +125,8 @@ impl Budget {
 impl Ledger {
     fn standing(&self, limit: u64, window: Window, now: u64) -> Standing {
         Standing {
+            spent: self.spent,
+            reserved: self.reserved,
             remaining: limit.saturating_sub(self.spent).saturating_sub(self.reserved),
             resets_in: window.end().map(|end| Duration::from_nanos(end.saturating_sub(now))),
         }
@@ -174,7 +180,8 @@ mod tests {
     fn what_is_set_aside_and_spent_never_passes_the_limit() {
         let (budget, allowance) = (Budget::default(), a_minute(100));
         let hold = budget.reserve(allowance, 60, 0).unwrap();
-        let standing = Standing { remaining: 40, resets_in: Some(Duration::from_secs(59)) };
+        let standing =
+            Standing { spent: 0, reserved: 60, remaining: 40, resets_in: Some(Duration::from_secs(59)) };
         assert_eq!(budget.reserve(allowance, 60, SECOND), Err(Short::Now(standing)));
         assert_eq!(budget.reserve(allowance, 101, SECOND), Err(Short::ForEver));
         budget.settle(hold, 10);
@@ -204,7 +211,7 @@ mod tests {
         assert!(spend(&budget, allowance, 80, 59 * SECOND));
         assert!(spend(&budget, allowance, 50, 60 * SECOND));
         let standing = budget.standing(allowance, 59 * SECOND);
-        assert_eq!(standing, Standing { remaining: 50, resets_in: Some(Duration::from_secs(61)) });
+        assert_eq!((standing.remaining, standing.resets_in), (50, Some(Duration::from_secs(61))));
         assert_eq!(budget.standing(allowance, 61 * SECOND).remaining, 50);
     }
 

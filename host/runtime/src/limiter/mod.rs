@@ -50,6 +50,23 @@ pub struct LimitStatus {
     pub reset: Option<Duration>,
 }
 
+/// How the token budget of a key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetStatus {
+    /// Tokens that may be spent in a window.
+    pub limit: u64,
+    /// How long a window is.
+    pub window: Period,
+    /// Tokens that were spent in this one. More than the limit where a request cost more than it had reserved.
+    pub spent: u64,
+    /// Tokens that are set aside for requests that are open.
+    pub reserved: u64,
+    /// What is left now.
+    pub remaining: u64,
+    /// Until the next window begins; `None`: never.
+    pub reset: Option<Duration>,
+}
+
 /// What callers hold.
 #[derive(Clone)]
 pub struct LimiterHandle {
@@ -77,6 +94,11 @@ impl LimiterHandle {
     /// How every limit of a caller stands. Sends no message.
     pub fn snapshot(&self, caller: &Caller) -> Vec<LimitStatus> {
         self.books.standing(caller, self.books.now())
+    }
+
+    /// How the token budget of a key with these limits of its own stands; `None` where it has none. Sends no message.
+    pub fn budget(&self, key: &str, own: &KeyLimits) -> Option<BudgetStatus> {
+        self.books.budget(key, own, self.books.now())
     }
 
     /// Puts the configured defaults into force.

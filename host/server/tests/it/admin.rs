@@ -41,6 +41,81 @@ async fn keys_are_made_shown_once_and_revoked() {
 }
 
 #[actix_web::test]
+async fn a_key_tells_what_it_spent_and_has_left() {
+    let host = start_with(&[("auth.enabled", "true")]);
+    let admin = host.host.first_key().unwrap().secret;
+    let key = |text: &str| [("authorization", format!("Bearer {text}"))];
+    let ask = async |who: &str, path: &str, body: serde_json::Value| {
+        let header = key(who);
+        let headers: Vec<_> = header.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        host.post_with(path, &headers, body.to_string()).await
+    };
+    let limits = json!({ "tokens": { "tokens": 1000, "window": "day" } });
+    let created = ask(&admin, "/admin/v1/keys", json!({ "name": "ci", "limits": limits })).await.json();
+    let (secret, id) = (created["secret"].as_str().unwrap(), &created["id"]);
+    let listed = async || {
+        let header = key(&admin);
+        let [(name, value)] = &header;
+        let got = host.client.get(host.url("/admin/v1/keys")).header(*name, value).send().await.unwrap();
+        let list = Got::of(got).await.json();
+        let keys = list["data"].as_array().unwrap().clone();
+        (keys.iter().find(|key| key["id"] == *id).unwrap().clone(), keys[0].clone())
+    };
+
+    let (fresh, first) = listed().await;
+    assert_eq!(first["budget"], json!(null), "the first key has none");
+    let budget = &fresh["budget"];
+    assert_eq!((&budget["limit"], &budget["window"]), (&json!(1000), &json!("day")));
+    assert_eq!((&budget["spent"], &budget["remaining"]), (&json!(0), &json!(1000)));
+    let seconds = budget["reset_seconds"].as_f64().unwrap();
+    assert!(0.0 < seconds && seconds <= 86_400.0, "{budget}");
+
+    let script = json!({
+        "chunks": [{ "content": "hi" }, { "finish_reason": "stop" }],
+        "usage": { "prompt_tokens": 5, "completion_tokens": 7 },
+    });
+    let messages = json!([{ "role": "user", "content": script.to_string() }]);
+    let chat = json!({ "model": "script", "max_tokens": 16, "messages": messages });
+    let got = ask(secret, "/v1/chat/completions", chat).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    let (after, _) = listed().await;
+    assert_eq!(after["budget"]["spent"], json!(12));
+    assert_eq!(after["budget"]["remaining"], json!(988));
+    assert_eq!(after["budget"]["reserved"], json!(0));
+
+    // What the document promises is what is told.
+    let document = {
+        let header = key(&admin);
+        let [(name, value)] = &header;
+        Got::of(host.client.get(host.url("/openapi.json")).header(*name, value).send().await.unwrap())
+            .await
+            .json()
+    };
+    let promised = &document["components"]["schemas"]["Key"]["properties"];
+    let names = |value: &serde_json::Value| {
+        value.as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(names(promised), names(&after));
+    host.stop().await;
+}
+
+#[actix_web::test]
+async fn an_administrator_may_stop_the_server() {
+    let host = start();
+    let got = host.post("/admin/v1/shutdown", json!({})).await;
+    assert_eq!((got.status, got.json()["error"]["code"].clone()), (501, json!("stop_not_supported")));
+    assert_eq!(host.get("/readyz").await.status, 200);
+    let asked = host.host.stop_asked();
+    for _ in 0..2 {
+        let got = host.post("/admin/v1/shutdown", json!({})).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        assert!(got.json()["drain_seconds"].is_number());
+    }
+    tokio::time::timeout(std::time::Duration::from_secs(5), asked).await.unwrap();
+    host.stop().await;
+}
+
+#[actix_web::test]
 async fn models_are_looked_at_planned_opened_and_closed() {
     let host = start();
     let state =
