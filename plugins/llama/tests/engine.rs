@@ -454,6 +454,64 @@ fn a_schema_holds_the_answer() {
     });
 }
 
+#[test]
+fn a_grammar_that_doubles_its_work_ends_its_own_answer_only() {
+    with_engine(|engine| {
+        let grammar = "root ::= a\na ::= \"(\" a \")\" | \"(\" a \"]\"".to_owned();
+        let hostile = chat::Params {
+            response_format: ResponseFormat::Grammar { grammar },
+            n: Some(2),
+            ..asks("Write many brackets.", 500)
+        };
+        let node = |end: &str| {
+            json!({"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}, "end": {"const": end}},
+                   "required": ["next", "end"], "additionalProperties": false})
+        };
+        let schema = json!({"$defs": {"node": {"anyOf": [node("a"), node("b")]}},
+                            "type": "object", "properties": {"node": {"$ref": "#/$defs/node"}},
+                            "required": ["node"], "additionalProperties": false});
+        let recursive =
+            chat::Params { response_format: ResponseFormat::JsonSchema { schema }, ..hostile.clone() };
+        let beside = reader(&Switches::default());
+        engine.chat(&asks("Tell me a story.", 60), Terms::default(), beside.0);
+        for params in [hostile, recursive] {
+            let began = Instant::now();
+            let error = chat(engine, &params).unwrap_err();
+            assert_eq!(
+                (error.code, error.reason.as_deref()),
+                (Code::InvalidArgument, Some("grammar_too_ambiguous"))
+            );
+            assert_eq!(error.details["param"], "response_format");
+            assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+        }
+        let (choices, usage) = collect(&beside.1).unwrap();
+        assert!(choices[0].finish.is_some() && usage.completion_tokens > 10, "{choices:?}");
+        assert_eq!(engine.stats().inflight, 0);
+    });
+}
+
+#[test]
+fn a_bias_against_all_that_a_form_allows_is_refused() {
+    with_engine(|engine| {
+        let mut params = chat::Params {
+            response_format: ResponseFormat::Grammar { grammar: "root ::= \"7\"".into() },
+            ..asks("Say a number.", 4)
+        };
+        let vocabulary = LlamaModel::load_from_file(
+            bench::backend().unwrap(),
+            model_file(),
+            &LlamaModelParams::default().with_vocab_only(true),
+        )
+        .unwrap();
+        for token in vocabulary.vocab().tokenize(b"7", false, false) {
+            params.sampling.logit_bias.insert(token.0.to_string(), -100.0);
+        }
+        let error = chat(engine, &params).unwrap_err();
+        assert_eq!((error.code, &error.details["param"]), (Code::InvalidArgument, &"logit_bias".into()));
+        assert!(error.message.contains("schema allows"), "{error}");
+    });
+}
+
 fn tools() -> Vec<Tool> {
     let tool = |name: &str, parameters: Value| Tool {
         name: name.into(),

@@ -40,9 +40,8 @@ pub struct Choice {
 
 /// Waits for the model to begin a tool call of its own accord; from there on a grammar holds.
 struct Trigger {
-    grammar: String,
-    /// The last tokens, enough to hold [`CALL`].
-    tokens: VecDeque<i32>,
+    grammar: Grammar,
+    /// The end of the answer, enough to hold [`CALL`].
     bytes: Vec<u8>,
 }
 
@@ -58,11 +57,9 @@ impl Choice {
             grammar: job.grammar.clone(),
             text: TextOut::new(&job.stops),
             tools: tools.map(|_| ToolParser::new(answer)),
-            trigger: tools.and_then(|tools| tools.once_called.clone()).map(|grammar| Trigger {
-                grammar,
-                tokens: VecDeque::new(),
-                bytes: Vec::new(),
-            }),
+            trigger: tools
+                .and_then(|tools| tools.once_called.clone())
+                .map(|grammar| Trigger { grammar, bytes: Vec::new() }),
             produced: 0,
             max_tokens: job.max_tokens,
             ignore_eos: job.sampling.ignore_eos,
@@ -85,7 +82,7 @@ impl Choice {
     /// Afterwards [`Choice::next`] is the token, unless the piece ends the answer.
     ///
     /// # Errors
-    /// `Internal` when no token can come.
+    /// When no token can come, or the grammar takes too much to follow.
     pub fn advance(&mut self, model: &LlamaModel, logits: &[f32], full: bool) -> Result<Delta> {
         let grammar = self.grammar.as_mut().map(|grammar| grammar as &mut dyn Allow);
         let token = self.sampler.next(logits, grammar)?;
@@ -108,7 +105,7 @@ impl Choice {
         }
         // Where calls are read, their tags may be control tokens, which otherwise have no text.
         let bytes = piece(model, token, self.tools.is_some());
-        self.pull_trigger(model, token, &bytes);
+        self.pull_trigger(&bytes)?;
         self.note_logprob(model, token, &bytes, logits);
         self.produced += 1;
         self.bytes += bytes.len();
@@ -155,27 +152,18 @@ impl Choice {
         delta
     }
 
-    fn pull_trigger(&mut self, model: &LlamaModel, token: i32, bytes: &[u8]) {
-        let Some(trigger) = &mut self.trigger else { return };
-        trigger.tokens.push_back(token);
+    fn pull_trigger(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(trigger) = &mut self.trigger else { return Ok(()) };
         trigger.bytes.extend_from_slice(bytes);
-        let begun = trigger.bytes.windows(CALL.len()).any(|window| window == CALL);
-        if begun {
+        if let Some(at) = trigger.bytes.windows(CALL.len()).position(|window| window == CALL) {
             // A model that runs ahead of its grammar within the opening token is read without one.
-            self.grammar = Grammar::from_trigger(model, &trigger.grammar, super::tools::OPEN)
-                .and_then(|mut grammar| {
-                    trigger.tokens.iter().try_for_each(|&token| grammar.accept(token))?;
-                    Ok(grammar)
-                })
-                .ok();
-            self.trigger = None;
-            return;
+            let follows = trigger.grammar.accept_text(&trigger.bytes[at..])?;
+            self.grammar = self.trigger.take().filter(|_| follows).map(|trigger| trigger.grammar);
+            return Ok(());
         }
         let spare = trigger.bytes.len().saturating_sub(CALL.len() - 1);
         trigger.bytes.drain(..spare);
-        if trigger.tokens.len() > CALL.len() {
-            trigger.tokens.pop_front();
-        }
+        Ok(())
     }
 
     fn note_logprob(&mut self, model: &LlamaModel, token: i32, bytes: &[u8], logits: &[f32]) {

@@ -1,9 +1,12 @@
-//! Reads a grammar as llama.cpp would, before it does: what llama.cpp cannot parse it writes to stderr, whole, and what
-//! a caller wrote belongs into no log. It also ends the process for a range like `{3,2}`. Pure.
+//! Reads a grammar as llama.cpp would. Pure.
+//!
+//! llama.cpp itself writes what it cannot parse to stderr, whole, and what a caller wrote belongs into no log; it ends
+//! the process for a range like `{3,2}`.
 //!
 //! # Source
 //! `llama_grammar_parser` in llama.cpp's `src/llama-grammar.cpp`, whose rules these are; stricter in depth and size.
 
+use super::matcher::{Class, Element, Rules};
 use std::collections::{HashMap, HashSet};
 
 /// What is wrong with a grammar, and in which line.
@@ -13,28 +16,29 @@ pub struct Mistake {
     pub what: String,
 }
 
-/// How deep rules may begin with one another: llama.cpp recurses from rule to rule.
+/// How deep rules may begin with one another: the check below recurses from rule to rule.
 const MOST_BEGINNINGS: usize = 256;
-/// Ways to the first character, of one rule: llama.cpp walks every one of them, more than once.
+/// Ways to the first character, of one rule: every one of them is walked.
 const MOST_WAYS: u64 = 10_000;
 /// And of all rules together.
 const MOST_WAYS_TOGETHER: u64 = 1_000_000;
-/// How deep groups may nest: llama.cpp's parser recurses.
+/// How deep groups may nest: the parser recurses.
 const MOST_DEPTH: usize = 64;
 /// llama.cpp's own limit for what one repetition makes.
 const MOST_REPETITIONS: u64 = 2000;
-/// Elements that all rules may come to, once repetitions are written out: 8 MiB in llama.cpp.
+/// Elements that all rules may come to, once repetitions are written out: 8 MiB.
 const MOST_ELEMENTS: u64 = 1 << 20;
 
-/// Checks a grammar with the start rule `root`. `is_token`: whether a text like `<|im_end|>` is one token.
+/// Reads a grammar with the start rule `root`. `token`: the number of a text like `<|im_end|>`, if it is one token.
 ///
 /// # Errors
 /// The first mistake; it quotes nothing of the grammar but a rule's name.
-pub fn check(text: &str, is_token: &dyn Fn(&str) -> bool) -> Result<(), Mistake> {
+pub fn parse(text: &str, token: &dyn Fn(&str) -> Option<i32>) -> Result<Rules, Mistake> {
     let mut reader = Reader {
         text,
         at: 0,
-        is_token,
+        token,
+        classes: Vec::new(),
         names: HashMap::new(),
         defined: HashSet::new(),
         generated: 0,
@@ -44,25 +48,102 @@ pub fn check(text: &str, is_token: &dyn Fn(&str) -> bool) -> Result<(), Mistake>
         counted: 0,
     };
     reader.grammar()?;
-    Beginnings { rules: &reader.rules, known: HashMap::new() }.check(&reader.names)
+    Beginnings { rules: &reader.rules, known: HashMap::new() }.check(&reader.names)?;
+    Ok(Writer::write(&reader.rules, reader.classes))
 }
 
 /// What a rule or a group may be: one of these.
 type Alternates<'a> = Vec<Vec<Part<'a>>>;
 
-/// A part of a sequence, as far as it matters to where a text may begin.
+/// A part of a sequence.
 enum Part<'a> {
-    Characters,
+    Characters(Vec<Element>),
     Rule(&'a str),
     Group(Alternates<'a>),
-    /// The part before it may be left out.
-    Optional,
-    /// The part before it may come more than once.
-    Repeated,
+    /// How often the part before it comes, at least and at most.
+    Times(u64, Option<u64>),
 }
 
-/// Follows where each rule may begin. What llama.cpp does for it has no bound of its own: it ends the process where rules
-/// begin with one another too deep, and takes for ever where there are too many ways.
+/// Makes rules of what was read: a group becomes a rule of its own, and a repetition as many as it takes.
+struct Writer<'a> {
+    out: Rules,
+    numbers: HashMap<&'a str, u32>,
+}
+
+impl<'a> Writer<'a> {
+    fn write(rules: &HashMap<&'a str, Alternates<'a>>, classes: Vec<Class>) -> Rules {
+        let mut names: Vec<&str> = rules.keys().copied().collect();
+        // The start rule first; the others in an order that is the same every time.
+        names.sort_unstable_by_key(|&name| (name != "root", name));
+        let numbers = names.iter().enumerate().map(|(number, &name)| (name, number as u32)).collect();
+        let out = Rules { code: Vec::new(), rules: vec![Vec::new(); names.len()], classes };
+        let mut writer = Self { out, numbers };
+        for (number, name) in names.iter().enumerate() {
+            writer.alternates(number as u32, &rules[name]);
+        }
+        writer.out
+    }
+
+    fn alternates(&mut self, rule: u32, alternates: &Alternates<'a>) {
+        for sequence in alternates {
+            let elements = self.sequence(sequence);
+            self.alternate(rule, &elements);
+        }
+    }
+
+    fn alternate(&mut self, rule: u32, elements: &[Element]) {
+        self.out.rules[rule as usize].push(self.out.code.len() as u32);
+        self.out.code.extend_from_slice(elements);
+        self.out.code.push(Element::End);
+    }
+
+    fn new_rule(&mut self) -> u32 {
+        self.out.rules.push(Vec::new());
+        self.out.rules.len() as u32 - 1
+    }
+
+    fn sequence(&mut self, parts: &[Part<'a>]) -> Vec<Element> {
+        let mut elements = Vec::new();
+        let mut last = 0;
+        for part in parts {
+            if let &Part::Times(least, most) = part {
+                let item = elements.split_off(last);
+                self.repeat(&item, least, most, &mut elements);
+                continue;
+            }
+            last = elements.len();
+            match part {
+                Part::Characters(characters) => elements.extend_from_slice(characters),
+                Part::Rule(name) => elements.extend(self.numbers.get(name).map(|&rule| Element::Rule(rule))),
+                Part::Group(group) => {
+                    let rule = self.new_rule();
+                    self.alternates(rule, group);
+                    elements.push(Element::Rule(rule));
+                }
+                Part::Times(..) => {}
+            }
+        }
+        elements
+    }
+
+    /// As often as at least, then a rule for each time that it may come beyond, or one that goes on with itself.
+    fn repeat(&mut self, item: &[Element], least: u64, most: Option<u64>, elements: &mut Vec<Element>) {
+        (0..least).for_each(|_| elements.extend_from_slice(item));
+        let times = most.map_or(1, |most| most - least);
+        let mut rest = None;
+        for _ in 0..times {
+            let rule = self.new_rule();
+            let next = if most.is_none() { Some(rule) } else { rest };
+            let once: Vec<Element> = item.iter().copied().chain(next.map(Element::Rule)).collect();
+            self.alternate(rule, &once);
+            self.alternate(rule, &[]);
+            rest = Some(rule);
+        }
+        elements.extend(rest.map(Element::Rule));
+    }
+}
+
+/// Follows where each rule may begin, and refuses what begins with itself.
 struct Beginnings<'r, 'a> {
     rules: &'r HashMap<&'a str, Alternates<'a>>,
     /// `None`: it is being followed.
@@ -102,7 +183,7 @@ impl<'a> Beginnings<'_, 'a> {
         Ok(())
     }
 
-    /// Whether a part that may be nothing is repeated, where llama.cpp would go round for ever. Every rule is known.
+    /// Whether a part that may be nothing is repeated: there is no end of ways to read that. Every rule is known.
     fn repeats_nothing(&self, alternates: &Alternates<'a>) -> bool {
         alternates.iter().any(|sequence| {
             let within = sequence.iter().any(|part| match part {
@@ -112,9 +193,9 @@ impl<'a> Beginnings<'_, 'a> {
             let mut empty = false;
             within
                 || sequence.iter().any(|part| match part {
-                    Part::Repeated => empty,
-                    Part::Optional => {
-                        empty = true;
+                    Part::Times(_, most) if empty && *most != Some(1) => true,
+                    Part::Times(least, _) => {
+                        empty |= *least == 0;
                         false
                     }
                     part => {
@@ -133,14 +214,14 @@ impl<'a> Beginnings<'_, 'a> {
                 std::iter::from_fn(|| {
                     let part = parts.next()?;
                     let mut optional = false;
-                    while let Some(mark) = parts.next_if(|it| matches!(it, Part::Optional | Part::Repeated)) {
-                        optional |= matches!(mark, Part::Optional);
+                    while let Some(times) = parts.next_if(|it| matches!(it, Part::Times(..))) {
+                        optional |= matches!(times, Part::Times(0, _));
                     }
                     Some(optional || self.may_be_nothing(part))
                 })
                 .all(|nothing| nothing)
             }),
-            Part::Characters | Part::Optional | Part::Repeated => false,
+            Part::Characters(_) | Part::Times(..) => false,
         }
     }
 
@@ -170,15 +251,13 @@ impl<'a> Beginnings<'_, 'a> {
             let mut parts = sequence.iter().peekable();
             while let (true, Some(part)) = (empty, parts.next()) {
                 let begins = match part {
-                    Part::Characters | Part::Optional | Part::Repeated => {
-                        Begins { empty: false, ways: 1, levels: 0 }
-                    }
+                    Part::Characters(_) | Part::Times(..) => Begins { empty: false, ways: 1, levels: 0 },
                     Part::Rule(name) => self.rule(name, level + 1)?,
                     Part::Group(group) => self.alternates(group, level + 1)?,
                 };
                 let mut optional = false;
-                while let Some(mark) = parts.next_if(|it| matches!(it, Part::Optional | Part::Repeated)) {
-                    optional |= matches!(mark, Part::Optional);
+                while let Some(times) = parts.next_if(|it| matches!(it, Part::Times(..))) {
+                    optional |= matches!(times, Part::Times(0, _));
                 }
                 whole.ways = whole.ways.saturating_add(begins.ways);
                 whole.levels = whole.levels.max(begins.levels + 1);
@@ -195,11 +274,12 @@ struct Reader<'a> {
     text: &'a str,
     /// In bytes.
     at: usize,
-    is_token: &'a dyn Fn(&str) -> bool,
+    token: &'a dyn Fn(&str) -> Option<i32>,
+    classes: Vec<Class>,
     /// Rules that are named, and the line that does it first.
     names: HashMap<&'a str, usize>,
     defined: HashSet<&'a str>,
-    /// Rules that llama.cpp adds for groups and repetitions.
+    /// Rules that come of groups and repetitions.
     generated: u64,
     elements: u64,
     rules: HashMap<&'a str, Alternates<'a>>,
@@ -318,9 +398,9 @@ impl<'a> Reader<'a> {
         let mut last: Option<Item> = None;
         while let Some(c) = self.peek() {
             let (item, part) = match c {
-                '"' => (self.literal()?, Part::Characters),
-                '[' => (self.class()?, Part::Characters),
-                '<' | '!' => (self.token()?, Part::Characters),
+                '"' => self.literal()?,
+                '[' => self.class()?,
+                '<' | '!' => self.token()?,
                 '(' => {
                     self.at += 1;
                     self.space(true);
@@ -335,20 +415,14 @@ impl<'a> Reader<'a> {
                 }
                 '.' => {
                     self.at += 1;
-                    (Item { elements: 1, rules: 1 }, Part::Characters)
+                    (Item { elements: 1, rules: 1 }, Part::Characters(vec![Element::Any]))
                 }
                 '*' | '+' | '?' | '{' => {
                     let (least, most) = self.times()?;
                     self.space(0 < depth);
                     let Some(item) = &mut last else { return self.wrong("repeats nothing") };
                     self.repeat(item, least, most)?;
-                    // In this order: whether what is repeated may be nothing is asked before it may be left out.
-                    if most != Some(1) {
-                        parts.push(Part::Repeated);
-                    }
-                    if least == 0 {
-                        parts.push(Part::Optional);
-                    }
+                    parts.push(Part::Times(least, most));
                     continue;
                 }
                 _ => match self.name() {
@@ -437,39 +511,42 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn literal(&mut self) -> Result<Item, Mistake> {
+    fn literal(&mut self) -> Result<(Item, Part<'a>), Mistake> {
         self.at += 1;
-        let mut elements = 0;
+        let mut characters = Vec::new();
         while !self.take("\"") {
-            self.character()?;
-            elements += 1;
+            characters.push(Element::Char(self.character()?));
         }
-        Ok(Item { elements, rules: 1 })
+        Ok((Item { elements: characters.len() as u64, rules: 1 }, Part::Characters(characters)))
     }
 
-    fn class(&mut self) -> Result<Item, Mistake> {
+    fn class(&mut self) -> Result<(Item, Part<'a>), Mistake> {
         self.at += 1;
-        self.take("^");
-        let mut elements = 0;
+        let negated = self.take("^");
+        let mut ranges = Vec::new();
         while !self.take("]") {
-            self.character()?;
-            elements += 1;
+            let first = self.character()?;
+            let mut last = first;
             if self.rest().starts_with('-') && !self.rest().starts_with("-]") {
                 self.at += 1;
-                self.character()?;
-                elements += 1;
+                last = self.character()?;
             }
+            ranges.push((first, last));
         }
-        Ok(Item { elements, rules: 1 })
+        let elements = ranges.len() as u64;
+        self.classes.push(Class::new(negated, ranges));
+        let class = Element::Class(self.classes.len() as u32 - 1);
+        Ok((Item { elements, rules: 1 }, Part::Characters(vec![class])))
     }
 
-    fn character(&mut self) -> Result<(), Mistake> {
+    fn character(&mut self) -> Result<u32, Mistake> {
         let Some(c) = self.peek() else { return self.wrong("ends within a literal or a set of characters") };
         self.at += c.len_utf8();
         if c != '\\' {
-            return Ok(());
+            return Ok(c.into());
         }
-        let digits = match self.peek() {
+        let escaped = self.peek();
+        let digits = match escaped {
             Some('x') => 2,
             Some('u') => 4,
             Some('U') => 8,
@@ -477,28 +554,36 @@ impl<'a> Reader<'a> {
             _ => return self.wrong("has an escape that is none"),
         };
         self.at += 1;
-        let hex = self.text.as_bytes().get(self.at..self.at + digits);
-        if !hex.is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) {
+        let hex = self.text.as_bytes().get(self.at..self.at + digits).unwrap_or_default();
+        if hex.len() != digits || !hex.iter().all(u8::is_ascii_hexdigit) {
             return self.wrong(format!("has an escape without its {digits} hexadecimal digits"));
         }
         self.at += digits;
-        Ok(())
+        Ok(match escaped {
+            Some('t') => '\t'.into(),
+            Some('r') => '\r'.into(),
+            Some('n') => '\n'.into(),
+            Some(c) if digits == 0 => c.into(),
+            _ => hex.iter().fold(0, |value, &digit| value << 4 | char::from(digit).to_digit(16).unwrap_or(0)),
+        })
     }
 
-    fn token(&mut self) -> Result<Item, Mistake> {
-        self.take("!");
+    fn token(&mut self) -> Result<(Item, Part<'a>), Mistake> {
+        let negated = self.take("!");
         let start = self.at;
-        let ends = if self.take("<[") {
+        let token = if self.take("<[") {
             let number = self.number()?;
-            u32::try_from(number).is_ok() && self.take("]>")
+            i32::try_from(number).ok().filter(|_| self.take("]>"))
         } else {
             let text = self.take_while(|c| c != '>');
-            self.take(">") && text.starts_with('<') && (self.is_token)(&self.text[start..self.at])
+            let ends = self.take(">") && text.starts_with('<');
+            if ends { (self.token)(&self.text[start..self.at]) } else { None }
         };
-        if !ends {
+        let Some(token) = token else {
             return self.wrong("has a `<token>` that is none of this model's");
-        }
-        Ok(Item { elements: 1, rules: 1 })
+        };
+        let element = if negated { Element::NotToken(token) } else { Element::Token(token) };
+        Ok((Item { elements: 1, rules: 1 }, Part::Characters(vec![element])))
     }
 }
 
@@ -507,8 +592,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn is_token(text: &str) -> bool {
-        text == "<|im_end|>"
+    fn token(text: &str) -> Option<i32> {
+        (text == "<|im_end|>").then_some(2)
     }
 
     #[test]
@@ -521,7 +606,7 @@ mod tests {
             "root ::= <|im_end|> !<|im_end|> <[7]> \"x\"{3} \"y\"{2,}",
             "root ::= | \"a\"",
         ] {
-            assert_eq!(check(grammar, &is_token), Ok(()), "{grammar}");
+            assert!(parse(grammar, &token).is_ok(), "{grammar}");
         }
     }
 
@@ -550,7 +635,7 @@ mod tests {
             (&format!("root ::= {}", "(".repeat(100)), 1, "deeper"),
             (&format!("root ::= \"{}\"{{2000}}", "x".repeat(6000)), 1, "million"),
         ] {
-            let mistake = check(grammar, &is_token).unwrap_err();
+            let mistake = parse(grammar, &token).unwrap_err();
             assert!(mistake.line == line && mistake.what.contains(says), "{grammar}: {mistake:?}");
             assert!(!mistake.what.contains("secret"), "{mistake:?}");
         }
@@ -564,11 +649,11 @@ mod tests {
 
     #[test]
     fn what_llama_cpp_would_not_come_back_from_is_refused() {
-        let says = |grammar: &str| check(grammar, &is_token).unwrap_err().what;
-        assert_eq!(check(&chain(200, |next| next), &is_token), Ok(()));
+        let says = |grammar: &str| parse(grammar, &token).unwrap_err().what;
+        assert!(parse(&chain(200, |next| next), &token).is_ok());
         assert!(says(&chain(20_000, |next| next)).contains("rule after rule"));
         assert!(says(&chain(200, |next| format!("(({next}))"))).contains("rule after rule"));
-        assert_eq!(check(&chain(8, |next| format!("{next} \"b\" | {next} \"c\"")), &is_token), Ok(()));
+        assert!(parse(&chain(8, |next| format!("{next} \"b\" | {next} \"c\"")), &token).is_ok());
         assert!(says(&chain(30, |next| format!("{next} \"b\" | {next} \"c\""))).contains("too many ways"));
         for itself in [
             "root ::= root",
@@ -591,7 +676,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "(root ::= )?[a-c\"\\[\\](){}*+?|.<>!^\\\\x0-9, \n#é-]{0,40}") {
-            let _ = check(&text, &is_token);
+            let _ = parse(&text, &token);
         }
     }
 }

@@ -1,77 +1,92 @@
 //! Grammars that hold an answer to a form: JSON, a JSON Schema, tool calls.
 
 use super::gbnf;
+use super::loaded::Loaded;
+use super::matcher::{Exhausted, Matcher};
 use super::sampling::{Allow, Candidate};
 use super::schema::{self, Checker};
 use super::tools;
+use super::vocabulary::Vocabulary;
 use backplane_plugin::payload::ResponseFormat;
 use backplane_plugin::payload::chat::{Tool, ToolChoice};
 use backplane_plugin::{Error, Result};
-use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::sampling::LlamaSampler;
-use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::token::data::LlamaTokenData;
-use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// A grammar and how far an answer has come in it.
+#[derive(Clone)]
 pub struct Grammar {
-    sampler: LlamaSampler,
-    array: LlamaTokenDataArray,
+    matcher: Matcher,
+    vocabulary: Arc<Vocabulary>,
+    /// Whether the answer shows the texts of control tokens, so that they count.
+    special: bool,
+    param: &'static str,
 }
 
 impl Grammar {
-    /// Parses `text` (GBNF with the start rule `root`).
+    /// The grammar of an answer's form, in GBNF with the start rule `root`.
     ///
     /// # Errors
     /// `InvalidArgument` for a grammar that cannot be parsed, with the line.
-    pub fn new(model: &LlamaModel, text: &str) -> Result<Self> {
-        check(model, text)?;
-        let sampler = LlamaSampler::grammar(model, text, "root").map_err(|_| {
-            Error::invalid("the grammar cannot be used: a rule of it begins with itself")
-                .with_param("response_format")
+    pub fn of_answer(loaded: &Loaded, text: &str) -> Result<Self> {
+        Self::new(loaded, text, false, "response_format")
+    }
+
+    /// The grammar of tool calls.
+    ///
+    /// # Errors
+    /// As [`Grammar::of_answer`].
+    pub fn of_calls(loaded: &Loaded, text: &str) -> Result<Self> {
+        Self::new(loaded, text, true, "tools")
+    }
+
+    fn new(loaded: &Loaded, text: &str, special: bool, param: &'static str) -> Result<Self> {
+        let token = |text: &str| match *loaded.model.vocab().tokenize(text.as_bytes(), false, true) {
+            [token] => Some(token.0),
+            _ => None,
+        };
+        let rules = gbnf::parse(text, &token).map_err(|mistake| {
+            Error::invalid(format!("the grammar's line {} {}", mistake.line, mistake.what)).with_param(param)
         })?;
-        Ok(Self::of(sampler))
+        let matcher = Matcher::new(Arc::new(rules)).map_err(|_| too_much(param))?;
+        Ok(Self { matcher, vocabulary: loaded.vocabulary(), special, param })
     }
 
-    /// A grammar that holds from the point where `trigger` is complete in the answer. It must begin with it.
+    /// Goes on with a token that it allowed, other than one that ends the answer.
     ///
     /// # Errors
-    /// As [`Grammar::new`].
-    pub fn from_trigger(model: &LlamaModel, text: &str, trigger: &str) -> Result<Self> {
-        check(model, text)?;
-        let sampler = LlamaSampler::grammar_lazy(model, text, "root", [trigger], &[])
-            .map_err(|error| Error::internal(format!("the grammar of the tools cannot be used: {error}")))?;
-        Ok(Self::of(sampler))
-    }
-
-    fn of(sampler: LlamaSampler) -> Self {
-        Self { sampler, array: LlamaTokenDataArray::new(Vec::new(), false) }
-    }
-
-    /// Goes on with a token that it allowed. Never call it with an end-of-generation token: llama.cpp aborts.
-    ///
-    /// # Errors
-    /// `Internal` when it did not allow it.
+    /// `Internal` when it did not allow it; `InvalidArgument` when it takes too much to follow.
     pub fn accept(&mut self, token: i32) -> Result<()> {
-        self.sampler.try_accept(LlamaToken(token)).map_err(|error| {
-            Error::internal(format!("the grammar does not go on with token {token}: {error}"))
-        })
+        let text = self.vocabulary.text(token, self.special);
+        match self.matcher.accept(token, text).map_err(|_| too_much(self.param))? {
+            true => Ok(()),
+            false => Err(Error::internal(format!("the grammar does not go on with token {token}"))),
+        }
+    }
+
+    /// Goes on with text that is there already; whether it allows that.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it takes too much to follow.
+    pub fn accept_text(&mut self, text: &[u8]) -> Result<bool> {
+        self.matcher.accept_text(text).map_err(|_| too_much(self.param))
+    }
+
+    fn asks(&mut self, token: i32) -> Result<bool, Exhausted> {
+        if self.vocabulary.ends(token) {
+            return Ok(self.matcher.may_end());
+        }
+        self.matcher.allows(token, self.vocabulary.text(token, self.special))
     }
 }
 
-fn check(model: &LlamaModel, text: &str) -> Result<()> {
-    let is_token = |text: &str| model.vocab().tokenize(text.as_bytes(), false, true).len() == 1;
-    gbnf::check(text, &is_token).map_err(|mistake| {
-        Error::invalid(format!("the grammar's line {} {}", mistake.line, mistake.what))
-            .with_param("response_format")
-    })
-}
-
-impl Clone for Grammar {
-    fn clone(&self) -> Self {
-        Self::of(self.sampler.clone())
-    }
+fn too_much(param: &str) -> Error {
+    Error::invalid(
+        "the grammar can be read in so many ways at once that following it takes too long: let alternatives differ \
+         where they begin, such as by a first property with another `const` in each",
+    )
+    .with_reason("grammar_too_ambiguous")
+    .with_param(param)
 }
 
 impl std::fmt::Debug for Grammar {
@@ -81,21 +96,20 @@ impl std::fmt::Debug for Grammar {
 }
 
 impl Allow for Grammar {
-    fn allows(&mut self, token: i32) -> bool {
-        self.array.data.clear();
-        self.array.data.push(LlamaTokenData::new(LlamaToken(token), 0.0, 0.0));
-        self.array.apply_sampler(&mut self.sampler);
-        self.array.data[0].logit().is_finite()
+    fn allows(&mut self, token: i32) -> Result<bool> {
+        self.asks(token).map_err(|_| too_much(self.param))
     }
 
-    fn retain(&mut self, candidates: &mut Vec<Candidate>) {
-        self.array.data.clear();
-        self.array
-            .data
-            .extend(candidates.iter().map(|c| LlamaTokenData::new(LlamaToken(c.token), c.logit, 0.0)));
-        self.array.apply_sampler(&mut self.sampler);
-        let mut allowed = self.array.data.iter().map(|data| data.logit().is_finite());
-        candidates.retain(|_| allowed.next().unwrap_or(false));
+    fn retain(&mut self, candidates: &mut Vec<Candidate>) -> Result<()> {
+        let mut exhausted = false;
+        candidates.retain(|candidate| {
+            !exhausted
+                && self.asks(candidate.token).unwrap_or_else(|Exhausted| {
+                    exhausted = true;
+                    false
+                })
+        });
+        if exhausted { Err(too_much(self.param)) } else { Ok(()) }
     }
 }
 
@@ -250,6 +264,6 @@ mod tests {
             "additionalProperties": {"type": "number"},
         });
         let grammar = of_format(&ResponseFormat::JsonSchema { schema }).unwrap().unwrap();
-        assert_eq!(gbnf::check(&grammar, &|_| false), Ok(()), "{grammar}");
+        assert!(gbnf::parse(&grammar, &|_| None).is_ok(), "{grammar}");
     }
 }

@@ -131,7 +131,7 @@ fn drop_added_space(pieces: &mut [Vec<u8>], text: &str) {
 #[derive(Debug)]
 pub struct ToolUse {
     /// The grammar of calls, to be held to once the model begins one; `None` where one holds from the start.
-    pub once_called: Option<String>,
+    pub once_called: Option<Grammar>,
 }
 
 const MOST_CHOICES: u32 = 32;
@@ -160,9 +160,11 @@ impl Job {
         let calls = (offers && form.is_none())
             .then(|| {
                 let parallel = params.parallel_tool_calls.unwrap_or(true);
-                grammar::of_tools(&params.tools, &params.tool_choice, parallel)
+                let text = grammar::of_tools(&params.tools, &params.tool_choice, parallel)?;
+                Grammar::of_calls(loaded, &text)
             })
             .transpose()?;
+        let form = form.map(|text| Grammar::of_answer(loaded, &text)).transpose()?;
         let (form, once_called) = if demands { (calls, None) } else { (form, calls) };
         let tools = (offers && (demands || once_called.is_some())).then_some(ToolUse { once_called });
         let chat = loaded.prompter.chat(params, params.max_tokens.unwrap_or(256))?;
@@ -185,6 +187,7 @@ impl Job {
     /// For the first parameter that cannot be honoured, by name.
     pub fn complete(loaded: &Loaded, params: &complete::Params, terms: Terms) -> Result<Self> {
         let form = grammar::of_format(&params.response_format)?;
+        let form = form.map(|text| Grammar::of_answer(loaded, &text)).transpose()?;
         let Continued { tokens, echoed } = loaded.prompter.complete(params)?;
         let common = Common {
             sampling: &params.sampling,
@@ -220,7 +223,7 @@ struct Common<'a> {
 }
 
 impl Common<'_> {
-    fn job(&self, loaded: &Loaded, prompt: Vec<i32>, form: Option<String>, terms: Terms) -> Result<Job> {
+    fn job(&self, loaded: &Loaded, prompt: Vec<i32>, form: Option<Grammar>, terms: Terms) -> Result<Job> {
         let sampling = Sampling::new(self.sampling, &loaded.config.sampling, loaded.prompter.vocabulary)?;
         let refuse =
             |param: &str, what: String| Err(Error::invalid(format!("`{param}` {what}")).with_param(param));
@@ -250,7 +253,7 @@ impl Common<'_> {
             stops: self.stop.to_vec(),
             logprobs: self.logprobs.map(usize::from),
             tells_end: false,
-            grammar: form.map(|text| Grammar::new(&loaded.model, &text)).transpose()?,
+            grammar: form,
             tools: None,
             echo: String::new(),
             rated: None,

@@ -5,6 +5,7 @@ use super::gguf::Header;
 use super::job::Terms;
 use super::plan::Plan;
 use super::prompt::Prompter;
+use super::vocabulary::Vocabulary;
 use super::{Config, backend};
 use backplane_plugin::payload::{chat, complete, embed};
 use backplane_plugin::{Code, Error, Result};
@@ -12,7 +13,7 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// An opened model. From any thread.
 pub struct Loaded {
@@ -23,6 +24,8 @@ pub struct Loaded {
     pub(super) plan: Plan,
     pub(super) shape: Shape,
     kind: Kind,
+    /// Made with the first grammar.
+    vocabulary: OnceLock<Arc<Vocabulary>>,
 }
 
 /// What a model can do.
@@ -54,7 +57,12 @@ impl Loaded {
             LlamaModelParams::default().with_n_gpu_layers(config.gpu_layers).with_use_mmap(config.memory_map);
         let model = Arc::new(backend::load(backend, path, &params)?);
         let prompter = Prompter::new(model.clone(), plan.context)?;
-        Ok(Self { backend, model, prompter, config, plan, shape, kind })
+        Ok(Self { backend, model, prompter, config, plan, shape, kind, vocabulary: OnceLock::new() })
+    }
+
+    /// What its tokens stand for.
+    pub(super) fn vocabulary(&self) -> Arc<Vocabulary> {
+        self.vocabulary.get_or_init(|| Arc::new(Vocabulary::of(&self.model))).clone()
     }
 
     /// Requests that may be open at once in each running copy.

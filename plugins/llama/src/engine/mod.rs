@@ -10,7 +10,8 @@
 //! | `job` | a request, checked |
 //! | `scheduler`, `slots`, `choice` | batches, caches, answers |
 //! | `sampling`, `logprobs`, `rating`, `grammar`, `stop`, `json_scan` | one token's way from logits to text |
-//! | `schema`, `all_of`, `pattern`, `gbnf` | what an answer can be held to, checked before llama.cpp sees it |
+//! | `schema`, `all_of`, `pattern` | what an answer can be held to, checked before llama.cpp makes a grammar of it |
+//! | `gbnf`, `matcher`, `vocabulary` | a grammar, read and followed |
 //! | `embed` | embeddings, on a thread of their own |
 
 mod all_of;
@@ -25,6 +26,7 @@ mod job;
 mod json_scan;
 mod loaded;
 mod logprobs;
+mod matcher;
 mod pattern;
 mod plan;
 mod prompt;
@@ -37,6 +39,7 @@ mod stats;
 mod stop;
 mod template;
 mod tools;
+mod vocabulary;
 
 pub use embed::{EmbedSink, Embeddings};
 pub use gguf::Header;

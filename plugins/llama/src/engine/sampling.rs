@@ -112,9 +112,15 @@ pub struct Candidate {
 /// What a grammar allows at this place.
 pub trait Allow {
     /// Whether this token may come.
-    fn allows(&mut self, token: i32) -> bool;
+    ///
+    /// # Errors
+    /// When it takes too much to say.
+    fn allows(&mut self, token: i32) -> Result<bool>;
     /// Removes the candidates that may not come.
-    fn retain(&mut self, candidates: &mut Vec<Candidate>);
+    ///
+    /// # Errors
+    /// When it takes too much to say.
+    fn retain(&mut self, candidates: &mut Vec<Candidate>) -> Result<()>;
 }
 
 /// The sampler of one answer: its random numbers, and what it has seen.
@@ -150,28 +156,42 @@ impl Sampler {
     /// Chooses a token and remembers it.
     ///
     /// # Errors
-    /// `Internal` when nothing can come: no finite logit, or a grammar that allows none.
-    pub fn next(&mut self, logits: &[f32], grammar: Option<&mut dyn Allow>) -> Result<i32> {
+    /// `InvalidArgument` when the bias leaves nothing that could come; `Internal` when nothing can: no finite logit, or a
+    /// grammar that allows none.
+    pub fn next(&mut self, logits: &[f32], mut grammar: Option<&mut dyn Allow>) -> Result<i32> {
         let token = if self.changes_logits() {
             let mut adjusted = std::mem::take(&mut self.adjusted);
             self.adjust(logits, &mut adjusted);
-            let token = self.choose(&adjusted, grammar);
+            let token = self.choose(&adjusted, again(&mut grammar));
             self.adjusted = adjusted;
-            token
+            token?
         } else {
-            self.choose(logits, grammar)
-        }
-        .ok_or_else(|| {
-            Error::internal(
-                "no token can come: the model's logits are not finite, or the grammar allows none",
-            )
-        })?;
+            self.choose(logits, again(&mut grammar))?
+        };
+        let Some(token) = token else { return Err(self.nothing(logits, grammar)) };
         if self.recent.len() == REPEAT_WINDOW {
             self.recent.pop_front();
         }
         self.recent.push_back(token);
         *self.counts.entry(token).or_default() += 1;
         Ok(token)
+    }
+
+    /// Why no token can come.
+    fn nothing(&mut self, logits: &[f32], grammar: Option<&mut dyn Allow>) -> Error {
+        let held =
+            if grammar.is_some() { "that the grammar or the schema allows here" } else { "to choose from" };
+        match self.choose(logits, grammar) {
+            // Without the bias something could.
+            Ok(Some(_)) => {
+                Error::invalid(format!("`logit_bias` (or `ignore_eos`) bans every token {held}: ban fewer"))
+                    .with_param("logit_bias")
+            }
+            Ok(None) => Error::internal(
+                "no token can come: the model's logits are not finite, or the grammar allows none",
+            ),
+            Err(error) => error,
+        }
     }
 
     fn changes_logits(&self) -> bool {
@@ -206,12 +226,12 @@ impl Sampler {
         }
     }
 
-    fn choose(&mut self, logits: &[f32], grammar: Option<&mut dyn Allow>) -> Option<i32> {
+    fn choose(&mut self, logits: &[f32], grammar: Option<&mut dyn Allow>) -> Result<Option<i32>> {
         let mut candidates = std::mem::take(&mut self.candidates);
         let token = match grammar {
             None => {
                 self.keep(logits, &mut candidates);
-                self.draw(&candidates)
+                Ok(self.draw(&candidates))
             }
             Some(grammar) => {
                 // A grammar over the whole vocabulary takes longer than the model; what the model wants is allowed
@@ -219,9 +239,11 @@ impl Sampler {
                 // so the distribution of what is allowed is unchanged: a rejected draw is followed by a new one
                 // among the allowed.
                 self.keep(logits, &mut candidates);
-                match self.draw(&candidates) {
-                    Some(token) if grammar.allows(token) => Some(token),
-                    _ => self.choose_allowed(logits, grammar, &mut candidates),
+                let drawn = self.draw(&candidates);
+                match drawn.map_or(Ok(false), |token| grammar.allows(token)) {
+                    Ok(true) => Ok(drawn),
+                    Ok(false) => self.choose_allowed(logits, grammar, &mut candidates),
+                    Err(error) => Err(error),
                 }
             }
         };
@@ -235,22 +257,22 @@ impl Sampler {
         logits: &[f32],
         grammar: &mut dyn Allow,
         candidates: &mut Vec<Candidate>,
-    ) -> Option<i32> {
+    ) -> Result<Option<i32>> {
         let total = logprobs::log_sum_exp(logits);
         for reach in [64, 1024, usize::MAX] {
             let whole = reach >= logits.len();
             top_k(logits, reach.min(logits.len()), candidates);
-            let floor = candidates.last()?.logit;
+            let Some(floor) = candidates.last().map(|c| c.logit) else { return Ok(None) };
             let seen: f32 = candidates.iter().map(|c| (c.logit - total).exp()).sum();
-            grammar.retain(candidates);
+            grammar.retain(candidates)?;
             let Some(best) = candidates.first().copied() else {
                 if whole {
-                    return None;
+                    return Ok(None);
                 }
                 continue;
             };
             if self.sampling.temperature == 0.0 {
-                return Some(best.token);
+                return Ok(Some(best.token));
             }
             // What was not looked at may weigh something: look further unless it cannot matter.
             let allowed: f32 = candidates.iter().map(|c| (c.logit - total).exp()).sum();
@@ -264,10 +286,10 @@ impl Sampler {
                 }
                 let total = sum(candidates, 1.0);
                 self.truncate(candidates, total);
-                return self.draw(candidates);
+                return Ok(self.draw(candidates));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Fills `candidates` with what top-k, top-p and min-p leave, likeliest first.
@@ -336,6 +358,14 @@ impl Sampler {
             }
         }
         Some(best.token)
+    }
+}
+
+/// Lends what will be needed once more.
+fn again<'a>(grammar: &'a mut Option<&mut dyn Allow>) -> Option<&'a mut dyn Allow> {
+    match grammar {
+        Some(grammar) => Some(&mut **grammar),
+        None => None,
     }
 }
 
@@ -441,11 +471,12 @@ mod tests {
     /// Only even tokens.
     struct Even;
     impl Allow for Even {
-        fn allows(&mut self, token: i32) -> bool {
-            token % 2 == 0
+        fn allows(&mut self, token: i32) -> Result<bool> {
+            Ok(token % 2 == 0)
         }
-        fn retain(&mut self, candidates: &mut Vec<Candidate>) {
+        fn retain(&mut self, candidates: &mut Vec<Candidate>) -> Result<()> {
             candidates.retain(|c| c.token % 2 == 0);
+            Ok(())
         }
     }
 
@@ -491,6 +522,24 @@ mod tests {
         logits[2998] = -5.0;
         let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..sampling() }, &[], &[], 0);
         assert_eq!(sampler.next(&logits, Some(&mut Even)).unwrap(), 2998);
+    }
+
+    #[test]
+    fn a_bias_that_leaves_nothing_is_the_caller_s_mistake() {
+        let logits = [0.0f32; 4];
+        let banned = |tokens: &[i32]| Sampling {
+            logit_bias: tokens.iter().map(|&token| (token, f32::NEG_INFINITY)).collect(),
+            ..sampling()
+        };
+        let mut sampler = Sampler::new(banned(&[0, 2]), &[], &[], 0);
+        let error = sampler.next(&logits, Some(&mut Even)).unwrap_err();
+        assert_eq!(error.code, backplane_plugin::Code::InvalidArgument);
+        assert!(error.details["param"] == "logit_bias" && error.message.contains("schema"), "{error}");
+        assert!(matches!(sampler.next(&logits, None), Ok(1 | 3)));
+        let mut sampler = Sampler::new(banned(&[0, 1, 2, 3]), &[], &[], 0);
+        assert_eq!(sampler.next(&logits, None).unwrap_err().details["param"], "logit_bias");
+        let nothing = sampler.next(&[f32::NAN; 4], None).unwrap_err();
+        assert_eq!(nothing.code, backplane_plugin::Code::Internal);
     }
 
     #[test]
