@@ -27,7 +27,7 @@ fn host_with(put: impl FnOnce(&Path)) -> (tempfile::TempDir, Host) {
     let state = tempfile::tempdir().unwrap();
     put(state.path());
     let mut config = Config::for_tests();
-    config.plugins.isolation = [("dev.backplane.echo".to_owned(), Isolation::Worker)].into();
+    config.plugins.isolation = [("*".to_owned(), Isolation::Auto)].into();
     let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
     (state, host)
 }

@@ -254,7 +254,10 @@ pub fn plugin_options(config: &Config, state: &Path, first: &[PathBuf]) -> Plugi
         settings: config.plugins.settings.iter().map(|(id, own)| (id.clone(), settings(Some(own)))).collect(),
         default_settings: settings(None),
         isolation: config.plugins.isolation.clone().into_iter().collect(),
-        worker: Workers::beside_the_program(state),
+        worker: Workers {
+            granted: config.plugins.workers.clone().into_iter().collect(),
+            ..Workers::beside_the_program(state)
+        },
         load_timeout: PLUGIN_LOAD_TIMEOUT,
     }
 }

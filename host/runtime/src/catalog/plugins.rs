@@ -1,11 +1,11 @@
 //! The plugins of this host: which files there are, which are loaded, and what is wrong with the others.
 
 use super::stamp::Stamp;
-use crate::config::Isolation;
+use crate::config::{Isolation, WorkerConfig};
 use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
 use crate::loader::{BidQuery, Confinement, Launch, LoadError, Plugin, Shared, Waits, load};
 use backplane_registry::package::{Level, Plugins, Trust, Version};
-use backplane_registry::plugin::{Manifest, PluginFile, inspect};
+use backplane_registry::plugin::{self, Manifest, PluginFile, inspect};
 use backplane_registry::trust::Timestamp;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -45,9 +45,21 @@ pub struct PluginOptions {
 }
 
 impl PluginOptions {
-    fn isolation_of(&self, id: &str) -> Isolation {
-        self.isolation.get(id).copied().unwrap_or_default()
+    /// Where a plugin runs: what the operator says of it, or of all; `auto` looks at who made it, and what it asks for.
+    fn isolation_of(&self, manifest: &Manifest, level: Level) -> Isolation {
+        match named(&self.isolation, &manifest.id) {
+            Isolation::Auto if level == Level::Core && manifest.isolation != plugin::Isolation::Worker => {
+                Isolation::InProcess
+            }
+            Isolation::Auto => Isolation::Worker,
+            said => said,
+        }
     }
+}
+
+/// What is said of this plugin, or else of all that are not named.
+fn named<T: Clone + Default>(all: &HashMap<String, T>, id: &str) -> T {
+    all.get(id).or_else(|| all.get("*")).cloned().unwrap_or_default()
 }
 
 /// How plugins are started in processes of their own.
@@ -59,6 +71,8 @@ pub struct Workers {
     pub read: Vec<PathBuf>,
     /// Where it is noted that a plugin crashed again and again.
     pub quarantine: PathBuf,
+    /// What each is granted.
+    pub granted: HashMap<String, WorkerConfig>,
 }
 
 impl Workers {
@@ -71,12 +85,16 @@ impl Workers {
         let program =
             programs.find(|program| program.exists()).unwrap_or_else(|| beside.with_file_name(places[0]));
         let read = ["models", "runtimes"].map(|folder| state.join(folder)).into();
-        Self { program, read, quarantine: state.join("quarantine") }
+        Self { program, read, quarantine: state.join("quarantine"), granted: HashMap::new() }
     }
 
     /// How this plugin is started.
     fn launch(&self, file: &PluginFile, limit: Duration) -> Launch {
         let manifest = &file.manifest;
+        let granted = named(&self.granted, &manifest.id);
+        // What is not there yet is made by the first pull, and read after a restart.
+        let mut read: Vec<_> = self.read.iter().filter(|path| path.exists()).cloned().collect();
+        read.extend(granted.read);
         Launch {
             program: self.program.clone(),
             library: std::path::absolute(&file.path).unwrap_or_else(|_| file.path.clone()),
@@ -84,11 +102,9 @@ impl Workers {
             id: manifest.id.clone(),
             version: manifest.version.clone(),
             confinement: Confinement::Cpu {
-                // What is not there yet is made by the first pull, and read after a restart.
-                read: self.read.iter().filter(|path| path.exists()).cloned().collect(),
-                memory: 0,
-                missing: String::new(),
-                off: Vec::new(),
+                read,
+                memory: granted.memory.unwrap_or(0),
+                threads: granted.threads,
             },
             // Before the loader gives up, so that no process is left.
             limit: limit.mul_f32(0.8),
@@ -276,8 +292,8 @@ fn load_one(
                 return (place, Outcome::Unused { problem });
             }
             let settings = options.settings.get(id).unwrap_or(&options.default_settings).clone();
-            let launch = (options.isolation_of(id) == Isolation::Worker)
-                .then(|| options.worker.launch(&file, options.load_timeout));
+            let isolated = all.get(place).is_some_and(|found| found.isolation == Isolation::Worker);
+            let launch = isolated.then(|| options.worker.launch(&file, options.load_timeout));
             match load(&file, settings, shared.clone(), options.load_timeout, launch) {
                 Ok(plugin) => {
                     tracing::info!(plugin = id, version = file.manifest.version, "plugin loaded");
@@ -376,7 +392,7 @@ fn check(
     found.id = Some(file.manifest.id.clone());
     found.manifest = Some(file.manifest.clone());
     found.sha256.clone_from(&file.sha256);
-    found.isolation = options.isolation_of(&file.manifest.id);
+    found.isolation = options.isolation_of(&file.manifest, found.level);
     if found.level < options.least {
         return Err(format!(
             "nobody signed it: it is of the level `{}`, and `plugins.trust` asks for `{}`; install it as a package",

@@ -114,3 +114,32 @@ fn work_side_by_side_keeps_its_order_and_its_bound() {
     assert!((2..=3).contains(&inside.lock().1), "{:?}", inside.lock());
     assert_eq!(side_by_side(4, Vec::<u8>::new(), |n| n), [0; 0]);
 }
+
+#[test]
+fn auto_looks_at_who_made_a_plugin_and_at_what_it_asks_for() {
+    let manifest = |id: &str, asks: &str| -> Manifest {
+        toml::from_str(&format!("id = '{id}'\nversion = '1.0.0'\nabi = '1.0'\nisolation = '{asks}'")).unwrap()
+    };
+    let said = |isolation: &[(&str, Isolation)]| PluginOptions {
+        isolation: isolation.iter().map(|(id, said)| ((*id).to_owned(), *said)).collect(),
+        ..PluginOptions::default()
+    };
+    let of =
+        |options: &PluginOptions, level, asks| options.isolation_of(&manifest("com.example.x", asks), level);
+    let auto = said(&[("*", Isolation::Auto)]);
+    for (level, asks, runs) in [
+        (Level::Core, "any", Isolation::InProcess),
+        (Level::Core, "in_process", Isolation::InProcess),
+        (Level::Core, "worker", Isolation::Worker),
+        (Level::Verified, "any", Isolation::Worker),
+        // What it asks for is no reason to trust it.
+        (Level::Verified, "in_process", Isolation::Worker),
+        (Level::Org, "in_process", Isolation::Worker),
+        (Level::Dev, "in_process", Isolation::Worker),
+    ] {
+        assert_eq!(of(&auto, level, asks), runs, "{level} {asks}");
+    }
+    let trusted = said(&[("*", Isolation::Auto), ("com.example.x", Isolation::InProcess)]);
+    assert_eq!(of(&trusted, Level::Dev, "any"), Isolation::InProcess, "what is said of one goes first");
+    assert_eq!(of(&said(&[]), Level::Dev, "worker"), Isolation::InProcess, "nothing is said");
+}

@@ -174,6 +174,10 @@ pub(super) fn meaning(
             "must be `error`, `warn`, `info`, `debug` or `trace`, or a list such as `info,backplane=debug`";
         checks.wrong(&["log", "level"], &raw.log.level, help);
     }
+    for (id, worker) in &raw.plugins.workers {
+        let threads = worker.threads.unwrap_or(1);
+        checks.at_least_one(&["plugins", "workers", id.as_str(), "threads"], u64::from(threads));
+    }
     Some(Config {
         server: server?,
         auth: AuthConfig { enabled: raw.auth.enabled },
@@ -188,6 +192,7 @@ pub(super) fn meaning(
             trust: raw.plugins.trust.into(),
             disabled: raw.plugins.disabled.clone(),
             isolation: raw.plugins.isolation.clone(),
+            workers: raw.plugins.workers.iter().map(|(id, own)| (id.clone(), worker(own))).collect(),
             settings: raw.plugins.settings.clone(),
         },
         models: checked_models(&raw.models),
@@ -204,6 +209,15 @@ pub(super) fn meaning(
         sources,
         options,
     })
+}
+
+fn worker(own: &raw::Worker) -> WorkerConfig {
+    let default = WorkerConfig::default();
+    WorkerConfig {
+        memory: own.memory.map(|memory| memory.0),
+        threads: own.threads.unwrap_or(default.threads),
+        read: own.read.clone(),
+    }
 }
 
 fn server(raw: &Raw, checks: &mut Checks<'_>) -> Option<ServerConfig> {

@@ -101,10 +101,30 @@ pub struct PluginsConfig {
     pub trust: Level,
     /// Ids of plugins that are not to be loaded.
     pub disabled: Vec<String>,
-    /// Plugin id to where it runs; in-process unless it is said.
+    /// Plugin id to where it runs, `"*"` for the others; in-process unless it is said.
     pub isolation: BTreeMap<String, Isolation>,
+    /// Plugin id to what its worker is granted, `"*"` for the others.
+    pub workers: BTreeMap<String, WorkerConfig>,
     /// Plugin id to its settings, unread.
     pub settings: BTreeMap<String, Map<String, Value>>,
+}
+
+/// See `[plugins.workers]` in `configs/backplane.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// Bytes that it may have of its own; `None`: no limit.
+    pub memory: Option<u64>,
+    /// Threads that it may have.
+    pub threads: u32,
+    /// Files and folders that it may read besides models and runtimes.
+    pub read: Vec<PathBuf>,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        // More than any backend starts on a large machine, and far less than what a machine minds.
+        Self { memory: None, threads: 1024, read: Vec::new() }
+    }
 }
 
 /// See `[models]` in `configs/backplane.toml`.

@@ -155,14 +155,37 @@ pub struct Plugins {
     pub trust: Trust,
     /// Ids of plugins that are not to be loaded.
     pub disabled: Vec<String>,
-    /// Where a plugin runs, by its id: "in-process" (the default), or "worker", a sandboxed process of its own that has
-    /// no network and reads no files but models.
-    #[schemars(extend("x-example" = "[plugins.isolation]\n\"com.example.stranger\" = \"worker\""))]
+    /// Where a plugin runs, by its id, `"*"` for those that are not named: "in-process" (the default), "worker", a
+    /// sandboxed process of its own that has no network and reads no files but models, or "auto", which is in-process
+    /// for plugins that came with the program and do not ask for a worker, and a worker for all others.
+    #[schemars(extend("x-example" = "[plugins.isolation]\n\"*\" = \"auto\"\n\"com.example.stranger\" = \"worker\""))]
     pub isolation: BTreeMap<String, Isolation>,
+    /// What the worker of a plugin is granted, by the plugin's id, `"*"` for those that are not named.
+    #[schemars(extend("x-example" = WORKER_EXAMPLE))]
+    pub workers: BTreeMap<String, Worker>,
     /// Settings of a plugin, by its id. The host does not read them; the plugin's own documentation says what
     /// there is.
     #[schemars(extend("x-example" = "[plugins.settings.\"dev.backplane.onnx\"]\nruntime = \"/opt/onnxruntime/lib/libonnxruntime.so\""))]
     pub settings: BTreeMap<String, Map<String, Value>>,
+}
+
+const WORKER_EXAMPLE: &str = r#"[plugins.workers."com.example.stranger"]
+memory = "2GiB"
+threads = 256
+read = ["/srv/dictionaries"]"#;
+
+/// `[plugins.workers."id"]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Worker {
+    /// Memory that it may have of its own; model files that it maps are not counted. No limit if it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// Threads that it may have; 1024 if it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// Files and folders that it may read besides models and runtimes.
+    pub read: Vec<PathBuf>,
 }
 
 /// Where a plugin runs.
@@ -174,6 +197,8 @@ pub enum Isolation {
     InProcess,
     /// In a process of its own.
     Worker,
+    /// In the host if it came with the program and does not ask for a worker, and in a worker otherwise.
+    Auto,
 }
 
 impl Isolation {
@@ -182,6 +207,7 @@ impl Isolation {
         match self {
             Isolation::InProcess => "in-process",
             Isolation::Worker => "worker",
+            Isolation::Auto => "auto",
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct ReloadReport {
 
 /// Keys, and beginnings of keys, that are read once: sockets and threads are made from them, plugins are told them
 /// when they are initialised, and a log line's form is fixed when logging begins.
-pub(super) const READ_ONCE: [&str; 21] = [
+pub(super) const READ_ONCE: [&str; 22] = [
     "server.address",
     "server.workers",
     "server.body_limit",
@@ -38,6 +38,7 @@ pub(super) const READ_ONCE: [&str; 21] = [
     "server.max_connections",
     "server.cors_origins",
     "plugins.isolation",
+    "plugins.workers",
     "plugins.settings",
     "plugins.trust",
     "compute",

@@ -257,6 +257,7 @@ fn values_that_cannot_work_are_refused() {
     refused("[models]\nmemory_budget = \"120%\"", "models.memory_budget", "`1%` to `100%`");
     refused("[models.override.m]\nweight = 0.0", "models.override.m.weight", "0.01 to 100");
     refused("[models.override.m]\ninstances = 0", "models.override.m.instances", "at least 1");
+    refused("[plugins.workers.x]\nthreads = 0", "plugins.workers.x.threads", "at least 1");
     refused("[models.routes.r]\nmodels = [\"a\", \"a\"]", "models.routes.r.models", "twice");
     refused("[models.routes.r]\nescalate_below = 0.5", "models.routes.r", "missing field `models`");
     refused("[plugins]\ndisabled = [\"\"]", "plugins.disabled", "empty");
@@ -293,7 +294,7 @@ fn a_reload_says_what_changed_and_what_has_to_wait() {
 fn what_needs_a_restart_names_keys_that_exist() {
     let keys = layers::leaves(&raw::Raw::default());
     for read_once in reload::READ_ONCE {
-        let exists = ["plugins.isolation", "plugins.settings"].contains(&read_once)
+        let exists = ["plugins.isolation", "plugins.workers", "plugins.settings"].contains(&read_once)
             || keys.iter().any(|(path, _)| reload::is_below(&path.join("."), read_once));
         assert!(exists, "{read_once}");
     }

@@ -6,6 +6,7 @@ use super::table::{PluginContext, Shared};
 use super::worker::{Launch, WorkerEntry};
 use backplane_abi::root;
 use backplane_abi::table::*;
+use backplane_abi::worker::NOT_CONFINED;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, ENTRY_SYMBOL};
 use backplane_registry::plugin::PluginFile;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -59,6 +60,11 @@ pub enum LoadError {
     /// It could not be started in a process of its own.
     #[error("plugin `{id}` ({file}): cannot be started in a worker: {why}")]
     Worker { id: String, file: String, why: String },
+    /// It could not be confined, and so it was not loaded.
+    #[error(
+        "plugin `{id}` ({file}): cannot be confined, and is not run unconfined: {why}; to run it in the server at your own risk, set `plugins.isolation.\"{id}\" = \"in-process\"`"
+    )]
+    Sandbox { id: String, file: String, why: String },
     /// It hangs.
     #[error(
         "plugin `{id}` ({file}): did not finish {doing} within {limit:?}; it stays unused until the host restarts"
@@ -90,11 +96,13 @@ pub fn load(
                 let entry = WorkerEntry::new(launch);
                 let entered = enter(&entry, &inner, identity, &config_json, shared);
                 // What kept it from being entered at all says more than the code.
-                entered.map_err(|error| match entry.problem() {
-                    Some(why) => {
-                        LoadError::Worker { id: inner.manifest.id.clone(), file: file_name(&inner.path), why }
+                entered.map_err(|error| {
+                    let (id, file) = (inner.manifest.id.clone(), file_name(&inner.path));
+                    match entry.problem() {
+                        Some(why) if why.contains(NOT_CONFINED) => LoadError::Sandbox { id, file, why },
+                        Some(why) => LoadError::Worker { id, file, why },
+                        None => error,
                     }
-                    None => error,
                 })
             }
         };

@@ -1,6 +1,6 @@
 //! Files: by Landlock, and all or nothing.
 
-use backplane_abi::worker::Text;
+use backplane_abi::worker::{NOT_CONFINED, Text};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
@@ -38,8 +38,8 @@ pub fn confine(read: &[Text<'_>], library: Option<Text<'_>>) -> Result<(), Strin
     const ABI: ABI = ABI::V6;
     let missing = |error: &dyn std::fmt::Display| {
         format!(
-            "the sandbox cannot be set up: Landlock: {error}; it needs Linux 6.12 or newer with Landlock enabled \
-             (`landlock` in /sys/kernel/security/lsm), or set `isolation` of this plugin to \"in-process\" if you trust it"
+            "{NOT_CONFINED}: Landlock: {error}; it needs Linux 6.12 or newer with Landlock enabled \
+             (`landlock` in /sys/kernel/security/lsm)"
         )
     };
     let rules = Ruleset::default()
@@ -69,9 +69,7 @@ pub fn confine(read: &[Text<'_>], library: Option<Text<'_>>) -> Result<(), Strin
 }
 
 fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Result<RulesetCreated, String> {
-    let failed = |error: &dyn std::fmt::Display| {
-        format!("the sandbox cannot be set up: `{}`: {error}", path.display())
-    };
+    let failed = |error: &dyn std::fmt::Display| format!("{NOT_CONFINED}: `{}`: {error}", path.display());
     let file = PathFd::new(path).map_err(|error| failed(&error))?;
     // A file has no entries to be listed.
     let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V6) };

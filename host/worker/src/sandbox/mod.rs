@@ -7,14 +7,15 @@
 //! |---|---|
 //! | `landlock` | files but those that are named, signals to and tracing of other processes, TCP, abstract sockets |
 //! | `seccomp` | sockets, new processes and programs, tracing, namespaces, the kernel's rarely used doors |
-//! | `limits` | core dumps, descriptors without end, memory beyond what was granted |
+//! | `limits` | descriptors without end, memory beyond what was granted |
+//! | `capabilities` | what root may that others may not |
 //! | `namespaces` | the machine's network and System V memory; where the system allows it, since `seccomp` stops both |
 
 mod files;
 mod syscalls;
 
 use crate::library::Source;
-use backplane_abi::worker::{Channel, Confine};
+use backplane_abi::worker::{Channel, Confine, NOT_CONFINED};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::process::{set_dumpable_behavior, set_parent_process_death_signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
@@ -22,47 +23,73 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new
 /// Descriptors this process may have: each lane is one.
 const DESCRIPTORS: u64 = 1024;
 
-/// Confines this process, or says what is missing.
-///
-/// # Errors
-/// When anything that was asked for cannot be had: a plugin is then not loaded.
-pub fn apply(confine: &Confine<'_>, library: &Source<'_>, main: &Channel) -> Result<(), String> {
-    let failed =
-        |what: &str, error: rustix::io::Errno| format!("the sandbox cannot be set up: {what}: {error}");
-    // Whoever starts workers keeps the thread that starts them for as long as it lives.
-    set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|error| failed("end with the parent", error))?;
-    syscalls::close_all_but(main, library.sealed())
-        .map_err(|error| failed("close what was inherited", error))?;
-    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, no_core).map_err(|error| failed("no core dumps", error))?;
-    let Confine::Cpu { read, memory, missing, off } = confine else { return Ok(()) };
+/// What confines a plugin.
+#[derive(Clone, Debug, Default)]
+pub struct Sandbox {
+    /// Mechanisms that are left out, by their names above.
+    pub off: Vec<String>,
+    /// Mechanisms that are made absent first, as on a kernel that was built without them.
+    pub absent: Vec<String>,
+}
 
-    set_no_new_privs(true).map_err(|error| failed("no new privileges", error))?;
-    syscalls::make_absent(missing)?;
-    let on = |mechanism: &[u8]| !off.contains(&mechanism);
-    if on(b"limits") {
-        limit(Resource::Nofile, DESCRIPTORS).map_err(|error| failed("descriptors", error))?;
-        if *memory != 0 {
-            limit(Resource::As, *memory).map_err(|error| failed("memory", error))?;
+impl Sandbox {
+    /// All of it.
+    pub fn whole() -> Self {
+        Self::default()
+    }
+
+    /// Confines this process, or says what is missing.
+    ///
+    /// # Errors
+    /// When anything that was asked for cannot be had: a plugin is then not loaded.
+    pub(crate) fn apply(
+        &self,
+        confine: &Confine<'_>,
+        library: &Source<'_>,
+        main: &Channel,
+    ) -> Result<(), String> {
+        let failed = |what: &str, error: rustix::io::Errno| format!("{NOT_CONFINED}: {what}: {error}");
+        // Whoever starts workers keeps the thread that starts them for as long as it lives.
+        set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(|error| failed("end with the parent", error))?;
+        syscalls::close_all_but(main, library.sealed())
+            .map_err(|error| failed("close what was inherited", error))?;
+        // When the machine runs out of memory, it is not the host that is ended for it. Best effort: not every system has it.
+        let _kept = std::fs::write("/proc/self/oom_score_adj", "1000");
+        let no_core = Rlimit { current: Some(0), maximum: Some(0) };
+        setrlimit(Resource::Core, no_core).map_err(|error| failed("no core dumps", error))?;
+        let Confine::Cpu { read, memory } = confine else { return Ok(()) };
+
+        set_no_new_privs(true).map_err(|error| failed("no new privileges", error))?;
+        for mechanism in &self.absent {
+            syscalls::make_absent(mechanism)?;
         }
+        let on = |mechanism: &str| self.off.iter().all(|off| off != mechanism);
+        if on("limits") {
+            limit(Resource::Nofile, DESCRIPTORS).map_err(|error| failed("descriptors", error))?;
+            if *memory != 0 {
+                limit(Resource::Data, *memory).map_err(|error| failed("memory", error))?;
+            }
+        }
+        if on("namespaces") {
+            syscalls::leave_namespaces();
+        }
+        if on("landlock") {
+            files::confine(read, library.file())?;
+        }
+        // Root is nobody special any more, and no other user is either.
+        if on("capabilities") {
+            let none = CapabilitySet::empty();
+            let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+            set_capabilities(None, none).map_err(|error| failed("give up capabilities", error))?;
+        }
+        // The process's memory is nobody else's to read; after what needed /proc/self to be its own.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| failed("no dumps", error))?;
+        if on("seccomp") {
+            syscalls::filter()?;
+        }
+        Ok(())
     }
-    if on(b"namespaces") {
-        syscalls::leave_namespaces();
-    }
-    if on(b"landlock") {
-        files::confine(read, library.file())?;
-    }
-    // Root is nobody special any more, and no other user is either.
-    let none = CapabilitySet::empty();
-    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
-    set_capabilities(None, none).map_err(|error| failed("give up capabilities", error))?;
-    // The process's memory is nobody else's to read; after what needed /proc/self to be its own.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| failed("no dumps", error))?;
-    if on(b"seccomp") {
-        syscalls::filter()?;
-    }
-    Ok(())
 }
 
 /// Not more than this, nor than it was.

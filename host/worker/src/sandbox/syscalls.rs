@@ -4,7 +4,7 @@
     reason = "close_range and unshare have no safe form: both can be made while others rely on what they take"
 )]
 
-use backplane_abi::worker::Channel;
+use backplane_abi::worker::{Channel, NOT_CONFINED};
 use rustix::io::Errno;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -147,16 +147,15 @@ pub fn filter() -> Result<(), String> {
 }
 
 /// Makes a mechanism absent, as on a kernel that was built without it.
-pub fn make_absent(mechanism: &[u8]) -> Result<(), String> {
+pub fn make_absent(mechanism: &str) -> Result<(), String> {
     let calls: &[i64] = match mechanism {
-        b"" => return Ok(()),
-        b"landlock" => &[
+        "landlock" => &[
             libc::SYS_landlock_create_ruleset,
             libc::SYS_landlock_add_rule,
             libc::SYS_landlock_restrict_self,
         ],
-        b"seccomp" => &[libc::SYS_seccomp],
-        other => return Err(format!("no mechanism is called `{}`", other.escape_ascii())),
+        "seccomp" => &[libc::SYS_seccomp],
+        other => return Err(format!("no mechanism is called `{}`", other)),
     };
     install(calls.iter().map(|call| (*call, Vec::new())).collect(), libc::ENOSYS)
 }
@@ -172,8 +171,5 @@ fn install(rules: BTreeMap<i64, Vec<SeccompRule>>, answer: i32) -> Result<(), St
 }
 
 fn failed(error: seccompiler::Error) -> String {
-    format!(
-        "the sandbox cannot be set up: seccomp: {error}; the kernel needs CONFIG_SECCOMP_FILTER, or set `isolation` of this \
-         plugin to \"in-process\" if you trust it"
-    )
+    format!("{NOT_CONFINED}: seccomp: {error}; the kernel needs CONFIG_SECCOMP_FILTER")
 }

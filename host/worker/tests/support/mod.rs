@@ -3,7 +3,8 @@
 
 use backplane::isolation::{Confinement, Launch, WorkerEntry};
 use backplane_testkit::{Case, PluginTest, TensorInput, library};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -68,35 +69,78 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// The hostile plugin, compiled; `-DCONSTRUCTOR="..."` makes it misbehave before it is entered.
-pub fn hostile(constructor: Option<&str>) -> (tempfile::TempDir, PathBuf) {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+/// The faulty plugin, compiled; `-DCONSTRUCTOR="..."` makes it misbehave before it is entered.
+pub fn faulty(constructor: Option<&str>) -> (tempfile::TempDir, PathBuf) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let source = root.join("tests/plugins/faulty");
     let folder = tempfile::tempdir().unwrap();
-    let library = folder.path().join("libhostile.so");
-    let output = std::process::Command::new("cc")
-        .args(["-std=gnu99", "-O0", "-w", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"])
+    let (library, throw) = (folder.path().join("libfaulty.so"), folder.path().join("throw.o"));
+    let run = |command: &mut Command| {
+        let output = command.output().expect("`cc` and `c++` are installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(Command::new("c++")
+        .args(["-fexceptions", "-fPIC", "-c"])
+        .arg(source.join("throw.cc"))
+        .arg("-o")
+        .arg(&throw));
+    run(Command::new("cc")
+        .args([
+            "-std=gnu99",
+            "-O0",
+            "-w",
+            "-fexceptions",
+            "-shared",
+            "-fPIC",
+            "-fvisibility=hidden",
+            "-pthread",
+        ])
         .args(constructor.map(|what| match what {
             "wrong-layout" => "-DWRONG_LAYOUT".to_owned(),
             what => format!("-DCONSTRUCTOR=\"{what}\""),
         }))
         .arg("-I")
-        .arg(here.join("../../plugin-api/include"))
-        .arg(here.join("tests/fixtures/hostile.c"))
-        .arg("-o")
-        .arg(&library)
-        .output()
-        .expect("`cc` is installed");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        .arg(root.join("plugin-api/include"))
+        .args([&source.join("faulty.c"), &throw])
+        .args(["-lstdc++", "-o"])
+        .arg(&library));
     (folder, library)
 }
 
-/// Confined as a plugin of a stranger is.
-pub fn cpu() -> Confinement {
-    Confinement::Cpu { read: Vec::new(), memory: 0, missing: String::new(), off: Vec::new() }
+/// How the faulty plugin is started.
+pub fn faulty_launch(library: PathBuf, confinement: Confinement) -> Launch {
+    Launch { id: FAULTY.to_owned(), version: "1.0.0".to_owned(), ..launch(library, confinement) }
 }
 
-/// Confined without these mechanisms.
-pub fn cpu_without(off: &[&str]) -> Confinement {
-    let off = off.iter().map(|one| (*one).to_owned()).collect();
-    Confinement::Cpu { read: Vec::new(), memory: 0, missing: String::new(), off }
+pub const FAULTY: &str = "com.example.faulty";
+
+/// Confined as a plugin of a stranger is.
+pub fn cpu() -> Confinement {
+    Confinement::Cpu { read: Vec::new(), memory: 0, threads: 1024 }
+}
+
+/// A worker `without` these mechanisms, or on a system where they are `absent`: `examples/weakened.rs` under that name.
+pub fn weakened(name: &str) -> PathBuf {
+    static BUILT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (folder, program) = BUILT.get_or_init(|| {
+        let output = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "-p", "backplane-worker", "--example", "weakened"])
+            .arg("--message-format=json")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let messages = String::from_utf8(output.stdout).unwrap();
+        let program = messages.lines().find_map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            (message["target"]["name"] == "weakened").then_some(())?;
+            message["executable"].as_str().map(PathBuf::from)
+        });
+        (tempfile::tempdir().unwrap(), program.unwrap())
+    });
+    let named = folder.path().join(name);
+    // A link of its own: its name says what it lacks.
+    match std::os::unix::fs::symlink(program, &named) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{error}"),
+        _ => named,
+    }
 }

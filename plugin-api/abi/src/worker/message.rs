@@ -200,10 +200,8 @@ messages! {
     enum Confine<'a> {
         /// Not at all: to see that it is the sandbox which stops a case.
         0 Nothing {}
-        /// For plugins that need the processor only. `read`: files and folders that may be read; `memory`: bytes of
-        /// address space, 0 for no limit; `missing`: a mechanism of the kernel's that is to be made absent first, for
-        /// the test that a worker then refuses; `off`: mechanisms that are left out, for the test that it is they
-        /// which stop a case.
-        1 Cpu { read: Vec<Text<'a>>, memory: u64, missing: Text<'a>, off: Vec<Text<'a>>, }
+        /// For plugins that need the processor only. `read`: files and folders that may be read; `memory`: bytes of its
+        /// own, 0 for no limit.
+        1 Cpu { read: Vec<Text<'a>>, memory: u64, }
     }
 }

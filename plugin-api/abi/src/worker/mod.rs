@@ -38,6 +38,9 @@ pub use wire::{Malformed, Out, Source, Wire};
 /// words when they do not.
 pub const PROTOCOL: u32 = 1;
 
+/// How a worker begins to say that it could not confine itself, and so has loaded nothing.
+pub const NOT_CONFINED: &str = "the sandbox cannot be set up";
+
 /// Pieces of one answer that may be on their way to the host, or wait there for their reader.
 pub const WINDOW_CHUNKS: u32 = 64;
 /// Bytes of them; one larger piece may go when nothing else is on its way.

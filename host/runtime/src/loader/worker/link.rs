@@ -1,6 +1,7 @@
 //! One worker that runs: its connections, and the requests it has.
 
 use super::host::{CancelWord, HostSide};
+use super::watch::Watch;
 use super::{Confinement, Launch, process};
 use backplane_abi::clock;
 use backplane_abi::table::*;
@@ -373,6 +374,7 @@ impl Link {
     /// Hears until the end of the connection; why it is to be ended, if it is us who end it.
     fn hear(self: &Arc<Self>) -> Option<&'static str> {
         let (mut last, mut missed, mut number) = (Instant::now(), 0, 0);
+        let mut watch = Watch::new(self.pid, &self.launch.confinement);
         loop {
             let wait = if self.open.lock().all.is_empty() { IDLE } else { TICK };
             if readable(&self.main, wait) {
@@ -395,6 +397,9 @@ impl Link {
                 }
                 (last, missed, number) = (Instant::now(), missed + 1, number + 1);
                 self.tell(&frame(&ToWorker::Ping { number }));
+            }
+            if let Some(why) = watch.look(Instant::now()) {
+                return Some(why);
             }
             self.tick();
         }
@@ -659,10 +664,7 @@ fn greet(main: &Channel, launch: &Launch) -> Result<(), Option<String>> {
     };
     let confine = match &launch.confinement {
         Confinement::Nothing => Confine::Nothing {},
-        Confinement::Cpu { memory, missing, off, .. } => {
-            let off = off.iter().map(String::as_bytes).collect();
-            Confine::Cpu { read: paths, memory: *memory, missing: missing.as_bytes(), off }
-        }
+        Confinement::Cpu { memory, .. } => Confine::Cpu { read: paths, memory: *memory },
     };
     let library = launch.library.as_os_str().as_bytes();
     let start = frame(&ToWorker::Start { protocol: PROTOCOL, library, confine });

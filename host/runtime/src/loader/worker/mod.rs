@@ -6,6 +6,7 @@
 //! - `process`: starts a worker, and says how it ended.
 //! - `host`: calls of the host's table, with what a worker said.
 //! - `link`: one worker that runs: its connections, and the requests it has.
+//! - `watch`: whether it has more memory or threads than it was granted.
 //! - `proxy`: the tables. A worker that died is started again when it is next needed.
 
 pub use proxy::end;
@@ -15,6 +16,7 @@ mod host;
 mod link;
 mod process;
 mod proxy;
+mod watch;
 
 use backplane_registry::package::SealedFile;
 use parking_lot::Mutex;
@@ -84,12 +86,10 @@ pub enum Confinement {
     Cpu {
         /// Files and folders it may read.
         read: Vec<PathBuf>,
-        /// Bytes of address space; 0 for no limit.
+        /// Bytes that it may have of its own; 0 for no limit.
         memory: u64,
-        /// A mechanism that is made absent: for the test that a worker then refuses to start.
-        missing: String,
-        /// Mechanisms that are left out: for the test that it is they which stop a case.
-        off: Vec<String>,
+        /// Threads that it may have.
+        threads: u32,
     },
 }
 

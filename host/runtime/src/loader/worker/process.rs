@@ -67,6 +67,10 @@ fn pass_on(plugin: &str, stderr: ChildStderr) {
             Ok(_) => {}
         }
         if Duration::from_secs(1) < second.elapsed() {
+            if LINES_PER_SECOND < lines {
+                let dropped = lines - LINES_PER_SECOND;
+                tracing::warn!(plugin, dropped, "the plugin printed too much; lines were dropped");
+            }
             (second, lines) = (Instant::now(), 0);
         }
         lines += 1;

@@ -1,0 +1,90 @@
+//! Whether a worker has more memory or threads than it was granted.
+//!
+//! The kernel bounds neither as a whole: `RLIMIT_NPROC` counts a user's processes and not those of one process, and
+//! `RLIMIT_DATA` leaves out memory that could be shared. So it is looked at, and ended.
+
+use super::Confinement;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How often it is looked at: as many threads as can be started in this time are borne.
+const EVERY: Duration = Duration::from_millis(50);
+
+/// One worker, watched.
+pub struct Watch {
+    status: PathBuf,
+    memory: u64,
+    threads: u64,
+    last: Option<Instant>,
+}
+
+impl Watch {
+    pub fn new(pid: u32, confinement: &Confinement) -> Self {
+        let (memory, threads) = match confinement {
+            Confinement::Nothing => (0, u64::MAX),
+            Confinement::Cpu { memory, threads, .. } => (*memory, u64::from(*threads)),
+        };
+        let memory = if memory == 0 { u64::MAX } else { memory };
+        Self { status: format!("/proc/{pid}/status").into(), memory, threads, last: None }
+    }
+
+    /// Why it is to be ended, if it is.
+    pub fn look(&mut self, now: Instant) -> Option<&'static str> {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < EVERY) {
+            return None;
+        }
+        self.last = Some(now);
+        // Of a process that is gone its connection tells.
+        let status = std::fs::read_to_string(&self.status).ok()?;
+        let used = used(&status);
+        if self.memory < used.memory {
+            return Some("took more memory than it is granted");
+        }
+        (self.threads < used.threads).then_some("started more threads than it is granted")
+    }
+}
+
+struct Used {
+    memory: u64,
+    threads: u64,
+}
+
+/// From `/proc/<pid>/status`. Pages of files are not counted: a model that is mapped is the system's to drop.
+fn used(status: &str) -> Used {
+    let mut used = Used { memory: 0, threads: 0 };
+    for line in status.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let value = value.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
+        match key {
+            "RssAnon" | "RssShmem" | "VmSwap" => used.memory += value * 1024,
+            "Threads" => used.threads = value,
+            _ => {}
+        }
+    }
+    used
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_counts_what_is_its_own() {
+        let status = "Name:\tworker\nVmRSS:\t    9000 kB\nRssAnon:\t    1000 kB\nRssFile:\t    7000 kB\n\
+                      RssShmem:\t     500 kB\nVmSwap:\t      24 kB\nThreads:\t12\n";
+        let used = used(status);
+        assert_eq!((used.memory, used.threads), (1524 * 1024, 12));
+    }
+
+    #[test]
+    fn it_looks_now_and_then() {
+        let granted = |memory, threads| Confinement::Cpu { read: Vec::new(), memory, threads };
+        let (own, now) = (std::process::id(), Instant::now());
+        assert_eq!(Watch::new(own, &granted(1 << 40, 10_000)).look(now), None);
+        assert!(Watch::new(own, &granted(1, 10_000)).look(now).is_some_and(|why| why.contains("memory")));
+        let mut watch = Watch::new(own, &granted(0, 0));
+        assert!(watch.look(now).is_some_and(|why| why.contains("threads")));
+        assert_eq!(watch.look(now), None, "it was looked at a moment ago");
+        assert!(watch.look(now + EVERY).is_some());
+    }
+}

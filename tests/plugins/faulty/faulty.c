@@ -1,0 +1,582 @@
+/*
+ * A plugin that does on command what no plugin may do. Its parameters are {"do":"..."}; what it tried and lived through it
+ * answers with {"errno":N}, 0 for success. Misuse of the table is "accepted" (0) or "refused" (1).
+ *
+ *   c++ -fexceptions -fPIC -c throw.cc
+ *   cc -fexceptions -shared -fPIC -fvisibility=hidden -pthread -I plugin-api/include faulty.c throw.o -lstdc++ -o libfaulty.so
+ */
+#define _GNU_SOURCE
+#include "backplane.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <math.h>
+#include <sched.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static const bp_host *the_host;
+static bp_plugin plugin;
+static bp_model model;
+static bp_instance instance;
+
+static bp_str str(const char *text) {
+  bp_str s;
+  s.ptr = text;
+  s.len = strlen(text);
+  return s;
+}
+
+static bp_code say(bp_sink sink, const char *json) {
+  bp_chunk chunk;
+  memset(&chunk, 0, sizeof chunk);
+  chunk.struct_size = sizeof chunk;
+  chunk.json = str(json);
+  return the_host->push(the_host, sink, &chunk);
+}
+
+void faulty_throw(void);
+
+static bp_code finish_with(bp_sink sink, const char *usage, double confidence) {
+  bp_done done;
+  memset(&done, 0, sizeof done);
+  done.struct_size = sizeof done;
+  done.usage_json = str(usage);
+  done.confidence = confidence;
+  return the_host->finish(the_host, sink, &done);
+}
+
+static void finish(bp_sink sink) {
+  bp_done done;
+  memset(&done, 0, sizeof done);
+  done.struct_size = sizeof done;
+  done.confidence = -1.0;
+  the_host->finish(the_host, sink, &done);
+}
+
+static int is(bp_str params, const char *what) {
+  char all[128], wanted[64];
+  size_t len = params.len < sizeof all - 1 ? (size_t)params.len : sizeof all - 1;
+  memcpy(all, params.ptr, len);
+  all[len] = 0;
+  snprintf(wanted, sizeof wanted, "\"%s\"", what);
+  return strstr(all, wanted) != NULL;
+}
+
+static int deeper(volatile char *above) {
+  volatile char frame[4096];
+  frame[0] = above[0];
+  return deeper(frame) + frame[0];
+}
+
+static int tried(int failed) { return failed ? errno : 0; }
+
+static int try_connect(void) {
+  struct sockaddr_in address;
+  int s = socket(AF_INET, SOCK_STREAM, 0), result;
+  if (s < 0) return errno;
+  memset(&address, 0, sizeof address);
+  address.sin_family = AF_INET;
+  address.sin_port = htons(9);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  result = tried(connect(s, (struct sockaddr *)&address, sizeof address) != 0);
+  close(s);
+  /* Nobody listens: that the question reached the network is all that is asked. */
+  return result == ECONNREFUSED ? 0 : result;
+}
+
+/* A socket of no file: who knows its name can connect to it, across everything but a network namespace. */
+static int try_abstract(void) {
+  struct sockaddr_un address;
+  int s = socket(AF_UNIX, SOCK_STREAM, 0), result;
+  if (s < 0) return errno;
+  memset(&address, 0, sizeof address);
+  address.sun_family = AF_UNIX;
+  snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "backplane-faulty-%d", (int)getppid());
+  result = tried(connect(s, (struct sockaddr *)&address, sizeof address) != 0);
+  close(s);
+  return result;
+}
+
+static int try_exec(void) {
+  /* A program that is not there is looked for, if one may look. */
+  char *none[] = {NULL};
+  return tried(syscall(SYS_execve, "/bin/does-not-exist", none, none) != 0) == ENOENT ? 0 : errno;
+}
+
+static int try_read_memory(void) {
+  char byte;
+  struct iovec here = {&byte, 1}, there = {(void *)(size_t)0x400000, 1};
+  if (process_vm_readv(getppid(), &here, 1, &there, 1, 0) == 1) return 0;
+  /* Nothing is mapped there: it was looked at. */
+  return errno == EFAULT ? 0 : errno;
+}
+
+static int try_fork(void) {
+  pid_t child = fork();
+  if (child < 0) return errno;
+  if (child == 0) _exit(0);
+  waitpid(child, NULL, 0);
+  return 0;
+}
+
+static int try_ptrace(void) {
+  if (ptrace(PTRACE_SEIZE, getppid(), NULL, NULL) != 0) return errno;
+  ptrace(PTRACE_DETACH, getppid(), NULL, NULL);
+  return 0;
+}
+
+static int try_open(const char *path, int flags) {
+  int fd = open(path, flags, 0600);
+  if (fd < 0) return errno;
+  close(fd);
+  return 0;
+}
+
+static int try_descriptors(void) {
+  int n;
+  for (n = 0; n < 2000; n++)
+    if (dup(0) < 0) return errno;
+  return 0;
+}
+
+static int try_memory(void) {
+  /* 64 GiB that are asked for, none that is touched. */
+  void *all = mmap(NULL, (size_t)64 << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (all == MAP_FAILED) return errno;
+  munmap(all, (size_t)64 << 30);
+  return 0;
+}
+
+/* What is allocated is touched, a MiB at a time, half a GiB of them. */
+static int try_leak(void) {
+  int n;
+  for (n = 0; n < 512; n++) {
+    char *more = malloc(1 << 20);
+    if (more == NULL) return ENOMEM;
+    memset(more, 1, 1 << 20);
+  }
+  return 0;
+}
+
+/* The same in memory that could be shared, which RLIMIT_DATA does not count. */
+static int try_leak_shared(void) {
+  int n;
+  for (n = 0; n < 512; n++) {
+    char *more = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (more == MAP_FAILED) return errno;
+    memset(more, 1, 1 << 20);
+  }
+  /* Whoever looks now and then has to see it. */
+  sleep(1);
+  return 0;
+}
+
+static void *sleeper(void *arg) {
+  (void)arg;
+  pause();
+  return NULL;
+}
+
+/* 2000 threads that sleep; then it waits for what comes of it. */
+static int try_threads(void) {
+  pthread_attr_t small;
+  pthread_t thread;
+  int n, e;
+  struct timespec second = {1, 0};
+  pthread_attr_init(&small);
+  pthread_attr_setstacksize(&small, 64 << 10);
+  for (n = 0; n < 2000; n++)
+    if ((e = pthread_create(&thread, &small, sleeper, NULL)) != 0) return e;
+  nanosleep(&second, NULL);
+  return 0;
+}
+
+static void touch_what_is_gone(void) {
+  int fd = memfd_create("gone", 0);
+  volatile char *at;
+  ftruncate(fd, 4096);
+  at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  ftruncate(fd, 0);
+  at[0] = 1;
+}
+
+static void *exit_alone(void *arg) {
+  (void)arg;
+  _exit(3);
+}
+
+static int code(bp_code answered) { return answered == BP_OK ? 0 : 1; }
+
+/* Handles near ours, and of others: 0 if the host took any of them. */
+static int try_handles(bp_sink sink) {
+  bp_sink guess[] = {0, sink + 1, sink - 1, sink ^ ((uint64_t)1 << 32), (uint64_t)1 << 60, UINT64_MAX};
+  size_t n;
+  int refused = 1;
+  for (n = 0; n < sizeof guess / sizeof guess[0]; n++) {
+    bp_chunk chunk;
+    memset(&chunk, 0, sizeof chunk);
+    chunk.struct_size = sizeof chunk;
+    chunk.json = str("{\"of\":\"somebody else\"}");
+    refused &= code(the_host->push(the_host, guess[n], &chunk));
+    refused &= code(finish_with(guess[n], "", -1.0));
+    refused &= code(the_host->buf_release(the_host, guess[n]));
+  }
+  return refused;
+}
+
+/* A tensor that reaches beyond the buffer it says it lies in. */
+static int try_outside(bp_sink sink) {
+  bp_chunk chunk;
+  bp_tensor tensor;
+  bp_buf buffer;
+  void *data;
+  int64_t shape[1] = {1 << 20};
+  if (the_host->buf_alloc(the_host, BP_DEV_CPU, 0, 4096, 0, &buffer, &data) != BP_OK) return 0;
+  memset(&tensor, 0, sizeof tensor);
+  tensor.struct_size = sizeof tensor;
+  tensor.name = str("far");
+  tensor.dev_type = BP_DEV_CPU;
+  tensor.code = BP_DT_UINT;
+  tensor.bits = 8;
+  tensor.lanes = 1;
+  tensor.ndim = 1;
+  tensor.shape = shape;
+  tensor.nbytes = 1 << 20;
+  tensor.data = data;
+  tensor.buffer = buffer;
+  memset(&chunk, 0, sizeof chunk);
+  chunk.struct_size = sizeof chunk;
+  chunk.tensors = &tensor;
+  chunk.n_tensors = 1;
+  chunk.stride = sizeof tensor;
+  return code(the_host->push(the_host, sink, &chunk));
+}
+
+static void nap(long ms) {
+  struct timespec pause;
+  pause.tv_sec = ms / 1000;
+  pause.tv_nsec = ms % 1000 * 1000000;
+  nanosleep(&pause, NULL);
+}
+
+static void garbage(void) {
+  /* The main connection is one of these. A frame that is none, and a frame with the number of a request nobody has. */
+  char noise[64];
+  int fd;
+  memset(noise, 0xA5, sizeof noise);
+  for (fd = 3; fd < 16; fd++) {
+    if (write(fd, noise, sizeof noise) < 0) continue;
+  }
+}
+
+static void packet(const void *bytes, size_t len, int arena) {
+  int fd;
+  for (fd = 3; fd < 16; fd++) {
+    struct iovec piece = {(void *)(size_t)bytes, len};
+    char space[CMSG_SPACE(sizeof(int))];
+    struct msghdr message;
+    memset(&message, 0, sizeof message);
+    memset(space, 0, sizeof space);
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    if (arena >= 0) {
+      struct cmsghdr *rights;
+      message.msg_control = space;
+      message.msg_controllen = sizeof space;
+      rights = CMSG_FIRSTHDR(&message);
+      rights->cmsg_level = SOL_SOCKET;
+      rights->cmsg_type = SCM_RIGHTS;
+      rights->cmsg_len = CMSG_LEN(sizeof(int));
+      memcpy(CMSG_DATA(rights), &arena, sizeof arena);
+    }
+    sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  }
+}
+
+/* A frame in memory that can still be changed when it has been checked. */
+static void unsealed(void) {
+  int arena = memfd_create("arena", MFD_ALLOW_SEALING);
+  ftruncate(arena, 1 << 20);
+  packet("\1", 1, arena);
+}
+
+/* A frame whose sealed memory says that it has more pieces than there are bytes. */
+static void sealed_noise(void) {
+  int arena = memfd_create("arena", MFD_ALLOW_SEALING);
+  char noise[4096];
+  memset(noise, 0xff, sizeof noise);
+  noise[0] = 2;
+  if (write(arena, noise, sizeof noise) < 0) return;
+  fcntl(arena, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL);
+  packet("\1", 1, arena);
+}
+
+static void oversized(void) {
+  static char much[100000];
+  packet(much, sizeof much, -1);
+}
+
+static void forged(unsigned char tag) {
+  /* Finish (3) or push (2) of request 2^60: tag, id, then no error, no usage, 0.0; the last byte says "inline". */
+  unsigned char frame[64];
+  size_t len = 0;
+  int fd;
+  memset(frame, 0, sizeof frame);
+  frame[len++] = tag;
+  len += 7;
+  frame[len++] = 0x10;
+  len += tag == 3 ? 1 + 8 + 8 : 8 + 4;
+  frame[len++] = 0;
+  for (fd = 3; fd < 16; fd++) {
+    if (write(fd, frame, len) < 0) continue;
+  }
+}
+
+static void serve(const bp_request *r) {
+  char json[128];
+  bp_str p = r->params_json;
+  volatile char top = 0;
+  int e = -1;
+  if (is(p, "segv")) *(volatile int *)8 = 1;
+  if (is(p, "abort")) abort();
+  if (is(p, "exit")) exit(0);
+  if (is(p, "overflow")) deeper(&top);
+  if (is(p, "fpe")) raise(SIGFPE);
+  if (is(p, "ill")) raise(SIGILL);
+  if (is(p, "bus")) touch_what_is_gone();
+  if (is(p, "throw")) faulty_throw();
+  if (is(p, "kill-self")) kill(getpid(), SIGKILL);
+  if (is(p, "exit-thread")) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, exit_alone, NULL);
+    nap(3600 * 1000);
+  }
+  if (is(p, "unsealed")) unsealed();
+  if (is(p, "sealed-noise")) sealed_noise();
+  if (is(p, "oversized")) oversized();
+  if (is(p, "loop"))
+    for (;;) top = 1;
+  if (is(p, "garbage")) garbage();
+  if (is(p, "forged-finish")) forged(3);
+  if (is(p, "forged-push")) forged(2);
+  if (is(p, "hang")) nap(3600 * 1000);
+  if (is(p, "stream")) {
+    int n;
+    for (n = 0; n < 100000; n++) {
+      snprintf(json, sizeof json, "{\"pid\":%d}", (int)getpid());
+      if (say(r->sink, json) == BP_CANCELLED) break;
+      nap(10);
+    }
+  }
+  if (is(p, "garbage") || is(p, "forged-finish") || is(p, "forged-push") || is(p, "unsealed") || is(p, "sealed-noise") ||
+      is(p, "oversized"))
+    nap(3600 * 1000);
+  if (is(p, "shadow")) e = try_open("/etc/shadow", O_RDONLY);
+  if (is(p, "write-tmp")) {
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/backplane-faulty-%d", (int)getppid());
+    e = try_open(path, O_WRONLY | O_CREAT);
+  }
+  if (is(p, "parent-environ")) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/environ", (int)getppid());
+    e = try_open(path, O_RDONLY);
+  }
+  if (is(p, "connect")) e = try_connect();
+  if (is(p, "ptrace")) e = try_ptrace();
+  if (is(p, "kill-parent")) e = tried(kill(getppid(), 0) != 0);
+  if (is(p, "fork")) e = try_fork();
+  if (is(p, "memory")) e = try_memory();
+  if (is(p, "thread")) {
+    pthread_t thread;
+    e = pthread_create(&thread, NULL, (void *(*)(void *))abs, NULL);
+    if (e == 0) pthread_join(thread, NULL);
+  }
+  if (is(p, "exec")) e = try_exec();
+  if (is(p, "read-memory")) e = try_read_memory();
+  if (is(p, "abstract")) e = try_abstract();
+  if (is(p, "leak")) e = try_leak();
+  if (is(p, "leak-shared")) e = try_leak_shared();
+  if (is(p, "threads")) e = try_threads();
+  if (is(p, "chdir")) e = tried(chdir("/proc") != 0);
+  if (is(p, "setenv")) e = tried(setenv("BACKPLANE_FAULTY", "was here", 1) != 0);
+  if (is(p, "handler")) e = tried(signal(SIGUSR2, SIG_IGN) == SIG_ERR);
+  if (is(p, "handles")) e = try_handles(r->sink);
+  if (is(p, "outside")) e = try_outside(r->sink);
+  if (is(p, "log")) {
+    int n;
+    for (n = 0; n < 20000; n++) the_host->log(the_host, 2, str("again and again"), str("{}"));
+    e = 0;
+  }
+  if (is(p, "print")) {
+    int n;
+    for (n = 0; n < 20000; n++) fprintf(stderr, "again and again\n");
+    e = 0;
+  }
+  if (is(p, "lies")) {
+    say(r->sink, "{\"errno\":0}");
+    finish_with(r->sink, "{\"prompt_tokens\":-7,\"completion_tokens\":1e300}", NAN);
+    return;
+  }
+  if (is(p, "many-tokens")) {
+    say(r->sink, "{\"errno\":0}");
+    finish_with(r->sink, "{\"prompt_tokens\":9000000000000000000,\"completion_tokens\":9000000000000000000}", 99.0);
+    return;
+  }
+  if (is(p, "finish-twice")) {
+    int again;
+    say(r->sink, "{\"errno\":1}");
+    finish(r->sink);
+    again = finish_with(r->sink, "", -1.0);
+    if (code(again) == 0 || code(say(r->sink, "{\"late\":true}")) == 0) abort();
+    return;
+  }
+  if (is(p, "descriptors")) e = try_descriptors();
+  if (is(p, "environment")) e = getenv("PATH") == NULL ? ENOENT : 0;
+  if (is(p, "pid")) e = (int)getpid();
+  snprintf(json, sizeof json, "{\"errno\":%d}", e);
+  say(r->sink, json);
+  finish(r->sink);
+}
+
+static bp_code i_submit(bp_instance *self, const bp_request *requests, uint32_t n, uint32_t stride, bp_err err) {
+  uint32_t row;
+  (void)self;
+  (void)err;
+  for (row = 0; row < n; row++) serve((const bp_request *)(const void *)((const char *)requests + row * (size_t)stride));
+  return BP_OK;
+}
+
+static void i_destroy(bp_instance *self) { (void)self; }
+
+static bp_code i_health(bp_instance *self, int32_t *state, bp_err err) {
+  (void)self;
+  (void)err;
+  *state = 4711;
+  return BP_OK;
+}
+
+/* Names without end. */
+static bp_code stats(bp_model *self, void *ctx, void (*each)(void *ctx, bp_str name, double value)) {
+  int n;
+  char name[32];
+  (void)self;
+  for (n = 0; n < 100000; n++) {
+    snprintf(name, sizeof name, "figure_%d", n);
+    each(ctx, str(name), NAN);
+  }
+  return BP_OK;
+}
+
+static const void *m_extension(bp_model *self, bp_str id) {
+  static const bp_stats_1 table = {sizeof table, 0, stats};
+  (void)self;
+  return id.len == strlen(BP_EXT_STATS_1) && memcmp(id.ptr, BP_EXT_STATS_1, id.len) == 0 ? &table : NULL;
+}
+
+static bp_code m_instance_new(bp_model *self, const bp_placement *placement, bp_instance **out, bp_err err) {
+  (void)self;
+  (void)placement;
+  (void)err;
+  instance.struct_size = sizeof instance;
+  instance.submit = i_submit;
+  instance.destroy = i_destroy;
+  instance.health = i_health;
+  *out = &instance;
+  return BP_OK;
+}
+
+static void m_close(bp_model *self) { (void)self; }
+
+static bp_code p_init(bp_plugin *self, bp_str config_json, bp_err err) {
+  (void)self;
+  (void)config_json;
+  (void)err;
+  return BP_OK;
+}
+
+static bp_code p_bid(bp_plugin *self, const bp_query *query, bp_bid *out) {
+  (void)self;
+  (void)query;
+  /* More than there is to bid, for no time and no memory. */
+  out->score = 65535;
+  out->quality = 65535;
+  return BP_OK;
+}
+
+static bp_code p_model_open(bp_plugin *self, bp_str model_json, bp_model **out, bp_err err) {
+  (void)self;
+  (void)model_json;
+  (void)err;
+  model.struct_size = sizeof model;
+  model.exec_class = BP_CONCURRENT;
+  model.max_inflight = 4;
+  model.max_batch = 1;
+  model.cancel_grace_ms = 200;
+  model.instance_new = m_instance_new;
+  model.close = m_close;
+  model.get_extension = m_extension;
+  *out = &model;
+  return BP_OK;
+}
+
+static void p_shutdown(bp_plugin *self) { (void)self; }
+
+#ifdef CONSTRUCTOR
+__attribute__((constructor)) static void early(void) {
+  if (strcmp(CONSTRUCTOR, "exit") == 0) exit(0);
+  if (strcmp(CONSTRUCTOR, "segv") == 0) *(volatile int *)8 = 1;
+  if (strcmp(CONSTRUCTOR, "hang") == 0) nap(3600 * 1000);
+}
+#endif
+
+#ifdef WRONG_LAYOUT
+/* What a library of Rust has whose abi_stable is not the host's. */
+__attribute__((visibility("default"))) const char _1as_0lib_1header_0root_bmodule_bloader[4096] = "another layout";
+#endif
+
+__attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, bp_plugin **out) {
+  if (host == NULL || out == NULL) return BP_NULL_ARGUMENT;
+  the_host = host;
+  plugin.struct_size = sizeof plugin;
+  plugin.id = str("com.example.faulty");
+  plugin.version = str("1.0.0");
+  plugin.init = p_init;
+  plugin.bid = p_bid;
+  plugin.model_open = p_model_open;
+  plugin.shutdown = p_shutdown;
+  *out = &plugin;
+  return BP_OK;
+}
+
+#define MANIFEST                                       \
+  "id = \"com.example.faulty\"\n"                       \
+  "version = \"1.0.0\"\n"                               \
+  "abi = \"1.0\"\n"                                     \
+  "capabilities = [\"com.example.faulty.do\"]\n"        \
+  "models = [{ name = \"faulty\" }]\n"
+
+typedef struct manifest_note {
+  uint32_t name_size, description_size, type;
+  char name[12];
+  char description[(sizeof MANIFEST + 3) / 4 * 4];
+} manifest_note;
+
+__attribute__((section(BP_NOTE_SECTION), used, aligned(4))) static const manifest_note manifest = {
+    sizeof BP_NOTE_NAME, (sizeof MANIFEST + 3) / 4 * 4, BP_NOTE_MANIFEST, BP_NOTE_NAME, MANIFEST};

@@ -1,0 +1,3 @@
+// An exception that nobody in the plugin catches.
+
+extern "C" void faulty_throw() { throw 1; }
