@@ -4,13 +4,13 @@
 //! two lists share. A property that one of them forbids by `additionalProperties` is left out. Alternatives are
 //! multiplied out. Where two demands have no common form, such as two patterns, the schema is refused.
 
-use super::schema::{Checker, DEFINITIONS, MOST_DEPTH, Wrong, is_note};
-use serde_json::{Map, Value, json};
-
-type Members = Map<String, Value>;
+use super::schema::{Checker, MOST_DEPTH, Members, Wrong, is_note};
+use serde_json::{Value, json};
 
 /// Most alternatives that joining may come to.
 const MOST_ALTERNATIVES: usize = 64;
+/// Marks an `allOf` that was made here.
+const JOINED: &str = "x-joined";
 
 impl Checker<'_> {
     /// A schema with `allOf`, or with something beside a `$ref`, without either.
@@ -24,14 +24,22 @@ impl Checker<'_> {
         for part in parts {
             joined = both(joined, part, path)?;
         }
-        // Only the definitions of the schema itself are where references look for them.
-        for key in DEFINITIONS {
-            joined.remove(key);
-            if let Some(definitions) = schema.get(key) {
-                joined.insert(key.to_owned(), definitions.clone());
+        Ok(joined)
+    }
+
+    /// A schema with something beside its alternatives, as one that has it in each of them instead; `None` where nothing
+    /// stands beside them.
+    ///
+    /// # Errors
+    /// What cannot be joined, by place.
+    pub fn move_into_alternatives(&self, schema: &Members, path: &str) -> Result<Option<Members>, Wrong> {
+        for key in ["anyOf", "oneOf"] {
+            let Some(alternatives) = schema.get(key).and_then(Value::as_array) else { continue };
+            if schema.keys().any(|other| other != key && !is_note(other)) {
+                return each(schema, key, alternatives, &Members::new(), path).map(Some);
             }
         }
-        Ok(joined)
+        Ok(None)
     }
 
     /// The schemas joined in this one, each without `allOf` and `$ref`.
@@ -60,7 +68,8 @@ impl Checker<'_> {
                 return wrong("/allOf", "is not a list of schemas");
             };
             for (i, schema) in schemas.iter().enumerate() {
-                let at = format!("/allOf/{i}");
+                // What was joined here has no such place in the caller's schema.
+                let at = if own.contains_key(JOINED) { String::new() } else { format!("/allOf/{i}") };
                 match schema {
                     Value::Object(schema) => {
                         self.collect(schema, &format!("{path}{at}"), depth + 1, parts)?;
@@ -91,6 +100,12 @@ fn both(a: Members, b: Members, path: &str) -> Result<Members, Wrong> {
             if let Some(alternatives) = with.get(key).and_then(Value::as_array) {
                 return each(with, key, alternatives, other, path);
             }
+        }
+    }
+    for (one, other) in [(&a, &b), (&b, &a)] {
+        if one.contains_key("prefixItems") && other.contains_key("items") && !one.contains_key("items") {
+            let what = "joins `prefixItems` with an `items` that speaks of all items";
+            return Err(Wrong { path: path.to_owned(), what: what.to_owned() });
         }
     }
     let mut joined = Members::new();
@@ -126,8 +141,10 @@ fn each(
         let what = format!("joins more than {MOST_ALTERNATIVES} alternatives");
         return Err(Wrong { path: path.to_owned(), what });
     }
-    let alternatives =
-        alternatives.iter().map(|alternative| json!({"allOf": [alternative, beside]})).collect();
+    let alternatives = alternatives
+        .iter()
+        .map(|alternative| json!({"allOf": [alternative, beside], JOINED: true}))
+        .collect();
     Ok(Members::from_iter([(key.to_owned(), Value::Array(alternatives))]))
 }
 
@@ -219,7 +236,7 @@ mod tests {
     use super::*;
 
     fn whole(schema: &Value) -> Result<Value, (String, String)> {
-        Checker { root: schema, strict: true }.whole().map_err(|wrong| (wrong.path, wrong.what))
+        Checker::new(schema, true, "#").whole().map_err(|wrong| (wrong.path, wrong.what))
     }
 
     #[test]
@@ -237,7 +254,6 @@ mod tests {
         assert_eq!(
             joined,
             json!({
-                "$defs": {"named": {"type": "object", "properties": {"name": {"type": "string"}}}},
                 "type": "object",
                 "properties": {
                     "name": {"type": "string"},
@@ -258,7 +274,8 @@ mod tests {
         });
         let joined = whole(&schema).unwrap();
         assert_eq!(joined["properties"]["color"], json!({"enum": ["green", "blue"]}));
-        assert_eq!(joined["properties"]["other"], json!({"$ref": "#/$defs/color"}));
+        assert_eq!(joined["properties"]["other"], json!({"$ref": "#/$defs/at0"}));
+        assert_eq!(joined["$defs"], json!({"at0": {"enum": ["red", "green", "blue"]}}));
     }
 
     #[test]
@@ -267,7 +284,6 @@ mod tests {
         let schema = json!({"allOf": [closed, {"properties": {"a": {}, "b": {"type": "string"}}}]});
         let joined = whole(&schema).unwrap();
         assert_eq!(joined["properties"], json!({"a": {"type": "string"}}));
-        assert_eq!(joined["additionalProperties"], false);
         let schema = json!({"allOf": [closed, {"properties": {"b": {}}, "required": ["b"]}]});
         let (path, what) = whole(&schema).unwrap_err();
         assert!(path == "#/required" && what.contains("`b`"), "{path} {what}");

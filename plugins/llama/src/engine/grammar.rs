@@ -4,7 +4,7 @@ use super::gbnf;
 use super::loaded::Loaded;
 use super::matcher::{Exhausted, Matcher};
 use super::sampling::{Allow, Candidate};
-use super::schema::{self, Checker};
+use super::schema::Checker;
 use super::tools;
 use super::vocabulary::Vocabulary;
 use backplane_plugin::payload::ResponseFormat;
@@ -122,7 +122,7 @@ pub fn of_format(format: &ResponseFormat) -> Result<Option<String>> {
         ResponseFormat::Text => None,
         ResponseFormat::JsonObject => Some(lead(&convert(&json!({"type": "object"}))?)),
         ResponseFormat::JsonSchema { schema } => {
-            let schema = Checker { root: schema, strict: true }.whole().map_err(|error| {
+            let schema = Checker::new(schema, true, "#").whole().map_err(|error| {
                 let param = "response_format.json_schema.schema";
                 Error::invalid(format!("the schema at `{}` {}", error.path, error.what)).with_param(param)
             })?;
@@ -149,14 +149,14 @@ pub fn of_tools(tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Result<S
             continue;
         }
         let parameters = tools::parameters(tool);
-        let checked = Checker { root: &parameters, strict: false }.whole().map_err(|error| {
+        let at = format!("#/anyOf/{}/properties/arguments", calls.len());
+        let checked = Checker::new(&parameters, false, &at).whole().map_err(|error| {
             let param = format!("tools[{i}].function.parameters");
             Error::invalid(format!("`{param}` at `{}` {}", error.path, error.what)).with_param(param)
         })?;
-        let at = format!("#/anyOf/{}/properties/arguments", calls.len());
         calls.push(json!({
             "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": schema::rebase(checked, &at)},
+            "properties": {"name": {"const": tool.name}, "arguments": checked},
             "required": ["name", "arguments"],
         }));
     }
@@ -184,7 +184,11 @@ pub fn of_tools(tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Result<S
 
 /// Lets an answer begin with a little white space, as models that were trained on prose like to.
 fn lead(grammar: &str) -> String {
-    format!("root ::= [ \\n]{{0,2}} value-of-root{}", rename_root(grammar, "value-of-root"))
+    let mut name = "value-of-root".to_owned();
+    while grammar.contains(&name) {
+        name.push('-');
+    }
+    format!("root ::= [ \\n]{{0,2}} {name}{}", rename_root(grammar, &name))
 }
 
 /// The rules with another name for `root`, to be added to rules of ours: begins with a line feed.
@@ -192,10 +196,25 @@ fn rename_root(grammar: &str, name: &str) -> String {
     format!("\n{grammar}").replacen("\nroot ::=", &format!("\n{name} ::="), 1)
 }
 
-fn convert(schema: &Value) -> Result<String> {
-    llama_cpp_2::json_schema_to_grammar(&schema.to_string()).map_err(|_| {
+/// Rules of llama.cpp that allow what is no JSON, or more than they say: an escape of half a character, which counts as a
+/// character and which no reader accepts alone; an exponent that no number has.
+const MENDED: [(&str, &str); 2] = [
+    (r#""u" [0-9a-fA-F]{4}"#, r#""u" ([0-9a-cefA-CEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2})"#),
+    ("([eE] [-+]? integral-part)?", "([eE] [-+]? [0-9]{1,2})?"),
+];
+
+/// The grammar of a schema that was checked.
+pub fn convert(schema: &Value) -> Result<String> {
+    let grammar = llama_cpp_2::json_schema_to_grammar(&schema.to_string()).map_err(|_| {
         Error::invalid("the schema cannot be turned into a grammar").with_param("response_format")
-    })
+    })?;
+    let mend = |line: &str| match line.split_once(" ::= ") {
+        Some(("char" | "number", _)) => {
+            MENDED.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to))
+        }
+        _ => line.to_owned(),
+    };
+    Ok(grammar.lines().map(mend).collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]

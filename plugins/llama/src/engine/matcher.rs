@@ -377,6 +377,28 @@ impl Matcher {
         self.state = self.state_of(stacks.iter().map(|&stack| moved[stack as usize]).collect())?;
         Ok(())
     }
+
+    /// What may come next, for tests that write answers of their own: ranges of characters.
+    #[cfg(test)]
+    pub fn next_ranges(&self) -> Vec<(u32, u32)> {
+        let mut ranges = Vec::new();
+        for &stack in self.stacks(self.state).iter().filter(|&&stack| stack != DONE) {
+            match self.rules.code[self.nodes[stack as usize].0 as usize] {
+                Element::Char(c) => ranges.push((c, c)),
+                Element::Class(class) => {
+                    let class = &self.rules.classes[class as usize];
+                    if !class.negated {
+                        ranges.extend(&class.ranges);
+                    } else {
+                        let some = [0x20, 0x22, 0x5c, 0x61, 0xe9, 0x1_f600];
+                        ranges.extend(some.iter().filter(|&&c| class.has_any(c, c)).map(|&c| (c, c)));
+                    }
+                }
+                _ => ranges.push((0x61, 0x7a)),
+            }
+        }
+        ranges
+    }
 }
 
 /// The first and the last character that may begin with these bytes; `None` for no bytes.

@@ -10,11 +10,12 @@
 //! | `job` | a request, checked |
 //! | `scheduler`, `slots`, `choice` | batches, caches, answers |
 //! | `sampling`, `logprobs`, `rating`, `grammar`, `stop`, `json_scan` | one token's way from logits to text |
-//! | `schema`, `all_of`, `pattern` | what an answer can be held to, checked before llama.cpp makes a grammar of it |
+//! | `schema`, `all_of`, `apart`, `values`, `pattern` | what an answer can be held to, checked before llama.cpp makes a grammar of it |
 //! | `gbnf`, `matcher`, `vocabulary` | a grammar, read and followed |
 //! | `embed` | embeddings, on a thread of their own |
 
 mod all_of;
+mod apart;
 mod backend;
 pub mod bench;
 mod choice;
@@ -22,6 +23,8 @@ mod embed;
 mod gbnf;
 mod gguf;
 mod grammar;
+#[cfg(test)]
+mod held;
 mod job;
 mod json_scan;
 mod loaded;
@@ -39,6 +42,7 @@ mod stats;
 mod stop;
 mod template;
 mod tools;
+mod values;
 mod vocabulary;
 
 pub use embed::{EmbedSink, Embeddings};

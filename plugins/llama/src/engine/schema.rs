@@ -1,28 +1,14 @@
-//! JSON Schemas, checked before llama.cpp turns them into grammars.
+//! JSON Schemas, made into ones that llama.cpp turns into grammars of nothing else.
 //!
-//! llama.cpp says little about a schema it cannot turn, and some keywords it drops in silence: what an answer cannot be
-//! held to is refused here, by its place.
+//! llama.cpp reads a keyword or two of each schema and drops the others in silence. So each schema is made into one of a
+//! few forms here (a reference, alternatives, a list of values, one type with keywords that hold together), and what has
+//! no such form is refused by its place. A form may allow less than the schema does: an object's properties in their
+//! order and none besides, integers that JSON is exact for, a tuple as long as its `prefixItems`. It never allows more.
 
 use super::pattern;
 use serde_json::{Map, Value, json};
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
-
-/// Moves a schema's references to where the schema now stands.
-pub fn rebase(schema: Value, at: &str) -> Value {
-    match schema {
-        Value::Object(members) => Value::Object(
-            members
-                .into_iter()
-                .map(|(key, value)| match (&*key, &value) {
-                    ("$ref", Value::String(to)) => (key, Value::String(to.replacen('#', at, 1))),
-                    _ => (key, rebase(value, at)),
-                })
-                .collect(),
-        ),
-        Value::Array(items) => Value::Array(items.into_iter().map(|item| rebase(item, at)).collect()),
-        other => other,
-    }
-}
 
 /// What is wrong with a schema, and where.
 #[derive(Debug, PartialEq)]
@@ -31,10 +17,21 @@ pub struct Wrong {
     pub what: String,
 }
 
+pub type Members = Map<String, Value>;
+
 /// Checks a schema. Strict: what a grammar cannot hold an answer to is refused; otherwise it is left out.
 pub struct Checker<'a> {
-    pub root: &'a Value,
-    pub strict: bool,
+    root: &'a Value,
+    strict: bool,
+    /// Where the made schema will stand.
+    base: &'a str,
+    /// The schemas that references lead to, and their places.
+    referred: RefCell<Vec<(&'a Value, String)>>,
+    /// Begins the names that those are given.
+    prefix: String,
+    made: Cell<usize>,
+    /// Comparisons of alternatives so far.
+    pub(super) compared: Cell<usize>,
 }
 
 /// More than this in one schema makes llama.cpp's grammar too large.
@@ -42,6 +39,12 @@ const MOST_REPETITIONS: u64 = 1000;
 pub const MOST_DEPTH: usize = 32;
 /// Different places that references may lead to: llama.cpp recurses from one to the next.
 const MOST_REFERENCES: usize = 400;
+/// Levels of all those schemas together, for the same reason.
+const MOST_LEVELS: usize = 2000;
+/// Schemas that a schema may come to, once what `allOf` joins is multiplied out.
+const MOST_SCHEMAS: usize = 20_000;
+/// The largest integer that every reader of JSON is exact for.
+const LARGEST: i128 = (1 << 53) - 1;
 
 /// Say nothing about what is valid, or nothing that must be checked.
 const NOTES: &[&str] = &[
@@ -67,12 +70,26 @@ const NOTES: &[&str] = &[
     "contentMediaType",
 ];
 
-/// Where references lead, most often.
-pub const DEFINITIONS: [&str; 2] = ["$defs", "definitions"];
+const TYPES: [&str; 7] = ["object", "array", "string", "number", "integer", "boolean", "null"];
+
+const LENGTHS: [&str; 2] = ["minLength", "maxLength"];
+const COUNTS: [&str; 2] = ["minItems", "maxItems"];
+pub const BOUNDS: [&str; 4] = ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"];
 
 /// Whether a keyword asks for nothing.
 pub fn is_note(key: &str) -> bool {
     NOTES.contains(&key) || key.starts_with("x-")
+}
+
+/// Whether a type has the values that a keyword speaks of; of others it asks nothing.
+fn concerns(key: &str, name: &str) -> bool {
+    match key {
+        "properties" | "required" | "additionalProperties" => name == "object",
+        "items" | "prefixItems" | "minItems" | "maxItems" => name == "array",
+        "pattern" | "minLength" | "maxLength" | "format" => name == "string",
+        key if BOUNDS.contains(&key) => matches!(name, "integer" | "number"),
+        _ => false,
+    }
 }
 
 /// Where the references of a schema lead. No deeper than the body of a request may nest.
@@ -87,7 +104,31 @@ fn references<'a>(schema: &'a Value, places: &mut HashSet<&'a str>) {
     }
 }
 
-impl Checker<'_> {
+/// How deep a value nests.
+fn depth(value: &Value) -> usize {
+    1 + match value {
+        Value::Object(members) => members.values().map(depth).max().unwrap_or(0),
+        Value::Array(items) => items.iter().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+fn wrong<T>(path: &str, what: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong { path: path.to_owned(), what: what.into() })
+}
+
+impl<'a> Checker<'a> {
+    /// `base`: where in a larger schema the result will stand, `#` if it is the whole.
+    pub fn new(root: &'a Value, strict: bool, base: &'a str) -> Self {
+        let (mut prefix, text) = ("at".to_owned(), root.to_string());
+        // llama.cpp names its rules by where they come from, with dashes: a name that is nowhere in the schema is safe.
+        while text.contains(&format!("{prefix}0")) {
+            prefix.push('x');
+        }
+        let (referred, made, compared) = Default::default();
+        Self { root, strict, base, referred, prefix, made, compared }
+    }
+
     /// The schema as llama.cpp understands it.
     ///
     /// # Errors
@@ -97,184 +138,434 @@ impl Checker<'_> {
         references(self.root, &mut places);
         if places.len() > MOST_REFERENCES {
             let what = format!("refers to {} places; at most {MOST_REFERENCES} can be held to", places.len());
-            return Err(Wrong { path: "#".to_owned(), what });
+            return wrong("#", what);
         }
-        self.check(self.root, "#", 0)
+        let mut whole = self.check(self.root, "#", 0)?;
+        let mut levels = depth(&whole);
+        let mut definitions = Members::new();
+        loop {
+            let next = self.referred.borrow().get(definitions.len()).cloned();
+            let Some((target, place)) = next else { break };
+            let definition = self.check(target, &place, 0)?;
+            levels += depth(&definition);
+            definitions.insert(format!("{}{}", self.prefix, definitions.len()), definition);
+        }
+        if !definitions.is_empty() && levels > MOST_LEVELS {
+            return wrong(
+                "#",
+                format!("nests {levels} levels through its references; at most {MOST_LEVELS}"),
+            );
+        }
+        if !definitions.is_empty() {
+            whole["$defs"] = definitions.into();
+        }
+        Ok(whole)
+    }
+
+    /// Whether what cannot be held to is refused.
+    pub fn is_strict(&self) -> bool {
+        self.strict
     }
 
     fn check(&self, schema: &Value, path: &str, depth: usize) -> Result<Value, Wrong> {
-        let wrong = |what: String| Err(Wrong { path: path.to_owned(), what });
         if depth > MOST_DEPTH {
-            return wrong(format!("is nested deeper than {MOST_DEPTH}"));
+            return wrong(path, format!("is nested deeper than {MOST_DEPTH}"));
         }
-        let Value::Object(members) = schema else {
-            return match schema {
-                Value::Bool(true) => Ok(json!({})),
-                _ => wrong("is not an object".into()),
-            };
+        self.made.set(self.made.get() + 1);
+        if self.made.get() > MOST_SCHEMAS {
+            return wrong(path, format!("comes to more than {MOST_SCHEMAS} schemas once `allOf` is joined"));
+        }
+        let members = match schema {
+            Value::Object(members) => members,
+            Value::Bool(true) => return Ok(json!({})),
+            _ => return wrong(path, "is not an object"),
         };
-        let sub = |value: &Value, path: String| self.check(value, &path, depth + 1);
-        let has = |key: &str| members.contains_key(key);
-        let mut out = Map::new();
-        let alone = |key: &String| key == "$ref" || is_note(key) && !DEFINITIONS.contains(&key.as_str());
-        if let Some(to) = members.get("$ref").filter(|_| members.keys().all(alone)) {
-            let Some(to) = to.as_str() else { return wrong("has a `$ref` that is no text".into()) };
-            self.resolve(to, path)?;
-            return Ok(json!({"$ref": to}));
+        if let Some(to) =
+            members.get("$ref").filter(|_| members.keys().all(|key| key == "$ref" || is_note(key)))
+        {
+            return self.refer(to, path);
         }
         let joined;
-        let members = if has("allOf") || has("$ref") {
+        let members = if ["allOf", "$ref"].iter().any(|key| members.contains_key(*key)) {
             joined = self.join(members, path)?;
             &joined
         } else {
             members
         };
-        let has = |key: &str| members.contains_key(key);
+        // What stands beside alternatives holds for each of them.
+        let moved;
+        let members = match self.move_into_alternatives(members, path)? {
+            Some(members) => {
+                moved = members;
+                &moved
+            }
+            None => members,
+        };
+        self.check_keywords(members, path)?;
+        if let Some(key) = ["anyOf", "oneOf"].into_iter().find(|key| members.contains_key(*key)) {
+            return self.alternatives(members, key, path, depth);
+        }
+        if members.contains_key("const") || members.contains_key("enum") {
+            return self.values(members, path);
+        }
+        let types = match members.get("type") {
+            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+            Some(name) => name.as_str().into_iter().collect(),
+            None => self.implied_type(members),
+        };
+        match *types {
+            [] => Ok(json!({})),
+            [name] => self.of_type(name, members, path, depth),
+            _ => {
+                let each = types.iter().map(|name| self.of_type(name, members, path, depth));
+                Ok(json!({"anyOf": each.collect::<Result<Vec<_>, _>>()?}))
+            }
+        }
+    }
+
+    /// The type that a schema without one is about: that of the first of its keywords.
+    fn implied_type(&self, members: &Members) -> Vec<&'static str> {
+        let implied = ["object", "array", "string", if self.strict { "integer" } else { "number" }];
+        let about = |name: &&str| members.keys().any(|key| concerns(key, name));
+        implied.into_iter().find(about).into_iter().collect()
+    }
+
+    fn alternatives(&self, members: &Members, key: &str, path: &str, depth: usize) -> Result<Value, Wrong> {
+        let schemas = members[key].as_array().map(Vec::as_slice).unwrap_or_default();
+        if key == "oneOf" && self.strict {
+            for (j, other) in schemas.iter().enumerate() {
+                if let Some(i) = schemas[..j].iter().position(|schema| !self.are_apart(schema, other)) {
+                    let what = format!(
+                        "has alternatives {i} and {j} that may both hold, which it forbids; use `anyOf`, or give \
+                         both a required property with another `const`"
+                    );
+                    return wrong(&format!("{path}/{key}"), what);
+                }
+            }
+        }
+        let checked = schemas.iter().enumerate();
+        let checked = checked.map(|(i, schema)| self.check(schema, &format!("{path}/{key}/{i}"), depth + 1));
+        Ok(json!({"anyOf": checked.collect::<Result<Vec<_>, _>>()?}))
+    }
+
+    /// Checks each keyword by itself, as far as that needs no other schema.
+    fn check_keywords(&self, members: &Members, path: &str) -> Result<(), Wrong> {
         for (key, value) in members {
             let at = format!("{path}/{key}");
-            let is = |what: &str| Err(Wrong { path: at.clone(), what: what.to_owned() });
-            let checked = match key.as_str() {
-                "$defs" | "definitions" => match value {
-                    Value::Object(defs) => defs
-                        .iter()
-                        .map(|(name, def)| Ok((name.clone(), sub(def, format!("{at}/{name}"))?)))
-                        .collect::<Result<Map<_, _>, _>>()?
-                        .into(),
-                    _ => return is("is not an object"),
-                },
+            match key.as_str() {
                 "type" => match value {
-                    Value::String(_) => self.type_name(value, &at)?,
-                    Value::Array(names) if !names.is_empty() => names
-                        .iter()
-                        .map(|name| self.type_name(name, &at))
-                        .collect::<Result<Vec<_>, _>>()?
-                        .into(),
-                    _ => return is("is neither a type's name nor a list of them"),
+                    Value::Array(names) if !names.is_empty() => {
+                        names.iter().try_for_each(|name| type_name(name, &at))?;
+                    }
+                    Value::String(_) => type_name(value, &at)?,
+                    _ => return wrong(&at, "is neither a type's name nor a list of them"),
                 },
-                "properties" => match value {
-                    Value::Object(properties) => properties
-                        .iter()
-                        .map(|(name, property)| Ok((name.clone(), sub(property, format!("{at}/{name}"))?)))
-                        .collect::<Result<Map<_, _>, _>>()?
-                        .into(),
-                    _ => return is("is not an object"),
-                },
+                "properties" if !value.is_object() => return wrong(&at, "is not an object"),
                 "required" => {
-                    let Some(names) = value.as_array() else { return is("is not a list") };
-                    for name in names {
-                        let Some(name) = name.as_str() else { return is("names something that is no text") };
-                        if self.strict && members.get("properties").is_none_or(|p| p.get(name).is_none()) {
-                            return is(&format!("names `{name}`, which `properties` does not have"));
-                        }
-                    }
-                    value.clone()
-                }
-                "additionalProperties" => match value {
-                    Value::Bool(_) => value.clone(),
-                    _ => sub(value, at)?,
-                },
-                "items" | "prefixItems" => match value {
-                    Value::Array(items) => items
-                        .iter()
-                        .enumerate()
-                        .map(|(i, item)| sub(item, format!("{at}/{i}")))
-                        .collect::<Result<Vec<_>, _>>()?
-                        .into(),
-                    Value::Bool(false) => return is("allows nothing"),
-                    _ => sub(value, at)?,
-                },
-                "anyOf" | "oneOf" => {
-                    let Some(schemas) = value.as_array().filter(|list| !list.is_empty()) else {
-                        return is("is not a list of schemas");
-                    };
-                    // llama.cpp looks at nothing else beside them.
-                    if has("properties") || has("enum") || has("const") || has("items") {
-                        return is("stands beside other demands; put them into each alternative");
-                    }
-                    schemas
-                        .iter()
-                        .enumerate()
-                        .map(|(i, schema)| sub(schema, format!("{at}/{i}")))
-                        .collect::<Result<Vec<_>, _>>()?
-                        .into()
-                }
-                "enum" => match value.as_array() {
-                    Some(values) if !values.is_empty() => value.clone(),
-                    _ => return is("is not a list of values"),
-                },
-                "const" => value.clone(),
-                "minLength" | "maxLength" | "minItems" | "maxItems" => match value.as_u64() {
-                    Some(n) if n <= MOST_REPETITIONS => value.clone(),
-                    Some(_) if key.starts_with("max") && !self.strict => continue,
-                    Some(n) => return is(&format!("is {n}; at most {MOST_REPETITIONS} can be held to")),
-                    None => return is("is not a whole number from 0"),
-                },
-                "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => {
-                    if !value.is_number() {
-                        return is("is not a number");
-                    }
-                    if self.strict && !members.get("type").is_some_and(|name| name == "integer") {
-                        return is("can be held to for integers only; remove it, or use `integer`");
-                    }
-                    value.clone()
-                }
-                "pattern" => {
-                    let Some(pattern) = value.as_str() else { return is("is not a text") };
-                    match pattern::is_supported(pattern) {
-                        true => value.clone(),
-                        false if self.strict => {
-                            return is(
-                                "cannot be held to; it must be anchored (`^…$`), without look-around, `.`, `[^…]`, or what JSON escapes",
-                            );
-                        }
-                        false => continue,
+                    let Some(names) = value.as_array() else { return wrong(&at, "is not a list") };
+                    if !names.iter().all(Value::is_string) {
+                        return wrong(&at, "names something that is no text");
                     }
                 }
-                // An extension says nothing to us.
-                key if key.starts_with("x-") => continue,
-                key if is_note(key) => value.clone(),
-                _ if self.strict => return is("cannot be held to; remove it"),
-                _ => continue,
-            };
-            out.insert(key.clone(), checked);
+                "anyOf" | "oneOf" | "enum" => {
+                    let things = if key == "enum" { "values" } else { "schemas" };
+                    if value.as_array().is_none_or(Vec::is_empty) {
+                        return wrong(&at, format!("is not a list of {things}"));
+                    }
+                }
+                "minLength" | "maxLength" | "minItems" | "maxItems" if value.as_u64().is_none() => {
+                    return wrong(&at, "is not a whole number from 0");
+                }
+                key if BOUNDS.contains(&key) && !value.is_number() => return wrong(&at, "is not a number"),
+                "pattern" if !value.is_string() => return wrong(&at, "is not a text"),
+                "const"
+                | "properties"
+                | "additionalProperties"
+                | "items"
+                | "prefixItems"
+                | "minLength"
+                | "maxLength"
+                | "minItems"
+                | "maxItems"
+                | "pattern" => {}
+                key if BOUNDS.contains(&key) || is_note(key) => {}
+                _ if self.strict => return wrong(&at, "cannot be held to; remove it"),
+                _ => {}
+            }
+        }
+        for (least, most) in [("minLength", "maxLength"), ("minItems", "maxItems")] {
+            let number = |key: &str| members.get(key).and_then(Value::as_u64);
+            if let (Some(low), Some(high)) = (number(least), number(most))
+                && low > high
+            {
+                let what = format!("is {low}, and `{most}` is {high}: nothing is both");
+                return wrong(&format!("{path}/{least}"), what);
+            }
+        }
+        Ok(())
+    }
+
+    /// The schema of one type, with what concerns it.
+    fn of_type(&self, name: &str, members: &Members, path: &str, depth: usize) -> Result<Value, Wrong> {
+        let mut out = Members::from_iter([("type".to_owned(), name.into())]);
+        match name {
+            "object" => self.object(members, path, depth, &mut out)?,
+            "array" => self.array(members, path, depth, &mut out)?,
+            "string" => self.string(members, path, &mut out)?,
+            "integer" => {
+                if let Some((low, high)) = integers(members, path)? {
+                    out.insert("minimum".to_owned(), json!(low));
+                    out.insert("maximum".to_owned(), json!(high));
+                }
+            }
+            "number" => {
+                if let Some(key) = BOUNDS.iter().find(|key| self.strict && members.contains_key(**key)) {
+                    let what = "can be held to for integers only; remove it, or use `integer`";
+                    return wrong(&format!("{path}/{key}"), what);
+                }
+            }
+            _ => {}
         }
         Ok(out.into())
     }
 
-    fn type_name(&self, name: &Value, path: &str) -> Result<Value, Wrong> {
-        const TYPES: [&str; 7] = ["object", "array", "string", "number", "integer", "boolean", "null"];
-        match name.as_str() {
-            Some(text) if TYPES.contains(&text) => Ok(name.clone()),
-            _ => Err(Wrong {
-                path: path.to_owned(),
-                what: format!("is {name}; it can be one of {}", TYPES.join(", ")),
-            }),
+    fn object(&self, members: &Members, path: &str, depth: usize, out: &mut Members) -> Result<(), Wrong> {
+        let sub = |schema: &Value, at: &str| self.check(schema, &format!("{path}/{at}"), depth + 1);
+        let properties = members.get("properties").and_then(Value::as_object);
+        let has = |name: &Value| {
+            name.as_str()
+                .is_some_and(|name| properties.is_some_and(|properties| properties.contains_key(name)))
+        };
+        if let Some(required) = members.get("required").and_then(Value::as_array) {
+            if let Some(name) = required.iter().find(|name| self.strict && !has(name)) {
+                let what = format!(
+                    "names `{}`, which `properties` does not have",
+                    name.as_str().unwrap_or_default()
+                );
+                return wrong(&format!("{path}/required"), what);
+            }
+            let named: Vec<Value> = required.iter().filter(|name| has(name)).cloned().collect();
+            out.insert("required".to_owned(), named.into());
+        }
+        if let Some(properties) = properties {
+            let checked = properties
+                .iter()
+                .map(|(name, schema)| Ok((name.clone(), sub(schema, &format!("properties/{name}"))?)))
+                .collect::<Result<Members, _>>()?;
+            out.insert("properties".to_owned(), checked.into());
+        }
+        // Beside properties llama.cpp would write names that JSON reads as one of theirs.
+        let additional =
+            members.get("additionalProperties").filter(|_| properties.is_none_or(Members::is_empty));
+        match additional {
+            None | Some(Value::Bool(true)) => {}
+            Some(Value::Bool(false)) => _ = out.insert("additionalProperties".to_owned(), false.into()),
+            Some(schema) => {
+                _ = out.insert("additionalProperties".to_owned(), sub(schema, "additionalProperties")?);
+            }
+        }
+        Ok(())
+    }
+
+    fn array(&self, members: &Members, path: &str, depth: usize, out: &mut Members) -> Result<(), Wrong> {
+        let sub = |schema: &Value, at: &str| self.check(schema, &format!("{path}/{at}"), depth + 1);
+        let number = |key: &str| members.get(key).and_then(Value::as_u64);
+        for key in COUNTS {
+            self.in_reach(key, members, path)?;
+        }
+        let tuple =
+            ["prefixItems", "items"].into_iter().find_map(|key| Some((key, members.get(key)?.as_array()?)));
+        if let Some((key, items)) = tuple {
+            let count = number("maxItems").map_or(items.len(), |most| items.len().min(most as usize));
+            if let Some(least) = number("minItems").filter(|&least| least > count as u64) {
+                let what =
+                    format!("is {least}, and `{key}` has {count}, which is how long the list can be made");
+                return wrong(&format!("{path}/minItems"), what);
+            }
+            let items = items[..count].iter().enumerate();
+            let items =
+                items.map(|(i, item)| sub(item, &format!("{key}/{i}"))).collect::<Result<Vec<_>, _>>()?;
+            out.insert("prefixItems".to_owned(), items.into());
+            return Ok(());
+        }
+        match members.get("items") {
+            None => {}
+            Some(Value::Bool(false)) => return wrong(&format!("{path}/items"), "allows nothing"),
+            Some(schema) => _ = out.insert("items".to_owned(), sub(schema, "items")?),
+        }
+        if members.contains_key("prefixItems") {
+            return wrong(&format!("{path}/prefixItems"), "is not a list of schemas");
+        }
+        for key in COUNTS {
+            let reach = number(key).filter(|&count| count <= MOST_REPETITIONS);
+            out.extend(reach.map(|count| (key.to_owned(), count.into())));
+        }
+        Ok(())
+    }
+
+    fn string(&self, members: &Members, path: &str, out: &mut Members) -> Result<(), Wrong> {
+        let number = |key: &str| members.get(key).and_then(Value::as_u64);
+        // Of a length, a pattern and a format a grammar can have one.
+        let lengths: Vec<&str> = LENGTHS
+            .into_iter()
+            .filter(|&key| number(key).is_some_and(|length| (key, length) != ("minLength", 0)))
+            .collect();
+        let format = members.get("format").and_then(Value::as_str).filter(|&format| is_held(format));
+        let asked: Vec<&str> = (members.contains_key("pattern").then_some("pattern").into_iter())
+            .chain(format.map(|_| "format"))
+            .chain(lengths.first().copied())
+            .collect();
+        if let (true, [one, other, ..]) = (self.strict, &*asked) {
+            let what = format!("cannot be held to beside `{one}`; remove one of them");
+            return wrong(&format!("{path}/{other}"), what);
+        }
+        let key = asked.first().copied().unwrap_or_default();
+        match key {
+            "pattern" => {
+                let pattern = members[key].as_str().unwrap_or_default();
+                if pattern::is_supported(pattern) {
+                    out.insert(key.to_owned(), pattern.into());
+                } else if self.strict {
+                    return wrong(
+                        &format!("{path}/{key}"),
+                        "cannot be held to; it must be anchored (`^…$`), without look-around, `.`, `[^…]`, or what JSON \
+                         escapes",
+                    );
+                }
+            }
+            "format" => _ = out.insert(key.to_owned(), members[key].clone()),
+            _ => {
+                for key in LENGTHS {
+                    self.in_reach(key, members, path)?;
+                    let reach = number(key).filter(|&length| length <= MOST_REPETITIONS);
+                    out.extend(reach.map(|length| (key.to_owned(), length.into())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a repetition that makes too large a grammar; one that only limits may be left out unless strict.
+    fn in_reach(&self, key: &str, members: &Members, path: &str) -> Result<(), Wrong> {
+        match members.get(key).and_then(Value::as_u64) {
+            Some(n) if n > MOST_REPETITIONS && (self.strict || key.starts_with("min")) => {
+                wrong(&format!("{path}/{key}"), format!("is {n}; at most {MOST_REPETITIONS} can be held to"))
+            }
+            _ => Ok(()),
         }
     }
 
-    /// Whether a reference leads somewhere, other than through references to itself.
-    pub fn resolve(&self, to: &str, path: &str) -> Result<&Value, Wrong> {
-        let wrong = |what: String| Err(Wrong { path: format!("{path}/$ref"), what });
+    /// A reference to where the schema that it leads to will stand.
+    fn refer(&self, to: &Value, path: &str) -> Result<Value, Wrong> {
+        let Some(to) = to.as_str() else { return wrong(path, "has a `$ref` that is no text") };
+        let (target, place) = self.follow(to, path)?;
+        let mut referred = self.referred.borrow_mut();
+        let known = referred.iter().position(|(known, _)| std::ptr::eq(*known, target));
+        let number = known.unwrap_or_else(|| {
+            referred.push((target, place));
+            referred.len() - 1
+        });
+        Ok(json!({"$ref": format!("{}/$defs/{}{number}", self.base, self.prefix)}))
+    }
+
+    /// The schema that a reference leads to.
+    ///
+    /// # Errors
+    /// When it leads nowhere, or only to references to itself.
+    pub fn resolve(&self, to: &str, path: &str) -> Result<&'a Value, Wrong> {
+        Ok(self.follow(to, path)?.0)
+    }
+
+    /// The schema that a reference leads to, and its place.
+    fn follow(&self, to: &str, path: &str) -> Result<(&'a Value, String), Wrong> {
+        let lost = |what: String| wrong(&format!("{path}/$ref"), what);
         let mut at = to;
         for _ in 0..MOST_DEPTH {
-            let Some(steps) = at.strip_prefix("#/") else {
-                return wrong(format!("is `{at}`; it can lead to `#/…` only, in the same schema"));
+            let pointer =
+                at.strip_prefix('#').and_then(unescape).filter(|it| it.is_empty() || it.starts_with('/'));
+            let Some(pointer) = pointer else {
+                return lost(format!("is `{at}`; it can lead to `#` or `#/…` only, in the same schema"));
             };
-            let target = steps.split('/').try_fold(self.root, |value, step| match value {
-                Value::Object(members) => members.get(step),
-                Value::Array(items) => step.parse::<usize>().ok().and_then(|i| items.get(i)),
-                _ => None,
-            });
-            match target {
-                None => return wrong(format!("leads to `{at}`, which is not there")),
-                Some(target) => match target.get("$ref").and_then(Value::as_str) {
-                    None => return Ok(target),
-                    Some(next) => at = next,
-                },
+            let Some(target) = self.root.pointer(&pointer) else {
+                return lost(format!("leads to `{at}`, which is not there"));
+            };
+            match target.get("$ref").and_then(Value::as_str) {
+                Some(next)
+                    if target
+                        .as_object()
+                        .is_some_and(|it| it.keys().all(|key| key == "$ref" || is_note(key))) =>
+                {
+                    at = next;
+                }
+                _ => return Ok((target, format!("#{pointer}"))),
             }
         }
-        wrong("leads in a circle".into())
+        lost("leads in a circle".into())
     }
+}
+
+/// The integers within all bounds; `None` where there are no bounds.
+fn integers(members: &Members, path: &str) -> Result<Option<(i128, i128)>, Wrong> {
+    let (mut low, mut high) = ((-LARGEST, None), (LARGEST, None));
+    for key in BOUNDS {
+        let Some(bound) = members.get(key) else { continue };
+        let exact = bound.as_i64().map(i128::from).or_else(|| bound.as_u64().map(i128::from));
+        let (down, up) = match (exact, bound.as_f64().unwrap_or_default()) {
+            (Some(bound), _) => (bound, bound),
+            (None, bound) => (bound.floor() as i128, bound.ceil() as i128),
+        };
+        let bound = match key {
+            "minimum" => up,
+            "exclusiveMinimum" => down.saturating_add(1),
+            "maximum" => down,
+            _ => up.saturating_sub(1),
+        };
+        if key.ends_with("inimum") && bound > low.0 {
+            low = (bound, Some(key));
+        } else if key.ends_with("aximum") && bound < high.0 {
+            high = (bound, Some(key));
+        }
+    }
+    if low.0 <= high.0 {
+        return Ok(BOUNDS.iter().any(|key| members.contains_key(*key)).then_some((low.0, high.0)));
+    }
+    let (key, what) = match (low.1, high.1) {
+        (Some(one), Some(other)) => {
+            let (a, b) = (&members[one], &members[other]);
+            (one, format!("is {a}, and `{other}` is {b}: no integer is both"))
+        }
+        (one, other) => {
+            let key = one.or(other).unwrap_or("minimum");
+            (key, format!("is {}; integers from -{LARGEST} to {LARGEST} can be held to", members[key]))
+        }
+    };
+    wrong(&format!("{path}/{key}"), what)
+}
+
+/// Whether llama.cpp has a grammar for a format.
+fn is_held(format: &str) -> bool {
+    matches!(format, "date" | "time" | "date-time" | "uuid" | "uuid1" | "uuid2" | "uuid3" | "uuid4" | "uuid5")
+}
+
+fn type_name(name: &Value, path: &str) -> Result<(), Wrong> {
+    match name.as_str() {
+        Some(text) if TYPES.contains(&text) => Ok(()),
+        _ => wrong(path, format!("is {name}; it can be one of {}", TYPES.join(", "))),
+    }
+}
+
+/// A URI's fragment without its `%` escapes.
+fn unescape(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        out.push(match byte {
+            b'%' => (digit(bytes.next())? << 4 | digit(bytes.next())?) as u8,
+            byte => byte,
+        });
+    }
+    String::from_utf8(out).ok()
 }
 
 #[cfg(test)]
@@ -283,7 +574,7 @@ mod tests {
     use backplane_plugin::payload::ResponseFormat;
 
     fn strict(schema: Value) -> Result<Value, (String, String)> {
-        Checker { root: &schema, strict: true }.whole().map_err(|e| (e.path, e.what))
+        Checker::new(&schema, true, "#").whole().map_err(|e| (e.path, e.what))
     }
 
     fn refused(schema: Value, path: &str, says: &str) {
