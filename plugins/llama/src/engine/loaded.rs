@@ -95,7 +95,15 @@ impl Loaded {
     /// # Errors
     /// As the request would fail.
     pub fn count_chat(&self, params: &chat::Params) -> Result<u64> {
-        Ok(self.prompter.count_chat(params)? as u64)
+        Ok(self.prompt_of_chat(params)?.len() as u64)
+    }
+
+    /// The tokens that a conversation becomes.
+    ///
+    /// # Errors
+    /// As the request would fail.
+    pub fn prompt_of_chat(&self, params: &chat::Params) -> Result<Vec<i32>> {
+        self.prompter.chat_any_length(params)
     }
 
     /// Prompt tokens of a completion.

@@ -1,12 +1,14 @@
 //! From a request to tokens: chat template, tokenizer, and what happens when it does not fit.
 
 use super::template::{ChatTemplate, Conversation};
+use super::tools;
 use backplane_plugin::Code;
-use backplane_plugin::payload::chat::{self, Content, Message, Part, Truncate};
+use backplane_plugin::payload::chat::{self, Content, Message, Part, Tool, ToolChoice, Truncate};
 use backplane_plugin::payload::complete;
 use backplane_plugin::{Error, Result};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
+use serde_json::Value;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -111,12 +113,12 @@ impl Prompter {
         Ok(ChatPrompt { tokens, dropped: fits as u32 })
     }
 
-    /// How many tokens a conversation has, whether it fits or not.
+    /// A conversation's tokens, whether it fits or not.
     ///
     /// # Errors
     /// As [`Prompter::chat`], but for the length.
-    pub fn count_chat(&self, params: &chat::Params) -> Result<usize> {
-        Ok(self.render(params, &params.messages)?.len())
+    pub fn chat_any_length(&self, params: &chat::Params) -> Result<Vec<i32>> {
+        self.render(params, &params.messages)
     }
 
     /// The tokens to continue.
@@ -135,7 +137,7 @@ impl Prompter {
     /// # Errors
     /// As [`Prompter::complete`], but for the length.
     pub fn complete_any_length(&self, params: &complete::Params) -> Result<Continued> {
-        let special = params.extra.get("parse_special").and_then(serde_json::Value::as_bool).unwrap_or(false);
+        let special = params.extra.get("parse_special").and_then(Value::as_bool).unwrap_or(false);
         let tokens = match (&params.prompt, &params.suffix) {
             (complete::Prompt::Text(text), None) => self.tokenize(text, true, special),
             (complete::Prompt::Tokens(tokens), None) => self.check_tokens(tokens, "prompt")?,
@@ -210,14 +212,17 @@ impl Prompter {
             return Err(Error::invalid("`messages` is empty").with_param("messages"));
         }
         let mut marked = Vec::new();
-        let messages = self.mark_controls(messages, &mut marked);
+        let (mut messages, mut tools) = (messages.to_vec(), params.tools.clone());
+        let mut tool_choice = params.tool_choice.clone();
+        let mut mark = |text: &mut String| self.mark_controls(text, &mut marked);
+        messages.iter_mut().for_each(|message| each_text_of_message(message, &mut mark));
+        tools.iter_mut().for_each(|tool| each_text_of_tool(tool, &mut mark));
+        if let ToolChoice::Named(name) = &mut tool_choice {
+            mark(name);
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let conversation = Conversation {
-            messages: messages.as_ref(),
-            tools: &params.tools,
-            tool_choice: &params.tool_choice,
-            now,
-        };
+        let conversation =
+            Conversation { messages: &messages, tools: &tools, tool_choice: &tool_choice, now };
         let text = template.render(&conversation)?;
         // The tokenizer adds this token itself, and twice is not what the model saw in training.
         let text = match self.model.vocab().should_add_bos() && !self.bos.is_empty() {
@@ -237,48 +242,17 @@ impl Prompter {
         Ok(tokens)
     }
 
-    /// Replaces control tokens' texts in what callers wrote, such as `<|im_end|>`, so that they stay plain text.
-    fn mark_controls<'a>(
-        &self,
-        messages: &'a [Message],
-        marked: &mut Vec<String>,
-    ) -> std::borrow::Cow<'a, [Message]> {
-        let hostile = |text: &str| {
-            text.contains(MARK) || self.controls.iter().any(|control| text.contains(control.as_str()))
-        };
-        let is_hostile = |message: &Message| match &message.content {
-            Content::Text(text) => hostile(text),
-            Content::Parts(parts) => {
-                parts.iter().any(|part| matches!(part, Part::Text { text } if hostile(text)))
-            }
-            Content::Absent => false,
-        };
-        if !messages.iter().any(is_hostile) {
-            return messages.into();
-        }
-        let mut mark = |text: &mut String| {
+    /// Replaces control tokens' texts in what a caller wrote, such as `<|im_end|>`, so that they stay plain text.
+    fn mark_controls(&self, text: &mut String, marked: &mut Vec<String>) {
+        if text.contains(MARK) {
             *text = text.replace(MARK, "\u{FFFD}");
-            for control in &self.controls {
-                if text.contains(control.as_str()) {
-                    *text =
-                        text.replace(control.as_str(), &format!("{}{}{}", MARK[0], marked.len(), MARK[1]));
-                    marked.push(control.clone());
-                }
-            }
-        };
-        let mut messages = messages.to_vec();
-        for message in &mut messages {
-            match &mut message.content {
-                Content::Text(text) => mark(text),
-                Content::Parts(parts) => parts.iter_mut().for_each(|part| {
-                    if let Part::Text { text } = part {
-                        mark(text);
-                    }
-                }),
-                Content::Absent => {}
+        }
+        for control in &self.controls {
+            if text.contains(control.as_str()) {
+                *text = text.replace(control.as_str(), &format!("{}{}{}", MARK[0], marked.len(), MARK[1]));
+                marked.push(control.clone());
             }
         }
-        messages.into()
     }
 
     /// The prompt and what comes after the gap, between the tokens that a model was trained to fill gaps with.
@@ -304,6 +278,54 @@ impl Prompter {
     fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<i32> {
         let tokens = self.model.vocab().tokenize(text.as_bytes(), add_special, parse_special);
         tokens.into_iter().map(|token| token.0).collect()
+    }
+}
+
+/// All that a template may write of a message.
+fn each_text_of_message(message: &mut Message, visit: &mut impl FnMut(&mut String)) {
+    visit(&mut message.role);
+    message.name.iter_mut().for_each(&mut *visit);
+    message.tool_call_id.iter_mut().for_each(&mut *visit);
+    match &mut message.content {
+        Content::Text(text) => visit(text),
+        Content::Parts(parts) => parts.iter_mut().for_each(|part| {
+            if let Part::Text { text } = part {
+                visit(text);
+            }
+        }),
+        Content::Absent => {}
+    }
+    for call in &mut message.tool_calls {
+        visit(&mut call.id);
+        visit(&mut call.name);
+        // As a value, which is what templates are given: the text may hide a `<` in an escape.
+        let mut arguments = tools::arguments(call);
+        each_text(&mut arguments, visit);
+        call.arguments = arguments.to_string();
+    }
+}
+
+/// All that a template may write of a tool.
+fn each_text_of_tool(tool: &mut Tool, visit: &mut impl FnMut(&mut String)) {
+    visit(&mut tool.name);
+    tool.description.iter_mut().for_each(&mut *visit);
+    tool.parameters.iter_mut().for_each(|parameters| each_text(parameters, visit));
+}
+
+/// All texts of a value, names of members too.
+fn each_text(value: &mut Value, visit: &mut impl FnMut(&mut String)) {
+    match value {
+        Value::String(text) => visit(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| each_text(item, visit)),
+        Value::Object(members) => {
+            let visited = std::mem::take(members).into_iter().map(|(mut name, mut member)| {
+                visit(&mut name);
+                each_text(&mut member, visit);
+                (name, member)
+            });
+            *members = visited.collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
