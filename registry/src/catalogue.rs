@@ -91,6 +91,13 @@ mod tests {
         }
     }
 
+    /// Its authors' numbers: what the card says reaches the plugin, for requests that say nothing.
+    #[test]
+    fn the_smallest_chat_model_is_sampled_as_its_authors_do() {
+        let card = Catalogue::embedded().find(&"smollm2".parse().unwrap()).unwrap();
+        assert_eq!(card.parameters["sampling"], serde_json::json!({"temperature": 0.2, "top_p": 0.9}));
+    }
+
     #[test]
     fn finds_by_alias_word_and_likeness() {
         let catalogue = Catalogue::embedded();
