@@ -69,10 +69,13 @@ pub(crate) fn disk_part(dir: &Path) -> PartHealth {
 
 pub(crate) fn plugins_part(shelf: &Shelf) -> PartHealth {
     let plugins = shelf.plugins();
-    let broken: Vec<&str> = plugins
+    let broken: Vec<String> = plugins
         .iter()
         .filter(|found| found.plugin.is_none())
-        .filter_map(|found| found.problem.as_deref())
+        .filter_map(|found| {
+            let name = found.id().map_or_else(|| found.file(), str::to_owned);
+            Some(format!("{name}: {}", found.problem.as_deref()?))
+        })
         .collect();
     let ready = plugins.len() - broken.len();
     if broken.is_empty() {
