@@ -174,3 +174,83 @@ fn links_between_documents_lead_somewhere() {
         }
     }
 }
+
+/// Whether an SPDX expression can be met with the allowed licences: `MIT OR (Apache-2.0 AND ISC)`.
+fn can_be_met(expression: &str, allowed: &BTreeSet<String>) -> bool {
+    // Some crates still write `MIT/Apache-2.0`.
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+    let mut words = spaced.split_whitespace().peekable();
+    either(&mut words, allowed)
+}
+
+type Words<'a> = std::iter::Peekable<std::str::SplitWhitespace<'a>>;
+
+fn either(words: &mut Words<'_>, allowed: &BTreeSet<String>) -> bool {
+    let mut met = both(words, allowed);
+    while words.next_if_eq(&"OR").is_some() {
+        met |= both(words, allowed);
+    }
+    met
+}
+
+fn both(words: &mut Words<'_>, allowed: &BTreeSet<String>) -> bool {
+    let mut met = one(words, allowed);
+    while words.next_if_eq(&"AND").is_some() {
+        met &= one(words, allowed);
+    }
+    met
+}
+
+fn one(words: &mut Words<'_>, allowed: &BTreeSet<String>) -> bool {
+    if words.next_if_eq(&"(").is_some() {
+        let met = either(words, allowed);
+        assert_eq!(words.next(), Some(")"), "a parenthesis is not closed");
+        return met;
+    }
+    let mut name = words.next().unwrap_or_default().to_owned();
+    if words.next_if_eq(&"WITH").is_some() {
+        name = format!("{name} WITH {}", words.next().unwrap_or_default());
+    }
+    allowed.contains(&name)
+}
+
+/// What `deny.toml` allows holds here as well, without the tool: `make deny` also reads the texts of the licences.
+#[test]
+fn what_we_depend_on_has_a_licence_that_is_allowed_and_comes_from_where_all_do() {
+    let allow = |text: &str| -> BTreeSet<String> {
+        let list = text.split_once("allow = [").unwrap().1.split_once(']').unwrap().0;
+        let lines = list.lines().map(|line| line.split('#').next().unwrap());
+        lines.flat_map(|line| line.split('"').skip(1).step_by(2).map(str::to_owned)).collect()
+    };
+    let rules = read(Path::new("deny.toml"));
+    let allowed = allow(&rules);
+    let excepted = |name: &str| {
+        let line = rules.lines().find(|line| line.contains(&format!("crate = \"{name}\"")));
+        line.map(allow).unwrap_or_default()
+    };
+    assert!(can_be_met("GPL-3.0 OR (MIT AND ISC)", &allowed) && !can_be_met("MIT AND GPL-3.0", &allowed));
+
+    let mut seen = 0;
+    for platform in ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"] {
+        let output = Command::new(env!("CARGO"))
+            .args(["metadata", "--format-version=1", "--offline", "--filter-platform", platform])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        for package in metadata["packages"].as_array().unwrap() {
+            let name = package["name"].as_str().unwrap();
+            let Some(source) = package["source"].as_str() else { continue };
+            assert!(source.ends_with("/rust-lang/crates.io-index"), "`{name}` comes from {source}");
+            let licence = package["license"].as_str().unwrap_or_default();
+            let all = allowed.union(&excepted(name)).cloned().collect();
+            assert!(
+                can_be_met(licence, &all),
+                "`{name}` is under `{licence}`, which deny.toml does not allow"
+            );
+            seen += 1;
+        }
+    }
+    assert!(200 < seen, "{seen} packages");
+}
