@@ -59,14 +59,15 @@ pub fn offline(document: &mut Document, shell: &Shell) {
     let wrong = "[server]\nadress = \"127.0.0.1:0\"\n\n[models]\nmax_queue = \"many\"\n";
     file(shell.folder.path(), "wrong.toml", wrong);
     document.log("`wrong.toml`:", wrong);
-    shell.run(document, &["config", "check", "--config", "wrong.toml"], 1);
-    shell.run(document, &["config", "check", "--config", "none.toml"], 3);
+    shell.run(document, &["config", "check", "wrong.toml"], 1);
+    shell.run(document, &["config", "check", "none.toml"], 3);
 
     document.section("doctor", "");
     shell.ask(document, &["doctor"], 0, MACHINE);
 
     document.section("plugin, without a server", "[Packages](packages.md) have a page of their own.");
     shell.run(document, &["plugin", "trust", "ls"], 0);
+    shell.run(document, &["plugin", "verify"], 0);
     shell.run(document, &["plugin", "verify", "none.plg"], 3);
     shell.run(document, &["plugin", "install", "com.acme.trt"], 3);
     shell.run(document, &["plugin", "report", "none.so"], 3);
@@ -124,6 +125,7 @@ pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
     document.name(address, "127.0.0.1:<port>");
     shell.run(document, &["serve", "--state", "other", "--address", address], 1);
     shell.run(document, &["serve", "--address", "127.0.0.1:0"], 1);
+    shell.run(document, &["serve", "--address", address], 1);
     shell.run(document, &["serve", "--state", "/sys/backplane"], 5);
     shell.run(document, &["serve", "--plugin-dir", "nowhere"], 3);
     shell.run(document, &["serve", "--no-auth", "--address", "0.0.0.0:0"], 1);
@@ -173,7 +175,7 @@ pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
     }
     shell.run(document, &["key", "ls"], 0);
     shell.run(document, &["key", "ls", "--json"], 0);
-    shell.run(document, &["key", "revoke", id], 0);
+    shell.run(document, &["key", "revoke", "laptop"], 0);
     shell.run(document, &["key", "revoke", "nobody"], 3);
 
     document.section("config reload", "");
@@ -206,6 +208,8 @@ fn run(document: &mut Document, shell: &Shell) {
     shell.ask(document, &["run", "smollm2", "--set", "max_tokens=8"], 0, piped);
     let json = Ask { words: &["/content", "/timings"], ..MACHINE };
     shell.ask(document, &["run", "smollm2", "hello", "--json", "--set", "max_tokens=4"], 0, json);
+    let cut = ["run", "smollm2", "A person", "--format", "json", "--json", "--set", "max_tokens=2"];
+    shell.ask(document, &cut, 1, json);
     shell.run(document, &["run", "smolm2", "hello"], 3);
     shell.run(document, &["run", "smollm2", "hello", "--set", "temprature=0"], 2);
     shell.run(document, &["run", "smollm2"], 2);

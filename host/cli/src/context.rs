@@ -48,9 +48,14 @@ impl Context {
 
     /// Reads and checks the configuration, with these flags over it.
     pub fn load_config(&self, overrides: Vec<(String, String)>) -> Result<Config> {
-        let options = LoadOptions { file: self.config_file()?, overrides, env: true };
+        self.load_config_of(self.config_file()?, overrides)
+    }
+
+    /// As [`Self::load_config`], from this file.
+    pub fn load_config_of(&self, file: Option<PathBuf>, overrides: Vec<(String, String)>) -> Result<Config> {
+        let missing = file.as_ref().is_some_and(|file| !file.exists());
+        let options = LoadOptions { file, overrides, env: true };
         Config::load(options).map_err(|error| {
-            let missing = self.global.config.as_ref().is_some_and(|file| !file.exists());
             let exit = if missing { crate::exit::Exit::NotFound } else { crate::exit::Exit::Failure };
             Failure::new(exit, error.to_string())
                 .next("every key and its default: `backplane config init -`")

@@ -20,7 +20,7 @@ pub enum Exit {
     NotFound = 3,
     /// The model does not fit into memory.
     NoMemory = 4,
-    /// Not allowed: no key, the wrong key, or the permissions of a file.
+    /// Not allowed: no key, the wrong key, a key that has reached its limits, or the permissions of a file.
     Denied = 5,
 }
 
@@ -212,6 +212,30 @@ mod tests {
         assert_eq!(Failure::from(io(io::ErrorKind::NotFound)).exit, Exit::NotFound);
         assert_eq!(Failure::from(io(io::ErrorKind::ReadOnlyFilesystem)).exit, Exit::Denied);
         assert_eq!(Failure::from(io(io::ErrorKind::Other)).exit, Exit::Failure);
+    }
+
+    #[test]
+    fn every_code_is_in_the_table_that_people_read_and_in_the_help() {
+        let table = include_str!("../../../docs/errors.md").split("| exit code | means |").nth(1).unwrap();
+        let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+        let help = <crate::args::Cli as clap::CommandFactory>::command().render_long_help().to_string();
+        let help = help.split("Exit codes:").nth(1).unwrap();
+        let all = [Exit::Done, Exit::Failure, Exit::Usage, Exit::NotFound, Exit::NoMemory, Exit::Denied];
+        assert_eq!(rows.len(), all.len(), "{rows:?}");
+        for (exit, row) in all.into_iter().zip(rows) {
+            // `match`, so that a new code has to be added here.
+            let word = match exit {
+                Exit::Done => "done",
+                Exit::Failure => "failed",
+                Exit::Usage => "wrong usage",
+                Exit::NotFound => "not found",
+                Exit::NoMemory => "no memory",
+                Exit::Denied => "denied",
+            };
+            let code = exit as u8;
+            assert!(row.starts_with(&format!("| {code} | {word}")), "{row}");
+            assert!(help.contains(&format!("{code} {word}")), "{help}");
+        }
     }
 
     #[test]

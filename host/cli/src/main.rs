@@ -6,9 +6,11 @@
 mod args;
 mod chat;
 mod client;
+mod complete;
 mod consent;
 mod context;
 mod exit;
+mod holder;
 mod logging;
 mod output;
 mod progress;
@@ -44,6 +46,7 @@ fn not_understood(error: &clap::Error) -> Exit {
 }
 
 fn main() -> ExitCode {
+    complete::answer();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return not_understood(&error).into(),

@@ -53,7 +53,10 @@ fn serve(socket: TcpStream, asked: &Mutex<Vec<Value>>) -> Option<()> {
     let path = head.split(' ').nth(1)?;
     let (status, kind, answer) = match path {
         "/healthz" => (200, "application/json", json!({"status": "ok", "version": "0"}).to_string()),
-        "/v1/models/a" | "/v1/models/b" => (200, "application/json", json!({"id": &path[11..]}).to_string()),
+        "/v1/models/a" | "/v1/models/b" => {
+            let model = json!({"id": &path[11..], "object": "model", "capabilities": ["chat", "complete"]});
+            (200, "application/json", model.to_string())
+        }
         "/v1/chat/completions" => {
             let body: Value = serde_json::from_slice(&body).unwrap();
             if body["messages"][0]["content"] == "for ever" {
@@ -91,6 +94,9 @@ fn chat(body: &Value) -> (u16, &'static str, String) {
     let messages = body["messages"].as_array().unwrap();
     let text = match messages.last().unwrap()["content"].as_str().unwrap() {
         "refuse" => return (503, "application/json", error("no_memory", "it does not fit").to_string()),
+        "spend" => {
+            return (429, "application/json", error("insufficient_quota", "the budget is spent").to_string());
+        }
         "break" => {
             return (
                 200,
@@ -105,13 +111,14 @@ fn chat(body: &Value) -> (u16, &'static str, String) {
                 format!("data: {}\n\n", error("plugin_fault", "it fell over")),
             );
         }
+        "cut" => "long {\"name\": \"Gua".to_owned(),
         _ => format!("{} {}", body["model"].as_str().unwrap(), messages.len()),
     };
     let piece = |delta: Value, reason: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]});
     let events = [
         piece(json!({"role": "assistant"}), Value::Null),
         piece(json!({"content": text}), Value::Null),
-        piece(json!({}), json!("stop")),
+        piece(json!({}), json!(if text.starts_with("long") { "length" } else { "stop" })),
         json!({"choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}}),
     ];
     let mut stream: String = events.iter().map(|event| format!("data: {event}\n\n: ping\n\n")).collect();
@@ -184,10 +191,37 @@ fn failures_have_their_exit_codes() {
     let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
     let ask = |model: &str, text: &str| pipe(server.command(state.path(), &["run", model, text]), "");
     assert!(ask("a", "refuse").expect(4).err.contains("it does not fit"));
+    assert!(ask("a", "spend").expect(5).err.contains("the budget is spent"));
     assert!(ask("a", "break").expect(1).err.contains("broke off"));
     assert!(ask("a", "fail").expect(1).err.contains("it fell over"));
     assert!(ask("nobody", "x").expect(3).err.contains("not installed"));
     assert!(ask("smolm2", "x").expect(3).err.contains("did you mean `smollm2`"));
+}
+
+#[test]
+fn an_answer_that_was_cut_off_is_not_passed_off_as_whole() {
+    let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
+    let ask = |more: &[&str]| pipe(server.command(state.path(), &[&["run", "a", "cut"], more].concat()), "");
+    let cut = ask(&["--format", "json"]).expect(1);
+    assert_eq!(cut.out, "long {\"name\": \"Gua\n", "what has come is shown");
+    assert!(cut.err.contains("cut off") && cut.err.contains("max_tokens"), "{cut:?}");
+    let cut = ask(&["--format", "json", "--json"]).expect(1);
+    assert_eq!(cut.json()["finish_reason"], "length");
+    assert_eq!(serde_json::from_str::<Value>(&cut.err).unwrap()["error"]["code"], "truncated");
+    // Text may end anywhere; it is only said.
+    assert!(ask(&[]).expect(0).err.contains("cut off"));
+    assert_eq!(ask(&["--quiet"]).expect(0).err, "");
+}
+
+#[test]
+fn what_is_known_of_a_model_is_for_people_unless_they_ask_for_json() {
+    let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
+    let chat = |more: &[&str]| {
+        let arguments = [&["run", "a", "--interactive"], more].concat();
+        pipe(server.command(state.path(), &arguments), "/show\n").expect(0)
+    };
+    assert_eq!(chat(&[]).out, "id            a\nobject        model\ncapabilities  chat, complete\n");
+    assert_eq!(chat(&["--json"]).json()["capabilities"], json!(["chat", "complete"]));
 }
 
 #[test]

@@ -131,8 +131,14 @@ fn offline_nothing_is_downloaded() {
 fn the_configuration_is_written_checked_and_shown() {
     let state = tempfile::tempdir().unwrap();
     let written = run(state.path(), &["config", "init", "-"]).expect(0);
-    assert_eq!(written.out, backplane::Config::reference());
+    let new = state.path().join("new");
+    run(&new, &["config", "init"]).expect(0);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&new.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700, "a state directory is private, whoever makes it");
+    assert!(written.out.contains("\n#address = \"127.0.0.1:8484\"\n"), "{written:?}");
     run(state.path(), &["config", "init"]).expect(0);
+    let shown = run(state.path(), &["config", "show", "--json"]).expect(0).json();
+    assert_eq!(shown["sources"]["models.keep_alive"], "default", "a new file sets nothing");
     let again = run(state.path(), &["config", "init"]).expect(1);
     assert!(again.err.contains("--force"), "{again:?}");
     run(state.path(), &["config", "check"]).expect(0);
@@ -140,8 +146,15 @@ fn the_configuration_is_written_checked_and_shown() {
     std::fs::write(state.path().join("backplane.toml"), "[server]\nadress = \"x\"\n").unwrap();
     let wrong = run(state.path(), &["config", "check"]).expect(1);
     assert!(wrong.err.contains("adress") && wrong.err.contains("address"), "{wrong:?}");
-    let missing = run(state.path(), &["config", "check", "--config", "/no/such.toml"]).expect(3);
-    assert!(missing.err.contains("there is no such file"), "{missing:?}");
+    for named in
+        [&["config", "check", "--config", "/no/such.toml"][..], &["config", "check", "/no/such.toml"]]
+    {
+        let missing = run(state.path(), named).expect(3);
+        assert!(missing.err.contains("there is no such file"), "{missing:?}");
+    }
+    let named = run(state.path(), &["config", "check", "/dev/null"]).expect(0);
+    assert_eq!(named.out, "/dev/null is fine\n");
+    run(state.path(), &["config", "check", "/dev/null", "--config", "/no/such.toml"]).expect(2);
     let shown = run(state.path(), &["config", "show", "--config", "/dev/null", "--json"]).expect(0).json();
     assert_eq!(shown["sources"]["server.address"], "environment");
 }
@@ -162,13 +175,43 @@ fn the_doctor_names_what_is_wrong() {
 }
 
 #[test]
-fn completions_know_the_verbs() {
+fn a_shell_completes_verbs_and_names_of_models() {
     let state = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {
         let script = run(state.path(), &["completions", shell]).expect(0);
-        assert!(script.out.contains("plugin") && script.out.contains("doctor"), "{shell}");
+        assert!(script.out.contains("BACKPLANE_COMPLETE"), "{shell}");
     }
     run(state.path(), &["completions", "tcsh"]).expect(2);
+
+    let file = state.path().join("mine.gguf");
+    std::fs::write(&file, "GGUF, more or less").unwrap();
+    run(state.path(), &["pull", file.to_str().unwrap()]).expect(0);
+    // As bash does it: the words, and which of them is typed.
+    let complete = |words: &[&str]| {
+        let mut command = command(state.path());
+        command.env("BACKPLANE_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+        let done = command.args(["--", "backplane"]).args(words).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        let text = String::from_utf8(done.stdout).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(complete(&["doc"]), ["doctor"]);
+    assert_eq!(complete(&["show", "m"]), ["mine"]);
+    let known = complete(&["run", "m"]);
+    assert!(["mine", "minilm", "magika"].iter().all(|name| known.contains(&(*name).to_owned())), "{known:?}");
+    assert_eq!(complete(&["stop", "--ser"]), ["--server"]);
+}
+
+#[test]
+fn nothing_to_verify_is_said_and_one_refusal_is_said_once() {
+    let state = tempfile::tempdir().unwrap();
+    let nothing = run(state.path(), &["plugin", "verify"]).expect(0);
+    assert!(nothing.err.contains("no package is installed"), "{nothing:?}");
+    let none = run(state.path(), &["plugin", "verify", "none.plg"]).expect(3);
+    assert_eq!((none.out.as_str(), none.err.matches("none.plg").count()), ("", 1), "{none:?}");
+    let two = run(state.path(), &["plugin", "verify", "none.plg", "nor.plg"]).expect(3);
+    assert_eq!(two.out.lines().count(), 2, "{two:?}");
+    assert!(two.err.contains("2 of 2 are refused"), "{two:?}");
 }
 
 #[test]

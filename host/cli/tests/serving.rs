@@ -24,7 +24,7 @@ fn several_chats_that_find_no_server_start_one() {
         chats.into_iter().map(|chat| chat.join().unwrap()).collect()
     });
     let said: Vec<_> = asked.iter().map(|done| String::from_utf8_lossy(&done.stderr).into_owned()).collect();
-    let pid = |said: &String| Some(said.split_once("(pid ")?.1.split(';').next()?.to_owned());
+    let pid = |said: &String| Some(said.split_once("(pid ")?.1.split(')').next()?.to_owned());
     let started: Vec<String> = said.iter().filter_map(pid).collect();
     for pid in &started {
         assert!(Command::new("kill").args(["-TERM", pid]).status().unwrap().success());
@@ -46,14 +46,13 @@ fn the_first_start_shows_a_key_once_and_the_command_line_finds_it() {
     assert_eq!(run(state.path(), &["ps", "--json"]).expect(0).json(), serde_json::json!([]));
     let made = run(state.path(), &["key", "create", "ci", "--json"]).expect(0).json();
     let user = made["secret"].as_str().unwrap();
-    let id = made["id"].as_str().unwrap();
     let with_key = |key: &str, arguments: &[&str]| {
         let output = command(state.path()).args(arguments).env("BACKPLANE_API_KEY", key).output().unwrap();
         output.status.code()
     };
     assert_eq!(with_key(user, &["ps"]), Some(5), "a user is no administrator");
     assert_eq!(with_key("bp_live_wrong", &["ps"]), Some(5));
-    run(state.path(), &["key", "revoke", id]).expect(0);
+    run(state.path(), &["key", "revoke", "ci"]).expect(0);
     let keys = run(state.path(), &["key", "ls"]).expect(0);
     assert!(keys.out.contains("revoked"), "{keys:?}");
     run(state.path(), &["key", "revoke", "nope"]).expect(3);
@@ -81,6 +80,20 @@ fn a_taken_port_and_a_taken_state_directory_are_named() {
     assert!(taken.err.contains("already in use; another backplane answers there"), "{taken:?}");
     assert!(!other.path().join("admin.key").exists(), "a start that failed leaves no key behind");
 
+    // Both at once.
+    let holder = format!("another backplane (pid {})", server.child.id());
+    let again = run(state.path(), &["serve", "--address", address]).expect(1);
+    assert!(again.err.contains(&holder) && again.err.contains(&format!("at {address} already")), "{again:?}");
+    assert!(again.err.contains("backplane stop --server"), "{again:?}");
+    let third = tempfile::tempdir().unwrap();
+    let third = Server::start(third.path(), &[]);
+    let elsewhere = third.said["address"].as_str().unwrap();
+    let both = run(state.path(), &["serve", "--json", "--address", elsewhere]).expect(1);
+    let error: Value = serde_json::from_str(&both.err).unwrap();
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("already in use") && message.contains(&holder), "{both:?}");
+    assert_eq!(error["error"]["codes"], serde_json::json!(["address_in_use", "state_locked"]));
+
     let locked = run(state.path(), &["serve", "--address", "127.0.0.1:0"]).expect(1);
     assert!(locked.err.contains(&format!("another backplane (pid {})", server.child.id())), "{locked:?}");
 
@@ -92,6 +105,32 @@ fn a_taken_port_and_a_taken_state_directory_are_named() {
     // Nobody makes a folder there, not even root.
     let denied = run(Path::new("/sys/backplane"), &["serve", "--address", "127.0.0.1:0"]).expect(5);
     assert!(denied.err.contains("make it writable"), "{denied:?}");
+}
+
+#[test]
+fn a_server_that_a_chat_started_is_stopped_by_name() {
+    let state = tempfile::tempdir().unwrap();
+    let mut ask = command(state.path());
+    ask.env("BACKPLANE__SERVER__ADDRESS", "127.0.0.1:0").args(["run", "nobody", "hello"]);
+    let asked = support::Done::of(ask.output().unwrap()).expect(3);
+    assert!(asked.err.contains("backplane stop --server"), "{asked:?}");
+    assert!(state.path().join("run/address").exists());
+
+    let stopped = run(state.path(), &["stop", "--server", "--json"]).expect(0).json();
+    assert_eq!(stopped["state"], "stopped");
+    assert!(!state.path().join("run/address").exists());
+    // It has let go of the state directory: the next one has it at once.
+    let mut next = Server::start(state.path(), &[]);
+    let user = run(state.path(), &["key", "create", "u", "-q"]).expect(0).out;
+    let mut stop = command(state.path());
+    stop.args(["stop", "--server"]).env("BACKPLANE_API_KEY", user.trim());
+    support::Done::of(stop.output().unwrap()).expect(5);
+    run(state.path(), &["stop", "--server"]).expect(0);
+    assert_eq!(next.end(), Some(0));
+    let none = run(state.path(), &["stop", "--server"]).expect(1);
+    assert!(none.err.contains("no server answers"), "{none:?}");
+    run(state.path(), &["stop"]).expect(2);
+    run(state.path(), &["stop", "--server", "smollm2"]).expect(2);
 }
 
 #[test]

@@ -56,6 +56,9 @@ pub fn answer(context: &Context, talk: &Talk<'_>, chat: &mut Chat, text: String)
         }
     };
     out.write("\n");
+    if answer.finish_reason.as_deref() == Some("length") {
+        out.note(out.styled(Style::Faint, "cut off: `/set parameter max_tokens N` allows more"));
+    }
     if answer.stopped {
         out.note(out.styled(Style::Faint, "stopped"));
     } else if chat.verbose {
@@ -108,7 +111,7 @@ fn obey(context: &Context, state: &std::path::Path, chat: &mut Chat, command: Co
         Command::Show(Show::Info) => {
             let client = context.client()?;
             let model = client.get(&format!("/v1/models/{}", crate::client::segment(&chat.model)))?;
-            out.line(serde_json::to_string_pretty(&model).unwrap_or_default());
+            crate::verbs::describe(out, &model);
         }
         Command::Show(Show::System) => {
             out.line(chat.system().unwrap_or("no system text; `/set system TEXT`"))

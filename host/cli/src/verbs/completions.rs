@@ -1,13 +1,12 @@
 //! `completions`: for shells.
 
-use crate::args::Cli;
+use crate::complete;
 use crate::context::Context;
-use crate::exit::Result;
-use clap::CommandFactory;
+use crate::exit::{Failure, Result};
 
 pub fn run(context: &Context, shell: clap_complete::Shell) -> Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "backplane", &mut script);
+    let script =
+        complete::script(shell).ok_or_else(|| Failure::failed(format!("there is no script for {shell}")))?;
     context.out.write(&String::from_utf8_lossy(&script));
     Ok(())
 }

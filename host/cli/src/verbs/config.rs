@@ -7,11 +7,12 @@ use crate::output::{Table, printable};
 use backplane::Config;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 pub fn run(context: &Context, verb: ConfigVerb) -> Result<()> {
     match verb {
-        ConfigVerb::Check => check(context),
+        ConfigVerb::Check { file } => check(context, file),
         ConfigVerb::Show => show(context),
         ConfigVerb::Init { path, force } => init(context, path, force),
         ConfigVerb::Reload => reload(context),
@@ -22,8 +23,19 @@ pub fn run(context: &Context, verb: ConfigVerb) -> Result<()> {
     }
 }
 
-fn check(context: &Context) -> Result<()> {
-    let config = context.load_config(Vec::new())?;
+fn check(context: &Context, file: Option<PathBuf>) -> Result<()> {
+    let named = &context.global.config;
+    if let (Some(file), Some(other)) = (&file, named)
+        && file != other
+        && std::env::var_os("BACKPLANE_CONFIG").is_none_or(|set| set != other.as_os_str())
+    {
+        return Err(Failure::usage(format!(
+            "two files are named: {} and `--config` {}",
+            file.display(),
+            other.display()
+        )));
+    }
+    let config = context.load_config_of(file.or(context.config_file()?), Vec::new())?;
     let file = config.file().map(|file| file.display().to_string());
     if context.out.json {
         context.out.value(&json!({ "ok": true, "file": file }));
@@ -57,7 +69,7 @@ fn show(context: &Context) -> Result<()> {
 }
 
 fn init(context: &Context, path: Option<PathBuf>, force: bool) -> Result<()> {
-    let text = Config::reference();
+    let text = template();
     let path = match (path, &context.global.config) {
         (Some(path), _) if path == Path::new("-") => {
             context.out.write(&text);
@@ -68,7 +80,13 @@ fn init(context: &Context, path: Option<PathBuf>, force: bool) -> Result<()> {
         (None, None) => context.state()?.join("backplane.toml"),
     };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|error| Failure::io("make", folder, &error))?;
+        // The state directory is its owner's alone, whoever makes it.
+        let mode = if folder == context.state()? { 0o700 } else { 0o777 };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(folder)
+            .map_err(|error| Failure::io("make", folder, &error))?;
     }
     let mut options = std::fs::OpenOptions::new();
     options.write(true).truncate(true).create(true).create_new(!force);
@@ -82,9 +100,29 @@ fn init(context: &Context, path: Option<PathBuf>, force: bool) -> Result<()> {
     if context.out.json {
         context.out.value(&json!({ "file": path }));
     } else {
-        context.out.note(format!("wrote {}: every key with its default", path.display()));
+        context.out.note(format!("wrote {}: every key, commented out with its default", path.display()));
     }
     Ok(())
+}
+
+/// The reference with every key commented out: what nobody chose goes on following the program's defaults.
+fn template() -> String {
+    let reference = Config::reference();
+    // Its own first words tell how to use the file; here it is another use.
+    let body = reference.split_once("\n\n").map_or(reference.as_str(), |(_, body)| body);
+    let mut out = String::from(
+        "# Backplane's configuration: every key, commented out with its default. Take the `#` away from what you change.\n\
+         # A flag beats the environment (BACKPLANE__SERVER__ADDRESS), which beats this file. `backplane config check`\n\
+         # reads a file without using it, `backplane config show` prints what is in force and where it comes from.\n\n",
+    );
+    for line in body.lines() {
+        if !line.is_empty() && !line.starts_with(['#', '[']) {
+            out.push('#');
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
 }
 
 fn reload(context: &Context) -> Result<()> {
@@ -134,6 +172,19 @@ fn reloaded(report: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_file_sets_nothing_and_has_every_key() {
+        let template = template();
+        let set: toml::Table = template.parse().unwrap();
+        assert!(set.values().all(|section| section.as_table().is_some_and(toml::Table::is_empty)), "{set:?}");
+        // Without the `#` before keys it is the reference.
+        let lines = |text: &str| -> Vec<String> {
+            let body = text.split_once("\n\n").unwrap().1;
+            body.lines().map(|line| line.trim_start_matches('#').to_owned()).collect()
+        };
+        assert_eq!(lines(&template), lines(&Config::reference()));
+    }
 
     #[test]
     fn a_reload_says_what_it_did_and_what_it_could_not_do() {

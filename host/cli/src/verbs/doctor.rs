@@ -113,6 +113,7 @@ fn checks(context: &Context) -> Result<Vec<Check>> {
         ),
     });
     checks.push(models(context)?);
+    checks.extend(failed_models(context)?);
     Ok(checks)
 }
 
@@ -220,6 +221,8 @@ fn server(context: &Context, configured: Option<std::net::SocketAddr>) -> Result
                     .into_iter()
                     .flatten()
                     .filter(|part| matches!(part["state"].as_str(), Some("degraded" | "down")))
+                    // These have checks of their own, which name each plugin and each model.
+                    .filter(|part| !matches!(part["part"].as_str(), Some("plugins" | "models")))
                     .map(|part| {
                         let text = |member: &str| part[member].as_str().unwrap_or_default().to_owned();
                         format!("{}: {}", text("part"), text("detail"))
@@ -303,6 +306,26 @@ fn models(context: &Context) -> Result<Check> {
         (0, None) => Check::warning("models", "none installed", "`backplane pull smollm2`"),
         (count, None) => Check::ok("models", format!("{count} installed")),
     })
+}
+
+/// The models that a running server cannot serve, each with its reason.
+fn failed_models(context: &Context) -> Result<Vec<Check>> {
+    let client = context.client()?;
+    let answer = if client.is_up() { client.get("/admin/v1/models").ok() } else { None };
+    let models = answer.map(|mut answer| answer["data"].take()).unwrap_or_default();
+    let text = |model: &serde_json::Value, member: &str| model[member].as_str().map(str::to_owned);
+    let failed = models.as_array().into_iter().flatten().filter_map(|model| {
+        let problem = text(model, "problem").or_else(|| {
+            (model["state"] == "failed").then(|| "it could not be opened; the log says why".to_owned())
+        })?;
+        let name = text(model, "name").unwrap_or_default();
+        Some(Check::warning(
+            "model",
+            format!("{name}: {problem}"),
+            "the log says more: `backplane logs NAME`",
+        ))
+    });
+    Ok(failed.collect())
 }
 
 #[cfg(test)]

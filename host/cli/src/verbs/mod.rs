@@ -19,6 +19,8 @@ mod serve;
 mod show;
 mod stop;
 
+pub use show::describe;
+
 use crate::args::Verb;
 use crate::context::Context;
 use crate::exit::Result;

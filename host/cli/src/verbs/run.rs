@@ -26,6 +26,9 @@ const START: Duration = Duration::from_secs(60);
 const LOCKED: Duration = Duration::from_secs(10);
 const IN_USE: Duration = Duration::from_secs(2);
 
+/// What `finish_reason` "length" means to a person.
+const CUT_OFF: &str = "the answer was cut off at `max_tokens`, or where the context was full";
+
 pub fn run(context: &Context, args: Run) -> Result<()> {
     let mut chat = Chat::new(&args.model);
     chat.set_format(args.format.as_deref())?;
@@ -111,7 +114,20 @@ fn once(context: &Context, talk: &Talk<'_>, chat: &mut Chat, prompt: String) -> 
             out.complain(out.styled(Style::Faint, &answer.timings.line()));
         }
     }
-    if answer.stopped { Err(Failure::failed("stopped")) } else { Ok(()) }
+    match answer.finish_reason.as_deref() {
+        _ if answer.stopped => Err(Failure::failed("stopped")),
+        // Half a JSON value is none; who asked for one must not take it for whole.
+        Some("length") if chat.parameters.contains_key("response_format") => {
+            Err(Failure::failed(format!("{CUT_OFF}: it is not whole, and may not be JSON"))
+                .next("allow more with `--set max_tokens=N`, or ask for less")
+                .code("truncated"))
+        }
+        Some("length") => {
+            out.note(format!("warning: {CUT_OFF}"));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The running server, or one that is started in the background.
@@ -160,7 +176,7 @@ fn server(context: &Context) -> Result<Client> {
             let holder = std::fs::read_to_string(state.join("run/lock")).unwrap_or_default();
             if holder.trim() == server.id().to_string() {
                 context.out.note(format!(
-                    "started a server in {} · {} (pid {}; its log: `backplane logs`)",
+                    "started a server in {} · {} (pid {}); it goes on until `backplane stop --server`; its log: `backplane logs`",
                     text::short(begin.elapsed()),
                     client.address.url(),
                     server.id()

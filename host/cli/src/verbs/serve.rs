@@ -3,6 +3,7 @@
 use crate::args::Serve;
 use crate::context::{Context, address_file};
 use crate::exit::{Exit, Failure, Result};
+use crate::holder::Holder;
 use crate::logging;
 use crate::output::{Output, Style, Table};
 use crate::text;
@@ -23,7 +24,14 @@ pub fn run(context: &Context, args: Serve) -> Result<()> {
     let state = context.state()?;
     logging::start(&state, &config.log, context.global.verbose, context.global.quiet)?;
     // Before anything else is made: who finds the port taken should not have a new key in the state directory.
-    TcpListener::bind(config.server.address).map_err(|error| no_port(config.server.address, &error))?;
+    TcpListener::bind(config.server.address).map_err(|error| {
+        let failure = no_port(config.server.address, &error);
+        // The start would say this of the state directory, but only to who has got another port.
+        match Holder::of(&state) {
+            Some(holder) => taken_too(failure, holder, &state, config.server.address),
+            None => failure,
+        }
+    })?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -100,6 +108,22 @@ fn no_port(address: SocketAddr, error: &io::Error) -> Failure {
     }
 }
 
+/// Neither the port nor the state directory can be had: mostly because this server runs already.
+fn taken_too(port: Failure, holder: Holder, state: &Path, address: SocketAddr) -> Failure {
+    let here =
+        std::fs::read_to_string(address_file(state)).is_ok_and(|text| text.trim() == address.to_string());
+    let what = if here {
+        format!("{} serves this state directory, {}, at {address} already", holder.name(), state.display())
+    } else {
+        format!("{}; and {} uses this state directory, {}", port.what, holder.name(), state.display())
+    };
+    let next = "`backplane stop --server` stops it; `--state DIR --address 127.0.0.1:0` starts one beside it";
+    let mut failure = Failure::failed(what).next(next).code("state_locked");
+    let codes = [port.code.as_deref().unwrap_or_default(), "state_locked"];
+    failure.details.insert("codes".to_owned(), json!(codes));
+    failure
+}
+
 fn not_started(error: StartError) -> Failure {
     let code = match &error {
         StartError::NoStateDir | StartError::StateDir { .. } => "state_dir",
@@ -107,7 +131,8 @@ fn not_started(error: StartError) -> Failure {
         StartError::Store(_) => "store",
         StartError::Part { .. } => "start",
     };
-    Failure::failed(error.to_string()).code(code)
+    let failure = Failure::failed(error.to_string()).code(code);
+    if code == "state_locked" { failure.next("`backplane stop --server` stops it") } else { failure }
 }
 
 /// The file that says where the server listens, as long as it does.

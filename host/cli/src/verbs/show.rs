@@ -4,11 +4,12 @@ use crate::args::Show;
 use crate::client::segment;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
+use crate::output::Output;
 use crate::text;
 use serde_json::{Value, json};
 
 pub fn run(context: &Context, args: &Show) -> Result<()> {
-    let model = describe(context, &args.model)?;
+    let model = look_up(context, &args.model)?;
     let plan = if args.plan {
         let client = context.client()?;
         Some(client.get(&format!("/admin/v1/models/{}/plan", segment(&args.model)))?)
@@ -32,6 +33,23 @@ pub fn run(context: &Context, args: &Show) -> Result<()> {
         out.value(&model);
         return fits;
     }
+    table(out, &model);
+    if let Some(plan) = plan {
+        out.line(format!("{:<14}{}", "plan", plan_line(&plan)));
+    }
+    fits
+}
+
+/// What is known of a model: a line for each member that says something, or JSON.
+pub fn describe(out: &Output, model: &Value) {
+    if out.json {
+        out.value(model);
+    } else {
+        table(out, model);
+    }
+}
+
+fn table(out: &Output, model: &Value) {
     for (name, value) in model.as_object().into_iter().flatten().filter(|(_, value)| is_something(value)) {
         if name == "files" {
             for file in value.as_array().into_iter().flatten() {
@@ -55,10 +73,6 @@ pub fn run(context: &Context, args: &Show) -> Result<()> {
         };
         out.line(format!("{name:<14}{shown}"));
     }
-    if let Some(plan) = plan {
-        out.line(format!("{:<14}{}", "plan", plan_line(&plan)));
-    }
-    fits
 }
 
 fn is_something(value: &Value) -> bool {
@@ -72,7 +86,7 @@ fn is_something(value: &Value) -> bool {
 }
 
 /// The installed model; else what the server has of this name: an alias, a model built into a plugin.
-fn describe(context: &Context, name: &str) -> Result<Value> {
+fn look_up(context: &Context, name: &str) -> Result<Value> {
     if !context.is_remote()? {
         match context.models()?.resolve(name) {
             Ok(installed) => {

@@ -1,13 +1,22 @@
-//! `stop`: closes an open model, after it has finished what it has.
+//! `stop`: closes an open model after it has finished what it has; with `--server` stops the server in the same way.
 
 use crate::args::Stop;
-use crate::client::segment;
+use crate::client::{Client, segment};
 use crate::context::Context;
-use crate::exit::Result;
+use crate::exit::{Failure, Result};
+use crate::holder::Holder;
+use crate::text;
 use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// What a server gets to end after the time that open requests have.
+const LAST_STEPS: Duration = Duration::from_secs(15);
 
 pub fn run(context: &Context, args: &Stop) -> Result<()> {
     let client = context.client()?;
+    if args.server {
+        return server(context, &client);
+    }
     let mut closed = Vec::new();
     for name in &args.models {
         let model = client.post(&format!("/admin/v1/models/{}/unload", segment(name)), &json!({}))?;
@@ -18,6 +27,39 @@ pub fn run(context: &Context, args: &Stop) -> Result<()> {
     }
     if context.out.json {
         context.out.value(&closed);
+    }
+    Ok(())
+}
+
+fn server(context: &Context, client: &Client) -> Result<()> {
+    let url = client.address.url();
+    // Of another machine it can only be seen that it answers no more.
+    let state = if context.global.host.is_none() { Some(context.state()?) } else { None };
+    let told =
+        client.post("/admin/v1/shutdown", &json!({})).map_err(|failure| match failure.code.as_deref() {
+            Some("no_server") => Failure { next: None, ..failure },
+            _ => failure,
+        })?;
+    let drain = told["drain_seconds"].as_f64().unwrap_or_default();
+    let drain = Duration::try_from_secs_f64(drain).unwrap_or_default();
+    let begin = Instant::now();
+    let mut quiet = context.out.json;
+    while client.is_up() || state.as_deref().is_some_and(|state| Holder::of(state).is_some()) {
+        let passed = begin.elapsed();
+        if drain + LAST_STEPS < passed {
+            return Err(Failure::failed(format!("the server at {url} was told to stop, and still runs"))
+                .next("the log says more: `backplane logs`"));
+        }
+        if !quiet && Duration::from_secs(3) < passed {
+            quiet = true;
+            context.out.note(format!("it finishes open requests, {} at the most", text::about(drain)));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if context.out.json {
+        context.out.value(&json!({ "url": url, "state": "stopped" }));
+    } else {
+        context.out.note(format!("the server at {url} has stopped"));
     }
     Ok(())
 }

@@ -11,7 +11,12 @@ use std::time::{Duration, Instant};
 
 /// The program, with nothing of this machine's settings.
 pub fn command(state: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_backplane"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_backplane")), state)
+}
+
+/// As [`command`], of a program that lies elsewhere.
+pub fn command_of(program: &Path, state: &Path) -> Command {
+    let mut command = Command::new(program);
     for name in ["BACKPLANE_ADDR", "BACKPLANE_API_KEY", "BACKPLANE_CONFIG", "BACKPLANE__SERVER__ADDRESS"] {
         command.env_remove(name);
     }
@@ -51,7 +56,12 @@ impl Server {
 
     /// In this folder.
     pub fn start_in(folder: &Path, state: &Path, more: &[&str]) -> Self {
-        let mut child = command(state)
+        Self::start_of(Path::new(env!("CARGO_BIN_EXE_backplane")), folder, state, more)
+    }
+
+    /// A program that lies elsewhere.
+    pub fn start_of(program: &Path, folder: &Path, state: &Path, more: &[&str]) -> Self {
+        let mut child = command_of(program, state)
             .current_dir(folder)
             .args(["serve", "--json", "--address", "127.0.0.1:0"])
             .args(more)

@@ -212,7 +212,13 @@ fn report(context: &Context, results: Vec<(String, Result<Verified>)>) -> Result
         };
         out.value(&results.iter().map(value).collect::<Vec<_>>());
     }
-    let mut first = None;
+    let count = results.len();
+    if count == 0 && !out.json {
+        out.note(
+            "no package is installed; a file is checked by its name: `backplane plugin verify FILE.plg`",
+        );
+    }
+    let mut refused = Vec::new();
     for (what, result) in results {
         match result {
             Ok(package) if !out.json => out.line(format!(
@@ -222,16 +228,20 @@ fn report(context: &Context, results: Vec<(String, Result<Verified>)>) -> Result
                 printable(&package.signer.owner),
                 package.level
             )),
-            Err(failure) if !out.json => {
-                out.line(format!("{what}  {}: {}", out.styled(Style::Bad, "refused"), failure.what));
-                first.get_or_insert(failure);
-            }
             Ok(_) => {}
-            Err(failure) => _ = first.get_or_insert(failure),
+            Err(failure) => {
+                // Of one alone the failure itself is what is said.
+                if !out.json && 1 < count {
+                    out.line(format!("{what}  {}: {}", out.styled(Style::Bad, "refused"), failure.what));
+                }
+                refused.push(failure);
+            }
         }
     }
-    match first {
-        Some(failure) => Err(failure),
+    let bad = refused.len();
+    match refused.into_iter().next() {
         None => Ok(()),
+        Some(failure) if count == 1 => Err(failure),
+        Some(first) => Err(Failure { what: format!("{bad} of {count} are refused"), next: None, ..first }),
     }
 }

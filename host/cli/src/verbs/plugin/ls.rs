@@ -131,13 +131,22 @@ fn files(context: &Context) -> Result<Vec<(Scanned, Level)>> {
 
 /// Plugins where a server would look, checked as it would, and read without running them.
 pub fn found(context: &Context) -> Result<Vec<Value>> {
-    let disabled = context.load_config(Vec::new())?.plugins.disabled.clone();
+    let config = context.load_config(Vec::new())?.plugins.clone();
+    let problem_of = |id: &String, level: Level| {
+        if level < config.trust {
+            let least = config.trust;
+            Some(format!(
+                "nobody signed it: it is of the level `{level}`, and `plugins.trust` asks for `{least}`"
+            ))
+        } else {
+            config.disabled.contains(id).then(|| "disabled by `plugins.disabled`".to_owned())
+        }
+    };
     let file_name =
         |path: &std::path::Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let describe = |scanned: Scanned, level: Level| match scanned.result {
         Ok(file) => {
-            let disabled = disabled.contains(&file.manifest.id);
-            let problem = disabled.then_some("disabled by `plugins.disabled`");
+            let problem = problem_of(&file.manifest.id, level);
             let offer = |offer: &backplane_registry::Capability| format!("{}/{}", offer.name, offer.version);
             json!({
                 "id": file.manifest.id, "version": file.manifest.version, "file": file_name(&file.path),

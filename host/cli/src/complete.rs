@@ -1,0 +1,52 @@
+//! What a shell completes: verbs, flags and files by themselves, names of models by what lies here. No server is asked.
+
+use crate::args::Cli;
+use backplane_registry::{Catalogue, Models};
+use clap::CommandFactory;
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::env::{CompleteEnv, Shells};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+
+/// Set by the script that `backplane completions` prints, when the shell wants to know.
+const VARIABLE: &str = "BACKPLANE_COMPLETE";
+
+/// Answers the shell, if it was the shell that asked; the process ends then.
+pub fn answer() {
+    CompleteEnv::with_factory(Cli::command).var(VARIABLE).complete();
+}
+
+/// The script that makes a shell ask `backplane` of its `PATH`.
+pub fn script(shell: clap_complete::Shell) -> Option<Vec<u8>> {
+    let mut script = Vec::new();
+    let shells = Shells::builtins();
+    let shell = shells.completer(&shell.to_string())?;
+    shell.write_registration(VARIABLE, "backplane", "backplane", "backplane", &mut script).ok()?;
+    Some(script)
+}
+
+/// Models that are installed.
+pub fn installed() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| candidates(typed, installed_names()))
+}
+
+/// Those, and models that can be fetched by name.
+pub fn known() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let fetched = Catalogue::embedded().cards().iter().map(|card| card.name.to_string());
+        candidates(typed, installed_names().chain(fetched))
+    })
+}
+
+/// `--state` on the line that is being typed is not seen here; the environment is.
+fn installed_names() -> impl Iterator<Item = String> {
+    let listing = backplane::default_state_dir().and_then(|state| Models::at(state).list().ok());
+    let models = listing.map(|listing| listing.models).unwrap_or_default();
+    models.into_iter().map(|model| model.name.to_string())
+}
+
+fn candidates(typed: &OsStr, names: impl Iterator<Item = String>) -> Vec<CompletionCandidate> {
+    let typed = typed.to_string_lossy();
+    let fitting: BTreeSet<String> = names.filter(|name| name.starts_with(&*typed)).collect();
+    fitting.into_iter().map(CompletionCandidate::new).collect()
+}
