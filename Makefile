@@ -4,11 +4,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build models run test lint unit e2e deny bench clean
+.PHONY: help setup build run install uninstall models test lint unit e2e deny bench clean
 
 JOBS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? n : (n > 8 ? 8 : n) )))
 CARGO := cargo
 PLUGINS := echo llama onnx
+# What `make install` takes, and where it puts it.
+BUILT ?= target/release
+PREFIX ?= /usr/local
+COMPLETIONS = $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions/backplane \
+	zsh/site-functions/_backplane fish/vendor_completions.d/backplane.fish)
 CACHE := $(CURDIR)/.cache
 # Models that tests use, kept between runs; a fresh clone fetches them (700 MB).
 TEST_STATE := $(CACHE)/state
@@ -21,7 +26,7 @@ QUESTION := What is the capital of France? Answer in one sentence.
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 
 help: ## Says what there is.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 11
 
 setup: ## Installs, or names, what a build needs: cmake, clang, libclang, python3 with venv.
 	@tests/setup.sh
@@ -30,13 +35,31 @@ build: setup ## Builds the program and its plugins, optimised.
 	@$(call say,building (the first time llama.cpp takes some minutes))
 	@$(CARGO) build --release -j $(JOBS) -p backplane-cli -p backplane-worker $(addprefix -p backplane-,$(PLUGINS))
 	@mkdir -p target/release/plugins
-	@for plugin in $(PLUGINS); do cp -u target/release/libbackplane_$$plugin.so target/release/plugins/; done
+	@for plugin in $(PLUGINS); do cp -u --remove-destination target/release/libbackplane_$$plugin.so target/release/plugins/; done
 
-run: build ## Builds, fetches a model, serves, asks it one question, and keeps serving.
+run: ## Builds, fetches a model, serves, asks it one question, and keeps serving.
+	@tests/free-port.sh
+	@$(MAKE) --no-print-directory build
 	@$(call say,fetching a starter model and ONNX Runtime (once))
 	@target/release/backplane pull --yes onnxruntime minilm smollm2
 	@$(call say,serving; stop with Ctrl+C)
 	@tests/serve-and-ask.sh target/release/backplane smollm2 "$(QUESTION)"
+
+# Not `install: build`: with sudo, cargo would be root's, and what it builds too.
+install: ## Installs what was built below PREFIX (/usr/local): program, worker, plugins, completions.
+	@test -x $(BUILT)/backplane || { echo 'nothing is built yet: `make build`, then `make install`' >&2; exit 1; }
+	@install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILT)/backplane
+	@install -D -t $(DESTDIR)$(PREFIX)/lib/backplane $(BUILT)/backplane-worker
+	@install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/backplane/plugins $(PLUGINS:%=$(BUILT)/libbackplane_%.so)
+	@mkdir -p $(dir $(COMPLETIONS))
+	@$(BUILT)/backplane completions bash > $(word 1,$(COMPLETIONS))
+	@$(BUILT)/backplane completions zsh > $(word 2,$(COMPLETIONS))
+	@$(BUILT)/backplane completions fish > $(word 3,$(COMPLETIONS))
+	@echo 'installed: $(PREFIX)/bin/backplane'
+
+uninstall: ## Removes what `make install` put there; models and keys stay in the state directory.
+	@rm -rf $(DESTDIR)$(PREFIX)/lib/backplane
+	@rm -f $(DESTDIR)$(PREFIX)/bin/backplane $(COMPLETIONS)
 
 models: ## Fetches the models that tests use.
 	@$(call say,fetching test models (once))

@@ -3,11 +3,16 @@
 set -euo pipefail
 program=$1 model=$2 question=$3
 
-"$program" serve &
+# In a session of its own: Ctrl+C goes to this script alone, which stops the server once. A second one stops it at once.
+setsid "$program" serve &
 server=$!
+stop() {
+    kill -TERM $server 2>/dev/null || true
+    wait $server || true
+}
 # Ctrl+C is how it is meant to end.
-trap 'kill -TERM $server 2>/dev/null; wait $server; exit 0' INT TERM
-trap 'kill -TERM $server 2>/dev/null; wait $server' EXIT
+trap 'stop; exit 0' INT TERM HUP
+trap stop EXIT
 
 for _ in $(seq 200); do
     kill -0 $server 2>/dev/null || { wait $server; exit $?; }
