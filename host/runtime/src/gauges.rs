@@ -83,5 +83,8 @@ pub(crate) fn register(metrics: &Metrics, parts: &Arc<Parts>, pool: &Pool) {
         );
         pool.render(out);
         parts.cache.render(out);
+        if let Some(book) = shelf.shared.licences.get() {
+            crate::license::render(book, out);
+        }
     }));
 }

@@ -77,7 +77,21 @@ impl HostBuilder {
     /// A state directory that cannot be used, or that another host uses; a store that is damaged.
     pub fn start(self) -> Result<Host, StartError> {
         let Running { parts, started, stop } = crate::start::start(self)?;
-        Ok(Host(Arc::new(Inner { parts, started, stop, since: Instant::now(), wish: Wish::default() })))
+        let host =
+            Host(Arc::new(Inner { parts, started, stop, since: Instant::now(), wish: Wish::default() }));
+        if let Some(licences) = host.catalog().shelf().shared.licences.get() {
+            // Weak: what the host owns must not own the host.
+            let inner = Arc::downgrade(&host.0);
+            licences.on_new(move || {
+                let Some(inner) = inner.upgrade() else { return };
+                actix_rt::spawn(async move {
+                    if let Err(error) = Host(inner).refresh().await {
+                        tracing::error!(%error, "a plugin that has a licence now is not loaded");
+                    }
+                });
+            });
+        }
+        Ok(host)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the host says of itself. Looking never acts: none of this loads a model or touches a timer.
 
+use crate::license::LicenseInfo;
 use backplane_registry::Capability;
 use serde::Serialize;
 use serde_json::Value;
@@ -139,6 +140,9 @@ pub struct PluginInfo {
     pub ready: bool,
     /// Why not, or what its bid says stands in its way (a missing runtime).
     pub problem: Option<String>,
+    /// How it stands with its licence; none where it needs none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub license: Option<LicenseInfo>,
 }
 
 /// What a look at the plugin folders found.

@@ -22,7 +22,7 @@
 //!
 //! - [`serve`](Host::serve) is the one request function; `serve.rs` reads top to bottom.
 //! - Actors own state and timers, one folder each: `auth`, `limiter`, `cache`, `router`, `metrics`, `catalog`, `backend`,
-//!   `supervisor`. They publish what requests read.
+//!   `license`, `supervisor`. They publish what requests read.
 //! - `loader` is the plugin ABI, and the only place with `unsafe`.
 
 mod actor;
@@ -40,6 +40,7 @@ mod health;
 mod host;
 mod info;
 mod job;
+mod license;
 pub mod limiter;
 /// Plugins in processes of their own.
 pub mod isolation {
@@ -70,6 +71,7 @@ pub use info::{
 pub use job::{
     Answer, CacheOutcome, CacheUse, Candidate, Chunk, Done, KeepAlive, Next, Reply, Request, Route, Timing,
 };
+pub use license::LicenseInfo;
 pub use limiter::{BudgetStatus, LimitStatus};
 pub use start::default_state_dir;
 pub use tensor::{DType, Tensor};

@@ -95,7 +95,8 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
         .inspect_err(|error| refused(&request, Some(&first.name()), error))?;
     let mut limits = parts.limiter.snapshot(&request.caller);
 
-    let key = cache_key(parts, &config, &request, &first, escalates);
+    let key =
+        cache_key(parts, &config, &request, &first, escalates).filter(|_| licensed(parts, &request, &first));
     drop(config);
     if let Some(key) = &key
         && request.cache == CacheUse::Default
@@ -199,6 +200,16 @@ fn estimate(request: &Request, entry: &Entry) -> Result<(u64, u64)> {
     Ok((prompt, answer.saturating_mul(peek.n.unwrap_or(1).max(1))))
 }
 
+/// Whether an answer may be given without asking the model: what is kept is of a plugin that may need a licence.
+fn licensed(parts: &Parts, request: &Request, entry: &Entry) -> bool {
+    match entry.backend() {
+        Some(backend) => {
+            backend.model().licence().is_none_or(|gate| gate.admits(&request.caller.tenant).is_ok())
+        }
+        None => parts.catalog.shelf().unlicensed(&entry.listed()).is_none(),
+    }
+}
+
 fn cache_key(
     parts: &Parts,
     config: &Config,
@@ -287,7 +298,7 @@ fn can_stand_in(error: &Error) -> bool {
     matches!(
         error.code,
         ErrorCode::Unavailable | ErrorCode::ResourceExhausted | ErrorCode::FailedPrecondition
-    )
+    ) || error.reason.starts_with("plugin_license_")
 }
 
 fn tried_and(candidate: &Scored, confidence: Option<f64>, why: String) -> Candidate {

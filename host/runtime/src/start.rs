@@ -12,6 +12,8 @@ use crate::health::{
 };
 use crate::host::{ConfigSource, FirstKey, HostBuilder};
 use crate::info::PluginChanges;
+use crate::license::actor::LicenseActor;
+use crate::license::{self, LicenceBook};
 use crate::limiter::{self, LimiterHandle};
 use crate::loader::{PluginCall, Shared};
 use crate::metrics::Metrics;
@@ -202,6 +204,12 @@ fn build(
     let pool =
         if unlimited { Pool::unlimited(config.compute.threads) } else { Pool::new(config.compute.threads) };
     let shared = Arc::new(Shared::default());
+    let licences = LicenceBook::open(dir);
+    // Set once per host, right here.
+    shared.licences.set(licences.clone()).ok();
+    let license_restarts = Restarts::default();
+    let (book, counter) = (licences.clone(), license_restarts.counter());
+    let license = Supervisor::start(move |_| LicenseActor::new(book, counter));
     let shelf = Arc::new(Shelf::new(pool.clone(), shared.clone(), metrics.clone()));
 
     let router_restarts = Restarts::default();
@@ -267,6 +275,7 @@ fn build(
             let catalog = catalog.clone();
             move || models_part(&catalog)
         }),
+        watched(true, move || license::part(&licences, &license_restarts, license.connected())),
         watched(false, gpu_part),
         watched(true, {
             let store = store.clone();
@@ -325,6 +334,9 @@ impl Started {
         std::thread::Builder::new()
             .name("list".to_owned())
             .spawn(move || {
+                if let Some(licences) = shelf.shared.licences.get() {
+                    licences.look();
+                }
                 let plugins = find_plugins(&shelf, &options);
                 let listed = listing::models(&dir, &plugins, &checked);
                 sender.send((plugins, listed)).ok();

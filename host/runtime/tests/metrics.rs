@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a failure is the test's")]
 
+#[path = "support/licensed.rs"]
+mod licensed;
 mod support;
 
 use backplane::auth::{KeyLimits, NewKey, Role};
@@ -55,7 +57,9 @@ fn rendered(text: &str) -> Metrics {
 
 #[tokio::test]
 async fn every_metric_is_documented_and_every_documented_metric_is_there() {
+    let site = licensed::Site::new(&[]);
     let running = host(|config| {
+        config.plugins.dirs.push(site.plugins.path().to_owned());
         let models = vec!["echo".to_owned(), "echo-continuous".to_owned()];
         config.models.routes.insert("steps".to_owned(), RouteConfig { models, escalate_below: 0.5 });
         config.limits.tokens = Some(1000);
@@ -75,6 +79,10 @@ async fn every_metric_is_documented_and_every_documented_metric_is_there() {
         host.serve(panics).await.unwrap().collect().await.unwrap_err();
     }
     host.serve(echo(json!({})).model("nobody")).await.err().unwrap();
+    // A plugin that was refused without a licence, and one that ends.
+    licensed::trust(running.state.path());
+    licensed::license(running.state.path(), "lic_1", 1, json!({}));
+    host.refresh().await.unwrap();
     // What the server tells the recorder.
     host.metrics().http_ended("GET", "/v1/models", 200, Duration::from_millis(1));
     // Its instance is replaced when it has come back.

@@ -5,9 +5,12 @@
 //! [`CONFIRMED_AFTER`] of running time in which the clock never fell behind it, so that a clock that is wrong for an
 //! hour burns no licence.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
-use crate::trust::Timestamp;
+use crate::trust::{Result, Timestamp, TrustError, parse_typed, read_capped, write_atomic};
 
 /// Running seconds after which a clock value counts for good.
 pub const CONFIRMED_AFTER: u64 = 24 * 3600;
@@ -69,6 +72,24 @@ impl Clock {
     pub fn confirmed(&self) -> Timestamp {
         self.confirmed
     }
+
+    /// What this state directory remembers; nothing if it never had a clock.
+    pub fn read(state: &Path) -> Result<Option<Self>> {
+        match read_capped(&path(state), 4 << 10) {
+            Err(TrustError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => parse_typed(&read?).map(Some),
+        }
+    }
+
+    /// Lets the state directory remember it.
+    pub fn write(&self, state: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        write_atomic(&path(state), text.as_bytes(), 0o600)
+    }
+}
+
+fn path(state: &Path) -> PathBuf {
+    state.join("licenses/clock.json")
 }
 
 #[cfg(test)]

@@ -154,6 +154,13 @@ pub struct Limits {
     pub tokens_month: Option<u64>,
 }
 
+impl Limits {
+    /// Whether there is one.
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
 /// A feature is on, off, or a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

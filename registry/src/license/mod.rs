@@ -2,13 +2,15 @@
 //!
 //! `file` is what stands in one, `report` checks one step by step, `standing` says what its dates mean, `binding` which
 //! machine it is for, `entitlement` what it allows whom. All of that is given `now` and reads nothing. `store` keeps the
-//! files, `clock` says what time it is at least, `gate` is what a request looks at, `usage` counts.
+//! files, `clock` says what time it is at least, `gate` is what a request looks at, `meter` counts
+//! what is used, and `usage` writes it down.
 
 mod binding;
 mod clock;
 mod entitlement;
 mod file;
 mod gate;
+mod meter;
 mod report;
 mod standing;
 mod store;
@@ -21,7 +23,8 @@ pub use file::{
     Bind, BindKind, Feature, LABEL, Licence, Licensee, Limits, MAX_FILE, Match, Mode, OnExpiry, Overage,
     Product, TenantTerms,
 };
-pub use gate::{Gate, Snapshot};
+pub use gate::{Denial, Gate, Snapshot};
+pub use meter::{Meter, Pass, Seats, Unwritten};
 pub use report::{Check, Outcome, Refusal, Report, Running, Situation, check};
 pub use standing::{Standing, State, standing};
 pub use store::{Held, Licences};

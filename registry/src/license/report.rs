@@ -5,8 +5,10 @@ use serde::Serialize;
 use super::file::NoLicence;
 use super::{LABEL, Licence, MAX_FILE, Machine, Standing, State, Use, standing};
 use crate::digest::Digest;
+use crate::plugin::Manifest;
 use crate::trust::{
-    Day, Envelope, Revocations, Role, Timestamp, TrustError, TrustSet, VerifiedPayload, armour, payload_type,
+    Day, Envelope, Revocations, Role, Timestamp, TrustError, TrustSet, TrustedKey, VerifiedPayload, armour,
+    payload_type,
 };
 
 /// What a licence is checked against.
@@ -30,6 +32,21 @@ pub struct Running {
     pub id: String,
     pub version: Option<String>,
     pub built: Option<Day>,
+    /// Keys that may sign its licences, as its manifest names them; empty for any that the operator trusts.
+    pub pinned: Vec<String>,
+}
+
+impl Running {
+    /// What a manifest says. `built`: seconds since 1970, where a signed package says it.
+    pub fn of(manifest: &Manifest, built: Option<u64>) -> Self {
+        let day = built.and_then(|seconds| i64::try_from(seconds).ok()).map(|s| Timestamp::of_unix(s).day());
+        Self {
+            id: manifest.id.clone(),
+            version: Some(manifest.version.clone()),
+            built: day,
+            pinned: manifest.vendor_keys.clone(),
+        }
+    }
 }
 
 /// One step of a check.
@@ -102,6 +119,7 @@ pub fn check(bytes: &[u8], situation: &Situation<'_>) -> Report {
         return steps.report(None, raw, digest, Standing::of(State::Invalid));
     };
     steps.issuer(&licence, &payload);
+    steps.vendor_key(&payload, situation.plugin);
     steps.product(&licence, situation.plugin);
     steps.binding(&licence, situation.machine);
     steps.revocation(&licence, situation.revocations);
@@ -254,6 +272,25 @@ impl Steps {
                 self.refuse("issuer", refusal, reason, remedy);
             }
             Some(key) => self.pass("issuer", format!("`{}` speaks for `{plugin}`", key.owner)),
+        }
+    }
+
+    /// The operator trusts the key, and the plugin's own manifest names it: neither can do without the other.
+    fn vendor_key(&mut self, payload: &VerifiedPayload, plugin: Option<&Running>) {
+        let Some(plugin) = plugin.filter(|plugin| !plugin.pinned.is_empty()) else {
+            self.skip("vendor key", "no plugin is known that names the keys of its vendor");
+            return;
+        };
+        let pinned = |key: &&TrustedKey| plugin.pinned.contains(&key.key.to_string());
+        match payload.signers().iter().find(pinned) {
+            Some(key) => self.pass("vendor key", format!("{} is one that the plugin names", key.id())),
+            None => {
+                let reason =
+                    format!("{} signed it, which `{}` does not name", payload.signers()[0].id(), plugin.id);
+                let remedy = "get a licence that is signed with a key of the plugin's `vendor_keys`";
+                let what = (State::Invalid, "vendor_key_mismatch", "keyid");
+                self.refuse("vendor key", what, reason, remedy);
+            }
         }
     }
 

@@ -32,6 +32,22 @@ pub enum State {
 }
 
 impl State {
+    /// Each, in its order.
+    pub const ALL: [Self; 12] = [
+        Self::Unknown,
+        Self::Missing,
+        Self::Invalid,
+        Self::BindMismatch,
+        Self::Revoked,
+        Self::NotYetValid,
+        Self::Trial,
+        Self::Valid,
+        Self::Expiring,
+        Self::Grace,
+        Self::Expired,
+        Self::OverLimit,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",

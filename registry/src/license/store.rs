@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::{MAX_FILE, Report, Situation, check};
+use super::{Clock, MAX_FILE, Report, Situation, Snapshot, State, check};
 use crate::trust::{Result, Timestamp, TrustError, read_capped, write_atomic};
 
 /// The licence files of one state directory.
@@ -59,6 +59,28 @@ impl Licences {
         Ok(held.max_by_key(|held| (held.report.standing.serves, !held.superseded)))
     }
 
+    /// How a plugin stands, by what is here: `situation` has to name it. What the vendor signed last is a time that has
+    /// come, whatever `clock` says; `situation.now` is the system's.
+    pub fn standing_of(&self, plugin: &str, situation: &Situation<'_>, clock: &Clock) -> Result<Snapshot> {
+        let system = situation.now;
+        let now = clock.now(system, built(), None);
+        let held = self.load(&Situation { now, ..*situation })?;
+        let speaks = held.iter().filter_map(|held| {
+            let licence = held.report.licence.as_ref()?;
+            let sound = licence.product.plugin == plugin && held.report.standing.state != State::Invalid;
+            sound.then_some((licence.issuer.as_str(), licence.iat))
+        });
+        let signed = speaks
+            .flat_map(|(issuer, iat)| {
+                let lists = situation.revocations.lists().filter(move |(key, _)| key.owner == issuer);
+                lists.map(|(_, list)| list.iat).chain([iat])
+            })
+            .max();
+        let now = clock.now(system, built(), signed);
+        let held = self.of_plugin(plugin, &Situation { now, ..*situation })?;
+        Ok(held.as_ref().map_or_else(Snapshot::missing, Snapshot::from))
+    }
+
     /// Keeps a file that was checked; returns where. The same licence again takes the file's place.
     pub fn install(&self, id: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.path(id)?;
@@ -92,6 +114,12 @@ impl Licences {
         out.sort();
         Ok(out)
     }
+}
+
+/// When this program was built, where its builder says so.
+fn built() -> Timestamp {
+    let said = option_env!("SOURCE_DATE_EPOCH").and_then(|seconds| seconds.parse().ok());
+    said.map_or_else(Timestamp::default, Timestamp::of_unix)
 }
 
 /// When a file came here.

@@ -15,12 +15,14 @@ use crate::trust::{Result, Timestamp, TrustError, parse_json};
 /// More than a line takes.
 const MAX_LINE: usize = 4 << 10;
 
-/// What one plugin used under one licence since the line before.
+/// What one tenant used of one plugin under one licence since the line before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     pub at: Timestamp,
     pub plugin: String,
     pub licence: String,
+    #[serde(default)]
+    pub tenant: String,
     /// `2026-11`
     pub month: String,
     pub tokens: u64,
@@ -38,18 +40,20 @@ struct Line {
 }
 
 /// `<state>/licenses/usage.jsonl`.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct UsageLog {
     path: PathBuf,
+    /// Where the file ended when it was walked last, and the hash of its last line: what was walked is not walked again.
+    end: Option<(u64, Digest)>,
 }
 
 impl UsageLog {
     pub fn at(state: &Path) -> Self {
-        Self { path: state.join("licenses/usage.jsonl") }
+        Self { path: state.join("licenses/usage.jsonl"), end: None }
     }
 
     /// Adds a line. Several processes may: each finds the end under a lock.
-    pub fn append(&self, entry: &Entry) -> Result<()> {
+    pub fn append(&mut self, entry: &Entry) -> Result<()> {
         let path = &self.path;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(TrustError::io("make", folder))?;
@@ -57,11 +61,19 @@ impl UsageLog {
         let file = OpenOptions::new().create(true).append(true).read(true).open(path);
         let mut file = file.map_err(TrustError::io("open", path))?;
         file.lock().map_err(TrustError::io("lock", path))?;
-        let (_, prev) = self.walk(&file)?;
+        let length = file.metadata().map_err(TrustError::io("read", path))?.len();
+        let prev = match self.end {
+            Some((end, prev)) if end == length => prev,
+            _ => self.walk(&file)?.1,
+        };
         let line = Line { prev, entry: entry.clone() };
         let mut text = serde_json::to_string(&line).unwrap_or_default();
+        let end = (length + text.len() as u64 + 1, Digest::of(text.as_bytes()));
         text.push('\n');
-        file.write_all(text.as_bytes()).map_err(TrustError::io("write", path))
+        self.end = None;
+        file.write_all(text.as_bytes()).map_err(TrustError::io("write", path))?;
+        self.end = Some(end);
+        Ok(())
     }
 
     /// Every entry; an error names the first line that does not follow the one before it.
@@ -108,12 +120,13 @@ mod tests {
     #[test]
     fn a_changed_removed_or_foreign_line_is_found() {
         let state = tempfile::tempdir().unwrap();
-        let log = UsageLog::at(state.path());
+        let mut log = UsageLog::at(state.path());
         assert_eq!(log.read().unwrap(), []);
         let entry = |tokens| Entry {
             at: Timestamp::of_unix(1_800_000_000),
             plugin: "com.acme.x".to_owned(),
             licence: "lic_1".to_owned(),
+            tenant: "default".to_owned(),
             month: "2027-01".to_owned(),
             tokens,
             requests: 1,
@@ -137,7 +150,10 @@ mod tests {
             fs::write(&log.path, &changed).unwrap();
             let refused = log.read().unwrap_err().to_string();
             assert!(refused.contains(says), "{changed}\n=> {refused}");
-            assert!(log.append(&entry(1)).is_err(), "nothing is added to a broken chain");
+            assert!(
+                UsageLog::at(state.path()).append(&entry(1)).is_err(),
+                "nothing is added to a broken chain"
+            );
         }
     }
 }

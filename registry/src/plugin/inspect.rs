@@ -44,6 +44,8 @@ pub struct PluginFile {
     pub sealed: Option<Arc<SealedFile>>,
     /// 64 hexadecimal digits.
     pub sha256: String,
+    /// When it was built, in seconds since 1970, as its signed package says.
+    pub built: Option<u64>,
 }
 
 impl PluginFile {
@@ -193,6 +195,7 @@ pub(super) fn examine(path: &Path, data: &[u8]) -> Result<PluginFile, InspectErr
         size: data.len() as u64,
         sealed: None,
         sha256: Digest::of(data).to_string(),
+        built: None,
     })
 }
 

@@ -110,6 +110,8 @@ pub enum RuntimeClass {
 pub enum LicenceClass {
     #[default]
     Open,
+    /// Runs without a licence; some of its features need one.
+    Optional,
     /// Runs only with a licence file of its vendor.
     Commercial,
 }

@@ -69,6 +69,7 @@ impl Host {
                 id: "com.acme.trt".to_owned(),
                 version: Some("3.1.0".to_owned()),
                 built: Some("2027-10-01".parse().unwrap()),
+                pinned: vec![secret(1).public().to_string(), secret(9).public().to_string()],
             },
             used: Use::default(),
             now: time("2027-06-01T00:00:00Z"),
@@ -119,6 +120,7 @@ fn a_sound_licence_passes_every_step() {
             "key role",
             "payload",
             "issuer",
+            "vendor key",
             "product",
             "version",
             "build date",
@@ -434,4 +436,46 @@ proptest! {
             serde_json::from_str(&value).unwrap_or_else(|_| Value::from(value.clone()));
         host.check(seal(&odd));
     }
+}
+
+#[test]
+fn a_key_that_the_operator_trusts_and_the_plugin_does_not_name_signs_nothing() {
+    let mut host = Host::new();
+    host.trust.add(key(2, "acme-ai", &[Role::License]));
+    let foreign = seal_bytes(payload().to_string().as_bytes(), 2);
+    assert_eq!(refused(&host.check(&foreign)), (State::Invalid, "vendor_key_mismatch", "keyid"));
+    host.plugin.pinned.clear();
+    assert_eq!(
+        host.check(&foreign).refusal(),
+        None,
+        "where the plugin names no key, the operator's trust is enough"
+    );
+}
+
+#[test]
+fn the_time_that_counts_is_not_what_the_clock_was_set_back_to() {
+    let state = tempfile::tempdir().unwrap();
+    let host = Host { machine: Machine::of(Some("ins_a".to_owned()), Vec::new()), ..Host::new() };
+    let licences = Licences::at(state.path());
+    let standing = |clock: &Clock, system: &str| {
+        let situation = Situation { used: None, now: time(system), ..host.situation() };
+        licences.standing_of("com.acme.trt", &situation, clock).unwrap().standing.state
+    };
+    let clock = Clock::new(time("2027-06-01T00:00:00Z"));
+    assert_eq!(standing(&clock, "2027-06-01T00:00:00Z"), State::Missing);
+    licences.install("lic_1", seal(&payload()).as_bytes()).unwrap();
+    assert_eq!(standing(&clock, "2027-06-01T00:00:00Z"), State::Valid);
+    assert_eq!(standing(&clock, "2026-06-01T00:00:00Z"), State::Valid, "it was seen in 2027");
+
+    // A day of running confirms what the clock says; then setting it back gives nothing.
+    let mut late = Clock::new(time("2027-06-01T00:00:00Z"));
+    late.observe(time("2028-03-01T00:00:00Z"), CONFIRMED_AFTER);
+    late.observe(time("2028-03-02T00:00:00Z"), CONFIRMED_AFTER);
+    late.write(state.path()).unwrap();
+    let late = Clock::read(state.path()).unwrap().unwrap();
+    assert_eq!(standing(&late, "2027-06-01T00:00:00Z"), State::Expired);
+
+    // What the vendor signed is a time that has come.
+    let early = Clock::new(time("2026-01-01T00:00:00Z"));
+    assert_eq!(standing(&early, "2026-01-01T00:00:00Z"), State::Valid, "it was signed in 2027");
 }

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::info::Running;
 use crate::loader::{Class, Exchange, Instance, Model};
 use crate::metrics::Metrics;
+use backplane_registry::license::Seats;
 use lane::Seat;
 use parking_lot::Mutex;
 use queue::Queue;
@@ -60,6 +61,8 @@ pub struct Backend {
     /// Set by whoever closes this.
     drained_by: OnceLock<Instant>,
     counts: Counts,
+    /// Of the plugin's licence: its instances count as long as this is there.
+    licensed: OnceLock<Seats>,
 }
 
 #[derive(Default)]
@@ -111,6 +114,7 @@ impl Backend {
             closed: AtomicBool::new(false),
             drained_by: OnceLock::new(),
             counts: Counts::default(),
+            licensed: OnceLock::new(),
         });
         for index in 0..backend.settings.instances.max(1) {
             match Self::open_seat(&backend, index) {
@@ -133,6 +137,16 @@ impl Backend {
         self.lanes.fetch_add(lanes, Ordering::Relaxed);
         self.seats.lock().push(seat);
         Ok(())
+    }
+
+    /// Id of its plugin.
+    pub fn plugin(&self) -> &str {
+        &self.plugin
+    }
+
+    /// Keeps its instances counted.
+    pub fn hold(&self, seats: Seats) {
+        self.licensed.set(seats).ok();
     }
 
     /// Its model's name.

@@ -13,6 +13,7 @@ use crate::backend::{Backend, Settings};
 use crate::error::{Error, ErrorCode, Result};
 use crate::info::LoadPlan;
 use crate::job::KeepAlive;
+use crate::license;
 use crate::loader::{Bid, BidQuery, Plugin, Waits, trim_memory};
 use crate::metrics::memory;
 use actix::{Addr, AsyncContext, Context, Supervisor};
@@ -305,12 +306,15 @@ impl Load {
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let (plugin, bid) = shelf.bidder(&listed, Waits::Load)?;
             estimate = bid.host_bytes;
+            let seats = plugin.licence().map(|gate| gate.seats(u64::from(settings.instances.max(1))));
+            let seats = seats.transpose().map_err(|denial| license::refusal(plugin.id(), denial))?;
             make_room(&address, MakeRoom { serial, entry: entry.clone(), bid })?;
             // What was closed for it is no part of what it takes.
             before = memory::resident_bytes();
             let model = plugin.open(&listed.model_json)?;
             let names = (listed.name.clone(), plugin.id().clone());
             let backend = Backend::start(names, model, settings, shelf.pool.clone(), shelf.metrics.clone())?;
+            seats.into_iter().for_each(|seats| backend.hold(seats));
             Ok((backend, plugin))
         }));
         let result = opened.unwrap_or_else(|_| {
@@ -339,17 +343,42 @@ fn make_room(address: &Addr<CatalogActor>, wanted: MakeRoom) -> Result<()> {
 }
 
 impl Shelf {
+    /// Why no plugin that could open a model may: none of them has a licence that serves. Asks no plugin.
+    pub fn unlicensed(&self, listed: &Listed) -> Option<Error> {
+        let mut refused = None;
+        for found in &*self.plugins() {
+            let Some(id) = found.id().filter(|id| listed.plugins.iter().any(|name| **name == **id)) else {
+                continue;
+            };
+            match found.licence.as_ref().map(|gate| gate.loads()) {
+                Some(Err(denial)) => refused = Some(license::refusal(id, denial)),
+                // It has just come, and the plugin is being loaded.
+                Some(Ok(())) if found.waits_for_licence() => {
+                    let error = Error::unavailable(format!("plugin `{id}` is being loaded; retry"));
+                    refused = Some(error.with_reason("overloaded").with_retry_after(Duration::from_secs(1)));
+                }
+                None if found.plugin.is_none() => {}
+                Some(Ok(())) | None => return None,
+            }
+        }
+        refused
+    }
+
     /// The plugin that bids most for a model. Calls plugins, which may read the model's file.
     ///
     /// # Errors
     /// When none can, and why.
     pub fn bidder(&self, listed: &Listed, waits: Waits) -> Result<(Arc<Plugin>, Bid)> {
+        if let Some(error) = self.unlicensed(listed) {
+            return Err(error);
+        }
         let plugins = self.plugins();
         let named =
             |found: &&Found| found.id().is_some_and(|id| listed.plugins.iter().any(|name| **name == *id));
         let query =
             BidQuery { format: &listed.format, model_json: &listed.model_json, ..BidQuery::default() };
         let able = plugins.iter().filter(named).filter_map(|found| found.plugin.clone());
+        let able = able.filter(|plugin| plugin.licence().is_none_or(|gate| gate.serves()));
         let (bids, silent): (Vec<_>, Vec<_>) =
             able.map(|plugin| plugin.bid(query, waits).map(|bid| (plugin, bid))).partition(Result::is_ok);
         let best = bids

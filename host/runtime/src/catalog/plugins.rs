@@ -3,7 +3,9 @@
 use super::stamp::Stamp;
 use crate::config::{Isolation, WorkerConfig};
 use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
+use crate::license;
 use crate::loader::{BidQuery, Confinement, Launch, LoadError, Plugin, Shared, Waits, load};
+use backplane_registry::license::Gate;
 use backplane_registry::package::{Level, Plugins, Trust, Version};
 use backplane_registry::plugin::{self, Manifest, PluginFile, inspect};
 use backplane_registry::trust::Timestamp;
@@ -132,6 +134,8 @@ pub struct Found {
     pub plugin: Option<Arc<Plugin>>,
     pub isolation: Isolation,
     pub problem: Option<String>,
+    /// What its requests look at, if it has to do with licences.
+    pub licence: Option<Arc<Gate>>,
     /// It was to be loaded, and could not be.
     refused: bool,
     /// A thread is still inside it: it was given up, and must not be entered again.
@@ -174,8 +178,14 @@ impl Found {
             signer: self.signer.clone(),
             ready: self.plugin.is_some(),
             problem: self.problem.clone().or(replaced).or(hint),
+            license: self.licence.as_deref().map(license::info),
             file,
         }
+    }
+
+    /// Its models are there, loaded or not: it only has no licence.
+    pub fn waits_for_licence(&self) -> bool {
+        self.plugin.is_none() && self.licence.is_some() && !self.hangs
     }
 
     pub fn id(&self) -> Option<&str> {
@@ -226,7 +236,7 @@ pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) 
         side_by_side(cores, sources(options), |source| {
             match known.iter().find(|other| other.path == source.path() && other.stays()) {
                 Some(same) => (same.again(), None),
-                None => look(&source, options, &trust),
+                None => look(&source, options, &trust, shared),
             }
         });
     // A loaded plugin whose file was removed serves on until the host restarts.
@@ -349,6 +359,7 @@ fn look(
     source: &Source,
     options: &PluginOptions,
     trust: &Result<Trust, String>,
+    shared: &Shared,
 ) -> (Found, Option<PluginFile>) {
     let path = source.path().to_owned();
     let mut found = Found { stamp: Stamp::of(&path), path, ..Found::default() };
@@ -362,6 +373,13 @@ fn look(
     };
     if options.disabled.contains(&file.manifest.id) {
         found.problem = Some("disabled by `plugins.disabled`".to_owned());
+        return (found, None);
+    }
+    found.licence = shared.gate(&file);
+    if let Some(Err(denial)) = found.licence.as_ref().map(|gate| gate.loads()) {
+        let problem = license::refusal(&file.manifest.id, denial).message;
+        tracing::warn!(file = %found.path.display(), problem, "a plugin is not loaded");
+        (found.problem, found.refused) = (Some(problem), true);
         return (found, None);
     }
     (found, Some(file))

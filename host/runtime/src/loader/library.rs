@@ -167,7 +167,7 @@ fn enter(
     let PluginFile { path, manifest, .. } = inspected;
     let file = file_name(path);
     let id = || manifest.id.clone();
-    let context = PluginContext::leak(&manifest.id, shared);
+    let context = PluginContext::leak(&manifest.id, shared.gate(inspected), shared);
     let mut table = std::ptr::null_mut();
     // SAFETY: the entry of backplane.h with a table that is never freed and a place to write to.
     let code = unsafe { entry.enter(context.table(), &raw mut table) };

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorCode, Result};
 use backplane_abi::clock;
 use backplane_abi::payload::tensor::Description;
 use backplane_abi::table::*;
+use backplane_registry::license::Gate;
 use parking_lot::Mutex;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -162,6 +163,11 @@ impl Plugin {
         &self.identity
     }
 
+    /// What its requests look at, if it has to do with licences.
+    pub fn licence(&self) -> Option<&Arc<Gate>> {
+        self.context.licence.as_ref()
+    }
+
     /// What it claims about a job. Waits no longer than who asks may.
     ///
     /// # Errors
@@ -278,6 +284,11 @@ unsafe impl Send for Model {}
 unsafe impl Sync for Model {}
 
 impl Model {
+    /// What its requests look at, if its plugin has to do with licences.
+    pub fn licence(&self) -> Option<&Arc<Gate>> {
+        self.plugin.licence()
+    }
+
     /// How its instances want to be called.
     pub fn class(&self) -> Class {
         self.class

@@ -11,12 +11,15 @@ use super::strided::gather;
 use crate::compute::Client;
 use crate::error::{Error, ErrorCode, Result};
 use crate::job::{Chunk, Done, Next, Parent, Reply, Request};
+use crate::license::LicenceBook;
 use crate::tensor::{DType, Tensor};
 use backplane_abi::dtype::dense_bytes;
 use backplane_abi::payload::Usage;
 use backplane_abi::table::*;
 use backplane_abi::worker::is_object;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, clock};
+use backplane_registry::license::Gate;
+use backplane_registry::plugin::{LicenceClass, PluginFile};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -49,6 +52,19 @@ const MAX_MESSAGE: usize = 4096;
 pub(crate) struct Shared {
     /// Serves a call from a plugin; set once the request path stands.
     pub calls: OnceLock<CallHook>,
+    /// Whose plugin may serve whom; set before the first plugin is loaded.
+    pub licences: OnceLock<LicenceBook>,
+}
+
+impl Shared {
+    /// What a plugin's requests look at, if it has to do with licences.
+    pub fn gate(&self, file: &PluginFile) -> Option<Arc<Gate>> {
+        match self.licences.get() {
+            Some(book) => book.gate(file),
+            // Nobody keeps licences here: one that needs one has none.
+            None => (file.manifest.licence_class == LicenceClass::Commercial).then(Arc::default),
+        }
+    }
 }
 
 /// Takes a call off the plugin's thread and serves it.
@@ -165,6 +181,7 @@ pub struct PluginContext {
     table: bp_host,
     plugin: String,
     shared: Arc<Shared>,
+    pub licence: Option<Arc<Gate>>,
     pub exchanges: Handles<Arc<Exchange>>,
     pub errors: Handles<Option<Failure>>,
     pub tickets: Handles<Arc<Client>>,
@@ -189,7 +206,7 @@ pub struct Failure {
 
 impl PluginContext {
     /// A context that lives as long as the process.
-    pub fn leak(plugin: &str, shared: Arc<Shared>) -> &'static PluginContext {
+    pub fn leak(plugin: &str, licence: Option<Arc<Gate>>, shared: Arc<Shared>) -> &'static PluginContext {
         let context = Box::leak(Box::new(PluginContext {
             table: bp_host {
                 abi_major: ABI_MAJOR,
@@ -210,6 +227,7 @@ impl PluginContext {
             },
             plugin: plugin.to_owned(),
             shared,
+            licence,
             exchanges: Handles::new(),
             errors: Handles::new(),
             tickets: Handles::new(),

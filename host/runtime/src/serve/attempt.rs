@@ -6,10 +6,12 @@ use crate::backend::{Backend, Refusal};
 use crate::catalog::Entry;
 use crate::error::{Error, ErrorCode, Result};
 use crate::job::{LiveReply, Request, Timing};
+use crate::license;
 use crate::limiter::Reservation;
 use crate::loader::{End, Exchange, ExchangeSpec};
 use crate::metrics::Stage;
 use crate::router::Scored;
+use backplane_registry::license::Pass;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -56,9 +58,10 @@ pub(super) async fn attempt(
         let (live, purse) = match waiting {
             Some(waiting) => waiting,
             None => {
+                let pass = enter(parts, request, entry, &backend)?;
                 let reservation = admitted.reservation.take();
                 let purse = Arc::new(Mutex::new(reservation));
-                let spec = (params.as_ref(), admitted.prompt, purse.clone());
+                let spec = (params.as_ref(), admitted.prompt, purse.clone(), pass);
                 let exchange = make(parts, request, entry, &backend, spec, trail, confidence);
                 (LiveReply { exchange, ended: false }, purse)
             }
@@ -86,12 +89,26 @@ async fn open(parts: &Parts, request: &Request, entry: &Arc<Entry>) -> Result<Ar
         entry.touch(request.keep_alive);
         return Ok(backend);
     }
+    // Without trying: that would fail the model for a while, and the licence may come any moment.
+    if let Some(error) = parts.catalog.shelf().unlicensed(&entry.listed()) {
+        return Err(error);
+    }
     let began = Instant::now();
     let open = parts.catalog.ensure(entry, request.keep_alive);
     let opened =
         parts.timer.by(request.deadline, open, || Error::deadline("the model was being opened")).await;
     parts.metrics.stage(Stage::Open, began.elapsed());
     opened
+}
+
+/// Lets the request in by the licence of the plugin, if it needs one.
+fn enter(parts: &Parts, request: &Request, entry: &Entry, backend: &Backend) -> Result<Option<Pass>> {
+    let Some(gate) = backend.model().licence() else { return Ok(None) };
+    gate.enter(&request.caller.tenant).map(Some).map_err(|denial| {
+        let error = license::refusal(backend.plugin(), denial);
+        parts.metrics.request_refused(&request.capability, Some(&entry.name()), error.code);
+        error
+    })
 }
 
 /// Ends an exchange that no model took; its reservation goes back, for another attempt.
@@ -107,7 +124,7 @@ fn make(
     request: &Request,
     entry: &Arc<Entry>,
     backend: &Arc<Backend>,
-    (params, prompt, purse): (&str, u64, Purse),
+    (params, prompt, purse, pass): (&str, u64, Purse, Option<Pass>),
     trail: &[Arc<str>],
     confidence: bool,
 ) -> Arc<Exchange> {
@@ -120,8 +137,12 @@ fn make(
     let mut models = trail.to_vec();
     models.push(model.clone());
     let hook = Box::new(move |end: &End| {
+        let tokens = cost(end, prompt);
         if let Some(reservation) = purse.lock().take() {
-            reservation.settle(cost(end, prompt));
+            reservation.settle(tokens);
+        }
+        if let Some(pass) = pass.filter(|_| end.submitted) {
+            pass.used(tokens);
         }
         let timing = end.result.as_ref().map(|done| done.timing).unwrap_or_default();
         if let Some(backend) = backend.upgrade() {

@@ -34,6 +34,10 @@
 #ifndef STATS_MS
 #define STATS_MS 0
 #endif
+/* More lines of its manifest. */
+#ifndef MORE
+#define MORE ""
+#endif
 
 static const bp_host *the_host;
 static bp_plugin plugin;
@@ -186,6 +190,7 @@ __attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, 
   "abi = \"1.0\"\n"                    \
   "capabilities = [\"slow.answer\"]\n" \
   "formats = [\"slow\"]\n"             \
+  MORE                                 \
   "models = [{ name = \"" ID "\" }]\n"
 
 typedef struct manifest_note {

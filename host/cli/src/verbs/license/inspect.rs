@@ -17,6 +17,11 @@ pub fn run(context: &Context, args: &Inspect) -> Result<()> {
     };
     let here = Here::of(context)?;
     let mut plugin = args.plugin.as_deref().map(named);
+    if let Some(plugin) = &mut plugin {
+        // The keys that the one here names: those of another version are the same, or nothing of the vendor's.
+        let here = installed(context)?.into_iter().find(|installed| installed.id == plugin.id);
+        plugin.pinned = here.map(|here| here.pinned).unwrap_or_default();
+    }
     if let (Some(plugin), Some(day)) = (&mut plugin, &args.built) {
         plugin.built = Some(day.parse().map_err(Failure::usage)?);
     }
@@ -46,7 +51,7 @@ pub fn run(context: &Context, args: &Inspect) -> Result<()> {
 
 fn named(text: &str) -> Running {
     let (id, version) = text.split_once('@').map_or((text, None), |(id, version)| (id, Some(version)));
-    Running { id: id.to_owned(), version: version.map(str::to_owned), built: None }
+    Running { id: id.to_owned(), version: version.map(str::to_owned), ..Running::default() }
 }
 
 fn exit(code: &str) -> Exit {

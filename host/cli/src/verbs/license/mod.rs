@@ -10,8 +10,7 @@ use crate::args::License;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
 use crate::verbs::plugin::manifests;
-use backplane_registry::license::{Machine, Refusal, Report, Running, Situation, UsageLog, Use};
-use backplane_registry::plugin::Manifest;
+use backplane_registry::license::{Clock, Machine, Refusal, Report, Running, Situation, UsageLog, Use};
 use backplane_registry::trust::{Timestamp, TrustError, TrustStore, Trusted};
 use std::path::Path;
 
@@ -44,7 +43,10 @@ struct Here {
 impl Here {
     fn of(context: &Context) -> Result<Self> {
         let state = context.state()?;
-        let now = Timestamp::now();
+        let system = Timestamp::now();
+        // A server that ran here remembers what time it was: setting the clock back gives nothing.
+        let clock = Clock::read(&state).map_err(refused)?;
+        let now = clock.map_or(system, |clock| clock.now(system, Timestamp::default(), None));
         let trusted = TrustStore::at(&state).load(now).map_err(refused)?;
         for problem in &trusted.problems {
             context.out.complain(format!("warning: {problem}"));
@@ -67,11 +69,7 @@ impl Here {
 
 /// The plugins that lie where a server would look.
 fn installed(context: &Context) -> Result<Vec<Running>> {
-    Ok(manifests(context)?.into_iter().map(running).collect())
-}
-
-fn running(manifest: Manifest) -> Running {
-    Running { id: manifest.id, version: Some(manifest.version), built: None }
+    Ok(manifests(context)?.iter().map(|(manifest, built)| Running::of(manifest, *built)).collect())
 }
 
 /// What a plugin used this month, if anybody counted.

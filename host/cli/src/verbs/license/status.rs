@@ -1,6 +1,6 @@
 //! `license status|fingerprint|usage|check`: how this machine stands.
 
-use super::{Here, installed, refusal, refused, running, used};
+use super::{Here, installed, refusal, refused, used};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Table;
@@ -16,12 +16,15 @@ pub fn status(context: &Context, only: Option<&str>) -> Result<()> {
     let manifests = manifests(context)?;
     let mut ids: BTreeSet<String> = manifests
         .iter()
-        .filter(|manifest| manifest.licence_class == LicenceClass::Commercial)
-        .map(|manifest| manifest.id.clone())
+        .filter(|(manifest, _)| manifest.licence_class != LicenceClass::Open)
+        .map(|(manifest, _)| manifest.id.clone())
         .collect();
     // Backwards, so that of two with one id the first counts.
-    let plugins: BTreeMap<String, Running> =
-        manifests.into_iter().rev().map(|manifest| (manifest.id.clone(), running(manifest))).collect();
+    let plugins: BTreeMap<String, Running> = manifests
+        .iter()
+        .rev()
+        .map(|(plugin, built)| (plugin.id.clone(), Running::of(plugin, *built)))
+        .collect();
     let all = licences.load(&here.situation(None, None)).map_err(refused)?;
     ids.extend(all.iter().filter_map(|held| Some(held.report.licence.as_ref()?.product.plugin.clone())));
     ids.retain(|id| only.is_none_or(|only| only == id));

@@ -29,6 +29,7 @@ fn licence(manifest: &Manifest) -> String {
     let name = manifest.licence.as_deref().unwrap_or("not stated");
     match manifest.licence_class {
         LicenceClass::Open => name.to_owned(),
+        LicenceClass::Optional => format!("{name}; some of its features need a licence of its vendor"),
         LicenceClass::Commercial => format!("{name}; runs only with a licence of its vendor"),
     }
 }

@@ -89,18 +89,20 @@ pub fn run(context: &Context) -> Result<()> {
 }
 
 /// The manifests of the plugins where a server would look: of packages that it would believe, then of files.
-pub fn manifests(context: &Context) -> Result<Vec<Manifest>> {
+/// Beside each what its package says of when it was built, in seconds since 1970.
+pub fn manifests(context: &Context) -> Result<Vec<(Manifest, Option<u64>)>> {
     let state = context.state()?;
     let least = context.load_config(Vec::new())?.plugins.trust;
     let (plugins, trust) = (Plugins::at(&state), Trust::load(&state, least, Timestamp::now())?);
     let mut manifests = Vec::new();
     for version in plugins.active()? {
         if let Ok(package) = plugins.check_files(&version, &trust) {
-            manifests.push(Manifest::clone(&package.manifest.plugin));
+            manifests.push((Manifest::clone(&package.manifest.plugin), package.manifest.built));
         }
     }
-    manifests
-        .extend(files(context)?.into_iter().filter_map(|(scanned, _)| Some(scanned.result.ok()?.manifest)));
+    manifests.extend(
+        files(context)?.into_iter().filter_map(|(scanned, _)| Some((scanned.result.ok()?.manifest, None))),
+    );
     Ok(manifests)
 }
 
