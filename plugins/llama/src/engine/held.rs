@@ -147,6 +147,19 @@ fn as_deep_as_a_schema_may_go_llama_cpp_comes_back() {
 }
 
 #[test]
+fn so_many_properties_may_be_left_out_that_llama_cpp_comes_back() {
+    let object = |count: usize, required: usize| {
+        let names = (0..count).map(|i| format!("p{i}"));
+        let properties: Value = names.clone().map(|name| (name, json!({"type": "null"}))).collect();
+        json!({"type": "object", "properties": properties, "required": names.take(required).collect::<Vec<_>>()})
+    };
+    held(&object(200, 0), 0).unwrap();
+    held(&object(2000, 1900), 0).unwrap();
+    let error = held(&object(1000, 1), 0).unwrap_err();
+    assert!(error.contains("#/properties") && error.contains("`required`"), "{error}");
+}
+
+#[test]
 fn llama_cpp_writes_bounds_of_both_kinds_right() {
     let accepts = |low: i64, high: i64, n: i64| {
         let grammar = grammar::convert(&json!({"type": "integer", "minimum": low, "maximum": high})).unwrap();

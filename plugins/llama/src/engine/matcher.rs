@@ -420,7 +420,6 @@ mod tests {
     use super::super::gbnf;
     use super::*;
     use proptest::prelude::*;
-    use std::time::{Duration, Instant};
 
     fn matcher(grammar: &str) -> Matcher {
         let rules = gbnf::parse(grammar, &|text| (text == "<|im_end|>").then_some(2)).unwrap();
@@ -484,11 +483,8 @@ space ::= [ \n]*"#;
         assert!(reads(DOUBLING, "((((((((x]))])])]"));
         let long = "(".repeat(100);
         for text in [long.clone(), long + "y"] {
-            let began = Instant::now();
             assert_eq!(matcher(DOUBLING).allows(1, text.as_bytes()), Err(Exhausted));
             assert_eq!(matcher(DOUBLING).accept(1, text.as_bytes()), Err(Exhausted));
-            // A tenth of that where the code is optimised.
-            assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         }
         let mut slow = matcher(DOUBLING);
         let tokens = (0..100).position(|_| slow.accept(1, b"(").is_err());

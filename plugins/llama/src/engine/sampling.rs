@@ -577,6 +577,17 @@ mod tests {
     }
 
     #[test]
+    fn a_request_says_more_than_a_card_and_a_card_more_than_nothing() {
+        let card: Defaults =
+            serde_json::from_value(serde_json::json!({"temperature": 0.2, "top_p": 0.9})).unwrap();
+        let unsaid = Sampling::new(&Asked::default(), &card, 100).unwrap();
+        assert_eq!((unsaid.temperature, unsaid.top_p, unsaid.top_k), (0.2, 0.9, 40));
+        let asked = Asked { temperature: Some(1.0), top_p: Some(1.0), ..Asked::default() };
+        let said = Sampling::new(&asked, &card, 100).unwrap();
+        assert_eq!((said.temperature, said.top_p), (1.0, 1.0));
+    }
+
+    #[test]
     fn parameters_out_of_range_are_named() {
         let check = |asked: Asked, param: &str| {
             let error = Sampling::new(&asked, &Defaults::default(), 100).unwrap_err();

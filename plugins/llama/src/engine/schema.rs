@@ -43,6 +43,8 @@ const MOST_REFERENCES: usize = 400;
 const MOST_LEVELS: usize = 2000;
 /// Schemas that a schema may come to, once what `allOf` joins is multiplied out.
 const MOST_SCHEMAS: usize = 20_000;
+/// Properties of one object that may be left out: llama.cpp writes rules for them in the cube of their number.
+const MOST_OPTIONAL: usize = 200;
 /// The largest integer that every reader of JSON is exact for.
 const LARGEST: i128 = (1 << 53) - 1;
 
@@ -346,6 +348,20 @@ impl<'a> Checker<'a> {
             }
             let named: Vec<Value> = required.iter().filter(|name| has(name)).cloned().collect();
             out.insert("required".to_owned(), named.into());
+        }
+        let required = out.get("required").and_then(Value::as_array).into_iter().flatten();
+        let required: HashSet<&str> = required.filter_map(Value::as_str).collect();
+        let optional = properties.map_or(0, |properties| properties.len() - required.len());
+        if optional > MOST_OPTIONAL {
+            if self.strict {
+                let what = format!(
+                    "has {optional} that `required` does not name; at most {MOST_OPTIONAL} may be left out"
+                );
+                return wrong(&format!("{path}/properties"), what);
+            }
+            // Any object.
+            out.remove("required");
+            return Ok(());
         }
         if let Some(properties) = properties {
             let checked = properties
