@@ -20,8 +20,11 @@ pub fn answer() {
 pub fn script(shell: clap_complete::Shell) -> Option<Vec<u8>> {
     let mut script = Vec::new();
     let shells = Shells::builtins();
-    let shell = shells.completer(&shell.to_string())?;
-    shell.write_registration(VARIABLE, "backplane", "backplane", "backplane", &mut script).ok()?;
+    let completer = shells.completer(&shell.to_string())?;
+    completer.write_registration(VARIABLE, "backplane", "backplane", "backplane", &mut script).ok()?;
+    if shell == clap_complete::Shell::Bash {
+        script.extend_from_slice(include_bytes!("complete.bash"));
+    }
     Some(script)
 }
 

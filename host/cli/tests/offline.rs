@@ -203,6 +203,28 @@ fn a_shell_completes_verbs_and_names_of_models() {
 }
 
 #[test]
+fn bash_completes_a_name_behind_its_colon() {
+    let state = tempfile::tempdir().unwrap();
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_backplane"));
+    // What bash does when Tab is pressed at the end of the line.
+    let tab = "source <(backplane completions bash); COMP_LINE=$1 COMP_POINT=${#1} COMP_TYPE=9
+        _backplane backplane '' ''; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let complete = |line: &str| {
+        let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-c", tab, "bash", line]).env("PATH", path).env("BACKPLANE_STATE", state.path());
+        let done = bash.output().unwrap();
+        assert!(done.stderr.is_empty(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let tags = complete("backplane pull qwen2.5-coder:");
+    assert_eq!(tags, ["0.5b", "1.5b"]);
+    assert_eq!(complete("backplane pull qwen2.5-coder:1"), ["1.5b"]);
+    assert_eq!(complete("backplane pull minilm onnx"), ["onnxruntime"]);
+    assert_eq!(complete("backplane doct"), ["doctor"]);
+}
+
+#[test]
 fn nothing_to_verify_is_said_and_one_refusal_is_said_once() {
     let state = tempfile::tempdir().unwrap();
     let nothing = run(state.path(), &["plugin", "verify"]).expect(0);

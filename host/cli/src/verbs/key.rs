@@ -3,7 +3,7 @@
 use crate::args::{Key, KeyCreate};
 use crate::client::segment;
 use crate::context::Context;
-use crate::exit::{Failure, Result};
+use crate::exit::{Exit, Failure, Result};
 use crate::output::{Style, Table};
 use crate::text;
 use serde_json::{Map, Value, json};
@@ -139,6 +139,9 @@ fn find(keys: &Value, named: &str, now: SystemTime) -> Result<String> {
     let id = |key: &Value| key["id"].as_str().unwrap_or_default().to_owned();
     match called[..] {
         _ if keys.iter().any(|key| key["id"] == named) => Ok(named.to_owned()),
+        [] if keys.iter().any(|key| key["name"] == named) => {
+            Err(Failure::new(Exit::NotFound, format!("every key called `{named}` is revoked already")))
+        }
         [] => Ok(named.to_owned()),
         [key] => Ok(id(key)),
         _ => {
@@ -191,14 +194,16 @@ mod tests {
             key("a3", "ci", Value::Null),
             key("a4", "ci", Value::Null),
             key("a5", "a2", Value::Null),
+            key("a6", "old", json!(1)),
         ]);
         let found = |named: &str| find(&keys, named, now);
         assert_eq!(found("web").unwrap(), "a2", "a revoked one does not stand in the way");
         assert_eq!(found("a1").unwrap(), "a1");
         assert_eq!(found("a2").unwrap(), "a2", "an id is an id, whatever others are called");
         assert_eq!(found("nobody").unwrap(), "nobody");
+        assert_eq!(found("old").unwrap_err().exit, Exit::NotFound);
         let both = found("ci").unwrap_err();
-        assert_eq!(both.exit, crate::exit::Exit::Usage);
+        assert_eq!(both.exit, Exit::Usage);
         assert_eq!(both.what, "2 keys are called `ci`: a3 (made 1 hour ago), a4 (made 1 hour ago)");
     }
 }

@@ -7,6 +7,7 @@ use crate::exit::{Exit, Failure, Result};
 use crate::output::Output;
 use crate::text;
 use serde_json::{Value, json};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub fn run(context: &Context, args: &Show) -> Result<()> {
     let model = look_up(context, &args.model)?;
@@ -65,6 +66,10 @@ fn table(out: &Output, model: &Value) {
         }
         let shown = match value {
             Value::String(text) => crate::output::printable(text),
+            Value::Number(time) if name == "created" => text::ago(
+                UNIX_EPOCH + Duration::from_secs(time.as_u64().unwrap_or_default()),
+                SystemTime::now(),
+            ),
             Value::Number(size) if name == "size" => text::bytes(size.as_u64().unwrap_or_default()),
             Value::Array(items) if items.iter().all(Value::is_string) => {
                 items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
