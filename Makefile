@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 JOBS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? n : (n > 8 ? 8 : n) )))
 CARGO := cargo
-PLUGINS := echo llama onnx
+PLUGINS := echo llama onnx remote
 # What `make install` takes, and where it puts it.
 BUILT ?= target/release
 PREFIX ?= /usr/local

@@ -149,8 +149,14 @@ fn default_capabilities(format: &str) -> &'static [&'static str] {
     match format {
         "gguf" => &["chat", "complete"],
         "onnx" => &["tensor.infer"],
+        "openai" => &["chat", "complete"],
         _ => &[],
     }
+}
+
+/// Whether a model of this format is a file. Of one that is not, such as a model of another server, the card says all.
+fn is_file(format: &str) -> bool {
+    matches!(format, "gguf" | "onnx")
 }
 
 impl Card {
@@ -265,7 +271,8 @@ impl Card {
                 _ => {}
             }
         }
-        if roles.contains(wanted) {
+        let nothing_to_open = self.files.is_empty() && self.kind == Kind::Model && !is_file(&self.format);
+        if roles.contains(wanted) || nothing_to_open {
             Ok(())
         } else if elsewhere.is_empty() {
             Err(format!("no file has the role `{wanted}`"))
@@ -344,6 +351,16 @@ mod tests {
         let card = Card::parse(MINIMAL, "model.toml").unwrap();
         assert_eq!(card.capabilities, [Capability::new("chat", 1), Capability::new("complete", 1)]);
         assert_eq!(Card::parse(&card.to_toml().unwrap(), "again").unwrap(), card);
+    }
+
+    #[test]
+    fn a_model_that_is_no_file_needs_none() {
+        let card =
+            Card::parse("name = 'm'\nformat = 'openai'\n[parameters]\nupstream = 'vllm'", "x").unwrap();
+        assert_eq!(card.capabilities, [Capability::new("chat", 1), Capability::new("complete", 1)]);
+        assert_eq!(card.size(), Some(0));
+        let another = "name = 'm'\nformat = 'openai'\n[[files]]\nrole = 'labels'\npath = 'l'\n";
+        assert!(refusal(another).contains("no file has the role `model`"));
     }
 
     #[test]

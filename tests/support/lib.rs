@@ -36,22 +36,16 @@ pub struct Built {
     _dir: tempfile::TempDir,
 }
 
+/// The plugins that come with the program.
+const PLUGINS: [&str; 4] = ["backplane_echo", "backplane_llama", "backplane_onnx", "backplane_remote"];
+
 /// Builds the program and its plugins, once for each test binary.
 pub fn built() -> &'static Built {
     static BUILT: OnceLock<Built> = OnceLock::new();
     BUILT.get_or_init(|| {
         let output = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "-p",
-                "backplane-cli",
-                "-p",
-                "backplane-echo",
-                "-p",
-                "backplane-llama",
-            ])
-            .args(["-p", "backplane-onnx", "--message-format=json"])
+            .args(["build", "--quiet", "--message-format=json", "-p", "backplane-cli"])
+            .args(PLUGINS.iter().flat_map(|plugin| ["-p".to_owned(), plugin.replace('_', "-")]))
             .current_dir(root())
             .stderr(Stdio::inherit())
             .output()
@@ -67,7 +61,7 @@ pub fn built() -> &'static Built {
             {
                 program = Some(PathBuf::from(path));
             }
-            let plugin = ["backplane_echo", "backplane_llama", "backplane_onnx"].contains(&name);
+            let plugin = PLUGINS.contains(&name);
             for file in message["filenames"].as_array().into_iter().flatten().filter_map(Value::as_str) {
                 if plugin && file.ends_with(".so") {
                     let to = dir.path().join(Path::new(file).file_name().unwrap());

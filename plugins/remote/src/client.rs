@@ -1,0 +1,368 @@
+//! The connection to an upstream: its pool, its keys in turn, its breaker, and what is tried again.
+
+use crate::breaker::Breaker;
+use crate::fault::{self, Said, UNREACHABLE};
+use crate::keys::{Keys, REFUSED};
+use crate::secret::Secret;
+use crate::settings::{Flavour, Upstream};
+use backplane_plugin::prelude::*;
+use bytes::Bytes;
+use futures::StreamExt;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::Serialize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Most bytes of an answer that is not a stream.
+const MAX_BODY: usize = 256 << 20;
+/// Most bytes of a refusal that are read.
+const MAX_REFUSAL: usize = 64 << 10;
+/// Waits before a connection that could not be made is tried again: nothing was sent, so nothing is done twice.
+const CONNECT_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
+
+/// A server that models are served by.
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    /// What people call it: its host, and its port if it has one of its own.
+    pub name: String,
+    pub flavour: Flavour,
+    pub idle_timeout: Duration,
+    /// One row of headers for each key; one without a key if there is none.
+    credentials: Vec<(Option<Secret>, HeaderMap)>,
+    state: Mutex<State>,
+    pub counts: Counts,
+}
+
+#[derive(Debug)]
+struct State {
+    keys: Keys,
+    breaker: Breaker,
+}
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub requests: AtomicU64,
+    pub failures: AtomicU64,
+    pub limited: AtomicU64,
+    pub again: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Client {
+    /// # Errors
+    /// What is wrong with the settings: an address, a header, a secret that is not there, a certificate.
+    pub fn new(upstream: &Upstream) -> Result<Self> {
+        let wrong = |what: String| Error::invalid(format!("upstream `{}`: {what}", upstream.url));
+        let mut base = Url::parse(&upstream.url).map_err(|error| wrong(format!("`url`: {error}")))?;
+        if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
+            return Err(wrong("`url` is to begin with `http://` or `https://`".to_owned()));
+        }
+        if !base.username().is_empty() || base.password().is_some() {
+            return Err(Error::invalid("`url` of an upstream holds a password: name it under `keys`"));
+        }
+        let path = format!("{}/", base.path().trim_end_matches('/'));
+        base.set_path(&path);
+        let name = match (base.host_str().unwrap_or_default(), base.port()) {
+            (host, Some(port)) => format!("{host}:{port}"),
+            (host, None) => host.to_owned(),
+        };
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("backplane-remote/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(upstream.connect_timeout)
+            // A redirect would send the key on to whatever it names.
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_nodelay(true);
+        if upstream.http2 {
+            http = http.http2_prior_knowledge();
+        }
+        if let Some(proxy) = &upstream.proxy {
+            http = http.no_proxy();
+            if !proxy.is_empty() {
+                let proxy = reqwest::Proxy::all(proxy).map_err(|error| wrong(format!("`proxy`: {error}")))?;
+                http = http.proxy(proxy);
+            }
+        }
+        if let Some(ca) = &upstream.ca {
+            let unread = |error: &dyn std::fmt::Display| wrong(format!("`ca` = `{}`: {error}", ca.display()));
+            let pem = std::fs::read(ca).map_err(|error| unread(&error))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unread(&error))?;
+            http = certificates.into_iter().fold(http, reqwest::ClientBuilder::add_root_certificate);
+        }
+        let http = http.build().map_err(|error| wrong(chain(&error)))?;
+        let credentials = credentials(upstream)?;
+        let state = State { keys: Keys::new(credentials.len()), breaker: Breaker::default() };
+        Ok(Self {
+            http,
+            base,
+            name,
+            flavour: upstream.flavour,
+            idle_timeout: upstream.idle_timeout,
+            credentials,
+            state: Mutex::new(state),
+            counts: Counts::default(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the breaker keeps requests from the server.
+    pub fn is_down(&self) -> bool {
+        self.state().breaker.is_open()
+    }
+
+    /// Sends `body` to `path` of the API and waits until an answer begins. What may be tried again is: a connection
+    /// that could not be made, and a request that one key is limited or refused for, with the next key.
+    ///
+    /// # Errors
+    /// [`fault`]'s.
+    pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<Response> {
+        let body = serde_json::to_vec(body).map_err(|error| Error::internal(format!("not JSON: {error}")))?;
+        self.send(Method::POST, path, Some(body.into())).await
+    }
+
+    /// As [`Client::post`], asking for what is there.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn get(&self, path: &str) -> Result<Response> {
+        self.send(Method::GET, path, None).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Response> {
+        count(&self.counts.requests);
+        let url = self.base.join(path).map_err(|error| Error::internal(format!("`{path}`: {error}")))?;
+        let mut refused = None;
+        // Each key once.
+        for _ in 0..self.credentials.len() {
+            let key = match self.admit() {
+                Ok(key) => key,
+                Err(error) => return Err(refused.unwrap_or(error)),
+            };
+            if refused.is_some() {
+                count(&self.counts.again);
+            }
+            let answer = self.try_to_connect(&method, &url, key, body.as_ref()).await?;
+            let status = answer.status();
+            if status.is_success() {
+                self.state().breaker.answered();
+                return Ok(answer);
+            }
+            let error = self.refusal(answer, key).await;
+            if !matches!(
+                status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+            ) {
+                return Err(error);
+            }
+            refused = Some(error);
+        }
+        Err(refused.unwrap_or_else(|| Error::internal("an upstream without a row of headers")))
+    }
+
+    /// A key that may be used now, if the server may be asked at all.
+    fn admit(&self) -> Result<usize> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let key = state.keys.pick(now).map_err(|wait| {
+            Error::new(
+                Code::ResourceExhausted,
+                format!("every key of this host for upstream `{}` is limited or refused for now", self.name),
+            )
+            .with_reason("upstream_rate_limited")
+            .with_retry_after(wait)
+        })?;
+        state.breaker.admit(now).map_err(|wait| {
+            Error::new(
+                Code::Unavailable,
+                format!(
+                    "upstream `{}` does not answer; it is asked again in {:.1} s",
+                    self.name,
+                    wait.as_secs_f64()
+                ),
+            )
+            .with_reason(UNREACHABLE)
+            .with_retry_after(wait)
+        })?;
+        Ok(key)
+    }
+
+    async fn try_to_connect(
+        &self,
+        method: &Method,
+        url: &Url,
+        key: usize,
+        body: Option<&Bytes>,
+    ) -> Result<Response> {
+        let mut waits = CONNECT_AGAIN.iter();
+        loop {
+            let mut request = self.http.request(method.clone(), url.clone());
+            request = request.headers(self.credentials[key].1.clone());
+            if let Some(body) = body {
+                request =
+                    request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body.clone());
+            }
+            let error = match request.send().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            match waits.next() {
+                Some(wait) if error.is_connect() && !error.is_timeout() => {
+                    count(&self.counts.again);
+                    tokio::time::sleep(*wait).await;
+                }
+                _ => return Err(self.lost(&error)),
+            }
+        }
+    }
+
+    /// Notes that the connection failed, before an answer or within one.
+    pub fn lost(&self, error: &reqwest::Error) -> Error {
+        count(&self.counts.failures);
+        self.state().breaker.failed(Instant::now());
+        let what = if error.is_connect() { "cannot be reached" } else { "broke the connection" };
+        Error::new(Code::Unavailable, format!("upstream `{}` {what}: {}", self.name, chain(error)))
+            .with_reason(UNREACHABLE)
+    }
+
+    /// Notes that it said nothing for too long.
+    pub fn silent(&self) -> Error {
+        count(&self.counts.failures);
+        self.state().breaker.failed(Instant::now());
+        let seconds = self.idle_timeout.as_secs_f64();
+        Error::new(Code::Unavailable, format!("upstream `{}` said nothing for {seconds} s", self.name))
+            .with_reason(UNREACHABLE)
+    }
+
+    async fn refusal(&self, answer: Response, key: usize) -> Error {
+        let status = answer.status();
+        let now = Instant::now();
+        let header = |name: &str| answer.headers().get(name)?.to_str().ok();
+        let retry_after = fault::retry_after(header, SystemTime::now());
+        let body = read(answer, MAX_REFUSAL, self.idle_timeout).await.unwrap_or_default();
+        let mut said = Said::read(&body);
+        for secret in self.credentials.iter().filter_map(|(secret, _)| secret.as_ref()) {
+            said.message = secret.redact(&said.message);
+        }
+        let error = fault::of_status(&self.name, status.as_u16(), &said, retry_after);
+        let mut state = self.state();
+        if status.is_server_error() {
+            count(&self.counts.failures);
+            state.breaker.failed(now);
+        } else {
+            state.breaker.answered();
+        }
+        match status {
+            StatusCode::TOO_MANY_REQUESTS => {
+                count(&self.counts.limited);
+                state.keys.rest(key, now + error.retry_after.unwrap_or(REFUSED));
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.credentials.len() > 1 => {
+                state.keys.rest(key, now + REFUSED);
+            }
+            _ => {}
+        }
+        error
+    }
+
+    /// The whole answer as a type.
+    ///
+    /// # Errors
+    /// When the connection breaks, or it is not what was asked for.
+    pub async fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        answer: Response,
+        wait: Option<Duration>,
+    ) -> Result<T> {
+        let wait = wait.unwrap_or(Duration::MAX);
+        let body = match read(answer, MAX_BODY, wait).await {
+            Ok(body) => body,
+            Err(Unread::Lost(error)) => return Err(self.lost(&error)),
+            Err(Unread::Silent) => return Err(self.silent()),
+            Err(Unread::TooLarge) => return Err(fault::malformed(&self.name, "its answer has no end")),
+        };
+        serde_json::from_slice(&body).map_err(|error| fault::malformed(&self.name, error))
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+enum Unread {
+    Lost(reqwest::Error),
+    Silent,
+    TooLarge,
+}
+
+async fn read(answer: Response, most: usize, wait: Duration) -> Result<Vec<u8>, Unread> {
+    let mut body = Vec::new();
+    let mut pieces = answer.bytes_stream();
+    loop {
+        match tokio::time::timeout(wait, pieces.next()).await {
+            Err(_) => return Err(Unread::Silent),
+            Ok(None) => return Ok(body),
+            Ok(Some(Err(error))) => return Err(Unread::Lost(error)),
+            Ok(Some(Ok(piece))) if most - body.len() < piece.len() => return Err(Unread::TooLarge),
+            Ok(Some(Ok(piece))) => body.extend_from_slice(&piece),
+        }
+    }
+}
+
+/// The headers of each key.
+fn credentials(upstream: &Upstream) -> Result<Vec<(Option<Secret>, HeaderMap)>> {
+    let wrong = |what: String| Error::invalid(format!("upstream `{}`: {what}", upstream.url));
+    let mut all = HeaderMap::new();
+    for (name, value) in &upstream.headers {
+        all.insert(header_name(name).map_err(wrong)?, header_value(name, value).map_err(wrong)?);
+    }
+    for (name, at) in &upstream.secret_headers {
+        let mut value = header_value(name, at.read()?.expose()).map_err(wrong)?;
+        value.set_sensitive(true);
+        all.insert(header_name(name).map_err(wrong)?, value);
+    }
+    if upstream.keys.is_empty() {
+        return Ok(vec![(None, all)]);
+    }
+    let mut rows = Vec::new();
+    for at in &upstream.keys {
+        let secret = at.read()?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))
+            .map_err(|_| wrong(format!("the secret `{at}` cannot stand in a header")))?;
+        value.set_sensitive(true);
+        let mut row = all.clone();
+        row.insert(AUTHORIZATION, value);
+        rows.push((Some(secret), row));
+    }
+    Ok(rows)
+}
+
+fn header_name(name: &str) -> Result<HeaderName, String> {
+    HeaderName::try_from(name).map_err(|_| format!("`{name}` cannot be the name of a header"))
+}
+
+fn header_value(name: &str, value: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(value).map_err(|_| format!("the value of `{name}` cannot stand in a header"))
+}
+
+/// An error with what caused it: reqwest's own text says only that sending failed.
+fn chain(error: &reqwest::Error) -> String {
+    let mut cause = std::error::Error::source(error);
+    let mut last = None;
+    while let Some(next) = cause {
+        last = Some(next.to_string());
+        cause = next.source();
+    }
+    // Without the address, which may hold what is nobody's business.
+    last.unwrap_or_else(|| if error.is_timeout() { "it took too long".to_owned() } else { error.to_string() })
+}

@@ -1,0 +1,93 @@
+//! What an upstream says of a model, asked once when the model is opened: whether it is there, and its context.
+
+use crate::client::Client;
+use crate::fault::UNREACHABLE;
+use crate::settings::nearest;
+use backplane_plugin::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
+use std::time::Duration;
+
+/// A list of models is short and ready.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct List {
+    data: Vec<Listed>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Listed {
+    id: String,
+    /// vLLM.
+    max_model_len: Option<u32>,
+    /// Another Backplane.
+    context: Option<u32>,
+    /// Several gateways.
+    context_length: Option<u32>,
+    /// llama.cpp.
+    meta: Option<Meta>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Meta {
+    n_ctx: Option<u32>,
+}
+
+impl Listed {
+    fn context(&self) -> Option<u32> {
+        let meta = || self.meta.as_ref().and_then(|meta| meta.n_ctx);
+        self.max_model_len.or(self.context).or(self.context_length).or_else(meta)
+    }
+}
+
+/// Looks for `model`. The context, if the server tells; `None` as well if it has no list.
+///
+/// # Errors
+/// When the server cannot be asked, refuses our key, or has a list without this model.
+pub async fn context(client: &Client, model: &str) -> Result<Option<u32>> {
+    let asked = async {
+        let answer = client.get("models").await?;
+        client.json::<Value>(answer, Some(PATIENCE)).await
+    };
+    let slow = || {
+        Error::new(Code::Unavailable, format!("upstream `{}` did not list its models in time", client.name))
+            .with_reason(UNREACHABLE)
+    };
+    let list = match tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(slow())) {
+        Ok(list) => list,
+        // It lives and has no such route; a request will tell.
+        Err(error)
+            if matches!(
+                error.details.get("upstream_status").and_then(Value::as_u64),
+                Some(404 | 405 | 501)
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let Ok(List { data }) = serde_json::from_value(list) else { return Ok(None) };
+    if data.is_empty() {
+        return Ok(None);
+    }
+    if let Some(listed) = data.iter().find(|listed| listed.id == model) {
+        return Ok(listed.context());
+    }
+    let hint = match nearest(model, data.iter().map(|listed| listed.id.as_str())) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            let some: Vec<_> = data.iter().take(5).map(|listed| format!("`{}`", listed.id)).collect();
+            let more = if some.len() < data.len() { ", …" } else { "" };
+            format!("it has {}{more}", some.join(", "))
+        }
+    };
+    let message = format!(
+        "upstream `{}` lists no model `{model}`: {hint} Say `model` in the card, or `discover = false` if it serves what it does not list",
+        client.name
+    );
+    Err(Error::new(Code::FailedPrecondition, message))
+}

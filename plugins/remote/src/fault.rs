@@ -1,0 +1,207 @@
+//! What went wrong at an upstream, in the host's words.
+//!
+//! The caller is told what it can act on. It is not the caller's fault that our key was refused, so a 401 of theirs is
+//! not a 401 of ours; and what such an answer says is not repeated, since servers quote the key in it.
+
+use backplane_plugin::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
+use std::time::{Duration, SystemTime};
+
+/// Most of a server's message that is passed on, in characters.
+const MAX_MESSAGE: usize = 500;
+
+/// What every one of our errors says of itself to a machine.
+pub const UNREACHABLE: &str = "upstream_unreachable";
+const REFUSED_KEY: &str = "upstream_auth";
+const LIMITED: &str = "upstream_rate_limited";
+const BROKEN: &str = "upstream_error";
+/// The stream ended before the answer did.
+pub const CUT: &str = "upstream_cut";
+
+/// A refusal, as servers write it: OpenAI's form, vLLM's older one, FastAPI's, and plain text.
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Said {
+    pub message: String,
+    pub param: Option<Value>,
+    pub code: Option<Value>,
+}
+
+impl Said {
+    /// Reads the body of an answer, whatever it is.
+    pub fn read(body: &[u8]) -> Self {
+        let Ok(Value::Object(mut body)) = serde_json::from_slice::<Value>(body) else {
+            return Self { message: String::from_utf8_lossy(body).trim().to_owned(), ..Self::default() };
+        };
+        match body.remove("error").or_else(|| body.remove("detail")) {
+            Some(Value::String(message)) => Self { message, ..Self::default() },
+            Some(said @ Value::Object(_)) => serde_json::from_value(said).unwrap_or_default(),
+            Some(other) => Self { message: other.to_string(), ..Self::default() },
+            None => serde_json::from_value(Value::Object(body)).unwrap_or_default(),
+        }
+    }
+
+    fn message(&self) -> String {
+        let mut message: String = self.message.chars().take(MAX_MESSAGE).collect();
+        if message.len() < self.message.len() {
+            message.push('…');
+        }
+        if message.is_empty() { "nothing".to_owned() } else { message }
+    }
+
+    fn code(&self) -> &str {
+        self.code.as_ref().and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// The error for an answer with this status. `server` is what people call the upstream: its host.
+pub fn of_status(server: &str, status: u16, said: &Said, retry_after: Option<Duration>) -> Error {
+    let with = |code, reason: &str, what: String| {
+        Error::new(code, what).with_reason(reason).with_detail("upstream_status", status)
+    };
+    let says = said.message();
+    match status {
+        400 | 413 | 422 if said.code() == "context_length_exceeded" => {
+            with(Code::OutOfRange, "context_length_exceeded", format!("upstream `{server}` refused: {says}"))
+        }
+        400 | 413 | 422 => {
+            let error = Error::invalid(format!("upstream `{server}` refused: {says}"));
+            let error = error.with_detail("upstream_status", status);
+            match said.param.as_ref().and_then(Value::as_str) {
+                Some(param) => error.with_param(param),
+                None => error,
+            }
+        }
+        401 | 403 => with(
+            Code::FailedPrecondition,
+            REFUSED_KEY,
+            format!(
+                "upstream `{server}` refused this host's key with {status}: mend `keys` of that upstream"
+            ),
+        ),
+        404 => with(
+            Code::FailedPrecondition,
+            BROKEN,
+            format!("upstream `{server}` does not have it: {says}; look at `url` and `model` of the card"),
+        ),
+        408 | 504 => {
+            with(Code::Unavailable, BROKEN, format!("upstream `{server}` took too long ({status}): {says}"))
+        }
+        429 if said.code() == "insufficient_quota" => with(
+            Code::FailedPrecondition,
+            LIMITED,
+            format!("the account of this host at upstream `{server}` is used up: {says}"),
+        ),
+        429 => {
+            let error = with(
+                Code::ResourceExhausted,
+                LIMITED,
+                format!("upstream `{server}` limits this host: {says}"),
+            );
+            error.with_retry_after(retry_after.unwrap_or(Duration::from_secs(1)))
+        }
+        _ => {
+            let error =
+                with(Code::Unavailable, BROKEN, format!("upstream `{server}` failed with {status}: {says}"));
+            retry_after.into_iter().fold(error, Error::with_retry_after)
+        }
+    }
+}
+
+/// An error that came inside a stream.
+pub fn of_event(server: &str, said: &Said) -> Error {
+    Error::new(Code::Unavailable, format!("upstream `{server}` broke off: {}", said.message()))
+        .with_reason(BROKEN)
+}
+
+/// The server said what is not in the protocol.
+pub fn malformed(server: &str, what: impl std::fmt::Display) -> Error {
+    Error::new(Code::Unavailable, format!("upstream `{server}` does not speak OpenAI's API: {what}"))
+        .with_reason(BROKEN)
+}
+
+/// When to ask again: `retry-after-ms`, `retry-after` in seconds or as a date, or the `x-ratelimit-reset-*` that
+/// OpenAI and others send (`1s`, `6m0s`, `250ms`).
+pub fn retry_after<'a>(header: impl Fn(&str) -> Option<&'a str>, now: SystemTime) -> Option<Duration> {
+    let milliseconds = || header("retry-after-ms")?.parse().ok().map(Duration::from_millis);
+    let after = || {
+        let text = header("retry-after")?;
+        let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        seconds.or_else(|| date(text)?.duration_since(now).ok())
+    };
+    let reset = || {
+        let exhausted = |kind: &str| header(&format!("x-ratelimit-remaining-{kind}")) == Some("0");
+        let reset =
+            |kind: &str| humantime::parse_duration(header(&format!("x-ratelimit-reset-{kind}"))?).ok();
+        ["requests", "tokens"].into_iter().filter(|kind| exhausted(kind)).filter_map(reset).max()
+    };
+    milliseconds().or_else(after).or_else(reset).map(|wait| wait.min(Duration::from_secs(24 * 60 * 60)))
+}
+
+/// A date of RFC 9110: `Sun, 06 Nov 1994 08:49:37 GMT`. The two obsolete forms are not read.
+fn date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut parts = text.split_once(", ")?.1.split(' ');
+    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    humantime::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_read_in_every_form() {
+        let read = |text: &str| Said::read(text.as_bytes());
+        let said =
+            read(r#"{"error":{"message":"m","type":"t","param":"p","code":"context_length_exceeded"}}"#);
+        assert_eq!((said.message.as_str(), said.code()), ("m", "context_length_exceeded"));
+        assert_eq!(read(r#"{"object":"error","message":"m","code":400}"#).message, "m");
+        assert_eq!(read(r#"{"error":"m"}"#).message, "m");
+        assert_eq!(read(r#"{"detail":"Not Found"}"#).message, "Not Found");
+        assert_eq!(read(r#"{"detail":[{"loc":["body"]}]}"#).message, r#"[{"loc":["body"]}]"#);
+        assert_eq!(read("<html>Bad Gateway").message, "<html>Bad Gateway");
+        assert_eq!(read("").message, "");
+        assert!(read(&"x".repeat(9000)).message().chars().count() <= MAX_MESSAGE + 1);
+    }
+
+    #[test]
+    fn a_status_becomes_what_the_caller_can_act_on() {
+        let said = Said { message: "says sk-123".into(), ..Said::default() };
+        let of = |status| of_status("h", status, &said, None);
+        assert_eq!(of(400).code, Code::InvalidArgument);
+        assert_eq!(of(500).code, Code::Unavailable);
+        assert_eq!(of(429).retry_after, Some(Duration::from_secs(1)));
+        for status in [401, 403] {
+            let error = of(status);
+            assert_eq!(error.code, Code::FailedPrecondition, "our key, not the caller's");
+            assert!(!error.message.contains("sk-123"), "{error}");
+        }
+        let long = Said { code: Some("context_length_exceeded".into()), ..Said::default() };
+        assert_eq!(of_status("h", 400, &long, None).reason.as_deref(), Some("context_length_exceeded"));
+    }
+
+    #[test]
+    fn it_is_told_when_to_ask_again() {
+        let now = humantime::parse_rfc3339("1994-11-06T08:49:07Z").unwrap();
+        let wait = |headers: &[(&str, &'static str)]| {
+            retry_after(
+                |name| headers.iter().find(|(header, _)| *header == name).map(|(_, value)| *value),
+                now,
+            )
+        };
+        assert_eq!(wait(&[("retry-after", "2")]), Some(Duration::from_secs(2)));
+        assert_eq!(wait(&[("retry-after", "0.5")]), Some(Duration::from_millis(500)));
+        assert_eq!(wait(&[("retry-after", "9"), ("retry-after-ms", "30")]), Some(Duration::from_millis(30)));
+        assert_eq!(wait(&[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]), Some(Duration::from_secs(30)));
+        let reset = [("x-ratelimit-reset-tokens", "6m0s"), ("x-ratelimit-remaining-tokens", "0")];
+        assert_eq!(wait(&reset), Some(Duration::from_secs(360)));
+        assert_eq!(wait(&reset[..1]), None);
+        for nonsense in ["-1", "soon", "1e400", "Sun, 99 Nov 1994 08:49:37 GMT", ""] {
+            assert_eq!(wait(&[("retry-after", nonsense)]), None, "{nonsense}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Remote: models of other servers as models of this host.
+//!
+//! An upstream is anything that speaks OpenAI's API: OpenAI itself, vLLM, llama.cpp's server, another Backplane. A
+//! card with `format = "openai"` names one and what it calls the model; from then on the model has this host's keys,
+//! limits, cache, routes and log. `README.md` lists what a card can say.
+//!
+//! - `settings`, `secret`: what a card and the configuration say; keys by reference.
+//! - `client`: pool, keys in turn, breaker, what is tried again. `keys` and `breaker` are pure.
+//! - `wire`: between our payloads and OpenAI's API, pure. `events`: the pieces of a stream.
+//! - `serve`: one request. `instance`: many, as tasks of one runtime with two threads.
+//! - `discover`: what an upstream says of a model. `fault`: what went wrong at one, in the host's words.
+
+mod breaker;
+mod client;
+mod discover;
+mod events;
+mod fault;
+mod instance;
+mod keys;
+mod secret;
+mod serve;
+mod settings;
+mod wire;
+
+use backplane_plugin::prelude::*;
+use client::Client;
+use instance::Remote;
+use settings::{Parameters, Settings};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+struct RemotePlugin {
+    settings: Settings,
+    /// `None` only while it is being dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Plugin for RemotePlugin {
+    const ID: &'static str = "dev.backplane.remote";
+
+    fn init(_host: Host, config: &Value) -> Result<Self> {
+        let settings = serde_json::from_value(config.clone())
+            .map_err(|error| Error::invalid(format!("[plugins.settings.\"{}\"]: {error}", Self::ID)))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("remote")
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                Error::new(Code::ResourceExhausted, format!("no thread could be started: {error}"))
+            })?;
+        Ok(Self { settings, runtime: Some(runtime) })
+    }
+
+    fn bid(&self, query: &Query<'_>) -> Bid {
+        // Nothing of the model is here: it takes no memory and no processor.
+        let named = query.model().ok().and_then(|model| model.parameters::<Parameters>().ok());
+        let text = match named.and_then(|card| self.settings.resolve("", &card.upstream).ok()) {
+            Some(upstream) => format!("served by `{}`", upstream.url),
+            None => "served by an upstream".to_owned(),
+        };
+        Bid { text, ..Bid::default() }
+    }
+
+    fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Model>> {
+        let card: Parameters = spec.parameters()?;
+        let upstream = self.settings.resolve(&spec.name, &card.upstream)?;
+        let client = Arc::new(Client::new(&upstream)?);
+        let runtime = self.runtime.as_ref().ok_or_else(|| Error::internal("the plugin has ended"))?;
+        let model: Arc<str> = card.model.as_deref().unwrap_or(&spec.name).into();
+        let declared =
+            spec.extra.get("context").and_then(Value::as_u64).and_then(|tokens| u32::try_from(tokens).ok());
+        let context = match card.discover {
+            true => runtime.block_on(discover::context(&client, &model))?.or(declared),
+            false => declared,
+        };
+        let runtime = runtime.handle().clone();
+        Ok(Box::new(Opened { client, model, context, max_inflight: upstream.max_inflight, runtime }))
+    }
+}
+
+impl Drop for RemotePlugin {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+struct Opened {
+    client: Arc<Client>,
+    model: Arc<str>,
+    context: Option<u32>,
+    max_inflight: u32,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Model for Opened {
+    fn execution(&self) -> Execution {
+        Execution::Continuous { max_inflight: self.max_inflight }
+    }
+
+    fn describe(&self) -> Description {
+        let mut description = Description {
+            platform: Some("remote".to_owned()),
+            context: self.context,
+            ..Description::default()
+        };
+        description.extra.insert("upstream".to_owned(), self.client.name.clone().into());
+        description.extra.insert("upstream_model".to_owned(), (*self.model).into());
+        description
+    }
+
+    fn instance(&self, _seat: &Seat) -> Result<Box<dyn Instance>> {
+        Ok(Box::new(Remote::new(self.client.clone(), self.model.clone(), self.runtime.clone())))
+    }
+
+    fn stats(&self, each: &mut dyn FnMut(&str, f64)) {
+        let counts = &self.client.counts;
+        let mut counter = |name, counter: &AtomicU64| each(name, counter.load(Ordering::Relaxed) as f64);
+        counter("upstream_requests_total", &counts.requests);
+        counter("upstream_failures_total", &counts.failures);
+        counter("upstream_limited_total", &counts.limited);
+        counter("upstream_tried_again_total", &counts.again);
+        each("upstream_down", f64::from(u8::from(self.client.is_down())));
+    }
+}
+
+export_plugin!(RemotePlugin, include_str!("../plugin.toml"));

@@ -1,0 +1,205 @@
+//! One request at an upstream, from its parameters to its end.
+
+use crate::client::Client;
+use crate::events::Events;
+use crate::fault::{self, CUT};
+use crate::wire::{self, Mean};
+use backplane_plugin::payload::embed::EMBEDDINGS;
+use backplane_plugin::payload::{FinishReason, TokenLogprob, Usage, chat, complete, embed};
+use backplane_plugin::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Serves a request for a model that its upstream calls `model`.
+///
+/// # Errors
+/// The request's, or [`fault`]'s.
+pub async fn serve(client: &Client, model: &str, request: &Request) -> Result<Done> {
+    match request.capability() {
+        chat::CAPABILITY => {
+            let params: chat::Params = request.params()?;
+            let logprobs = params.logprobs.is_some();
+            let body = {
+                let tensors = request.tensors()?;
+                wire::chat::request(params, model, client.flavour, request.wants_confidence(), &tensors)?
+            };
+            generate::<wire::chat::Answer>(client, "chat/completions", body, logprobs, request).await
+        }
+        complete::CAPABILITY => {
+            let params: complete::Params = request.params()?;
+            let logprobs = params.logprobs.is_some();
+            let body = wire::complete::request(params, model, client.flavour, request.wants_confidence())?;
+            generate::<wire::complete::Answer>(client, "completions", body, logprobs, request).await
+        }
+        embed::CAPABILITY => {
+            let params: embed::Params = request.params()?;
+            let count = params.input.len();
+            let body = wire::embed::request(params, model, client.flavour)?;
+            let answer = client.post("embeddings", &body).await?;
+            let mut answer: wire::embed::Answer = client.json(answer, None).await?;
+            let usage = answer.usage.take();
+            let (vectors, length) = answer.vectors(&client.name, count)?;
+            let tensor = Tensor::new(EMBEDDINGS, &[count as i64, length as i64], vectors)?;
+            push(request, &Chunk::new().tensor(tensor)).await?;
+            Ok(Done { usage: usage.map(Usage::from), confidence: None })
+        }
+        other => Err(Error::new(Code::Unimplemented, format!("`{other}` is not served by an upstream"))),
+    }
+}
+
+/// What the answers of chats and completions have in common.
+trait Generated: DeserializeOwned + Send {
+    type Chunk: Serialize + Send;
+
+    /// Its choices as pieces, its usage, and an error that came in its place.
+    fn parts(self) -> (Vec<Self::Chunk>, Option<wire::TheirUsage>, Option<fault::Said>);
+    fn index(chunk: &Self::Chunk) -> u32;
+    fn finish(chunk: &Self::Chunk) -> Option<FinishReason>;
+    fn logprobs(chunk: &mut Self::Chunk) -> &mut Vec<TokenLogprob>;
+    /// Whether there is nothing in it.
+    fn is_empty(chunk: &Self::Chunk) -> bool;
+}
+
+macro_rules! generated {
+    ($capability:ident, |$chunk:ident| $empty:expr) => {
+        impl Generated for wire::$capability::Answer {
+            type Chunk = $capability::Chunk;
+
+            fn parts(self) -> (Vec<Self::Chunk>, Option<wire::TheirUsage>, Option<fault::Said>) {
+                let choices = self.choices.into_iter().map(wire::$capability::Choice::chunk);
+                (choices.collect(), self.usage, self.error)
+            }
+
+            fn index(chunk: &Self::Chunk) -> u32 {
+                chunk.index
+            }
+
+            fn finish(chunk: &Self::Chunk) -> Option<FinishReason> {
+                chunk.finish_reason
+            }
+
+            fn logprobs(chunk: &mut Self::Chunk) -> &mut Vec<TokenLogprob> {
+                &mut chunk.logprobs
+            }
+
+            fn is_empty($chunk: &Self::Chunk) -> bool {
+                $empty
+                    && $chunk.logprobs.is_empty()
+                    && $chunk.finish_reason.is_none()
+                    && $chunk.extra.is_empty()
+            }
+        }
+    };
+}
+
+generated!(chat, |chunk| chunk.content.is_empty() && chunk.tool_calls.is_empty());
+generated!(complete, |chunk| chunk.text.is_empty());
+
+/// What has come of an answer.
+#[derive(Default)]
+struct Progress {
+    usage: Option<Usage>,
+    mean: Mean,
+    /// Choices that began and have not ended.
+    open: BTreeSet<u32>,
+    ended: usize,
+}
+
+impl Progress {
+    async fn add<A: Generated>(
+        &mut self,
+        client: &Client,
+        answer: A,
+        logprobs: bool,
+        request: &Request,
+    ) -> Result<()> {
+        let (chunks, usage, error) = answer.parts();
+        if let Some(said) = error {
+            return Err(fault::of_event(&client.name, &said));
+        }
+        if let Some(usage) = usage {
+            self.usage = Some(usage.into());
+        }
+        for mut chunk in chunks {
+            self.mean.add(A::logprobs(&mut chunk));
+            if !logprobs {
+                A::logprobs(&mut chunk).clear();
+            }
+            match A::finish(&chunk) {
+                Some(_) => {
+                    self.open.remove(&A::index(&chunk));
+                    self.ended += 1;
+                }
+                None => _ = self.open.insert(A::index(&chunk)),
+            }
+            if !A::is_empty(&chunk) {
+                push(request, &Chunk::json(&chunk)?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn done(self) -> Done {
+        let mean = self.mean.get();
+        let usage = self.usage.map(|usage| Usage { mean_logprob: mean, ..usage });
+        // The geometric mean of the tokens' probabilities, as the host's own models report it.
+        Done { usage, confidence: mean.map(f64::exp) }
+    }
+}
+
+/// A chat or a completion: piece by piece if the caller reads it so.
+async fn generate<A: Generated>(
+    client: &Client,
+    path: &str,
+    mut body: wire::Body,
+    logprobs: bool,
+    request: &Request,
+) -> Result<Done> {
+    let mut progress = Progress::default();
+    if !request.is_stream() {
+        let answer = client.post(path, &body).await?;
+        let answer: A = client.json(answer, None).await?;
+        progress.add(client, answer, logprobs, request).await?;
+        return finished(client, progress, true);
+    }
+    body.insert("stream".to_owned(), true.into());
+    body.insert("stream_options".to_owned(), json!({"include_usage": true}));
+    let answer = tokio::time::timeout(client.idle_timeout, client.post(path, &body));
+    let mut events = Events::new(client, answer.await.map_err(|_| client.silent())??);
+    while let Some(data) = events.next().await? {
+        if data == "[DONE]" {
+            return finished(client, progress, true);
+        }
+        let piece = serde_json::from_str(&data).map_err(|error| fault::malformed(&client.name, error))?;
+        progress.add::<A>(client, piece, logprobs, request).await?;
+    }
+    finished(client, progress, false)
+}
+
+/// An answer is whole when every choice that began has ended. A server that forgets `[DONE]` is forgiven, one that
+/// forgets the rest of its answer is not.
+fn finished(client: &Client, progress: Progress, said_so: bool) -> Result<Done> {
+    if progress.open.is_empty() && progress.ended > 0 {
+        return Ok(progress.done());
+    }
+    let how = if said_so { "ended its answer before it was complete" } else { "broke off in its answer" };
+    Err(Error::new(Code::Unavailable, format!("upstream `{}` {how}", client.name)).with_reason(CUT))
+}
+
+/// Hands a piece over, and waits without a thread while the reader is behind.
+async fn push(request: &Request, chunk: &Chunk) -> Result<()> {
+    let mut wait = Duration::from_millis(1);
+    loop {
+        match request.try_push(chunk) {
+            Pushed::Taken => return Ok(()),
+            Pushed::Cancelled => return Err(Error::cancelled()),
+            Pushed::Full => {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_millis(20));
+            }
+        }
+    }
+}

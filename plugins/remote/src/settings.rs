@@ -1,0 +1,193 @@
+//! What a card and the configuration say of an upstream.
+
+use crate::secret::Reference;
+use backplane_plugin::prelude::*;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `[plugins.settings."dev.backplane.remote"]` of the host's configuration.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Servers by a name that cards refer to.
+    pub upstreams: BTreeMap<String, Upstream>,
+}
+
+/// `[parameters]` of a model's card.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// A name of the configuration, or the server itself.
+    pub upstream: Named,
+    /// What the server calls the model; by default what we call it.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Whether to ask the server, on opening, if it has the model and how long its context is.
+    #[serde(default = "yes")]
+    pub discover: bool,
+}
+
+/// A server by name, or written out.
+#[derive(Debug)]
+pub enum Named {
+    Name(String),
+    Here(Box<Upstream>),
+}
+
+/// By hand, since an untagged enum would say only that nothing fits, and not what is wrong with the server.
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Named;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of an upstream of the configuration, or one written out with its `url`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Named, E> {
+                Ok(Named::Name(name.to_owned()))
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Named, A::Error> {
+                let upstream = Upstream::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(Named::Here(Box::new(upstream)))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// A server.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Its API, with its version: `https://api.openai.com/v1`.
+    pub url: String,
+    /// What it understands beside OpenAI's API.
+    #[serde(default)]
+    pub flavour: Flavour,
+    /// Keys it takes, in turn.
+    #[serde(default)]
+    pub keys: Vec<Reference>,
+    /// Headers of every request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Headers of every request that are secret.
+    #[serde(default)]
+    pub secret_headers: BTreeMap<String, Reference>,
+    /// `http://proxy:3128`. By default what `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say; `""` for none.
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// Certificates (PEM) to trust besides the system's.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// HTTP/2 without TLS, which a server cannot announce.
+    #[serde(default)]
+    pub http2: bool,
+    /// How long a connection may take to be made.
+    #[serde(default = "connect_timeout", deserialize_with = "duration")]
+    pub connect_timeout: Duration,
+    /// How long a stream may say nothing, its first piece included.
+    #[serde(default = "idle_timeout", deserialize_with = "duration")]
+    pub idle_timeout: Duration,
+    /// Requests that may be on their way at once, for each model.
+    #[serde(default = "max_inflight")]
+    pub max_inflight: u32,
+}
+
+/// What a server understands beside OpenAI's API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flavour {
+    /// Nothing: what OpenAI does not have is refused before it is sent.
+    #[default]
+    Openai,
+    /// vLLM: `top_k`, `min_p`, `repetition_penalty`, `ignore_eos`, grammars.
+    Vllm,
+    /// llama.cpp's server: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`, grammars.
+    LlamaCpp,
+    /// Another Backplane: everything.
+    Backplane,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn connect_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn idle_timeout() -> Duration {
+    Duration::from_secs(120)
+}
+
+fn max_inflight() -> u32 {
+    256
+}
+
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text)
+        .map_err(|error| serde::de::Error::custom(format!("`{text}` is not a time such as `30s`: {error}")))
+}
+
+impl Settings {
+    /// The server that a card means.
+    ///
+    /// # Errors
+    /// When the configuration has none of that name: the nearest one is named.
+    pub fn resolve(&self, model: &str, named: &Named) -> Result<Upstream> {
+        let name = match named {
+            Named::Here(upstream) => return Ok((**upstream).clone()),
+            Named::Name(name) => name,
+        };
+        self.upstreams.get(name).cloned().ok_or_else(|| {
+            let known = self.upstreams.keys().map(String::as_str);
+            let hint = match nearest(name, known) {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None => "; `[plugins.settings.\"dev.backplane.remote\".upstreams]` lists those there are"
+                    .to_owned(),
+            };
+            Error::invalid(format!("model `{model}`: no upstream is called `{name}`{hint}"))
+                .with_param("upstream")
+        })
+    }
+}
+
+/// The name most like `wanted`, if one is.
+pub fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |name: &str| strsim::jaro_winkler(&wanted.to_lowercase(), &name.to_lowercase());
+    known
+        .map(|name| (likeness(name), name))
+        .filter(|(likeness, _)| 0.8 <= *likeness)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_names_a_server_or_says_it_all() {
+        let settings: Settings = toml::from_str(
+            "[upstreams.vllm]\nurl = 'http://gpu:8000/v1'\nflavour = 'vllm'\nidle_timeout = '30s'\n\
+             keys = ['env:A', 'file:/run/key']\n[upstreams.cloud]\nurl = 'https://example.org/v1'",
+        )
+        .unwrap();
+        let card = |text: &str| toml::from_str::<Parameters>(text).unwrap();
+        let vllm = settings.resolve("m", &card("upstream = 'vllm'").upstream).unwrap();
+        assert_eq!(
+            (vllm.flavour, vllm.idle_timeout, vllm.keys.len()),
+            (Flavour::Vllm, Duration::from_secs(30), 2)
+        );
+        let here = card("model = 'x'\nupstream = { url = 'http://127.0.0.1:1/v1' }");
+        assert_eq!(settings.resolve("m", &here.upstream).unwrap().url, "http://127.0.0.1:1/v1");
+        let refused = settings.resolve("m", &card("upstream = 'vlm'").upstream).unwrap_err();
+        assert_eq!(refused.message, "model `m`: no upstream is called `vlm`; did you mean `vllm`?");
+    }
+}
