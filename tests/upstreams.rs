@@ -53,9 +53,10 @@ fn chat(model: &str, more: Value) -> Value {
     body
 }
 
-/// What a caller cares about: not the ids, times and names of models.
-fn essence(answer: &Value) -> (Value, Value) {
-    (answer["choices"].clone(), answer["usage"].clone())
+/// What a caller cares about: not the ids, times and names of models, nor what the far server had in its cache.
+fn essence(answer: &Value) -> (Value, Value, Value) {
+    let usage = &answer["usage"];
+    (answer["choices"].clone(), usage["prompt_tokens"].clone(), usage["completion_tokens"].clone())
 }
 
 fn events(server: &Server, body: &Value) -> Vec<Value> {

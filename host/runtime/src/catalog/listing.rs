@@ -241,13 +241,6 @@ pub fn plugin_options(config: &Config, state: &Path, first: &[PathBuf]) -> Plugi
         own.push(beside.join("plugins"));
         own.push(beside.join("../lib/backplane/plugins"));
     }
-    // Native runtimes that were pulled lie here; a plugin that needs one looks for itself.
-    let runtimes = state.join("runtimes");
-    let settings = |own: Option<&serde_json::Map<String, Value>>| {
-        let mut settings = own.cloned().unwrap_or_default();
-        settings.entry("runtimes").or_insert_with(|| json!(runtimes));
-        Value::Object(settings).to_string()
-    };
     PluginOptions {
         dirs,
         state: state.to_owned(),
@@ -255,8 +248,7 @@ pub fn plugin_options(config: &Config, state: &Path, first: &[PathBuf]) -> Plugi
         least: config.plugins.trust,
         files: config.plugins.load.clone(),
         disabled: config.plugins.disabled.clone(),
-        settings: config.plugins.settings.iter().map(|(id, own)| (id.clone(), settings(Some(own)))).collect(),
-        default_settings: settings(None),
+        settings: config.plugins.settings.clone().into_iter().collect(),
         isolation: config.plugins.isolation.clone().into_iter().collect(),
         worker: Workers {
             granted: config.plugins.workers.clone().into_iter().collect(),

@@ -34,10 +34,8 @@ pub struct PluginOptions {
     pub files: Vec<PathBuf>,
     /// Ids that are not loaded.
     pub disabled: Vec<String>,
-    /// The section of each plugin's own, as JSON.
-    pub settings: HashMap<String, String>,
-    /// The section of plugins that have none.
-    pub default_settings: String,
+    /// The section of each plugin's own.
+    pub settings: HashMap<String, serde_json::Map<String, serde_json::Value>>,
     /// Where plugins run that do not run in-process.
     pub isolation: HashMap<String, Isolation>,
     /// How those are started.
@@ -47,6 +45,18 @@ pub struct PluginOptions {
 }
 
 impl PluginOptions {
+    /// The section of a plugin's own, as JSON, with what it asks for by name in its `config_schema`: where the native
+    /// runtimes lie that were pulled.
+    fn settings_of(&self, manifest: &Manifest) -> String {
+        let mut settings = self.settings.get(&manifest.id).cloned().unwrap_or_default();
+        let schema = manifest.config_schema.as_ref();
+        if schema.is_some_and(|schema| schema["properties"].get("runtimes").is_some()) {
+            let runtimes = self.state.join("runtimes");
+            settings.entry("runtimes").or_insert_with(|| serde_json::json!(runtimes));
+        }
+        serde_json::Value::Object(settings).to_string()
+    }
+
     /// Where a plugin runs: what the operator says of it, or of all; `auto` looks at who made it, and what it asks for.
     fn isolation_of(&self, manifest: &Manifest, level: Level) -> Isolation {
         match named(&self.isolation, &manifest.id) {
@@ -301,7 +311,7 @@ fn load_one(
                 let problem = format!("`{id}` was loaded from `{first}` already; this file is not used");
                 return (place, Outcome::Unused { problem });
             }
-            let settings = options.settings.get(id).unwrap_or(&options.default_settings).clone();
+            let settings = options.settings_of(&file.manifest);
             let isolated = all.get(place).is_some_and(|found| found.isolation == Isolation::Worker);
             let launch = isolated.then(|| options.worker.launch(&file, options.load_timeout));
             match load(&file, settings, shared.clone(), options.load_timeout, launch) {

@@ -16,7 +16,7 @@ pub fn request(params: Params, model: &str, flavour: Flavour, confidence: bool) 
     if params.echo && (params.logprobs.is_some() || confidence) {
         // Where the prompt ends among the tokens is told by no server in the same way.
         let what = "`echo` together with `logprobs` is not passed on to an upstream: leave one of them out";
-        return Err(Error::new(Code::Unimplemented, what).with_param("echo"));
+        return Err(Error::invalid(what).with_reason("unsupported_param").with_param("echo"));
     }
     let mut body = Body::new();
     body.insert("model".to_owned(), model.into());
