@@ -5,6 +5,7 @@
 //! instance that panicked is replaced by the lane that sees it; one that is stuck is left to its thread, and the
 //! actor opens a new seat.
 
+use super::cancels::Cancels;
 use super::{Backend, queue::Queue};
 use crate::error::{Error, Result};
 use crate::loader::{Class, Exchange, Instance};
@@ -28,6 +29,7 @@ pub struct Seat {
     retired: OnceLock<Error>,
     /// Lanes that have not left.
     lanes: AtomicU32,
+    cancels: Cancels,
     /// Nanoseconds of work of this seat, for the heartbeat.
     pub submits: AtomicU64,
 }
@@ -46,6 +48,7 @@ impl Seat {
             poisoned: AtomicBool::new(false),
             retired: OnceLock::new(),
             lanes: AtomicU32::new(0),
+            cancels: Cancels::of(backend.name()),
             submits: AtomicU64::new(0),
         });
         let lanes = match backend.model().class() {
@@ -186,6 +189,7 @@ impl Seat {
 
     /// Puts a new instance in the place of a poisoned one. `false` when this lane has to end.
     fn replace(&self, backend: &Backend) -> bool {
+        self.cancels.wait();
         let mut instance = self.instance.lock();
         if !self.poisoned.load(Ordering::Relaxed) {
             return true; // another lane did it
@@ -237,9 +241,11 @@ impl Seat {
             }
         }
         // The others may still be inside the instance.
-        if self.lanes.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(instance) = self.instance.lock().take()
-        {
+        let last = self.lanes.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last {
+            self.cancels.wait();
+        }
+        if last && let Some(instance) = self.instance.lock().take() {
             let open: Vec<_> = self.open.lock().clone();
             // Whoever retired the seat may not have come to tell them yet.
             let why = self.retired.get().cloned().unwrap_or_else(Error::shutting_down);
@@ -252,7 +258,7 @@ impl Seat {
 
     /// Requests the plugin has had for too long: past its deadline or its caller's leaving by more than `grace`.
     /// Sets cancel words on the way, and ends what is late for its reader.
-    pub fn overdue(&self, now: Instant, grace: Duration) -> bool {
+    pub fn overdue(self: &Arc<Self>, now: Instant, grace: Duration) -> bool {
         let open: Vec<_> = self.open.lock().clone();
         let mut overdue = false;
         for exchange in open {
@@ -263,10 +269,8 @@ impl Seat {
             }
             if exchange.is_cancelled() {
                 let since = exchange.cancelled_since(now);
-                if since.is_zero()
-                    && let Some(instance) = self.instance()
-                {
-                    instance.cancel(&exchange);
+                if since.is_zero() {
+                    self.cancels.tell(self, exchange.handle());
                 }
                 overdue |= grace < since;
             }
@@ -294,6 +298,10 @@ impl Seat {
 
     pub fn is_retired(&self) -> bool {
         self.retired.get().is_some()
+    }
+
+    pub fn cancels(&self) -> &Cancels {
+        &self.cancels
     }
 
     /// Requests the plugin has.

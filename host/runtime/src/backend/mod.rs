@@ -6,6 +6,7 @@
 
 pub mod actor;
 mod batch;
+mod cancels;
 mod lane;
 mod queue;
 

@@ -210,7 +210,8 @@ impl Exchange {
         self.cancel.load(Ordering::Relaxed) != 0
     }
 
-    pub(super) fn handle(&self) -> u64 {
+    /// What the plugin knows it by; 0 until it is submitted.
+    pub fn handle(&self) -> u64 {
         self.handle.load(Ordering::Relaxed)
     }
 

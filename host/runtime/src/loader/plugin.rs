@@ -488,12 +488,17 @@ impl Instance {
         Err(Refused { error: failure.error, poisoned })
     }
 
-    /// Tells the plugin that a cancel word was set.
-    pub fn cancel(&self, exchange: &Exchange) {
+    /// Tells the plugin that the cancel word of the request with this handle was set. Blocks as long as the plugin does.
+    pub fn cancel(&self, request: u64) {
         if let Some(cancel) = self.known.cancel {
             // SAFETY: the plugin's function with its own table; a stale request is the plugin's to ignore.
-            unsafe { cancel(self.table, exchange.handle()) };
+            unsafe { cancel(self.table, request) };
         }
+    }
+
+    /// How it may be called.
+    pub fn class(&self) -> Class {
+        self.model.class
     }
 
     /// Takes a request away from a plugin that does not finish it. Its memory stays, since the plugin may still read

@@ -1,6 +1,6 @@
 /*
  * A plugin that takes its time, for tests of a host's patience: INIT_MS to start, BID_MS for each bid, STATS_MS for its
- * figures, but for the first time, and WORK_MS for a request. It answers with its version; with ECHO=1 with the
+ * figures, but for the first time, WORK_MS for a request, and CANCEL_MS to be told of a cancel. It answers with its version; with ECHO=1 with the
  * parameters. To open a model it takes OPEN_MB and gives them back.
  *
  *   cc -std=c99 -shared -fPIC -fvisibility=hidden -I plugin-api/include -DID='"com.example.x"' slow.c -o libx.so
@@ -27,6 +27,9 @@
 #endif
 #ifndef WORK_MS
 #define WORK_MS 0
+#endif
+#ifndef CANCEL_MS
+#define CANCEL_MS 0
 #endif
 #ifndef OPEN_MB
 #define OPEN_MB 0
@@ -79,6 +82,13 @@ static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n,
     done.confidence = -1.0;
     the_host->finish(the_host, request->sink, &done);
   }
+  return BP_OK;
+}
+
+static bp_code cancel(bp_instance *self, bp_req request) {
+  (void)self;
+  (void)request;
+  sleep_ms(CANCEL_MS);
   return BP_OK;
 }
 
@@ -170,7 +180,7 @@ __attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, 
   model.exec_class = BP_CONCURRENT;
   model.max_inflight = 4;
   model.max_batch = 1;
-  model.cancel_grace_ms = 100;
+  model.cancel_grace_ms = CANCEL_MS == 0 ? 100 : 30000;
   model.describe_json = str("");
   model.instance_new = instance_new;
   model.get_extension = get_extension;
@@ -180,6 +190,7 @@ __attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, 
   instance.struct_size = sizeof instance;
   instance.submit = submit;
   instance.destroy = destroy;
+  if (CANCEL_MS != 0) instance.cancel = cancel;
   *out = &plugin;
   return BP_OK;
 }
