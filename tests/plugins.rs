@@ -64,7 +64,8 @@ fn problem(plugins: &[Value], file: &str) -> String {
     let found = plugins.iter().find(|plugin| plugin["file"].as_str().is_some_and(|name| name == file));
     let found = found.unwrap_or_else(|| panic!("`{file}` is not listed in {plugins:?}"));
     assert_eq!(found["ready"], false, "{found}");
-    found["problem"].as_str().unwrap_or_default().to_owned()
+    let shadowed = || Some(format!("shadowed by {}", found["shadowed_by"].as_str()?));
+    found["problem"].as_str().map(str::to_owned).or_else(shadowed).unwrap_or_default()
 }
 
 /// A library that is wrong before or while it is loaded: its file, how it is made, what is said of it.
@@ -104,7 +105,7 @@ const UNLOADABLE: &[(&str, Make, &str)] = &[
     ("init-silent.so", Make::Wrong("init_fails_silently", &[]), "failed to start: code 13"),
     ("init-hangs.so", Make::Wrong("init_hangs", &[]), "did not finish loading within 10s"),
     ("init-panics.so", Make::Panics, "failed to start: the plugin panicked: asked to panic in init"),
-    ("second-echo.so", Make::Echo, "`dev.backplane.echo` was loaded from"),
+    ("second-echo.so", Make::Echo, "shadowed by "),
 ];
 
 #[derive(Clone, Copy)]

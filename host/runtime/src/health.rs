@@ -69,15 +69,16 @@ pub(crate) fn disk_part(dir: &Path) -> PartHealth {
 
 pub(crate) fn plugins_part(shelf: &Shelf) -> PartHealth {
     let plugins = shelf.plugins();
+    // What is turned off, shadowed, or waits for a restart is as somebody wanted it.
     let broken: Vec<String> = plugins
         .iter()
-        .filter(|found| found.plugin.is_none())
+        .filter(|found| found.refused)
         .filter_map(|found| {
             let name = found.id().map_or_else(|| found.file(), str::to_owned);
             Some(format!("{name}: {}", found.problem.as_deref()?))
         })
         .collect();
-    let ready = plugins.len() - broken.len();
+    let ready = plugins.iter().filter(|found| found.plugin.is_some()).count();
     if broken.is_empty() {
         part("plugins", PartState::Ok, format!("{ready} loaded"))
     } else {

@@ -355,13 +355,14 @@ impl Host {
         };
         let ReloadReport { changed, .. } = reload::diff(&old, &new);
         let ReloadReport { needs_restart, .. } = reload::diff(&self.0.started.config, &new);
-        let plugins = self.0.started.relist(&self.0.parts, &new).await?;
-        let report = ReloadReport { changed, needs_restart, plugins };
+        let (models, plugins) = self.0.started.relist(&self.0.parts, &new).await?;
+        let report = ReloadReport { changed, needs_restart, models, plugins };
         self.0.started.apply(&self.0.parts, &new).await?;
         self.0.parts.config.store(Arc::new(new));
         tracing::info!(
             changed = ?report.changed,
             needs_restart = ?report.needs_restart,
+            models = ?report.models.iter().map(|changed| &changed.model).collect::<Vec<_>>(),
             plugins_loaded = ?report.plugins.loaded,
             "configuration reloaded"
         );

@@ -143,6 +143,9 @@ pub struct PluginInfo {
     /// How it stands with its licence; none where it needs none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub license: Option<LicenseInfo>,
+    /// The file with the same id that is used in its place, and comes before it: an installed package before what came with
+    /// the program. Nothing is wrong with that.
+    pub shadowed_by: Option<String>,
 }
 
 /// What a look at the plugin folders found.
@@ -154,6 +157,16 @@ pub struct PluginChanges {
     pub refused: Vec<RefusedPlugin>,
     /// Ids of loaded plugins whose file is another now: it is used from the next start on.
     pub replaced: Vec<String>,
+}
+
+/// A model that is not described as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChangedModel {
+    /// Its name.
+    pub model: Arc<str>,
+    /// Members of its card that are others now (`limits.output_tokens`, `parameters.threads`, `files`), or `added`, or
+    /// `removed`.
+    pub changed: Vec<String>,
 }
 
 /// A file that should be a plugin and cannot be used.

@@ -60,13 +60,13 @@ mod tensor;
 mod timer;
 
 pub use auth::Caller;
-pub use backplane_abi::payload;
+pub use backplane_abi::{payload, words};
 pub use config::Config;
 pub use error::{Error, ErrorCode, Result};
 pub use host::{FirstKey, Host, HostBuilder, ListedKey, ReloadReport, StartError};
 pub use info::{
-    CapabilityInfo, CapabilitySchema, Health, LoadPlan, ModelInfo, ModelState, PartHealth, PartState,
-    PluginChanges, PluginInfo, RefusedPlugin, Running,
+    CapabilityInfo, CapabilitySchema, ChangedModel, Health, LoadPlan, ModelInfo, ModelState, PartHealth,
+    PartState, PluginChanges, PluginInfo, RefusedPlugin, Running,
 };
 pub use job::{
     Answer, CacheOutcome, CacheUse, Candidate, Chunk, Done, KeepAlive, Next, Reply, Request, Route, Timing,

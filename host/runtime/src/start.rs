@@ -3,7 +3,7 @@
 use crate::auth::{self, AuthHandle};
 use crate::cache::{self, CacheHandle};
 use crate::catalog::actor::{CatalogActor, find_plugins};
-use crate::catalog::{CatalogHandle, Shelf, changes, listing};
+use crate::catalog::{CatalogHandle, Shelf, changes, differences, listing};
 use crate::compute::Pool;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ use crate::health::{
     actor_part, disk_part, gpu_part, limiter_part, models_part, plugins_part, store_part, watched,
 };
 use crate::host::{ConfigSource, FirstKey, HostBuilder};
-use crate::info::PluginChanges;
+use crate::info::{ChangedModel, PluginChanges};
 use crate::license::actor::LicenseActor;
 use crate::license::{self, LicenceBook};
 use crate::limiter::{self, LimiterHandle};
@@ -322,7 +322,11 @@ impl Started {
     }
 
     /// Finds plugins and installed models, and puts the listing into force.
-    pub async fn relist(&self, parts: &Arc<Parts>, config: &Config) -> Result<PluginChanges> {
+    pub async fn relist(
+        &self,
+        parts: &Arc<Parts>,
+        config: &Config,
+    ) -> Result<(Vec<ChangedModel>, PluginChanges)> {
         let shelf = parts.catalog.shelf().clone();
         let mut options = listing::plugin_options(config, &self.state_dir, &self.plugin_dirs);
         // What is loaded at all was settled at the start: a host that runs is not talked into less.
@@ -349,10 +353,12 @@ impl Started {
             .map_err(|_| Error::internal("looking at what is installed failed; see the log"))?;
         let listed = listed?;
         let names = listing::names(config, &listed);
+        let before: Vec<_> = parts.catalog.shelf().entries().iter().map(|entry| entry.listed()).collect();
+        let changed = differences(&before, &listed);
         let changes = changes(&parts.catalog.shelf().plugins(), &plugins);
         parts.catalog.relist(models, plugins, listed).await?;
         parts.router.rebuild(names).await?;
-        Ok(changes)
+        Ok((changed, changes))
     }
 
     /// Hands the parts what the configuration says of them.

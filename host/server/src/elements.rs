@@ -1,7 +1,6 @@
 //! Elements of tensors as JSON: flat or nested arrays in, flat arrays out.
 
-use crate::words;
-use backplane::{DType, Error, Result, Tensor};
+use backplane::{DType, Error, Result, Tensor, words};
 use half::{bf16, f16};
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Error as _, SerializeSeq};

@@ -40,7 +40,6 @@ mod parse;
 mod route;
 mod sse;
 mod stream;
-mod words;
 
 use actix_web::{dev, web};
 use backplane::Host;

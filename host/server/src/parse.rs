@@ -1,7 +1,6 @@
 //! From the bytes of a body to a typed value, telling which member is wrong and which were not read.
 
-use crate::words;
-use backplane::{Error, Result};
+use backplane::{Error, Result, words};
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -9,6 +9,7 @@
 //! - [`dtype`]: tensor element types and their names in the Open Inference Protocol.
 //! - [`payload`]: the JSON of the standard capabilities, as types.
 //! - [`root`]: the frozen `abi_stable` root module, which catches mismatched Rust builds at load time.
+//! - [`words`]: what is wrong with a value, in the words of JSON: for the host and for plugins alike.
 //! - [`clock`]: the monotonic clock that deadlines are given in.
 //! - `worker` (feature of that name): what the host and a worker process say to each other.
 
@@ -19,6 +20,7 @@ pub mod payload;
 pub mod root;
 #[allow(non_camel_case_types, reason = "the names of backplane.h, so that they can be searched for")]
 pub mod table;
+pub mod words;
 #[cfg(feature = "worker")]
 pub mod worker;
 

@@ -1,6 +1,7 @@
 //! How a plugin says what went wrong.
 
 use backplane_abi::code::Code;
+use backplane_abi::words;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -109,9 +110,7 @@ impl Error {
             return Err(error.into());
         };
         let path = located.path().to_string();
-        let message = located.inner().to_string();
-        // Line and column mean little to somebody whose client wrote the text.
-        let message = message.split(" at line ").next().unwrap_or_default();
+        let message = words::of_json(&located.inner().to_string());
         let quoted = |before: &str| message.strip_prefix(before)?.split('`').next();
         let within = |member: &str| if path == "." { member.to_owned() } else { format!("{path}.{member}") };
         if let Some(member) = quoted("missing field `").map(within) {
@@ -120,10 +119,11 @@ impl Error {
         if quoted("unknown field `").is_some() {
             return Err(Error::invalid(message).with_param(path));
         }
+        let separator = if message.starts_with("must ") { "" } else { ":" };
         if path == "." {
-            return Err(error.into());
+            return Err(Error::invalid(format!("the parameters{separator} {message}")));
         }
-        Err(Error::invalid(format!("`{path}`: {message}")).with_param(path))
+        Err(Error::invalid(format!("`{path}`{separator} {message}")).with_param(path))
     }
 
     pub(crate) fn panic(message: String) -> Self {
@@ -169,8 +169,12 @@ mod tests {
     fn parameters_that_do_not_fit_are_named() {
         for (json, param, says) in [
             ("{}", "text", "`text` is missing"),
-            (r#"{"text":1}"#, "text", "`text`: invalid type: integer `1`, expected a string"),
-            (r#"{"text":"","inner":{"sizes":[1,300]}}"#, "inner.sizes[1]", "`inner.sizes[1]`: invalid value"),
+            (r#"{"text":1}"#, "text", "`text` must be a string; got 1"),
+            (
+                r#"{"text":"","inner":{"sizes":[1,300]}}"#,
+                "inner.sizes[1]",
+                "`inner.sizes[1]` must be a whole number from 0 to 255; got 300",
+            ),
             (r#"{"text":"","inner":{}}"#, "inner.sizes", "`inner.sizes` is missing"),
             (r#"{"text":"","txet":1}"#, "txet", "unknown field `txet`, expected `text` or `inner`"),
             (r#"{"text":"","inner":{"size":1}}"#, "inner.size", "unknown field `size`, expected `sizes`"),
@@ -179,6 +183,8 @@ mod tests {
             assert_eq!(error.details["param"], param, "{json}");
             assert!(error.message.contains(says), "{json}: {error}");
         }
+        let error = Error::of_params::<Params>(b"7").unwrap_err();
+        assert_eq!(error.message, "the parameters must be an object; got 7");
         let error = Error::of_params::<Params>(b"{\"text\":").unwrap_err();
         assert!(error.details.is_empty() && error.message.contains("EOF"), "{error}");
         assert_eq!(Error::of_params::<Params>(br#"{"text":"x"}"#).unwrap().text, "x");

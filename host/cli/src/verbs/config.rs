@@ -156,7 +156,12 @@ fn reloaded(report: &Value) -> Vec<String> {
         .filter(|(_, names)| !names.is_empty())
         .map(|(what, names)| format!("{what}: {names}"))
         .collect();
-    if names(&report["changed"]).is_empty() && names(&plugins["loaded"]).is_empty() {
+    for model in all(&report["models"]) {
+        let name = printable(model["model"].as_str().unwrap_or_default());
+        lines.push(format!("model `{name}`: {}", names(&model["changed"])));
+    }
+    let nothing = ["changed", "models"].iter().all(|list| all(&report[*list]).is_empty());
+    if nothing && names(&plugins["loaded"]).is_empty() {
         lines.insert(0, "nothing changed".to_owned());
     }
     for id in all(&plugins["replaced"]).iter().filter_map(Value::as_str) {
@@ -193,6 +198,7 @@ mod tests {
         assert_eq!(reloaded(&report), ["nothing changed"]);
         let report = json!({
             "changed": [], "needs_restart": ["server.address"],
+            "models": [{ "model": "m", "changed": ["limits.output_tokens", "limits.queue"] }],
             "plugins": {
                 "loaded": ["com.a", "com.b"],
                 "refused": [{ "file": "libx.so", "problem": "not an ELF file" }],
@@ -202,6 +208,7 @@ mod tests {
         let said = [
             "plugins loaded: com.a, com.b",
             "needs a restart: server.address",
+            "model `m`: limits.output_tokens, limits.queue",
             "the file of plugin `com.c` was replaced: restart to use it",
             "not loaded: libx.so: not an ELF file",
         ];

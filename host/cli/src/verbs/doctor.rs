@@ -278,6 +278,8 @@ fn plugins(context: &Context) -> Result<Vec<Check>> {
         }
         None => super::plugin::found(context)?,
     };
+    // Another file of the same plugin is used in its place: that one is told of.
+    let plugins: Vec<_> = plugins.into_iter().filter(|plugin| plugin["shadowed_by"].is_null()).collect();
     let name = |plugin: &serde_json::Value| plugin["id"].as_str().unwrap_or_default().to_owned();
     let (ill, well): (Vec<_>, Vec<_>) = plugins
         .iter()

@@ -6,6 +6,7 @@
 
 pub mod actor;
 mod closing;
+mod differences;
 mod entry;
 pub mod listing;
 pub mod missing;
@@ -14,6 +15,7 @@ mod plan;
 mod plugins;
 mod stamp;
 
+pub use differences::differences;
 pub use entry::{Entry, Listed, Stage};
 pub use plugins::{Found, changes};
 

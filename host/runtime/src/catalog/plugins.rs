@@ -146,8 +146,11 @@ pub struct Found {
     pub problem: Option<String>,
     /// What its requests look at, if it has to do with licences.
     pub licence: Option<Arc<Gate>>,
+    /// The file that is used in its place: of those with one id the first wins, as an installed package does over what
+    /// came with the program.
+    pub shadowed_by: Option<String>,
     /// It was to be loaded, and could not be.
-    refused: bool,
+    pub refused: bool,
     /// A thread is still inside it: it was given up, and must not be entered again.
     hangs: bool,
     /// Which file it was read from.
@@ -189,6 +192,7 @@ impl Found {
             ready: self.plugin.is_some(),
             problem: self.problem.clone().or(replaced).or(hint),
             license: self.licence.as_deref().map(license::info),
+            shadowed_by: self.shadowed_by.clone(),
             file,
         }
     }
@@ -271,6 +275,7 @@ pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) 
         match outcome {
             Outcome::Loaded(plugin) => found.plugin = Some(plugin),
             Outcome::Unused { problem } => found.problem = Some(problem),
+            Outcome::Shadowed { by } => found.shadowed_by = Some(by),
             Outcome::Refused { problem, hangs } => {
                 (found.problem, found.refused, found.hangs) = (Some(problem), true, hangs);
             }
@@ -283,6 +288,7 @@ pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) 
 enum Outcome {
     Loaded(Arc<Plugin>),
     Unused { problem: String },
+    Shadowed { by: String },
     Refused { problem: String, hangs: bool },
 }
 
@@ -308,8 +314,7 @@ fn load_one(
                 return (place, Outcome::Unused { problem });
             }
             if let Some(first) = &used {
-                let problem = format!("`{id}` was loaded from `{first}` already; this file is not used");
-                return (place, Outcome::Unused { problem });
+                return (place, Outcome::Shadowed { by: first.clone() });
             }
             let settings = options.settings_of(&file.manifest);
             let isolated = all.get(place).is_some_and(|found| found.isolation == Isolation::Worker);

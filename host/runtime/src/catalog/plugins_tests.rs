@@ -64,8 +64,7 @@ fn of_files_with_one_id_the_first_that_loads_is_used() {
     assert_eq!(files(&found), ["libd.so", "liba.so", "libb.so", "libc.so", "libe.so"]);
     let loaded: Vec<_> = found.iter().filter(|found| found.plugin.is_some()).map(Found::file).collect();
     assert_eq!(loaded, ["libd.so", "libb.so"]);
-    let unused = found[3].problem.as_deref().unwrap();
-    assert_eq!(unused, "`same.id` was loaded from `libb.so` already; this file is not used");
+    assert_eq!((found[3].shadowed_by.as_deref(), &found[3].problem), (Some("libb.so"), &None));
     let changes = changes(&[], &found);
     assert_eq!(changes.loaded, ["other.id", "same.id"]);
     let refused: Vec<_> = changes.refused.iter().map(|refused| refused.file.as_str()).collect();

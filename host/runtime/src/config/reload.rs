@@ -2,11 +2,11 @@
 
 use super::Config;
 use super::layers::{join, leaves};
-use crate::info::PluginChanges;
+use crate::info::{ChangedModel, PluginChanges};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a reload changed: settings by key path, and plugins.
+/// What a reload changed: settings by key path, models and plugins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ReloadReport {
     /// Every key whose value is another now.
@@ -14,6 +14,8 @@ pub struct ReloadReport {
     /// Every key that takes effect at the next start and is not what the host was started with: until then that is in
     /// force.
     pub needs_restart: Vec<String>,
+    /// Models that came, went, or have another card.
+    pub models: Vec<ChangedModel>,
     /// What was found in the plugin folders.
     pub plugins: PluginChanges,
 }
@@ -56,7 +58,7 @@ pub fn diff(old: &Config, new: &Config) -> ReloadReport {
         keys.into_iter().filter(|key| before.get(*key) != after.get(*key)).cloned().collect();
     let needs_restart =
         changed.iter().filter(|key| READ_ONCE.iter().any(|read| is_below(key, read))).cloned().collect();
-    ReloadReport { changed, needs_restart, plugins: PluginChanges::default() }
+    ReloadReport { changed, needs_restart, ..ReloadReport::default() }
 }
 
 pub(super) fn is_below(key: &str, section: &str) -> bool {

@@ -80,8 +80,9 @@ function action(label, model, verb) {
 }
 
 const pluginRow = (plugin) => element("li", "",
-  element("div", "row", element("span", "name", plugin.id), pill(plugin.ready ? "ready" : "failed")),
-  facts(plugin.version, plugin.isolation, plugin.capabilities.join(", ")),
+  element("div", "row", element("span", "name", plugin.id), pill(plugin.ready ? "ready" : plugin.shadowed_by ? "idle" : "failed")),
+  facts(plugin.version, plugin.isolation, plugin.capabilities.join(", "),
+    plugin.shadowed_by ? `shadowed by ${plugin.shadowed_by}` : ""),
   plugin.problem ? element("p", "problem", plugin.problem) : null);
 
 const partRow = (part) => element("li", "",

@@ -31,7 +31,8 @@ impl Row {
         let text = |member: &str| plugin[member].as_str().unwrap_or_default().to_owned();
         let serves: Vec<_> =
             plugin["capabilities"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let state = match (plugin["problem"].as_str(), plugin["ready"].as_bool()) {
+        let shadowed = plugin["shadowed_by"].as_str().map(|by| format!("shadowed by {by}"));
+        let state = match (plugin["problem"].as_str().or(shadowed.as_deref()), plugin["ready"].as_bool()) {
             (Some(problem), Some(true)) => format!("ready; {problem}"),
             (Some(problem), _) => problem.to_owned(),
             (None, Some(true)) => "ready".to_owned(),

@@ -1,7 +1,7 @@
 //! What serde says of a value that does not fit, in the words of JSON: whoever sent it knows neither `u32` nor sequences.
 
 /// `must be a whole number from 0 to 255; got a string`, of `invalid type: string "a", expected u8 at line 1 column 9`.
-pub(crate) fn of_json(message: &str) -> String {
+pub fn of_json(message: &str) -> String {
     // Lines and columns of the body mean little to somebody whose client wrote it.
     let message = match message.rsplit_once(" at line ") {
         Some((before, place)) if place.bytes().next().is_some_and(|byte| byte.is_ascii_digit()) => before,
