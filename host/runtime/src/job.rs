@@ -24,6 +24,9 @@ pub struct Request {
     pub model: Option<String>,
     /// The parameters: the text of a JSON object, per the capability's schema.
     pub params: String,
+    /// Most tokens of an answer where the parameters say nothing of it. Nobody asked for as many: where a model gives less,
+    /// or a budget has less left, it is less.
+    pub default_max_tokens: Option<u32>,
     /// Its tensors.
     pub tensors: Vec<Tensor>,
     /// Names it in logs and headers. Unique among the requests that are open.
@@ -71,6 +74,7 @@ impl Request {
             capability: capability.into(),
             model: None,
             params: params.into(),
+            default_max_tokens: None,
             tensors: Vec::new(),
             id,
             traceparent: None,

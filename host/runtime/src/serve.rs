@@ -2,12 +2,13 @@
 //! plugins that call plugins all come through here.
 //!
 //! ```text
-//! resolve → reserve → cache → open → dispatch → (score → accept or escalate) → settle
+//! resolve → admit → cache → open → reserve → dispatch → (score → accept or escalate) → settle
 //! ```
 //!
 //! Nothing here sends a message to an actor, but for a model that has to be opened first.
 
 mod attempt;
+mod budget;
 mod cascade;
 mod limit;
 
@@ -16,21 +17,18 @@ use crate::catalog::{CatalogHandle, Entry};
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use crate::job::{CacheOutcome, CacheUse, Candidate, Reply, Request, Route, Source, Timing};
-use crate::limiter::{LimiterHandle, Reservation};
+use crate::limiter::LimiterHandle;
 use crate::metrics::{Metrics, Stage};
 use crate::router::{Choice, RouterHandle, Scored};
 use crate::timer::Timer;
 use arc_swap::ArcSwap;
 use attempt::attempt;
+use budget::{Admitted, admit};
 use cascade::cascade;
-use serde::Deserialize;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
-
-/// Assumed length of an answer, in tokens, when neither the request nor the model limits it.
-const DEFAULT_MAX_TOKENS: u64 = 4096;
 
 /// What the request path reads.
 pub(crate) struct Parts {
@@ -44,30 +42,6 @@ pub(crate) struct Parts {
     /// Requests that are not settled yet.
     pub open: Arc<AtomicUsize>,
     pub stopping: AtomicBool,
-}
-
-/// The members of a request's parameters that matter to admission, whatever the capability.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Peek {
-    max_tokens: Option<u64>,
-    n: Option<u64>,
-}
-
-/// A request that its caller's limits let through. Dropped, it costs nothing: no model has it.
-struct Admitted {
-    /// Goes along with the request to the model that takes it.
-    reservation: Option<Reservation>,
-    /// Tokens of the prompt, or a bound of them.
-    prompt: u64,
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        if let Some(reservation) = self.reservation.take() {
-            reservation.settle(0);
-        }
-    }
 }
 
 /// Serves a request.
@@ -91,9 +65,8 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
 
     let first = choice.candidates.first().map(|candidate| candidate.entry.clone());
     let first = first.ok_or_else(|| Error::internal("the router chose nothing"))?;
-    let admitted = reserve(parts, &request, &first, &request.id)
+    let mut admitted = admit(parts, &request, request.id.clone())
         .inspect_err(|error| refused(&request, Some(&first.name()), error))?;
-    let mut limits = parts.limiter.snapshot(&request.caller);
 
     let key =
         cache_key(parts, &config, &request, &first, escalates).filter(|_| licensed(parts, &request, &first));
@@ -102,9 +75,6 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
         && request.cache == CacheUse::Default
         && let Some(entry) = parts.cache.get(key)
     {
-        // A hit costs no tokens: what is left is told without what was put by for an answer.
-        drop(admitted);
-        limits = parts.limiter.snapshot(&request.caller);
         let listed = first.listed();
         let plugin = listed.plugins.first().cloned().unwrap_or_default();
         let admit = started.elapsed();
@@ -112,7 +82,8 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
         return Ok(Reply {
             route: route(&request, &choice, &listed.name, plugin, vec![]),
             cache: CacheOutcome::Hit,
-            limits,
+            // A hit costs no tokens.
+            limits: parts.limiter.snapshot(&request.caller),
             source: Source::Ready {
                 chunks: entry.chunks.clone().into_iter(),
                 done: Some(entry.done.clone()),
@@ -125,15 +96,17 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
     parts.metrics.stage(Stage::Admit, admit);
 
     let mut reply = if escalates {
-        cascade(parts, &request, &choice, admitted, &trail).await?
+        cascade(parts, &request, &choice, &mut admitted, &trail).await?
     } else {
-        first_that_takes_it(parts, &request, &choice, admitted, &trail).await?
+        first_that_takes_it(parts, &request, &choice, &mut admitted, &trail).await?
     };
     reply.cache = outcome;
-    reply.limits = limits;
+    reply.limits = parts.limiter.snapshot(&request.caller);
     reply.timing.admit = admit;
-    // The key names the first candidate: what another said in its place is not its answer.
+    // The key names the first candidate: what another said in its place is not its answer. Nor is one that this caller's
+    // budget cut off.
     if let Some(key) = key
+        && !admitted.cut
         && reply.route.model == first.name()
     {
         reply.source = fill_cache(reply.source, &parts.cache, key);
@@ -162,42 +135,6 @@ fn check(parts: &Parts, request: &Request) -> Result<()> {
         return Err(Error::invalid(format!("tensor `{name}` is given twice")).with_param(name.clone()));
     }
     Ok(())
-}
-
-/// Takes what the request may cost from every limit of its caller, or nothing from any.
-fn reserve(parts: &Parts, request: &Request, entry: &Entry, id: &str) -> Result<Admitted> {
-    let counts = parts.limiter.counts_tokens(&request.caller);
-    let (prompt, answer) = if counts { estimate(request, entry)? } else { (0, 0) };
-    let reserved = parts.limiter.reserve(&request.caller, id, prompt.saturating_add(answer));
-    let decided = |dimension, outcome| parts.metrics.limiter_decision(dimension, outcome);
-    match &reserved {
-        Ok(reservation) => reservation.dimensions().for_each(|dimension| decided(dimension, "allowed")),
-        Err(error) => decided(error.dimension(), "refused"),
-    }
-    Ok(Admitted { reservation: Some(reserved?), prompt })
-}
-
-/// Tokens a request may take: its prompt, counted by the model where it is open and can, else bounded by its bytes;
-/// and the longest answer it allows.
-fn estimate(request: &Request, entry: &Entry) -> Result<(u64, u64)> {
-    let backend = entry.backend();
-    let counted = match &backend {
-        Some(backend) => backend.model().count_tokens(&request.capability, &request.params)?,
-        None => None,
-    };
-    let prompt = counted.unwrap_or(request.params.len() as u64);
-    let peek: Peek = serde_json::from_str(&request.params).unwrap_or_default();
-    let generates = matches!(&*request.capability, "chat" | "complete");
-    let answer = match (peek.max_tokens, generates) {
-        (Some(max), _) => max,
-        (None, false) => 0,
-        (None, true) => {
-            let most = entry.listed().limits.output_tokens.map_or(DEFAULT_MAX_TOKENS, u64::from);
-            let context = backend.and_then(|backend| backend.model().description().context);
-            context.map_or(most, |context| u64::from(context).saturating_sub(prompt).min(most))
-        }
-    };
-    Ok((prompt, answer.saturating_mul(peek.n.unwrap_or(1).max(1))))
 }
 
 /// Whether an answer may be given without asking the model: what is kept is of a plugin that may need a licence.
@@ -267,13 +204,13 @@ async fn first_that_takes_it(
     parts: &Parts,
     request: &Request,
     choice: &Choice,
-    mut admitted: Admitted,
+    admitted: &mut Admitted,
     trail: &[Arc<str>],
 ) -> Result<Reply> {
     let mut tried = Vec::new();
     let last = choice.candidates.len().saturating_sub(1);
     for (place, candidate) in choice.candidates.iter().enumerate() {
-        match attempt(parts, request, candidate, &mut admitted, trail, request.confidence).await {
+        match attempt(parts, request, candidate, admitted, trail, request.confidence).await {
             Ok((live, timing)) => {
                 let plugin = plugin_of(candidate);
                 return Ok(Reply {
@@ -293,12 +230,15 @@ async fn first_that_takes_it(
     Err(Error::internal("the router chose nothing"))
 }
 
-/// Whether another model may be asked after this failure: nothing was answered yet, and it was not the request's fault.
+/// Whether another model may be asked after this failure: nothing was answered yet, and it was neither the request's
+/// fault nor a want of tokens.
 fn can_stand_in(error: &Error) -> bool {
-    matches!(
+    let fails_here = matches!(
         error.code,
         ErrorCode::Unavailable | ErrorCode::ResourceExhausted | ErrorCode::FailedPrecondition
-    ) || error.reason.starts_with("plugin_license_")
+    );
+    let no_tokens = matches!(&*error.reason, "insufficient_quota" | "quota_store_unavailable");
+    (fails_here && !no_tokens) || error.reason.starts_with("plugin_license_")
 }
 
 fn tried_and(candidate: &Scored, confidence: Option<f64>, why: String) -> Candidate {

@@ -63,6 +63,21 @@ async fn a_plugin_that_bids_late_holds_up_nobody_for_long_and_another_answers() 
 }
 
 #[tokio::test]
+async fn a_plugin_that_hangs_when_it_is_told_of_a_cancel_holds_up_no_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    slow(dir.path(), "liba.so", "to.tell", &["CANCEL_MS=20000", "WORK_MS=20000"]);
+    let (host, _state) = host(dir.path(), |_| {});
+    host.load("to.tell", None).await.unwrap();
+    let began = Instant::now();
+    let late = [100, 400, 700].map(|ms| ask(&host, question().within(Duration::from_millis(ms))));
+    for answer in futures::future::join_all(late).await {
+        assert_eq!(answer.unwrap_err().code, backplane::ErrorCode::DeadlineExceeded);
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(threads("cancel to.tell"), 1, "one thread is in it, and the rest waits for that");
+}
+
+#[tokio::test]
 async fn an_engine_that_gives_its_figures_late_shows_its_last_ones() {
     let dir = tempfile::tempdir().unwrap();
     slow(dir.path(), "liba.so", "figures.late", &["STATS_MS=20000"]);
@@ -140,6 +155,20 @@ async fn a_reload_says_which_plugins_came_and_which_did_not() {
 }
 
 #[tokio::test]
+async fn what_is_shadowed_or_turned_off_is_told_and_is_no_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    slow(dir.path(), "liba.so", "same.id", &[]);
+    slow(dir.path(), "libb.so", "same.id", &["VERSION=\"2.0.0\""]);
+    slow(dir.path(), "libc.so", "off.id", &[]);
+    let (host, _state) = host(dir.path(), |config| config.plugins.disabled.push("off.id".to_owned()));
+    let part = || host.health().parts.into_iter().find(|part| part.part == "plugins").unwrap();
+    assert_eq!((part().state, part().detail.as_str()), (backplane::PartState::Ok, "1 loaded"));
+    let plugins = host.plugins();
+    let shadowed = plugins.iter().find(|plugin| plugin.file == "libb.so").unwrap();
+    assert_eq!((shadowed.shadowed_by.as_deref(), &shadowed.problem), (Some("liba.so"), &None));
+}
+
+#[tokio::test]
 async fn what_a_model_needed_only_to_open_is_given_back() {
     let dir = tempfile::tempdir().unwrap();
     slow(dir.path(), "liba.so", "opens.large", &["OPEN_MB=256"]);
@@ -161,6 +190,22 @@ async fn the_limits_of_a_card_hold_where_the_configuration_says_nothing() {
     let json = |answer: Answer| answer.json::<serde_json::Value>().unwrap()[0]["max_tokens"].clone();
     assert_eq!(json(ask(&one, chat("{}")).await.unwrap()), 7);
     assert_eq!(json(ask(&one, chat(r#"{"max_tokens":3}"#)).await.unwrap()), 3);
+    for (default, given) in [(5, 5), (16, 7)] {
+        let mut defaulted = chat("{}");
+        defaulted.default_max_tokens = Some(default);
+        assert_eq!(json(ask(&one, defaulted).await.unwrap()), given, "a default is no request");
+    }
+    assert_eq!(one.reload().await.unwrap().models, []);
+    // Only the card: other weights would be another change.
+    let seven = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, seven.replace("output_tokens = 7", "output_tokens = 6")).unwrap();
+    let report = one.reload().await.unwrap();
+    assert_eq!((&*report.models[0].model, report.models.len()), ("mine", 1));
+    assert_eq!(report.models[0].changed, ["limits.output_tokens"]);
+    assert_eq!(report.changed, [""; 0], "of the configuration");
+    assert_eq!(json(ask(&one, chat("{}")).await.unwrap()), 6);
+    std::fs::write(&path, seven).unwrap();
+    one.reload().await.unwrap();
     let error = ask(&one, chat(r#"{"max_tokens":8}"#)).await.unwrap_err();
     assert_eq!(
         (error.code, error.param.as_deref()),

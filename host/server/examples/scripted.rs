@@ -2,7 +2,7 @@
 //! capabilities. So a test says in one place what the model does and what HTTP must make of it.
 //!
 //! `chat` and `complete` read a [`Script`] from the last message or the prompt; text that is no script is given back
-//! word by word. `embed` and `tensor.infer` compute something small. `test.unforeseen` is a capability that no host
+//! word by word, as far as `max_tokens` allows: a word is a token. `embed` and `tensor.infer` compute something small. `test.unforeseen` is a capability that no host
 //! has heard of.
 
 use backplane_plugin::payload::{FinishReason, Usage, chat, complete, embed, tensor};
@@ -63,6 +63,15 @@ impl Model for Scripted {
         }
     }
 
+    fn count_tokens(&self, capability: &str, params_json: &str) -> Result<Option<u64>> {
+        let text = match capability {
+            chat::CAPABILITY => last_message(&backplane_plugin::serde_json::from_str(params_json)?),
+            complete::CAPABILITY => prompt(backplane_plugin::serde_json::from_str(params_json)?),
+            _ => return Ok(None),
+        };
+        Ok(Some(text.split_whitespace().count() as u64))
+    }
+
     fn instance(&self, _seat: &Seat) -> Result<Box<dyn Instance>> {
         Ok(each(|request| match request.capability() {
             chat::CAPABILITY => answer_chat(request),
@@ -74,50 +83,63 @@ impl Model for Scripted {
     }
 }
 
-fn answer_chat(request: &Request) -> Result<Done> {
-    let params: chat::Params = request.params()?;
-    let text = match params.messages.last().map(|message| &message.content) {
+fn last_message(params: &chat::Params) -> String {
+    match params.messages.last().map(|message| &message.content) {
         Some(chat::Content::Text(text)) => text.clone(),
         _ => String::new(),
-    };
+    }
+}
+
+fn prompt(params: complete::Params) -> String {
+    match params.prompt {
+        complete::Prompt::Text(text) => text,
+        complete::Prompt::Tokens(tokens) => format!("{tokens:?}"),
+    }
+}
+
+fn answer_chat(request: &Request) -> Result<Done> {
+    let params: chat::Params = request.params()?;
+    let text = last_message(&params);
     let word = |word: &str| chat::Chunk { content: word.to_owned(), ..chat::Chunk::default() };
-    let last = chat::Chunk { finish_reason: Some(FinishReason::Stop), ..chat::Chunk::default() };
-    play(request, &text, word, last)
+    let last = |reason| chat::Chunk { finish_reason: Some(reason), ..chat::Chunk::default() };
+    play(request, &text, params.max_tokens, word, last)
 }
 
 fn answer_complete(request: &Request) -> Result<Done> {
     let params: complete::Params = request.params()?;
-    let text = match params.prompt {
-        complete::Prompt::Text(text) => text,
-        complete::Prompt::Tokens(tokens) => format!("{tokens:?}"),
-    };
+    let most = params.max_tokens;
+    let text = prompt(params);
     let word = |word: &str| complete::Chunk { text: word.to_owned(), ..complete::Chunk::default() };
-    let last = complete::Chunk { finish_reason: Some(FinishReason::Stop), ..complete::Chunk::default() };
-    play(request, &text, word, last)
+    let last = |reason| complete::Chunk { finish_reason: Some(reason), ..complete::Chunk::default() };
+    play(request, &text, most, word, last)
 }
 
 /// Does what the script in `text` says; without one gives the text back word by word.
 fn play<T: backplane_plugin::serde::Serialize>(
     request: &Request,
     text: &str,
+    most: Option<u32>,
     piece: impl Fn(&str) -> T,
-    last: T,
+    last: impl Fn(FinishReason) -> T,
 ) -> Result<Done> {
     let script = backplane_plugin::serde_json::from_str::<Script>(text).unwrap_or_else(|_| Script::default());
     wait(request, script.delay_ms)?;
     if script.params {
         request.push_json(&piece(request.params_json()))?;
-        request.push_json(&last)?;
+        request.push_json(&last(FinishReason::Stop))?;
     } else if text.starts_with('{') {
         for chunk in &script.chunks {
             request.push_json(chunk)?;
             wait(request, script.every_ms)?;
         }
     } else {
-        for word in text.split_inclusive(' ') {
+        let most = most.map_or(usize::MAX, |most| most as usize);
+        let words = text.split_inclusive(' ');
+        for word in words.clone().take(most) {
             request.push_json(&piece(word))?;
         }
-        request.push_json(&last)?;
+        let cut = most < words.count();
+        request.push_json(&last(if cut { FinishReason::Length } else { FinishReason::Stop }))?;
     }
     if let Some((code, message)) = script.fail {
         let error = Error::new(Code::from_raw(code), message);

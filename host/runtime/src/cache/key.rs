@@ -39,6 +39,7 @@ impl Key {
         }
         // An answer that nobody scored is not the answer for someone who wants a score.
         text.push(u8::from(request.confidence));
+        text.extend_from_slice(&request.default_max_tokens.map_or(u64::MAX, u64::from).to_le_bytes());
         canonical(&request.params, &mut text);
         if request.tensors.is_empty() {
             return Self(*blake3::hash(&text).as_bytes());
@@ -300,8 +301,11 @@ mod tests {
         other.capability = "complete".into();
         let mut scored = request("{}");
         scored.confidence = true;
+        let mut short = request("{}");
+        short.default_max_tokens = Some(16);
         let keys = [
             of("t", same, &base),
+            of("t", same, &short),
             of("u", same, &base),
             of("tm", Identity { name: "", ..same }, &base),
             of("t", Identity { name: "n", ..same }, &base),

@@ -1,6 +1,6 @@
 //! What the request path reads and writes: a meter for each key, and the journal.
 
-use super::budget::{Allowance, Budget, Hold, Short};
+use super::budget::{Allowance, Budget, Estimate, Hold, Short};
 use super::error::LimitError;
 use super::gcra::{Gcra, Rate, Refused};
 use super::journal::{Journal, Open};
@@ -179,16 +179,10 @@ impl Books {
         })
     }
 
-    /// Takes one request and `estimate` tokens from every limit of the caller, in this order, or nothing from any.
-    pub fn reserve(
-        self: &Arc<Self>,
-        caller: &Caller,
-        request: &str,
-        estimate: u64,
-        now: Now,
-    ) -> Result<Reservation, LimitError> {
-        let Some((meter, limits)) = self.of(caller) else { return Ok(Reservation::free(false)) };
-        let rated = limits.rate.is_some();
+    /// Takes one request from the caller's rate, if its budget could pay for the least of `estimate` now; else takes
+    /// nothing. Says whether there is a rate.
+    pub fn admit(&self, caller: &Caller, estimate: Estimate, now: Now) -> Result<bool, LimitError> {
+        let Some((meter, limits)) = self.of(caller) else { return Ok(false) };
         if let Some(rate) = limits.rate {
             let refused = |refused| LimitError::RateExceeded {
                 key: meter.owner.key.clone(),
@@ -201,36 +195,30 @@ impl Books {
             };
             meter.rate.take(rate, 1, now.steady).map_err(refused)?;
         }
-        let Some(allowance) = limits.tokens else { return Ok(Reservation::free(rated)) };
-        let held = self.set_aside(&meter, allowance, request, estimate, now).inspect_err(|_| {
-            if let Some(rate) = limits.rate {
-                meter.rate.settle(rate, 1, 0, now.steady);
-            }
-        })?;
-        Ok(Reservation { held: Some(held), rated })
+        if let Some(allowance) = limits.tokens {
+            let short = |short| too_much(&meter.owner.key, allowance, estimate, short);
+            meter.budget.check(allowance, estimate.least, now.wall).map_err(short).inspect_err(|_| {
+                if let Some(rate) = limits.rate {
+                    meter.rate.settle(rate, 1, 0, now.steady);
+                }
+            })?;
+        }
+        Ok(limits.rate.is_some())
     }
 
-    fn set_aside(
+    /// Sets aside the most of `estimate`, or what is left of the caller's budget.
+    pub fn reserve(
         self: &Arc<Self>,
-        meter: &Arc<Meter>,
-        allowance: Allowance,
+        caller: &Caller,
         request: &str,
-        estimate: u64,
+        estimate: Estimate,
         now: Now,
-    ) -> Result<Held, LimitError> {
-        let Allowance { limit, period: window } = allowance;
-        let key = || meter.owner.key.clone();
-        let hold = meter.budget.reserve(allowance, estimate, now.wall).map_err(|short| match short {
-            Short::ForEver => LimitError::TooLargeForLimit { key: key(), limit, window, estimate },
-            Short::Now(standing) => LimitError::BudgetExceeded {
-                key: key(),
-                limit,
-                window,
-                remaining: standing.remaining,
-                estimate,
-                resets_in: standing.resets_in,
-            },
-        })?;
+    ) -> Result<Reservation, LimitError> {
+        let Some((meter, Applied { tokens: Some(allowance), .. })) = self.of(caller) else {
+            return Ok(Reservation::free());
+        };
+        let short = |short| too_much(&meter.owner.key, allowance, estimate, short);
+        let hold = meter.budget.reserve(allowance, estimate, now.wall).map_err(short)?;
         let open = Open {
             owner: meter.owner.clone(),
             window: hold.window,
@@ -238,10 +226,10 @@ impl Books {
             request: request.to_owned(),
         };
         match self.journal.reserve(open) {
-            Ok(serial) => Ok(Held { books: self.clone(), meter: meter.clone(), hold, serial }),
+            Ok(serial) => Ok(Reservation(Some(Held { books: self.clone(), meter, hold, serial }))),
             Err(source) => {
                 meter.budget.settle(hold, 0);
-                Err(LimitError::StoreUnavailable { key: key(), source })
+                Err(LimitError::StoreUnavailable { key: meter.owner.key.clone(), source })
             }
         }
     }
@@ -266,15 +254,31 @@ impl Books {
     }
 }
 
-/// A request that was admitted, until it is settled. Dropping it charges what was reserved: whoever forgets to settle
+/// Why `estimate` is not let through.
+fn too_much(
+    key: &Arc<str>,
+    Allowance { limit, period: window }: Allowance,
+    estimate: Estimate,
+    short: Short,
+) -> LimitError {
+    let key = key.clone();
+    match short {
+        Short::ForEver => LimitError::TooLargeForLimit { key, limit, window, estimate },
+        Short::Now(standing) => LimitError::BudgetExceeded {
+            key,
+            limit,
+            window,
+            remaining: standing.remaining,
+            estimate,
+            resets_in: standing.resets_in,
+        },
+    }
+}
+
+/// Tokens that were set aside, until they are settled. Dropping it charges what was reserved: whoever forgets to settle
 /// does not get it for nothing.
 #[must_use = "dropping a reservation charges it"]
-pub struct Reservation {
-    /// `None` where no token is counted.
-    held: Option<Held>,
-    /// Whether it counts against a rate.
-    rated: bool,
-}
+pub struct Reservation(Option<Held>);
 
 struct Held {
     books: Arc<Books>,
@@ -290,19 +294,14 @@ impl std::fmt::Debug for Reservation {
 }
 
 impl Reservation {
-    fn free(rated: bool) -> Self {
-        Self { held: None, rated }
+    /// Of a caller whose tokens are not counted.
+    pub fn free() -> Self {
+        Self(None)
     }
 
-    /// The limits it was taken from.
-    pub fn dimensions(&self) -> impl Iterator<Item = &'static str> {
-        let requests = self.rated.then_some("requests");
-        requests.into_iter().chain(self.held.is_some().then_some("tokens"))
-    }
-
-    /// Tokens that were set aside.
+    /// How many.
     pub fn tokens(&self) -> u64 {
-        self.held.as_ref().map_or(0, |held| held.hold.tokens)
+        self.0.as_ref().map_or(0, |held| held.hold.tokens)
     }
 
     /// Charges what the request cost, and gives the rest back. What it cost beyond its reservation is a debt.
@@ -311,7 +310,7 @@ impl Reservation {
     }
 
     fn charge(&mut self, tokens: u64) {
-        if let Some(Held { books, meter, hold, serial }) = self.held.take() {
+        if let Some(Held { books, meter, hold, serial }) = self.0.take() {
             books.journal.settle(serial, tokens, || meter.budget.settle(hold, tokens));
         }
     }

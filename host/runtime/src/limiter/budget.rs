@@ -37,6 +37,28 @@ struct Ledger {
     opened: u64,
 }
 
+/// What a request may cost, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// With less it cannot be done.
+    pub least: u64,
+    /// More it does not use.
+    pub most: u64,
+}
+
+impl Estimate {
+    /// So much and no less.
+    pub fn exactly(tokens: u64) -> Self {
+        Self { least: tokens, most: tokens }
+    }
+}
+
+impl From<u64> for Estimate {
+    fn from(tokens: u64) -> Self {
+        Self::exactly(tokens)
+    }
+}
+
 /// Tokens that were set aside.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Hold {
@@ -70,24 +92,31 @@ pub struct Standing {
 }
 
 impl Budget {
-    /// Sets `tokens` aside. Nothing is let through once the budget is used up, even if it might cost nothing: the least
-    /// that is set aside is one token.
+    /// Sets tokens aside: the most that is asked for, or what is left. Nothing is let through once the budget is used up,
+    /// even if it might cost nothing: the least that is set aside is one token.
     ///
     /// # Errors
-    /// When there are not that many, now or ever.
-    pub fn reserve(&self, allowance: Allowance, tokens: u64, now: u64) -> Result<Hold, Short> {
-        let tokens = tokens.max(1);
-        if allowance.limit < tokens {
-            return Err(Short::ForEver);
-        }
+    /// When there are not as many as the least, now or ever.
+    pub fn reserve(
+        &self,
+        allowance: Allowance,
+        wanted: impl Into<Estimate>,
+        now: u64,
+    ) -> Result<Hold, Short> {
+        let wanted = wanted.into();
         let mut ledger = self.0.lock();
-        let window = ledger.roll(allowance.period, now);
-        let standing = ledger.standing(allowance.limit, window, now);
-        if standing.remaining < tokens {
-            return Err(Short::Now(standing));
-        }
+        let (window, remaining) = ledger.fits(allowance, wanted.least, now)?;
+        let tokens = wanted.most.max(wanted.least).clamp(1, remaining);
         ledger.reserved += tokens;
         Ok(Hold { window, tokens, opened: ledger.opened })
+    }
+
+    /// Whether so many could be set aside now.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn check(&self, allowance: Allowance, least: u64, now: u64) -> Result<(), Short> {
+        self.0.lock().fits(allowance, least, now).map(drop)
     }
 
     /// Replaces what was set aside by what it cost. What was set aside in a window that has ended was charged to that one.
@@ -123,6 +152,20 @@ impl Budget {
 }
 
 impl Ledger {
+    /// The window now and what is left in it, if that is as many as `least`.
+    fn fits(&mut self, allowance: Allowance, least: u64, now: u64) -> Result<(Window, u64), Short> {
+        let least = least.max(1);
+        if allowance.limit < least {
+            return Err(Short::ForEver);
+        }
+        let window = self.roll(allowance.period, now);
+        let standing = self.standing(allowance.limit, window, now);
+        if standing.remaining < least {
+            return Err(Short::Now(standing));
+        }
+        Ok((window, standing.remaining))
+    }
+
     fn standing(&self, limit: u64, window: Window, now: u64) -> Standing {
         Standing {
             spent: self.spent,
@@ -194,6 +237,22 @@ mod tests {
             "not even for a request that may cost nothing"
         );
         assert_eq!(budget.standing(allowance, MINUTE).remaining, 100, "until the window ends");
+    }
+
+    #[test]
+    fn who_takes_what_there_is_gets_what_is_left_and_not_less_than_the_least() {
+        let (budget, allowance) = (Budget::default(), a_minute(100));
+        let wanted = |least, most| Estimate { least, most };
+        let first = budget.reserve(allowance, wanted(10, 60), 0).unwrap();
+        let second = budget.reserve(allowance, wanted(10, 60), 0).unwrap();
+        assert_eq!((first.tokens, second.tokens), (60, 40));
+        let Err(Short::Now(standing)) = budget.reserve(allowance, wanted(1, 60), 0) else { panic!() };
+        assert_eq!((standing.remaining, standing.reserved), (0, 100));
+        budget.settle(second, 31);
+        assert!(budget.check(allowance, 9, 0).is_ok() && budget.check(allowance, 10, 0).is_err());
+        assert!(budget.reserve(allowance, wanted(10, u64::MAX), 0).is_err());
+        assert_eq!(budget.reserve(allowance, wanted(9, u64::MAX), 0).unwrap().tokens, 9);
+        assert_eq!(budget.reserve(allowance, wanted(101, u64::MAX), 0), Err(Short::ForEver));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Why a request was not admitted.
 
+use super::budget::Estimate;
 use super::journal::JournalError;
 use crate::error::{Error, ErrorCode};
 use std::sync::Arc;
@@ -20,10 +21,11 @@ pub enum LimitError {
     },
     /// The budget is used up.
     #[error(
-        "key `{key}` may spend {limit} tokens ({window}), {remaining} are left, and this request may cost {estimate}; {}",
+        "key `{key}` may spend {limit} tokens ({window}), {remaining} are left, and this request {}; {}, or {}",
+        cost(*estimate), less(*estimate),
         match resets_in {
-            Some(wait) => format!("ask for less with `max_tokens`, or wait {} for the next window", shown(*wait)),
-            None => "ask for less with `max_tokens`, or have the budget raised".to_owned(),
+            Some(wait) => format!("wait {} for the next window", shown(*wait)),
+            None => "have the budget raised".to_owned(),
         }
     )]
     BudgetExceeded {
@@ -36,13 +38,14 @@ pub enum LimitError {
         /// What is left.
         remaining: u64,
         /// What the request may cost.
-        estimate: u64,
+        estimate: Estimate,
         /// When the window ends; `None`: never.
         resets_in: Option<Duration>,
     },
     /// More than a whole budget: no waiting helps.
     #[error(
-        "this request may cost {estimate} tokens, and key `{key}` may spend {limit} in all ({window}); ask for less with `max_tokens`, or have the budget raised"
+        "this request {} tokens, and key `{key}` may spend {limit} in all ({window}); {}, or have the budget raised",
+        cost(*estimate), less(*estimate),
     )]
     TooLargeForLimit {
         /// Whose limit.
@@ -52,7 +55,7 @@ pub enum LimitError {
         /// The window's period.
         window: super::Period,
         /// What the request may cost.
-        estimate: u64,
+        estimate: Estimate,
     },
     /// The journal cannot be written, so no token can be spent.
     #[error(
@@ -64,6 +67,16 @@ pub enum LimitError {
         /// For the log.
         source: JournalError,
     },
+}
+
+/// Where the request sets no `max_tokens`, its prompt and one token of each answer have to fit.
+fn cost(estimate: Estimate) -> String {
+    let needs = if estimate.least == estimate.most { "may cost" } else { "costs at least" };
+    format!("{needs} {}", estimate.least)
+}
+
+fn less(estimate: Estimate) -> &'static str {
+    if estimate.least == estimate.most { "ask for less with `max_tokens`" } else { "shorten it" }
 }
 
 /// Rounded up to what a person reads; the exact figure is in the headers.
@@ -111,13 +124,13 @@ impl From<LimitError> for Error {
                 .with_detail("dimension", "tokens")
                 .with_detail("limit", limit)
                 .with_detail("remaining", remaining)
-                .with_detail("estimate", estimate),
+                .with_detail("estimate", estimate.least),
             LimitError::TooLargeForLimit { limit, estimate, .. } => out
                 .with_reason("limit_too_small")
                 .with_param("max_tokens")
                 .with_detail("dimension", "tokens")
                 .with_detail("limit", limit)
-                .with_detail("estimate", estimate),
+                .with_detail("estimate", estimate.least),
             LimitError::StoreUnavailable { source, .. } => {
                 tracing::error!(error = %source, "the journal cannot be written; keys with a token budget are refused");
                 out.with_reason("quota_store_unavailable").with_retry_after(Duration::from_secs(5))

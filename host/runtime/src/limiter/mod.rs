@@ -1,6 +1,7 @@
 //! What a key may use: a request rate and a token budget.
 //!
-//! Requests reserve before they run ([`LimiterHandle::reserve`]) and settle after ([`Reservation`]). They send no message;
+//! Requests are let in ([`LimiterHandle::admit`]), reserve before they run ([`LimiterHandle::reserve`]) and settle after
+//! ([`Reservation`]). They send no message;
 //! the [`actor`] owns the timers, the checkpoints and the configuration.
 //!
 //! - A rate lives in memory: a restart forgets it.
@@ -19,6 +20,7 @@ mod window;
 
 pub use actor::LimiterActor;
 pub use books::{CheckpointError, Reservation};
+pub use budget::Estimate;
 pub use error::LimitError;
 pub use journal::JournalError;
 pub use window::{BadPeriod, Period, Window};
@@ -75,15 +77,29 @@ pub struct LimiterHandle {
 }
 
 impl LimiterHandle {
-    /// Takes one request and `estimate` tokens from every limit of the caller, or nothing from any. Sends no message.
+    /// Takes one request from the caller's rate, if its budget could pay for the least of `estimate` now; else takes
+    /// nothing. Says whether there is a rate. Sends no message.
+    ///
+    /// # Errors
+    /// Which limit forbids it, and when it will not.
+    pub fn admit(&self, caller: &Caller, estimate: impl Into<Estimate>) -> Result<bool, LimitError> {
+        self.books.admit(caller, estimate.into(), self.books.now())
+    }
+
+    /// Sets tokens aside: the most of `estimate`, or what is left of the budget. Sends no message.
     ///
     /// `request` names the request in the journal, for people. It need not be unique: what is charged twice is reserved
     /// twice.
     ///
     /// # Errors
-    /// Which limit forbids it, and when it will not.
-    pub fn reserve(&self, caller: &Caller, request: &str, estimate: u64) -> Result<Reservation, LimitError> {
-        self.books.reserve(caller, request, estimate, self.books.now())
+    /// That not even the least of it is left, and when it will be.
+    pub fn reserve(
+        &self,
+        caller: &Caller,
+        request: &str,
+        estimate: impl Into<Estimate>,
+    ) -> Result<Reservation, LimitError> {
+        self.books.reserve(caller, request, estimate.into(), self.books.now())
     }
 
     /// Whether a request of this caller has to be estimated.

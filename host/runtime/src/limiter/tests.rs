@@ -48,12 +48,18 @@ async fn a_refused_request_leaves_every_limit_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let limiter = started(dir.path());
     let caller = caller(Some(10), Some(100));
+    assert_eq!(limiter.admit(&caller, 90), Ok(true));
     let held = limiter.reserve(&caller, "a", 90).unwrap();
     for (estimate, reason, code) in [
         (20, "insufficient_quota", crate::error::ErrorCode::ResourceExhausted),
         (101, "limit_too_small", crate::error::ErrorCode::InvalidArgument),
     ] {
-        let error = Error::from(limiter.reserve(&caller, "b", estimate).unwrap_err());
+        let errors = [
+            limiter.admit(&caller, estimate).unwrap_err(),
+            limiter.reserve(&caller, "b", estimate).unwrap_err(),
+        ];
+        assert_eq!(errors[0], errors[1]);
+        let error = Error::from(errors[0].clone());
         assert_eq!((&*error.reason, error.code, error.retry_after), (reason, code, None));
         for part in ["`key1`", "100", &estimate.to_string()] {
             assert!(error.message.contains(part), "{}", error.message);
@@ -73,13 +79,13 @@ async fn a_client_that_waits_exactly_as_long_as_told_is_let_in() {
     let caller = caller(Some(3), None);
     let at = |steady| books::Now { steady, wall: 0 };
     for id in ["a", "b", "c"] {
-        books.reserve(&caller, id, 0, at(1_000_000)).unwrap().settle(0);
+        books.admit(&caller, 0.into(), at(1_000_000)).unwrap_or_else(|error| panic!("{id}: {error}"));
     }
-    let refused = books.reserve(&caller, "d", 0, at(1_000_000)).unwrap_err();
+    let refused = books.admit(&caller, 0.into(), at(1_000_000)).unwrap_err();
     let LimitError::RateExceeded { retry_after, limit: 3, .. } = refused else { panic!("{refused}") };
     let wait = 1_000_000 + retry_after.as_nanos() as u64;
-    assert!(books.reserve(&caller, "e", 0, at(wait - 1)).is_err());
-    books.reserve(&caller, "f", 0, at(wait)).unwrap().settle(0);
+    assert!(books.admit(&caller, 0.into(), at(wait - 1)).is_err());
+    assert_eq!(books.admit(&caller, 0.into(), at(wait)), Ok(true));
 }
 
 #[actix::test]
@@ -113,7 +119,7 @@ async fn the_first_requests_of_a_new_key_meet_the_default_limit_together() {
     let caller = caller(None, None);
     let through: usize = std::thread::scope(|scope| {
         let clients: Vec<_> =
-            (0..16).map(|_| scope.spawn(|| usize::from(limiter.reserve(&caller, "x", 0).is_ok()))).collect();
+            (0..16).map(|_| scope.spawn(|| usize::from(limiter.admit(&caller, 0).is_ok()))).collect();
         clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
     assert_eq!(through, 5);
@@ -138,6 +144,7 @@ async fn callers_without_a_key_have_no_limits() {
         .unwrap();
     let inside = Caller::internal("me");
     for _ in 0..3 {
+        assert_eq!(limiter.admit(&inside, 1000), Ok(false));
         limiter.reserve(&inside, "x", 1000).unwrap().settle(1000);
     }
     assert!(limiter.snapshot(&inside).is_empty() && !limiter.counts_tokens(&inside));
@@ -248,6 +255,7 @@ async fn without_a_journal_tokens_are_refused_and_requests_go_on() {
     assert!(error.retry_after.is_some() && limiter.check().is_err());
     let standing = limiter.snapshot(&budget);
     assert_eq!((standing[0].remaining, standing[1].remaining), (10, 100), "nothing was taken");
+    assert_eq!(limiter.admit(&rate, 0), Ok(true));
     limiter.reserve(&rate, "b", 0).unwrap().settle(0);
     // The disk has room again: a new journal is begun.
     limiter.checkpoint().await.unwrap();
@@ -261,10 +269,10 @@ async fn a_restart_and_a_checkpoint_change_nothing() {
     let caller = caller(None, Some(1000));
     for round in 1..5 {
         let books = books(dir.path());
-        books.reserve(&caller, "x", 50, books.now()).unwrap().settle(10);
+        books.reserve(&caller, "x", 50.into(), books.now()).unwrap().settle(10);
         if round % 2 == 0 {
             books.checkpoint(&SqliteStore::open(dir.path()).unwrap()).unwrap();
-            books.reserve(&caller, "x", 50, books.now()).unwrap().settle(0);
+            books.reserve(&caller, "x", 50.into(), books.now()).unwrap().settle(0);
         }
         assert_eq!(left(&books, &caller), 1000 - 10 * round);
     }
@@ -276,7 +284,7 @@ fn a_damaged_journal_is_kept_and_the_rest_of_it_counts() {
     let caller = caller(None, Some(1000));
     let before = books(dir.path());
     for _ in 0..10 {
-        before.reserve(&caller, "x", 10, before.now()).unwrap().settle(10);
+        before.reserve(&caller, "x", 10.into(), before.now()).unwrap().settle(10);
     }
     drop(before);
     let journals =
@@ -325,7 +333,7 @@ proptest! {
         let (mut live, mut open, mut spent) = (open_books(), Vec::new(), 0);
         for (step, tokens, cost) in steps {
             match step {
-                0 | 1 => open.push(live.reserve(&caller, "x", tokens, live.now()).unwrap()),
+                0 | 1 => open.push(live.reserve(&caller, "x", tokens.into(), live.now()).unwrap()),
                 2 if !open.is_empty() => {
                     open.remove(0).settle(cost);
                     spent += cost;
@@ -424,8 +432,9 @@ fn measure() {
     ] {
         let start = Instant::now();
         for _ in 0..200_000 {
-            let held =
-                books.reserve(&caller, "0193a7b0-7d2e-7c1a-b0f5-1d2c3b4a5968", 100, books.now()).unwrap();
+            let held = books
+                .reserve(&caller, "0193a7b0-7d2e-7c1a-b0f5-1d2c3b4a5968", 100.into(), books.now())
+                .unwrap();
             held.settle(50);
         }
         println!("{what}: {:?} for reserve and settle", start.elapsed() / 200_000);

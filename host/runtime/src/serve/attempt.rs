@@ -1,7 +1,8 @@
 //! One attempt: a request handed to one model, and what has to happen at its end, whoever ends it.
 
+use super::Parts;
+use super::budget::{Admitted, reserve};
 use super::limit::output_tokens;
-use super::{Admitted, Parts};
 use crate::backend::{Backend, Refusal};
 use crate::catalog::Entry;
 use crate::error::{Error, ErrorCode, Result};
@@ -20,12 +21,12 @@ use std::time::Instant;
 /// Attempts at a model that is being closed and reopened under us.
 const MAX_REOPENS: usize = 4;
 
-/// A reservation, wherever it is: with the request function, or with the exchange that pays from it. Whoever takes it
-/// out settles it.
-type Purse = Arc<Mutex<Option<Reservation>>>;
+/// A reservation, wherever it is: with the attempt, or with the exchange that pays from it. Whoever takes it out settles
+/// it.
+type Held = Arc<Mutex<Option<Reservation>>>;
 
-/// Opens the model if need be and hands it the request. The reservation goes along, and settles at its end; it stays
-/// with the caller when the model did not take the request.
+/// Opens the model if need be, sets aside what the request may cost and hands it over. The reservation goes along, and
+/// settles at its end; it is given back when the model did not take the request.
 pub(super) async fn attempt(
     parts: &Parts,
     request: &Request,
@@ -37,48 +38,53 @@ pub(super) async fn attempt(
     let entry = &candidate.entry;
     let opening = Instant::now();
     let most = entry.listed().limits.output_tokens;
-    let params = output_tokens(&request.capability, &request.params, most).inspect_err(|error| {
+    let given = [most, request.default_max_tokens].into_iter().flatten().min();
+    let refused = |error: &Error| {
         parts.metrics.request_refused(&request.capability, Some(&entry.name()), error.code);
-    })?;
+    };
+    let params = output_tokens(&request.capability, &request.params, most, request.default_max_tokens)
+        .inspect_err(refused)?;
     let _hold = entry.hold();
-    let mut waiting: Option<(LiveReply, Purse)> = None;
+    let mut waiting: Option<(LiveReply, Held)> = None;
     for _ in 0..MAX_REOPENS {
         let backend = match open(parts, request, entry).await {
             Ok(backend) => backend,
             Err(error) => {
                 match waiting {
-                    Some((live, purse)) => hand_back(live, &purse, admitted, &error),
-                    None => {
-                        parts.metrics.request_refused(&request.capability, Some(&entry.name()), error.code)
-                    }
+                    Some((live, held)) => give_back(live, &held, &error),
+                    None => refused(&error),
                 }
                 return Err(error);
             }
         };
-        let (live, purse) = match waiting {
+        let (live, held) = match waiting {
             Some(waiting) => waiting,
             None => {
                 let pass = enter(parts, request, entry, &backend)?;
-                let reservation = admitted.reservation.take();
-                let purse = Arc::new(Mutex::new(reservation));
-                let spec = (params.as_ref(), admitted.prompt, purse.clone(), pass);
+                let purse = reserve(parts, request, &backend, given, admitted).inspect_err(refused)?;
+                let held = Arc::new(Mutex::new(Some(purse.reservation)));
+                let params = purse.params.as_deref().unwrap_or(&params);
+                let spec = (params, purse.prompt, held.clone(), pass);
                 let exchange = make(parts, request, entry, &backend, spec, trail, confidence);
-                (LiveReply { exchange, ended: false }, purse)
+                (LiveReply { exchange, ended: false }, held)
             }
         };
         match backend.dispatch(live.exchange.clone()) {
-            Ok(()) => return Ok((live, Timing { open: opening.elapsed(), ..Timing::default() })),
-            Err(Refusal::Closed) => waiting = Some((live, purse)),
+            Ok(()) => {
+                admitted.used = true;
+                return Ok((live, Timing { open: opening.elapsed(), ..Timing::default() }));
+            }
+            Err(Refusal::Closed) => waiting = Some((live, held)),
             Err(Refusal::Full(error)) => {
-                hand_back(live, &purse, admitted, &error);
+                give_back(live, &held, &error);
                 return Err(error);
             }
         }
     }
     let error = Error::unavailable(format!("model `{}` keeps being closed; retry", entry.name()))
         .with_reason("overloaded");
-    if let Some((live, purse)) = waiting {
-        hand_back(live, &purse, admitted, &error);
+    if let Some((live, held)) = waiting {
+        give_back(live, &held, &error);
     }
     Err(error)
 }
@@ -111,9 +117,11 @@ fn enter(parts: &Parts, request: &Request, entry: &Entry, backend: &Backend) -> 
     })
 }
 
-/// Ends an exchange that no model took; its reservation goes back, for another attempt.
-fn hand_back(mut live: LiveReply, purse: &Purse, admitted: &mut Admitted, error: &Error) {
-    admitted.reservation = purse.lock().take();
+/// Ends an exchange that no model took: it cost nothing.
+fn give_back(mut live: LiveReply, held: &Held, error: &Error) {
+    if let Some(reservation) = held.lock().take() {
+        reservation.settle(0);
+    }
     live.ended = true;
     live.exchange.end(Err(error.clone()), None);
 }
@@ -124,7 +132,7 @@ fn make(
     request: &Request,
     entry: &Arc<Entry>,
     backend: &Arc<Backend>,
-    (params, prompt, purse, pass): (&str, u64, Purse, Option<Pass>),
+    (params, prompt, held, pass): (&str, u64, Held, Option<Pass>),
     trail: &[Arc<str>],
     confidence: bool,
 ) -> Arc<Exchange> {
@@ -138,7 +146,7 @@ fn make(
     models.push(model.clone());
     let hook = Box::new(move |end: &End| {
         let tokens = cost(end, prompt);
-        if let Some(reservation) = purse.lock().take() {
+        if let Some(reservation) = held.lock().take() {
             reservation.settle(tokens);
         }
         if let Some(pass) = pass.filter(|_| end.submitted) {

@@ -1,7 +1,8 @@
 //! The cascade: one model after the other, until one is sure enough.
 
 use super::attempt::attempt;
-use super::{Admitted, Parts, can_stand_in, plugin_of, reserve, route, tried_and};
+use super::budget::{Admitted, admit};
+use super::{Parts, can_stand_in, plugin_of, route, tried_and};
 use crate::error::{Error, Result};
 use crate::job::{CacheOutcome, Candidate, Chunk, Done, LiveReply, Next, Reply, Request, Source, Timing};
 use crate::router::{Choice, confidence};
@@ -23,7 +24,7 @@ pub(super) async fn cascade(
     parts: &Parts,
     request: &Request,
     choice: &Choice,
-    mut admitted: Admitted,
+    admitted: &mut Admitted,
     trail: &[Arc<str>],
 ) -> Result<Reply> {
     let threshold = choice.escalate_below.unwrap_or_default();
@@ -32,10 +33,10 @@ pub(super) async fn cascade(
     let mut failure = None;
     for (place, candidate) in choice.candidates.iter().enumerate() {
         let name = candidate.entry.name();
-        if admitted.reservation.is_none() {
+        if admitted.used {
             // The last attempt settled its own; another one is paid for by itself.
-            match reserve(parts, request, &candidate.entry, &format!("{}#{}", request.id, place + 1)) {
-                Ok(again) => admitted = again,
+            match admit(parts, request, format!("{}#{}", request.id, place + 1)) {
+                Ok(again) => *admitted = again,
                 Err(error) => {
                     tried.push(tried_and(candidate, None, format!("not tried: {}", error.message)));
                     break;
@@ -46,7 +47,7 @@ pub(super) async fn cascade(
             tried.push(tried_and(candidate, None, "not tried: the deadline has passed".to_owned()));
             break;
         }
-        let answer = match attempt(parts, request, candidate, &mut admitted, trail, true).await {
+        let answer = match attempt(parts, request, candidate, admitted, trail, true).await {
             Ok((live, timing)) => collect(live).await.map(|(chunks, done)| (chunks, done, timing)),
             Err(error) => Err(error),
         };

@@ -1,39 +1,42 @@
-//! How long an answer may be, by the model's card.
+//! How long an answer may be, by the model's card and where the request says nothing.
 
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// Parameters of a request that generates text, with `most` tokens where they do not say how many.
+/// Parameters of a request that generates text, with a number of tokens where they say none: `default`, but no more than
+/// `most`.
 ///
 /// # Errors
-/// When they ask for more.
+/// When they ask for more than `most`.
 pub(super) fn output_tokens<'a>(
     capability: &str,
     params: &'a str,
     most: Option<u32>,
+    default: Option<u32>,
 ) -> Result<Cow<'a, str>> {
     #[derive(Deserialize)]
     struct Asked {
         max_tokens: Option<u64>,
     }
-    let Some(most) = most.filter(|_| matches!(capability, "chat" | "complete")) else {
+    let given = [most, default].into_iter().flatten().min();
+    let Some(given) = given.filter(|_| matches!(capability, "chat" | "complete")) else {
         return Ok(Cow::Borrowed(params));
     };
     // What cannot be read is the plugin's to refuse.
     let Ok(asked) = serde_json::from_str::<Asked>(params) else { return Ok(Cow::Borrowed(params)) };
-    match asked.max_tokens {
-        Some(asked) if u64::from(most) < asked => Err(Error::invalid(format!(
+    match (asked.max_tokens, most) {
+        (Some(asked), Some(most)) if u64::from(most) < asked => Err(Error::invalid(format!(
             "`max_tokens` is {asked}, and this model gives {most} at the most, as its card says"
         ))
         .with_param("max_tokens")),
-        Some(_) => Ok(Cow::Borrowed(params)),
-        None => Ok(Cow::Owned(with(params, most))),
+        (Some(_), _) => Ok(Cow::Borrowed(params)),
+        (None, _) => Ok(Cow::Owned(with(params, given.into()))),
     }
 }
 
-/// The object `params` with one more member.
-fn with(params: &str, most: u32) -> String {
+/// The object `params` with `max_tokens`.
+pub(super) fn with(params: &str, most: u64) -> String {
     let inside = params.trim_start();
     let inside = inside.strip_prefix('{').unwrap_or(inside);
     let comma = if inside.trim_start().starts_with('}') { "" } else { "," };
@@ -53,7 +56,7 @@ mod tests {
     use super::*;
 
     fn limited(params: &str) -> String {
-        output_tokens("chat", params, Some(16)).unwrap().into_owned()
+        output_tokens("chat", params, Some(16), None).unwrap().into_owned()
     }
 
     #[test]
@@ -70,9 +73,19 @@ mod tests {
 
     #[test]
     fn who_asks_for_more_is_refused_and_others_are_left_alone() {
-        let error = output_tokens("complete", r#"{"max_tokens":17}"#, Some(16)).unwrap_err();
+        let error = output_tokens("complete", r#"{"max_tokens":17}"#, Some(16), None).unwrap_err();
         assert!(error.message.contains("17") && error.message.contains("16"), "{error}");
-        assert_eq!(output_tokens("embed", "{}", Some(16)).unwrap(), "{}");
-        assert_eq!(output_tokens("chat", r#"{"max_tokens":17}"#, None).unwrap(), r#"{"max_tokens":17}"#);
+        assert_eq!(output_tokens("embed", "{}", Some(16), Some(4)).unwrap(), "{}");
+        let asked = r#"{"max_tokens":17}"#;
+        assert_eq!(output_tokens("chat", asked, None, Some(4)).unwrap(), asked);
+    }
+
+    #[test]
+    fn a_default_is_no_request() {
+        for (most, given) in [(Some(8), 8), (Some(16), 16), (Some(99), 16), (None, 16)] {
+            let params = output_tokens("complete", "{}", most, Some(16)).unwrap();
+            assert_eq!(params, format!(r#"{{"max_tokens":{given}}}"#), "{most:?}");
+        }
+        assert_eq!(output_tokens("complete", "{}", None, None).unwrap(), "{}");
     }
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod auth;
+mod budgets;
 mod capabilities;
 mod errors;
 mod gate;

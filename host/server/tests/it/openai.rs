@@ -388,6 +388,18 @@ async fn what_is_of_another_type_is_told_in_the_words_of_json() {
             format!("{whole}; got a string"),
         ),
         (
+            "/v1/completions",
+            json!({ "prompt": "a", "logprobs": true }),
+            "logprobs",
+            "must be a whole number from 0 to 20; `true` and `false` are for a chat, which has the number in `top_logprobs`".into(),
+        ),
+        (
+            "/v1/completions",
+            json!({ "prompt": "a", "logprobs": 300 }),
+            "logprobs",
+            "must be a whole number from 0 to 20; `true` and `false` are for a chat, which has the number in `top_logprobs`".into(),
+        ),
+        (
             "/v1/chat/completions",
             json!({ "messages": hello, "max_tokens": -1 }),
             "max_tokens",

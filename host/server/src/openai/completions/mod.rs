@@ -24,6 +24,7 @@ pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
         .enumerate()
         .map(|(index, params)| {
             let mut request = call.request(CAPABILITY, model.clone(), params, Vec::new(), &options)?;
+            request.default_max_tokens = Some(wire::DEFAULT_MAX_TOKENS);
             if 0 < index {
                 // The host wants ids to be unique among open requests.
                 request.id = format!("{}-{index}", request.id);

@@ -62,7 +62,7 @@ pub(crate) struct Request {
     /// The answer ends before any of these; at most 16.
     #[serde(default)]
     stop: Option<OneOrMany>,
-    /// Most tokens generated for each choice; 16 if absent, as OpenAI's. 0 with `echo` and `logprobs` rates a text.
+    /// Most tokens generated for each choice; 16 if absent, as OpenAI's, or fewer where the model gives no more. 0 with `echo` and `logprobs` rates a text.
     #[serde(default)]
     max_tokens: Option<u32>,
     /// How many choices for each prompt, 1..=8.
@@ -73,7 +73,8 @@ pub(crate) struct Request {
     best_of: Option<u32>,
     /// Tell each token's log-probability and this many alternatives, 0..=20; with `echo` of the prompt's tokens too.
     #[serde(default)]
-    logprobs: Option<u8>,
+    #[schemars(with = "Option<u8>", range(max = 20))]
+    logprobs: Option<Alternatives>,
     /// Whether the answer comes piece by piece, as server-sent events.
     #[serde(default)]
     pub stream: Option<bool>,
@@ -86,7 +87,17 @@ pub(crate) struct Request {
 }
 
 /// OpenAI's default for `max_tokens` of a completion; a chat has none.
-const DEFAULT_MAX_TOKENS: u32 = 16;
+pub(crate) const DEFAULT_MAX_TOKENS: u32 = 16;
+
+/// How many alternatives of each token are told.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a whole number from 0 to 20; `true` and `false` are for a chat, which has the number in `top_logprobs`"
+)]
+enum Alternatives {
+    Number(u8),
+}
 
 /// Text, tokens, or several of either.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -129,14 +140,15 @@ impl Request {
                 "`best_of` is not supported unless it equals `n`; ask for `n` choices",
             ));
         }
-        if self.logprobs.is_some_and(|top| MAX_TOP_LOGPROBS < top) {
+        let logprobs = self.logprobs.map(|Alternatives::Number(top)| top);
+        if logprobs.is_some_and(|top| MAX_TOP_LOGPROBS < top) {
             return Err(invalid("logprobs", format!("`logprobs` must be from 0 to {MAX_TOP_LOGPROBS}")));
         }
         let sampling = sampling_fields!(self).check()?;
         let telling = Telling {
             stream: self.stream.unwrap_or_default(),
             include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or_default(),
-            logprobs: self.logprobs.is_some(),
+            logprobs: logprobs.is_some(),
             n,
         };
         let common = payload::Params {
@@ -146,9 +158,9 @@ impl Request {
             response_format: ResponseFormat::Text,
             sampling,
             stop: stop(self.stop)?,
-            max_tokens: Some(self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
+            max_tokens: self.max_tokens,
             n: (n != 1).then_some(n),
-            logprobs: self.logprobs,
+            logprobs,
             extra: serde_json::Map::new(),
         };
         let prompts = self.prompt.into_list();

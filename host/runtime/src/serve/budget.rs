@@ -1,0 +1,151 @@
+//! What a request may cost its key: the tokens of its prompt and of the longest answer it allows.
+//!
+//! Only an open model can count a prompt, so the tokens are set aside when the model is open, whether it was before or
+//! not: a request is refused or let through for what it asks, never for what happens to be open.
+//!
+//! | `max_tokens` | what is set aside | where it does not fit |
+//! |---|---|---|
+//! | given | prompt + `max_tokens` · `n` | refused |
+//! | absent | prompt + what the model gives at the most · `n`, or all that is left | refused without room for a token |
+//!
+//! In the second row the answer is cut where the tokens end.
+
+use super::Parts;
+use super::limit::with;
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::job::Request;
+use crate::limiter::{Estimate, LimitError, Reservation};
+use serde::Deserialize;
+
+/// Assumed length of an answer, in tokens, of a model that says neither how much it gives nor how much it reads.
+const DEFAULT_MAX_TOKENS: u64 = 4096;
+
+/// The members of a request's parameters that matter to its price, whatever the capability.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Peek {
+    max_tokens: Option<u64>,
+    n: Option<u64>,
+}
+
+/// How long an answer a request allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
+    /// Tokens of each choice; `None`: as many as the model gives.
+    most: Option<u64>,
+    choices: u64,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        // What cannot be read is the plugin's to refuse.
+        let peek: Peek = serde_json::from_str(&request.params).unwrap_or_default();
+        let generates = matches!(&*request.capability, "chat" | "complete");
+        Self { most: peek.max_tokens.or((!generates).then_some(0)), choices: peek.n.unwrap_or(1).max(1) }
+    }
+
+    /// With a prompt of so many tokens, and a model that gives so many at the most.
+    fn cost(self, prompt: u64, gives: u64) -> Estimate {
+        let with = |each: u64| prompt.saturating_add(each.saturating_mul(self.choices));
+        match self.most {
+            Some(most) => Estimate::exactly(with(most)),
+            None => Estimate { least: with(1), most: with(gives) },
+        }
+    }
+}
+
+/// A request that its caller's limits let through: it has its place in the rate, and its tokens are there as far as can
+/// be known without a model.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    /// Names it in the journal.
+    id: String,
+    /// `None` where no token is counted.
+    asked: Option<Asked>,
+    /// A model has taken it. Another attempt is another request.
+    pub used: bool,
+    /// The budget made the answer shorter than the model would have.
+    pub cut: bool,
+}
+
+/// What a request has to pay with, at one model.
+pub(super) struct Purse {
+    pub reservation: Reservation,
+    /// Tokens of the prompt, or a bound of them; 0 where no token is counted.
+    pub prompt: u64,
+    /// The parameters, where the answer has to be shorter than they say.
+    pub params: Option<String>,
+}
+
+/// Takes the request's place in the rate. Refuses what no model could do within the budget that is left.
+pub(super) fn admit(parts: &Parts, request: &Request, id: String) -> Result<Admitted> {
+    let asked = parts.limiter.counts_tokens(&request.caller).then(|| Asked::of(request));
+    // A prompt may be empty, and what a model gives is not known here.
+    let least = asked.map_or(Estimate::exactly(0), |asked| asked.cost(0, u64::MAX));
+    match parts.limiter.admit(&request.caller, least) {
+        Ok(rated) => {
+            if rated {
+                parts.metrics.limiter_decision("requests", "allowed");
+            }
+            Ok(Admitted { id, asked, used: false, cut: false })
+        }
+        Err(error) => Err(refused(parts, error)),
+    }
+}
+
+/// Sets aside what the request may cost at this model. `gives`: tokens of an answer where the request says nothing of it, by
+/// the model's card or the route's default.
+pub(super) fn reserve(
+    parts: &Parts,
+    request: &Request,
+    backend: &Backend,
+    gives: Option<u32>,
+    admitted: &mut Admitted,
+) -> Result<Purse> {
+    let Some(asked) = admitted.asked else {
+        return Ok(Purse { reservation: Reservation::free(), prompt: 0, params: None });
+    };
+    let counted = backend.model().count_tokens(&request.capability, &request.params)?;
+    // A token has a byte at least.
+    let prompt = counted.unwrap_or(request.params.len() as u64);
+    let context = backend.model().description().context.map(u64::from);
+    let room = context.map(|context| context.saturating_sub(prompt).max(1));
+    let known = [gives.map(u64::from), room].into_iter().flatten().min();
+    let gives = known.unwrap_or(DEFAULT_MAX_TOKENS);
+    let reserved = parts.limiter.reserve(&request.caller, &admitted.id, asked.cost(prompt, gives));
+    let reservation = reserved.map_err(|error| refused(parts, error))?;
+    parts.metrics.limiter_decision("tokens", "allowed");
+    let each = reservation.tokens().saturating_sub(prompt) / asked.choices;
+    // A model that does not say when it ends is told.
+    admitted.cut = asked.most.is_none() && (each < gives || known.is_none());
+    let params = admitted.cut.then(|| with(&request.params, each));
+    Ok(Purse { reservation, prompt, params })
+}
+
+fn refused(parts: &Parts, error: LimitError) -> crate::error::Error {
+    parts.metrics.limiter_decision(error.dimension(), "refused");
+    error.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Caller;
+
+    fn asked(capability: &str, params: &str) -> Asked {
+        Asked::of(&Request::new(Caller::internal("tests"), capability, params))
+    }
+
+    #[test]
+    fn who_says_how_much_needs_all_of_it_and_who_does_not_takes_what_there_is() {
+        assert_eq!(asked("chat", r#"{"max_tokens":16}"#).cost(100, 4000), Estimate::exactly(116));
+        assert_eq!(asked("chat", r#"{"max_tokens":16,"n":4}"#).cost(100, 4000), Estimate::exactly(164));
+        assert_eq!(asked("chat", "{}").cost(100, 4000), Estimate { least: 101, most: 4100 });
+        assert_eq!(asked("complete", r#"{"n":3}"#).cost(100, 50), Estimate { least: 103, most: 250 });
+        assert_eq!(asked("embed", "{}").cost(100, 4000), Estimate::exactly(100));
+        assert_eq!(asked("acme.tts", r#"{"max_tokens":7}"#).cost(0, 9), Estimate::exactly(7));
+        let far = asked("chat", r#"{"max_tokens":18446744073709551615,"n":8}"#).cost(1, 1);
+        assert_eq!(far, Estimate::exactly(u64::MAX));
+    }
+}
