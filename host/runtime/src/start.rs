@@ -210,6 +210,8 @@ fn build(
     let license_restarts = Restarts::default();
     let (book, counter) = (licences.clone(), license_restarts.counter());
     let license = Supervisor::start(move |_| LicenseActor::new(book, counter));
+    let counter = metrics.clone();
+    let _set = shared.crashed.set(Box::new(move |plugin, how| counter.count_fault(plugin, how)));
     let shelf = Arc::new(Shelf::new(pool.clone(), shared.clone(), metrics.clone()));
 
     let router_restarts = Restarts::default();

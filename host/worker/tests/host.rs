@@ -4,7 +4,9 @@
 
 mod support;
 
+use backplane::auth::{KeyLimits, NewKey, Role as KeyRole, TokenBudget};
 use backplane::config::Isolation;
+use backplane::limiter::Period;
 use backplane::{Answer, Caller, Config, ErrorCode, Host, Next, Request};
 use backplane_registry::package::{Level, PackOptions, Plugins, Trust, open, pack};
 use backplane_registry::trust::{Role, SecretKey, Timestamp, TrustStore, TrustedKey};
@@ -26,11 +28,21 @@ fn host() -> (tempfile::TempDir, Host) {
 fn host_with(put: impl FnOnce(&Path)) -> (tempfile::TempDir, Host) {
     let state = tempfile::tempdir().unwrap();
     put(state.path());
-    let mut config = Config::for_tests();
-    config.plugins.isolation = [("*".to_owned(), Isolation::Auto)].into();
-    let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
+    let host = Host::builder().config(config()).state_dir(state.path()).start().unwrap();
     (state, host)
 }
+
+fn config() -> Config {
+    let mut config = Config::for_tests();
+    config.plugins.isolation = [("*".to_owned(), Isolation::Auto)].into();
+    config
+}
+
+fn kill(pid: u32) {
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+}
+
+const CRASH: &str = r#"backplane_plugin_faults_total{kind="SIGKILL",plugin="dev.backplane.echo"} 1"#;
 
 fn echo(params: Value) -> Request {
     Request::new(Caller::internal("tests"), "echo", params.to_string()).model("echo")
@@ -72,7 +84,7 @@ async fn it_is_served_killed_and_served_again() {
     for _ in 0..3 {
         assert!(matches!(reply.next().await.unwrap(), Next::Chunk(_)));
     }
-    assert!(Command::new("kill").args(["-9", &before[0].to_string()]).status().unwrap().success());
+    kill(before[0]);
     let error = loop {
         match reply.next().await {
             Ok(Next::Chunk(_)) => {}
@@ -82,8 +94,11 @@ async fn it_is_served_killed_and_served_again() {
     };
     assert_eq!((error.code, &*error.reason), (ErrorCode::Unavailable, "worker_crashed"), "{error}");
 
+    let asked = Instant::now();
     let answer = ask(&host, "again").await;
     assert_eq!(answer.json::<Value>().unwrap()[0]["text"], "again");
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(host.metrics().render().contains(CRASH));
     let after = workers();
     assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
     host.shutdown(Duration::from_secs(5)).await;
@@ -124,12 +139,119 @@ async fn a_signed_package_runs_in_a_worker_from_its_sealed_copy() {
     std::fs::remove_file(package.folder.join(&name)).unwrap();
     std::fs::write(package.folder.join(&name), "not what was verified").unwrap();
     let before = workers();
-    assert!(Command::new("kill").args(["-9", &before[0].to_string()]).status().unwrap().success());
+    kill(before[0]);
     let start = Instant::now();
     while workers() == before {
         assert!(start.elapsed() < LONG);
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(ask(&host, "again").await.json::<Value>().unwrap()[0]["text"], "again");
+    host.shutdown(Duration::from_secs(5)).await;
+}
+
+const BUDGET: u64 = 1_000_000;
+
+fn spent(host: &Host, caller: &Caller) -> u64 {
+    BUDGET - host.limits(caller).iter().find(|limit| limit.dimension == "tokens").unwrap().remaining
+}
+
+/// The key pays for its prompt and for the pieces that it got, once, and the store says the same.
+#[tokio::test]
+async fn what_a_crash_broke_off_is_charged_once() {
+    let _alone = ALONE.lock().await;
+    let (state, host) = host();
+    let tokens = Some(TokenBudget { tokens: BUDGET, window: Period::Total });
+    let limits = KeyLimits { requests_per_minute: None, tokens };
+    let key = NewKey { name: "tests".to_owned(), role: KeyRole::User, limits, lifetime: None };
+    let secret = host.create_key(key).await.unwrap().secret;
+    let caller = host.identify(Some(&secret)).unwrap();
+    // It counts the prompt itself, once it is open.
+    host.load("echo", None).await.unwrap();
+    let mut expected = 0;
+    for crash in 0..2 {
+        let params = json!({"text": format!("one two {crash}"), "chunks": 100_000, "chunk_delay_ms": 20});
+        let mut request = echo(params);
+        request.caller = caller.clone();
+        let mut reply = host.serve(request).await.unwrap();
+        let mut pieces = 0;
+        while pieces < 3 {
+            assert!(matches!(reply.next().await.unwrap(), Next::Chunk(_)));
+            pieces += 1;
+        }
+        kill(workers()[0]);
+        while let Ok(next) = reply.next().await {
+            assert!(matches!(next, Next::Chunk(_)));
+            pieces += 1;
+        }
+        expected += 3 + pieces;
+        // Its reader may know before the ledger does.
+        let start = Instant::now();
+        let open = || !host.metrics().render().lines().any(|line| line == "backplane_requests_in_flight 0");
+        while open() && start.elapsed() < LONG {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(spent(&host, &caller), expected, "after crash {crash}");
+        // The second start again takes half a second.
+        let deadline = Instant::now() + LONG;
+        loop {
+            let again = host.serve(echo(json!({"text": "again"}))).await;
+            let ended = match again {
+                Ok(reply) => reply.collect().await.map(drop),
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(()) => break,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    host.shutdown(Duration::from_secs(5)).await;
+    drop(host);
+    let again = Host::builder().config(config()).state_dir(state.path()).start().unwrap();
+    let caller = again.identify(Some(&secret)).unwrap();
+    assert_eq!(spent(&again, &caller), expected, "as the store has it");
+    again.shutdown(Duration::from_secs(5)).await;
+}
+
+/// Over HTTP: the pieces that came, then an event with the error, and the connection ends well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_whose_stream_lost_its_worker_is_told_so() {
+    let _alone = ALONE.lock().await;
+    let (_state, host) = host();
+    let server = backplane_server::Server::start(host.clone(), config().server).unwrap();
+    let url = format!("http://{}/v1/capabilities/echo", server.address());
+    let key = host.create_key(NewKey {
+        name: "tests".to_owned(),
+        role: KeyRole::User,
+        limits: KeyLimits::default(),
+        lifetime: None,
+    });
+    let secret = key.await.unwrap().secret;
+    let client = reqwest::Client::new();
+    let post = |body: Value| client.post(&url).bearer_auth(&secret).json(&body).send();
+    let params = json!({"text": "slowly", "chunks": 100_000, "chunk_delay_ms": 20});
+    let mut answer = post(json!({"model": "echo", "params": params, "stream": true})).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut text = String::new();
+    let mut killed = false;
+    while let Some(bytes) = answer.chunk().await.unwrap() {
+        text.push_str(&String::from_utf8_lossy(&bytes));
+        if !killed && text.matches("data:").count() >= 3 {
+            kill(workers()[0]);
+            killed = true;
+        }
+    }
+    let last = text.trim_end().rsplit("data:").next().unwrap_or_default().trim();
+    let last: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last}"));
+    assert_eq!(last["error"]["code"], "worker_crashed", "{last}");
+    assert!(!last.to_string().contains("/proc") && !last.to_string().contains("memfd"), "{last}");
+
+    let asked = Instant::now();
+    let answer = post(json!({"model": "echo", "params": {"text": "again"}})).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.json::<Value>().await.unwrap()["result"]["text"], "again");
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    server.stop(Duration::from_secs(1)).await;
     host.shutdown(Duration::from_secs(5)).await;
 }

@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Longest pause between two attempts to replace an instance.
-const MAX_BACK_OFF: Duration = Duration::from_secs(30);
+/// Pause between two attempts to replace an instance: the first, and the longest.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
 /// One instance and what it has.
 pub struct Seat {
@@ -205,7 +206,7 @@ impl Seat {
                 );
             }
         }
-        let mut pause = Duration::from_millis(100);
+        let mut pause = FIRST_PAUSE;
         loop {
             if self.is_retired() || backend.is_closed() {
                 return false;

@@ -18,7 +18,7 @@ use crate::info::Running;
 use crate::loader::{Class, Exchange, Instance, Model};
 use crate::metrics::Metrics;
 use backplane_registry::license::Seats;
-use lane::Seat;
+use lane::{FIRST_PAUSE, MAX_BACK_OFF, Seat};
 use parking_lot::Mutex;
 use queue::Queue;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -214,7 +214,7 @@ impl Backend {
     }
 
     fn count_replaced(&self) {
-        self.metrics.count_fault(&self.plugin);
+        self.metrics.count_fault(&self.plugin, "instance");
         self.counts.replaced.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -287,8 +287,12 @@ impl Backend {
             self.count_replaced();
             let (backend, index) = (self.clone(), seat.index);
             let spawned = std::thread::Builder::new().name(format!("{} reopen", self.name)).spawn(move || {
-                if let Err(error) = backend.open_seat(index) {
+                let mut pause = FIRST_PAUSE;
+                while !backend.is_closed() {
+                    let Err(error) = backend.open_seat(index) else { return };
                     tracing::error!(model = &*backend.name, %error, "a stuck instance could not be replaced");
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(MAX_BACK_OFF);
                 }
             });
             if let Err(error) = spawned {

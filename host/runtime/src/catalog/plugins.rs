@@ -4,7 +4,7 @@ use super::stamp::Stamp;
 use crate::config::{Isolation, WorkerConfig};
 use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
 use crate::license;
-use crate::loader::{BidQuery, Confinement, Launch, LoadError, Plugin, Shared, Waits, load};
+use crate::loader::{BidQuery, Confinement, Launch, LoadError, OnCrash, Plugin, Shared, Waits, load};
 use backplane_registry::license::Gate;
 use backplane_registry::package::{Level, Plugins, Trust, Version};
 use backplane_registry::plugin::{self, Manifest, PluginFile, inspect};
@@ -118,6 +118,7 @@ impl Workers {
                 memory: granted.memory.unwrap_or(0),
                 threads: granted.threads,
             },
+            on_crash: OnCrash::default(),
             // Before the loader gives up, so that no process is left.
             limit: limit.mul_f32(0.8),
             // Another version is another plugin, and may be better.

@@ -3,7 +3,7 @@
 
 use super::plugin::Plugin;
 use super::table::{PluginContext, Shared};
-use super::worker::{Launch, WorkerEntry};
+use super::worker::{Launch, OnCrash, WorkerEntry};
 use backplane_abi::root;
 use backplane_abi::table::*;
 use backplane_abi::worker::NOT_CONFINED;
@@ -92,7 +92,13 @@ pub fn load(
     let spawned = std::thread::Builder::new().name(format!("load {}", manifest.id)).spawn(move || {
         let loaded = match worker {
             None => map(&inner).and_then(|entry| enter(&entry, &inner, identity, &config_json, shared)),
-            Some(launch) => {
+            Some(mut launch) => {
+                let counter = shared.clone();
+                launch.on_crash = OnCrash::new(move |plugin, how| {
+                    if let Some(crashed) = counter.crashed.get() {
+                        crashed(plugin, how);
+                    }
+                });
                 let entry = WorkerEntry::new(launch);
                 let entered = enter(&entry, &inner, identity, &config_json, shared);
                 // What kept it from being entered at all says more than the code.

@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub calls: OnceLock<CallHook>,
     /// Whose plugin may serve whom; set before the first plugin is loaded.
     pub licences: OnceLock<LicenceBook>,
+    /// Counts the crash of a worker: the plugin, and how it ended.
+    pub crashed: OnceLock<CrashHook>,
 }
 
 impl Shared {
@@ -66,6 +68,9 @@ impl Shared {
         }
     }
 }
+
+/// Is told of the crash of a worker.
+pub(crate) type CrashHook = Box<dyn Fn(&str, &str) + Send + Sync>;
 
 /// Takes a call off the plugin's thread and serves it.
 pub(crate) type CallHook = Box<dyn Fn(PluginCall) + Send + Sync>;

@@ -183,10 +183,10 @@ impl Metrics {
         self.0.recorder.evictions.inc();
     }
 
-    /// An instance of a plugin was stuck or panicked, and was replaced.
-    pub fn count_fault(&self, plugin: &str) {
+    /// A plugin broke down: `"instance"`, when one was stuck or panicked and was replaced, or how its worker ended.
+    pub fn count_fault(&self, plugin: &str, kind: &str) {
         let recorder = &self.0.recorder;
-        recorder.faults.with_label_values(&[recorder.plugins.label(plugin)]).inc();
+        recorder.faults.with_label_values(&[recorder.plugins.label(plugin), kind]).inc();
     }
 
     /// The limiter decided: `"requests"` or `"tokens"`, `"allowed"` or `"refused"`.

@@ -133,8 +133,8 @@ impl Recorder {
             )?,
             faults: counters(
                 "backplane_plugin_faults_total",
-                "Instances that were stuck or panicked",
-                &["plugin"],
+                "Instances that were stuck or panicked, and workers that ended",
+                &["plugin", "kind"],
             )?,
             http_requests: counters(
                 "backplane_http_requests_total",

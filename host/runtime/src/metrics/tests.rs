@@ -31,7 +31,7 @@ fn everything() -> Metrics {
     metrics.batch("embed", "m", 8);
     metrics.count_escalation();
     metrics.count_eviction();
-    metrics.count_fault("dev.x");
+    metrics.count_fault("dev.x", "instance");
     metrics.limiter_decision("tokens", "refused");
     metrics.http_ended("GET", "/v1/models/{id}", 200, Duration::from_millis(1));
     metrics.connection_opened();
@@ -184,7 +184,7 @@ fn whatever_is_asked_for_the_labels_are_bounded() {
     for n in 0..2000 {
         metrics.request_ended(&format!("capability{n}"), "m", &ended(None));
         metrics.request_ended("chat", &format!("model{n}"), &ended(None));
-        metrics.count_fault(&format!("plugin{n}"));
+        metrics.count_fault(&format!("plugin{n}"), "instance");
         metrics.http_ended("GET", &format!("/path/{n}"), 404, Duration::ZERO);
     }
     let text = metrics.render();

@@ -1,7 +1,7 @@
 //! What the tests of the worker share.
 #![allow(dead_code, reason = "each test uses its part")]
 
-use backplane::isolation::{Confinement, Launch, WorkerEntry};
+use backplane::isolation::{Confinement, Launch, OnCrash, WorkerEntry};
 use backplane_testkit::{Case, PluginTest, TensorInput, library};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +21,7 @@ pub fn launch(library: PathBuf, confinement: Confinement) -> Launch {
         version: "0.1.0".to_owned(),
         confinement,
         limit: LONG,
+        on_crash: OnCrash::default(),
         quarantine: None,
     }
 }

@@ -1,6 +1,7 @@
 //! One worker that runs: its connections, and the requests it has.
 
 use super::host::{CancelWord, HostSide};
+use super::process::Why;
 use super::watch::Watch;
 use super::{Confinement, Launch, process};
 use backplane_abi::clock;
@@ -30,7 +31,7 @@ const TICK: Duration = Duration::from_millis(5);
 /// The same while nothing is open.
 const IDLE: Duration = Duration::from_millis(200);
 /// Why a worker is ended that answers a call with what is no answer.
-const NO_ANSWER: &str = "sent an answer that is not in the protocol";
+const NO_ANSWER: Why = Why::Protocol("sent an answer that is not in the protocol");
 
 /// A worker, from its start to its end.
 pub struct Link {
@@ -46,7 +47,7 @@ pub struct Link {
     granted: Mutex<HashMap<bp_ticket, u32>>,
     /// Calls to other capabilities: the worker's number, the host's handle (0 while it is being started).
     calls: Mutex<HashMap<u64, bp_req>>,
-    killed: OnceLock<&'static str>,
+    killed: OnceLock<Why>,
     closing: AtomicBool,
     death: Mutex<Option<Death>>,
     dead: Condvar,
@@ -181,8 +182,9 @@ impl Link {
         Ok(link)
     }
 
+    /// Whether it is gone, or about to: one that was killed takes nothing any more.
     pub fn is_dead(&self) -> bool {
-        self.open.lock().closed
+        self.killed.get().is_some() || self.open.lock().closed
     }
 
     /// How it ended; waits a moment for the system to say.
@@ -196,7 +198,7 @@ impl Link {
     }
 
     /// Ends it, for this reason.
-    pub fn kill(&self, why: &'static str) {
+    pub fn kill(&self, why: Why) {
         let _first = self.killed.set(why);
         // Its listener sees the end of the connection, and does the rest.
         let _gone = rustix::net::shutdown(&self.main, Shutdown::Both);
@@ -269,7 +271,7 @@ impl Link {
         if let Some(limit) = limit
             && !readable(lane, limit)
         {
-            self.kill("did not answer a call in time");
+            self.kill(Why::Slow);
         }
         let body = match lane.receive() {
             Ok(Some((body, _))) => body,
@@ -304,7 +306,7 @@ impl Link {
             std::thread::sleep(Duration::from_millis(1));
         }
         if !self.is_dead() {
-            self.kill("closed a connection");
+            self.kill(Why::Protocol("closed a connection"));
         }
     }
 
@@ -366,13 +368,13 @@ impl Link {
         let why = self.hear();
         if let Some(why) = why {
             let _first = self.killed.set(why);
-            tracing::debug!(plugin = self.launch.id, why, "a worker is ended");
+            tracing::debug!(plugin = self.launch.id, ?why, "a worker is ended");
         }
         self.bury(&mut child);
     }
 
     /// Hears until the end of the connection; why it is to be ended, if it is us who end it.
-    fn hear(self: &Arc<Self>) -> Option<&'static str> {
+    fn hear(self: &Arc<Self>) -> Option<Why> {
         let (mut last, mut missed, mut number) = (Instant::now(), 0, 0);
         let mut watch = Watch::new(self.pid, &self.launch.confinement);
         loop {
@@ -382,18 +384,20 @@ impl Link {
                     Ok(Some((body, None))) => Arc::new(body),
                     Ok(None) => return None,
                     Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
-                    Ok(Some((_, Some(_)))) | Err(_) => return Some("sent what is not in the protocol"),
+                    Ok(Some((_, Some(_)))) | Err(_) => {
+                        return Some(Why::Protocol("sent what is not in the protocol"));
+                    }
                 };
                 (last, missed) = (Instant::now(), 0);
                 let understood = body.read().ok().and_then(|said| self.understand(&said, &body));
                 *self.heard.lock() += 1;
                 self.progress.notify_all();
                 if understood.is_none() {
-                    return Some("said what is not in the protocol");
+                    return Some(Why::Protocol("said what is not in the protocol"));
                 }
             } else if HEARTBEAT < last.elapsed() {
                 if MISSED <= missed {
-                    return Some("does not answer");
+                    return Some(Why::Silent);
                 }
                 (last, missed, number) = (Instant::now(), missed + 1, number + 1);
                 self.tell(&frame(&ToWorker::Ping { number }));
@@ -592,8 +596,9 @@ impl Link {
         let patience = if closing { Duration::from_secs(2) } else { Duration::from_millis(50) };
         let status =
             process::reap(child, if self.killed.get().is_some() { Duration::ZERO } else { patience });
+        let kind = process::kind(self.killed.get().copied(), status.as_ref().ok().copied());
         let how = match (self.killed.get(), status) {
-            (Some(why), _) => format!("{why} and was killed"),
+            (Some(why), _) => format!("{} and was killed", why.words()),
             (None, Ok(status)) => process::describe(status),
             (None, Err(error)) => error.to_string(),
         };
@@ -615,6 +620,7 @@ impl Link {
                 ?requests,
                 "the worker {how}"
             );
+            self.launch.on_crash.tell(&self.launch.id, kind);
         }
         let fingerprints = had.values().map(|open| open.fingerprint).collect();
         *self.death.lock() = Some(Death { how: how.clone(), had: fingerprints, at: Instant::now() });

@@ -41,8 +41,35 @@ pub struct Launch {
     pub confinement: Confinement,
     /// How long it may take to start.
     pub limit: Duration,
+    /// Who counts its crashes.
+    pub on_crash: OnCrash,
     /// The file whose presence says that it crashed again and again, and is not to be started.
     pub quarantine: Option<PathBuf>,
+}
+
+/// Is told of each crash: the plugin, and how its worker ended, in a word of few.
+#[derive(Clone, Default)]
+pub struct OnCrash(Option<Arc<Count>>);
+
+type Count = dyn Fn(&str, &str) + Send + Sync;
+
+impl OnCrash {
+    /// Tells this function.
+    pub fn new(count: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(count)))
+    }
+
+    fn tell(&self, plugin: &str, how: &str) {
+        if let Some(count) = &self.0 {
+            count(plugin, how);
+        }
+    }
+}
+
+impl std::fmt::Debug for OnCrash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnCrash")
+    }
 }
 
 impl Launch {

@@ -95,6 +95,60 @@ pub fn reap(child: &mut Child, patience: Duration) -> io::Result<ExitStatus> {
     child.wait()
 }
 
+/// Why the host ends a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It does not answer to heartbeats.
+    Silent,
+    /// A call took too long.
+    Slow,
+    /// It keeps a request whose caller left.
+    Stuck,
+    /// It has more memory than it is granted.
+    Memory,
+    /// It has more threads than it is granted.
+    Threads,
+    /// It said what it may not say.
+    Protocol(&'static str),
+}
+
+impl Why {
+    /// For people: "its worker ... and was killed".
+    pub fn words(self) -> &'static str {
+        match self {
+            Why::Silent => "does not answer",
+            Why::Slow => "did not answer a call in time",
+            Why::Stuck => "did not give up a request after its caller had left",
+            Why::Memory => "took more memory than it is granted",
+            Why::Threads => "started more threads than it is granted",
+            Why::Protocol(words) => words,
+        }
+    }
+
+    fn kind(self) -> &'static str {
+        match self {
+            Why::Silent => "silent",
+            Why::Slow => "slow",
+            Why::Stuck => "stuck",
+            Why::Memory => "memory",
+            Why::Threads => "threads",
+            Why::Protocol(_) => "protocol",
+        }
+    }
+}
+
+/// How it ended, in a word that can be counted.
+pub fn kind(why: Option<Why>, status: Option<ExitStatus>) -> &'static str {
+    match (why, status.map(|status| (status.signal(), status.code()))) {
+        (Some(why), _) => why.kind(),
+        (None, Some((Some(signal), _))) => {
+            name(signal).and_then(|words| words.split(' ').next()).unwrap_or("signal")
+        }
+        (None, Some((None, Some(_)))) => "exit",
+        (None, _) => "unknown",
+    }
+}
+
 /// How it ended, for people: "was killed by SIGSEGV".
 pub fn describe(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {

@@ -7,6 +7,7 @@
 use super::crashes::{Crashes, Refused, fingerprint};
 use super::host::{CancelWord, HostSide};
 use super::link::{Link, Lost, Open, Returned};
+use super::process::Why;
 use super::{Launch, WorkerEntry};
 use backplane_abi::table::*;
 use backplane_abi::worker::{Call, Channel, Failure, Placement, Query, Return, Row, Value, own_tensors};
@@ -854,7 +855,7 @@ pub fn end(instance: *mut bp_instance, known: &bp_instance) {
     // SAFETY: our table, by its function.
     let seat = if ours { unsafe { Instance::of(instance) }.alive() } else { None };
     if let Some(seat) = seat {
-        seat.link.kill("did not give up a request after its caller had left");
+        seat.link.kill(Why::Stuck);
     }
 }
 

@@ -4,6 +4,7 @@
 //! `RLIMIT_DATA` leaves out memory that could be shared. So it is looked at, and ended.
 
 use super::Confinement;
+use super::process::Why;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ impl Watch {
     }
 
     /// Why it is to be ended, if it is.
-    pub fn look(&mut self, now: Instant) -> Option<&'static str> {
+    pub fn look(&mut self, now: Instant) -> Option<Why> {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < EVERY) {
             return None;
         }
@@ -38,9 +39,9 @@ impl Watch {
         let status = std::fs::read_to_string(&self.status).ok()?;
         let used = used(&status);
         if self.memory < used.memory {
-            return Some("took more memory than it is granted");
+            return Some(Why::Memory);
         }
-        (self.threads < used.threads).then_some("started more threads than it is granted")
+        (self.threads < used.threads).then_some(Why::Threads)
     }
 }
 
@@ -81,9 +82,9 @@ mod tests {
         let granted = |memory, threads| Confinement::Cpu { read: Vec::new(), memory, threads };
         let (own, now) = (std::process::id(), Instant::now());
         assert_eq!(Watch::new(own, &granted(1 << 40, 10_000)).look(now), None);
-        assert!(Watch::new(own, &granted(1, 10_000)).look(now).is_some_and(|why| why.contains("memory")));
+        assert_eq!(Watch::new(own, &granted(1, 10_000)).look(now), Some(Why::Memory));
         let mut watch = Watch::new(own, &granted(0, 0));
-        assert!(watch.look(now).is_some_and(|why| why.contains("threads")));
+        assert_eq!(watch.look(now), Some(Why::Threads));
         assert_eq!(watch.look(now), None, "it was looked at a moment ago");
         assert!(watch.look(now + EVERY).is_some());
     }

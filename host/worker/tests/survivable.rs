@@ -1,0 +1,172 @@
+//! What a faulty plugin may do without ending the process it is in: the whole host with it, in-process and in a worker. The
+//! host lives, the others are served, and what it says of itself is believed only as far as it can be.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
+
+mod support;
+
+use backplane::config::Isolation;
+use backplane::{Answer, Caller, Config, Error, ErrorCode, Host, Request};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+use support::{FAULTY, LONG, echo_library, faulty};
+
+/// The log of this test binary.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lines of the log with this in them.
+fn logged(text: &str) -> usize {
+    static LOG: OnceLock<Log> = OnceLock::new();
+    let log = LOG.get_or_init(|| {
+        let log = Log::default();
+        let writer = log.clone();
+        tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).init();
+        log
+    });
+    let bytes = log.0.lock().unwrap();
+    String::from_utf8_lossy(&bytes).lines().filter(|line| line.contains(text)).count()
+}
+
+/// A host with the faulty plugin where it is to run, and with echo beside it.
+struct Scene {
+    host: Host,
+    _state: tempfile::TempDir,
+}
+
+fn start(isolation: Isolation) -> Scene {
+    let state = tempfile::tempdir().unwrap();
+    let plugins = state.path().join("plugins");
+    std::fs::create_dir(&plugins).unwrap();
+    std::fs::copy(faulty(None).1, plugins.join("libfaulty.so")).unwrap();
+    std::fs::copy(echo_library(), plugins.join("libecho.so")).unwrap();
+    let mut config = Config::for_tests();
+    config.plugins.isolation = [(FAULTY.to_owned(), isolation)].into();
+    let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
+    let plugin = host.plugins().into_iter().find(|plugin| plugin.id == FAULTY).unwrap();
+    assert!(plugin.ready && plugin.isolation == isolation.name(), "{:?}", plugin.problem);
+    Scene { host, _state: state }
+}
+
+impl Scene {
+    fn request(does: &str) -> Request {
+        let params = json!({ "do": does }).to_string();
+        Request::new(Caller::internal("tests"), "com.example.faulty.do", params).model("faulty")
+    }
+
+    async fn ask(&self, does: &str) -> Result<Answer, Error> {
+        self.host.serve(Self::request(does)).await?.collect().await
+    }
+
+    async fn errno(&self, does: &str) -> Value {
+        let answer = self.ask(does).await.unwrap_or_else(|error| panic!("{does}: {error}"));
+        answer.json::<Value>().unwrap()[0]["errno"].clone()
+    }
+
+    /// It answers, and so does the other one.
+    async fn all_is_well(&self, after: &str) {
+        assert_eq!(self.errno("nothing").await, -1, "after {after}");
+        let echo = Request::new(Caller::internal("tests"), "echo", r#"{"text":"here"}"#).model("echo");
+        let answer = self.host.serve(echo).await.unwrap().collect().await.unwrap();
+        assert_eq!(answer.json::<Value>().unwrap()[0]["text"], "here", "after {after}");
+    }
+
+    async fn until(&self, what: &str, is: impl Fn() -> bool) {
+        let deadline = Instant::now() + LONG;
+        while !is() {
+            assert!(Instant::now() < deadline, "{what} did not come true");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn survives(isolation: Isolation) {
+    logged("");
+    let scene = start(isolation);
+    // It bids 65535 of 1000, for anything.
+    scene.all_is_well("a bid beyond all bids").await;
+
+    for misuse in ["handles", "finish-twice", "outside"] {
+        assert_eq!(scene.errno(misuse).await, 1, "{misuse} was accepted");
+        scene.all_is_well(misuse).await;
+    }
+
+    // What cannot be read was not said.
+    let answer = scene.ask("lies").await.unwrap();
+    assert_eq!((answer.done.usage.prompt_tokens, answer.done.usage.completion_tokens), (0, 0));
+    assert_eq!(answer.done.confidence, None);
+    let answer = scene.ask("many-tokens").await.unwrap();
+    assert_eq!(answer.done.confidence, None, "99 is no probability");
+    scene.all_is_well("lies about what it consumed").await;
+
+    // 20 000 lines in an instant, and then one more, with which it is said how many were dropped.
+    let (before, dropped) = (logged("again and again"), logged("lines were dropped"));
+    scene.errno("log").await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    scene.errno("log").await;
+    let lines = logged("again and again") - before;
+    assert!((1..=2000).contains(&lines), "{lines} lines were logged");
+    assert!(dropped < logged("lines were dropped"));
+    scene.all_is_well("a flood of lines").await;
+
+    // 100 000 names of figures, and a state of health that there is not.
+    let figures = scene.host.metrics().render();
+    let figures = figures.lines().filter(|line| line.contains("figure_")).count();
+    assert!(figures <= 64, "{figures} figures");
+    assert!(scene.host.model("faulty").is_some());
+    scene.all_is_well("figures without end").await;
+
+    // A request that it keeps: in-process its thread is left to it, a worker is ended.
+    let error = match scene.host.serve(Scene::request("hang").within(Duration::from_millis(300))).await {
+        Ok(reply) => reply.collect().await.err(),
+        Err(error) => Some(error),
+    };
+    assert_eq!(error.map(|error| error.code), Some(ErrorCode::DeadlineExceeded));
+    let kind = if isolation == Isolation::Worker { "stuck" } else { "instance" };
+    let count = format!("backplane_plugin_faults_total{{kind=\"{kind}\",plugin=\"{FAULTY}\"}}");
+    scene.until(&count, || scene.host.metrics().render().contains(&count)).await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = scene.ask("nothing").await {
+        assert!(Instant::now() < deadline, "it is not served any more: {error:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    scene.all_is_well("a request that it kept").await;
+    scene.host.shutdown(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_faulty_plugin_in_process() {
+    survives(Isolation::InProcess).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_faulty_plugin_in_a_worker() {
+    survives(Isolation::Worker).await;
+}
+
+/// What it prints is bounded as what it logs; in-process it is the host's own standard error, and nobody can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_prints_without_end() {
+    logged("");
+    let scene = start(Isolation::Worker);
+    let before = logged("stderr: again and again");
+    scene.errno("print").await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    scene.errno("print").await;
+    scene.until("it is said", || 0 < logged("the plugin printed too much")).await;
+    let lines = logged("stderr: again and again") - before;
+    assert!((1..=1000).contains(&lines), "{lines} lines were logged");
+    scene.all_is_well("printing").await;
+}
