@@ -187,11 +187,15 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
             Exit::Denied,
             Some("set `BACKPLANE_API_KEY`, or run as the user whose state directory the server uses"),
         ),
+        (_, code) if code.starts_with("plugin_license_") && status != 503 => {
+            (Exit::Denied, Some("how it stands with its licence: `backplane license status`"))
+        }
         // The key has a limit, and has reached it.
         (429, _) | (_, "insufficient_quota" | "rate_limit_exceeded") => {
             (Exit::Denied, Some("what a key has left, and until when: `backplane key ls`"))
         }
-        (403, _) => (Exit::Denied, Some("this needs an admin key; set `BACKPLANE_API_KEY`")),
+        (403, "admin_only") => (Exit::Denied, Some("this needs an admin key; set `BACKPLANE_API_KEY`")),
+        (403, _) => (Exit::Denied, None),
         (_, "model_not_found") => {
             (Exit::NotFound, Some("installed: `backplane ls`; can be pulled: `backplane ls --available`"))
         }
@@ -273,6 +277,11 @@ mod tests {
         assert_eq!(refused(429, &body("too_many_invalid_keys")).exit, Exit::Denied);
         assert_eq!(refused(429, &body("insufficient_quota")).exit, Exit::Denied);
         assert_eq!(refused(429, &body("rate_limit_exceeded")).exit, Exit::Denied);
+        assert_eq!(refused(403, &body("host_not_allowed")).next, None);
+        let licence = refused(403, &body("plugin_license_expired"));
+        assert!(
+            licence.exit == Exit::Denied && licence.next.is_some_and(|next| next.contains("license status"))
+        );
         assert_eq!(refused(404, &body("model_not_found")).exit, Exit::NotFound);
         assert_eq!(refused(404, &body("key_not_found")).exit, Exit::NotFound);
         assert_eq!(refused(400, &body("invalid_type")).exit, Exit::Usage);
