@@ -1,15 +1,16 @@
-//! The crossing into a plugin and back, alone; then the hop: the same through queue and lane thread.
+//! The crossing into a plugin and back, alone, and into a worker; then the hop: the same through queue and lane thread.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure says so and ends")]
 
 mod support;
 
 use backplane::bench::Crossing;
+use backplane::isolation::{Confinement, Launch, OnCrash};
 use backplane::{Caller, Host, Request};
 use futures::executor::block_on;
 use serde_json::json;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use support::Against::{AtMost, Nothing, Peer};
 use support::{Table, cpu, median, repeat};
 
@@ -23,7 +24,9 @@ const CALLS: usize = 128;
 fn main() {
     let plugins = support::plugins(&["backplane-echo"]);
     let mut table = Table::new("abi");
-    crossing(&mut table, &support::null(plugins.path()));
+    let null = support::null(plugins.path());
+    crossing(&mut table, &null);
+    worker(&mut table, &null);
     // Callers without a key have no limits.
     let running =
         support::host(plugins.path(), false, "[limits]\ntokens = 1_000_000_000_000\nwindow = '24h'\n");
@@ -73,6 +76,40 @@ fn crossing(table: &mut Table, library: &std::path::Path) {
     table.row("making and dropping a request", made, "ns", Nothing);
     let woken = repeat(5, wake);
     table.row("waking a thread and being woken (this machine's floor)", woken, "µs p50", Nothing);
+}
+
+/// The same library in a confined worker and in-process, by the size of what is asked.
+fn worker(table: &mut Table, library: &std::path::Path) {
+    let launch = Launch {
+        program: support::worker(),
+        library: library.to_owned(),
+        sealed: None,
+        id: "bench.null".to_owned(),
+        version: String::new(),
+        confinement: Confinement::Cpu { read: Vec::new(), memory: 0, threads: 1024 },
+        limit: Duration::from_secs(10),
+        on_crash: OnCrash::default(),
+        quarantine: None,
+    };
+    let model = json!({"name": "null", "parameters": {}}).to_string();
+    let (here, there) =
+        (Crossing::open(library, &model).unwrap(), Crossing::open_in(Some(launch), library, &model).unwrap());
+    for (size, rounds) in [(64, 2000), (64 << 10, 1000), (1 << 20, 300), (64 << 20, 7)] {
+        let params = json!({"padding": "x".repeat(size)}).to_string();
+        let p50 = |crossing: &Crossing| {
+            let once = || {
+                let request = crossing.request("bench.null", &params);
+                support::timed(|| crossing.call(&request).unwrap()) * 1e6
+            };
+            (0..rounds / 10).for_each(|_| _ = once());
+            repeat(rounds, once)
+        };
+        let (here, there) = (p50(&here), p50(&there));
+        let what = if size < 1 << 20 { format!("{size} B") } else { format!("{} MiB", size >> 20) };
+        table.row(format!("a request of {what} to a worker and back"), there, "µs p50", Nothing);
+        let limit = if size == 64 { AtMost(12.0) } else { Nothing };
+        table.row("  more than in-process", there - here, "µs p50", limit);
+    }
 }
 
 /// What two threads take to wake each other, with nothing done in between.

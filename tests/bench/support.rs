@@ -219,6 +219,11 @@ pub fn program() -> PathBuf {
     released("backplane")
 }
 
+/// The optimised `backplane-worker`.
+pub fn worker() -> PathBuf {
+    released("backplane-worker")
+}
+
 /// An optimised example of a package: the yardstick of a plugin.
 pub fn example(package: &str, name: &str) -> PathBuf {
     let files = build(&["-p", package, "--example", name]);
