@@ -9,6 +9,8 @@ SHELL := /bin/bash
 JOBS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? n : (n > 8 ? 8 : n) )))
 CARGO := cargo
 PLUGINS := echo llama onnx remote
+# Plugins to copy: built, so that they stay right, and not delivered.
+EXAMPLES := metered-echo
 # What `make install` takes, and where it puts it.
 BUILT ?= target/release
 PREFIX ?= /usr/local
@@ -33,7 +35,7 @@ setup: ## Installs, or names, what a build needs: cmake, clang, libclang, python
 
 build: setup ## Builds the program and its plugins, optimised.
 	@$(call say,building (the first time llama.cpp takes some minutes))
-	@$(CARGO) build --release -j $(JOBS) -p backplane-cli -p backplane-worker $(addprefix -p backplane-,$(PLUGINS))
+	@$(CARGO) build --release -j $(JOBS) -p backplane-cli -p backplane-worker $(addprefix -p backplane-,$(PLUGINS) $(EXAMPLES))
 	@mkdir -p target/release/plugins
 	@for plugin in $(PLUGINS); do cp -u --remove-destination target/release/libbackplane_$$plugin.so target/release/plugins/; done
 

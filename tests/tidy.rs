@@ -20,6 +20,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("backplane-worker", &["backplane-abi"]),
     ("backplane-echo", &["backplane-plugin"]),
     ("backplane-llama", &["backplane-plugin"]),
+    ("backplane-metered-echo", &["backplane-plugin"]),
     ("backplane-onnx", &["backplane-plugin"]),
     ("backplane-remote", &["backplane-plugin"]),
     ("e2e", &[]),
@@ -130,8 +131,9 @@ fn only_the_server_knows_status_codes() {
 #[test]
 fn every_plugin_has_a_manifest_and_is_built_by_make() {
     let makefile = read(Path::new("Makefile"));
-    let line = makefile.lines().find_map(|line| line.strip_prefix("PLUGINS := ")).unwrap();
-    let built: BTreeSet<&str> = line.split_whitespace().collect();
+    let line =
+        |name: &str| makefile.lines().find_map(|line| line.strip_prefix(name)).unwrap().split_whitespace();
+    let built: BTreeSet<&str> = line("PLUGINS := ").chain(line("EXAMPLES := ")).collect();
     let mut there = BTreeSet::new();
     for entry in std::fs::read_dir(root().join("plugins")).unwrap() {
         let path = entry.unwrap().path();

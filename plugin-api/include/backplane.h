@@ -460,6 +460,37 @@ typedef struct bp_call_1 {
   bp_code (*cancel)(const bp_host *host, bp_req call);
 } bp_call_1;
 
+/* How this plugin stands with its licence (docs/licences.md). There for plugins whose manifest has licence_class
+ * "commercial" or "optional". What it says is the host's policy, which an operator could change: a plugin that must be
+ * sure takes the signed bytes, checks them against a key of its own, and does so again when the revision is another
+ * and at least once an hour. */
+#define BP_EXT_LICENSE_1 "bp.license/1"
+#define BP_LICENSE_UNKNOWN 0     /* nobody has looked yet, which is not the same as unlicensed                 */
+#define BP_LICENSE_OK 1
+#define BP_LICENSE_GRACE 2       /* it has ended, and serves for some days more                                */
+#define BP_LICENSE_DENIED 3
+typedef struct bp_license_1 {
+  uint32_t struct_size, flags;
+
+  /* *state = BP_LICENSE_*; *revision is another number after each change of the licence or of how it stands. Either may
+   * be NULL. [any][no-block] since 1.0 */
+  bp_code (*state)(const bp_host *host, int32_t *state, uint64_t *revision);
+
+  /* *value = what a tenant has of a feature: 1 is on, another number says how much. Errors: BP_NOT_FOUND (off, not this
+   * tenant's, or the licence does not serve), BP_INVALID_ARGUMENT (text that is not UTF-8), BP_NULL_ARGUMENT.
+   * [any][no-block] since 1.0 */
+  bp_code (*feature)(const bp_host *host, bp_str tenant, bp_str name, int64_t *value);
+
+  /* Copies the signed bytes to buf, which holds capacity bytes; *len says how many they are. They are a DSSE envelope
+   * as JSON, of the type "application/vnd.backplane.license.v1+json". Errors: BP_OUT_OF_RANGE (they are more: *len is set,
+   * nothing is copied, and buf may be NULL), BP_NOT_FOUND (there is no licence that could be read), BP_NULL_ARGUMENT.
+   * [any][no-block] since 1.0 */
+  bp_code (*envelope)(const bp_host *host, void *buf, uint64_t capacity, uint64_t *len);
+
+  /* As envelope: the id of this installation, which a licence may be bound to. [any][no-block] since 1.0 */
+  bp_code (*install_id)(const bp_host *host, void *buf, uint64_t capacity, uint64_t *len);
+} bp_license_1;
+
 /* ==== Plugin extensions =================================================================================== */
 
 /* A model that can count the tokens of a request before it is admitted. Asked of bp_model.get_extension. */

@@ -6,10 +6,12 @@ mod support;
 use backplane::bench::Crossing;
 use backplane::isolation::{Confinement, Launch, OnCrash};
 use backplane::{Caller, Host, Request};
+use backplane_registry::license::{Gate, Snapshot, Standing, State};
 use futures::executor::block_on;
-use serde_json::json;
+use serde_json::{Value, json};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::Against::{AtMost, Nothing, Peer};
 use support::{Table, cpu, median, repeat};
@@ -27,6 +29,7 @@ fn main() {
     let null = support::null(plugins.path());
     crossing(&mut table, &null);
     worker(&mut table, &null);
+    licence(&mut table);
     // Callers without a key have no limits.
     let running =
         support::host(plugins.path(), false, "[limits]\ntokens = 1_000_000_000_000\nwindow = '24h'\n");
@@ -109,6 +112,34 @@ fn worker(table: &mut Table, library: &std::path::Path) {
         table.row(format!("a request of {what} to a worker and back"), there, "µs p50", Nothing);
         let limit = if size == 64 { AtMost(12.0) } else { Nothing };
         table.row("  more than in-process", there - here, "µs p50", limit);
+    }
+}
+
+/// What a request of a licensed plugin waits for, before it is let in.
+fn licence(table: &mut Table) {
+    let licensed = |members: Value| {
+        let mut licence = json!({
+            "v": 1, "id": "lic_1", "serial": 1, "issuer": "acme", "licensee": {"id": "c", "name": "C"},
+            "product": {"plugin": "com.acme.x"}, "iat": "2026-01-01T00:00:00Z", "nbf": "2026-01-01T00:00:00Z",
+        });
+        licence.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        let licence = Some(Arc::new(serde_json::from_value(licence).unwrap()));
+        let snapshot = Snapshot { standing: Standing::of(State::Valid), licence, ..Snapshot::default() };
+        Gate::new(snapshot, Arc::default())
+    };
+    let terms = json!({
+        "features": {"fp8": true}, "limits": {"tokens_month": 1_000_000_000, "concurrency": 64},
+        "tenants": {"default": {"features": ["fp8"]}, "other": {}},
+    });
+    for (what, members) in [("a date alone", json!({})), ("tenants, tokens a month, concurrency", terms)] {
+        let gate = licensed(members);
+        let each = |work: &dyn Fn()| {
+            repeat(501, || support::timed(|| (0..1000).for_each(|_| work())) / 1000.0 * 1e9)
+        };
+        let check = each(&|| assert!(std::hint::black_box(gate.admits("default")).is_ok()));
+        let whole = each(&|| gate.enter("default").unwrap().used(std::hint::black_box(1)));
+        table.row(format!("licence check: {what}"), check, "ns", AtMost(50.0));
+        table.row("  with counting it in and out", whole, "ns", Nothing);
     }
 }
 

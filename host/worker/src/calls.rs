@@ -31,8 +31,9 @@ pub fn serve(state: &'static State, lane: Channel) {
         };
         let nothing = Value::Nothing {};
         let open = match call {
-            Call::Enter { struct_size, flags, abi_minor, name, version, compute, call, .. } => {
-                let made = table::make(struct_size, flags, abi_minor, name, version, compute, call);
+            Call::Enter { struct_size, flags, abi_minor, name, version, compute, call, license, .. } => {
+                let made =
+                    table::make(struct_size, flags, abi_minor, name, version, (compute, call, license));
                 let (code, value) = enter(state, made);
                 answer(code, None, value)
             }
@@ -384,8 +385,8 @@ pub fn hear(state: &'static State, body: &Body, fd: Option<OwnedFd>) -> bool {
             state.say(&frame(&ToHost::Pong { number }));
             true
         }
-        Ok(ToWorker::Answer { ask, code, value }) => {
-            state.answer(ask, Answer { code, value });
+        Ok(ToWorker::Answer { ask, code, value, bytes }) => {
+            state.answer(ask, Answer { code, value, bytes: bytes.to_vec() });
             true
         }
         Ok(ToWorker::CallChunk { call, json, tensors }) => {

@@ -115,10 +115,10 @@ impl Request {
 }
 
 /// An answer of the host's to something this process asked.
-#[derive(Clone, Copy)]
 pub struct Answer {
     pub code: bp_code,
     pub value: u64,
+    pub bytes: Vec<u8>,
 }
 
 /// An instance and its ticket.
@@ -148,6 +148,7 @@ pub struct HostTable {
     pub at: *const bp_host,
     pub compute: bool,
     pub call: bool,
+    pub license: bool,
 }
 // SAFETY: never changed, never freed.
 unsafe impl Send for HostTable {}
@@ -215,8 +216,9 @@ impl State {
         self.say(&frame(ask));
         let mut asks = self.asks.lock();
         loop {
-            if let Some(Some(answer)) = asks.get(&ask).copied() {
-                asks.remove(&ask);
+            if asks.get(&ask).is_some_and(Option::is_some)
+                && let Some(answer) = asks.remove(&ask).flatten()
+            {
                 return answer;
             }
             self.answered.wait(&mut asks);

@@ -25,8 +25,7 @@ pub fn make(
     minor: u16,
     name: &[u8],
     version: &[u8],
-    compute: bool,
-    call: bool,
+    (compute, call, license): (bool, bool, bool),
 ) -> HostTable {
     let text = |bytes: &[u8]| {
         let kept = bytes.to_vec().leak();
@@ -55,7 +54,7 @@ pub fn make(
     let at = memory.as_mut_ptr().cast::<bp_host>();
     // SAFETY: aligned, and longer than the table.
     unsafe { at.write(table) };
-    HostTable { at, compute, call }
+    HostTable { at, compute, call, license }
 }
 
 /// The state, for who passes a table.
@@ -278,13 +277,93 @@ unsafe extern "C" fn get_extension(host: *const bp_host, id: bp_str) -> *const c
         start: Some(call_start),
         cancel: Some(call_cancel),
     };
+    static LICENSE: bp_license_1 = bp_license_1 {
+        struct_size: size_of::<bp_license_1>() as u32,
+        flags: 0,
+        state: Some(license_state),
+        feature: Some(license_feature),
+        envelope: Some(license_envelope),
+        install_id: Some(license_install_id),
+    };
     let Some(table) = asked(host).and_then(|state| state.host.get()) else { return std::ptr::null() };
     // SAFETY: an id valid until we return.
     match unsafe { id.text() } {
         Some(BP_EXT_COMPUTE_1) if table.compute => (&raw const COMPUTE).cast(),
         Some(BP_EXT_CALL_1) if table.call => (&raw const CALL).cast(),
+        Some(BP_EXT_LICENSE_1) if table.license => (&raw const LICENSE).cast(),
         _ => std::ptr::null(),
     }
+}
+
+unsafe extern "C" fn license_state(host: *const bp_host, state: *mut i32, revision: *mut u64) -> bp_code {
+    let Some(here) = asked(host) else { return BP_NULL_ARGUMENT };
+    let answer = here.ask(|ask| frame(&ToHost::LicenseState { ask }));
+    let number = answer.bytes.try_into().map(u64::from_le_bytes).unwrap_or_default();
+    // SAFETY: null, or places to write to.
+    unsafe {
+        if let Some(state) = state.as_mut() {
+            *state = answer.value as i32;
+        }
+        if let Some(revision) = revision.as_mut() {
+            *revision = number;
+        }
+    }
+    answer.code
+}
+
+unsafe extern "C" fn license_feature(
+    host: *const bp_host,
+    tenant: bp_str,
+    name: bp_str,
+    value: *mut i64,
+) -> bp_code {
+    let Some(here) = asked(host) else { return BP_NULL_ARGUMENT };
+    if value.is_null() {
+        return BP_NULL_ARGUMENT;
+    }
+    // SAFETY: valid until we return.
+    let (tenant, name) = unsafe { (tenant.bytes(), name.bytes()) };
+    let answer = here.ask(|ask| frame(&ToHost::LicenseFeature { ask, tenant, name }));
+    if answer.code == BP_OK {
+        // SAFETY: not null, and the plugin passes a place to write to.
+        unsafe { *value = answer.value.cast_signed() };
+    }
+    answer.code
+}
+
+unsafe extern "C" fn license_envelope(
+    host: *const bp_host,
+    buf: *mut c_void,
+    capacity: u64,
+    len: *mut u64,
+) -> bp_code {
+    // SAFETY: passed on as they came.
+    unsafe { license_bytes(host, false, buf, capacity, len) }
+}
+
+unsafe extern "C" fn license_install_id(
+    host: *const bp_host,
+    buf: *mut c_void,
+    capacity: u64,
+    len: *mut u64,
+) -> bp_code {
+    // SAFETY: passed on as they came.
+    unsafe { license_bytes(host, true, buf, capacity, len) }
+}
+
+/// # Safety
+/// As [`copy_out`].
+unsafe fn license_bytes(
+    host: *const bp_host,
+    install_id: bool,
+    buf: *mut c_void,
+    capacity: u64,
+    len: *mut u64,
+) -> bp_code {
+    let Some(here) = asked(host) else { return BP_NULL_ARGUMENT };
+    let answer = here.ask(|ask| frame(&ToHost::LicenseBytes { ask, install_id }));
+    // SAFETY: the caller's promise.
+    unsafe { copy_out(&answer.bytes, buf, capacity, len) }
 }
 
 unsafe extern "C" fn acquire(

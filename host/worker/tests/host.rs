@@ -8,8 +8,10 @@ use backplane::auth::{KeyLimits, NewKey, Role as KeyRole, TokenBudget};
 use backplane::config::Isolation;
 use backplane::limiter::Period;
 use backplane::{Answer, Caller, Config, ErrorCode, Host, Next, Request};
+use backplane_registry::license::{Licence, Licences, Machine};
 use backplane_registry::package::{Level, PackOptions, Plugins, Trust, open, pack};
 use backplane_registry::trust::{Role, SecretKey, Timestamp, TrustStore, TrustedKey};
+use backplane_testkit::library;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -254,4 +256,66 @@ async fn a_client_whose_stream_lost_its_worker_is_told_so() {
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     server.stop(Duration::from_secs(1)).await;
     host.shutdown(Duration::from_secs(5)).await;
+}
+
+/// The licence that the vendor of `metered-echo` gives: its README says how everybody can.
+fn license(state: &Path) {
+    let vendor = SecretKey::of_seed(&[7; 32]);
+    TrustStore::at(state).add(TrustedKey::new(vendor.public(), "example", &[Role::License])).unwrap();
+    let now = Timestamp::now();
+    let licence: Licence = serde_json::from_value(json!({
+        "v": 1, "id": "lic_1", "serial": 1, "issuer": "example", "licensee": {"id": "c", "name": "C"},
+        "product": {"plugin": "dev.backplane.metered-echo"}, "features": {"shout": true},
+        "iat": now, "nbf": now.plus(-60), "exp": now.plus_days(30),
+        "bind": {"kind": "install", "ids": [Machine::install_id(state).unwrap()]},
+    }))
+    .unwrap();
+    Licences::at(state).install("lic_1", licence.seal(&[&vendor]).unwrap().as_bytes()).unwrap();
+}
+
+#[tokio::test]
+async fn a_plugin_reads_its_licence_in_a_worker_as_in_the_host_and_notices_a_new_one() {
+    let _alone = ALONE.lock().await;
+    let library = library("backplane-metered-echo").unwrap();
+    for (isolation, name) in [(Isolation::InProcess, "in-process"), (Isolation::Worker, "worker")] {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::create_dir(state.path().join("plugins")).unwrap();
+        std::fs::copy(&library, state.path().join("plugins/libmetered.so")).unwrap();
+        let mut config = Config::for_tests();
+        config.plugins.isolation = [("*".to_owned(), isolation)].into();
+        let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
+        assert_eq!(host.plugins()[0].isolation, name, "{:?}", host.plugins()[0].problem);
+        let ask = |shout: bool| {
+            let params = json!({"text": "hello", "shout": shout}).to_string();
+            let request = Request::new(Caller::internal("tests"), "metered.echo", params);
+            let host = host.clone();
+            async move { host.serve(request).await?.collect().await }
+        };
+        assert_eq!(ask(false).await.unwrap().json::<Value>().unwrap()[0]["text"], "hello");
+        let error = ask(true).await.unwrap_err();
+        assert_eq!(
+            (error.code, &*error.reason),
+            (ErrorCode::PermissionDenied, "feature_not_licensed"),
+            "{error}"
+        );
+
+        license(state.path());
+        let deadline = Instant::now() + LONG;
+        let answer = loop {
+            match ask(true).await {
+                Ok(answer) => break answer,
+                Err(error) => assert!(Instant::now() < deadline, "{name}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_eq!(answer.json::<Value>().unwrap()[0]["text"], "HELLO", "{name}");
+
+        Licences::at(state.path()).remove("lic_1").unwrap();
+        while ask(true).await.is_ok() {
+            assert!(Instant::now() < deadline, "{name}: the licence is gone");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        ask(false).await.unwrap();
+        host.shutdown(Duration::from_secs(5)).await;
+    }
 }

@@ -18,8 +18,10 @@ pub const BP_OK: bp_code = 0;
 pub const BP_CANCELLED: bp_code = 1;
 pub const BP_INVALID_ARGUMENT: bp_code = 3;
 pub const BP_DEADLINE_EXCEEDED: bp_code = 4;
+pub const BP_NOT_FOUND: bp_code = 5;
 pub const BP_RESOURCE_EXHAUSTED: bp_code = 8;
 pub const BP_FAILED_PRECONDITION: bp_code = 9;
+pub const BP_OUT_OF_RANGE: bp_code = 11;
 pub const BP_UNIMPLEMENTED: bp_code = 12;
 pub const BP_INTERNAL: bp_code = 13;
 pub const BP_WOULD_BLOCK: bp_code = 32;
@@ -48,8 +50,14 @@ pub const BP_HEALTH_DEGRADED: i32 = 1;
 pub const BP_HEALTH_NOT_READY: i32 = 2;
 pub const BP_HEALTH_FAILED: i32 = 3;
 
+pub const BP_LICENSE_UNKNOWN: i32 = 0;
+pub const BP_LICENSE_OK: i32 = 1;
+pub const BP_LICENSE_GRACE: i32 = 2;
+pub const BP_LICENSE_DENIED: i32 = 3;
+
 pub const BP_EXT_COMPUTE_1: &str = "bp.compute/1";
 pub const BP_EXT_CALL_1: &str = "bp.call/1";
+pub const BP_EXT_LICENSE_1: &str = "bp.license/1";
 pub const BP_EXT_TOKENS_1: &str = "bp.tokens/1";
 pub const BP_EXT_STATS_1: &str = "bp.stats/1";
 
@@ -271,6 +279,17 @@ tables! {
         cancel: Option<unsafe extern "C" fn(host: *const bp_host, call: bp_req) -> bp_code>,
     }
 
+    struct bp_license_1 {
+        struct_size: u32, flags: u32,
+        state: Option<unsafe extern "C" fn(host: *const bp_host, state: *mut i32, revision: *mut u64) -> bp_code>,
+        feature: Option<unsafe extern "C" fn(
+            host: *const bp_host, tenant: bp_str, name: bp_str, value: *mut i64) -> bp_code>,
+        envelope: Option<unsafe extern "C" fn(
+            host: *const bp_host, buf: *mut c_void, capacity: u64, len: *mut u64) -> bp_code>,
+        install_id: Option<unsafe extern "C" fn(
+            host: *const bp_host, buf: *mut c_void, capacity: u64, len: *mut u64) -> bp_code>,
+    }
+
     struct bp_tokens_1 {
         struct_size: u32, flags: u32,
         count: Option<unsafe extern "C" fn(
@@ -283,6 +302,27 @@ tables! {
             model: *mut bp_model, ctx: *mut c_void,
             each: Option<unsafe extern "C" fn(ctx: *mut c_void, name: bp_str, value: f64)>) -> bp_code>,
     }
+}
+
+/// Answers `envelope` and `install_id` of [`bp_license_1`] with these bytes.
+///
+/// # Safety
+/// `buf` is null or has room for `capacity` bytes; `len` is null or a place to write to.
+pub unsafe fn copy_out(bytes: &[u8], buf: *mut c_void, capacity: u64, len: *mut u64) -> bp_code {
+    if len.is_null() || (buf.is_null() && capacity != 0) {
+        return BP_NULL_ARGUMENT;
+    }
+    // SAFETY: not null, and the caller's promise.
+    unsafe { *len = bytes.len() as u64 };
+    if bytes.is_empty() {
+        return BP_NOT_FOUND;
+    }
+    if capacity < bytes.len() as u64 {
+        return BP_OUT_OF_RANGE;
+    }
+    // SAFETY: `buf` has room for as many, by the caller's promise; memory of two owners does not overlap.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), buf.cast::<u8>(), bytes.len()) };
+    BP_OK
 }
 
 /// Signature of `bp_entry_v1`.
@@ -384,4 +424,4 @@ macro_rules! zeroable {
 }
 
 zeroable!(bp_error bp_tensor bp_request bp_chunk bp_done bp_query bp_bid bp_host bp_placement bp_instance bp_model
-    bp_plugin bp_compute_1 bp_call bp_call_1 bp_tokens_1 bp_stats_1);
+    bp_plugin bp_compute_1 bp_call bp_call_1 bp_license_1 bp_tokens_1 bp_stats_1);

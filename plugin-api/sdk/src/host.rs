@@ -24,6 +24,11 @@ impl Host {
         crate::sys::log(*self, level, message.as_ref());
     }
 
+    /// The licence of this plugin. `None` where the manifest's `licence_class` is `"open"`, or the host knows no licences.
+    pub fn license(&self) -> Option<crate::License> {
+        crate::sys::license(*self)
+    }
+
     /// Name of the host program and its version.
     pub fn name_and_version(&self) -> (String, String) {
         crate::sys::host_name(*self)

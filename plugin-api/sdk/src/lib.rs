@@ -56,6 +56,7 @@ mod call;
 mod error;
 mod export;
 mod host;
+mod license;
 mod plugin;
 mod request;
 mod sys;
@@ -68,6 +69,7 @@ pub use backplane_abi::payload::tensor::{Description, TensorSpec};
 pub use call::{Answer, AnswerTensor, Call};
 pub use error::{Error, Result};
 pub use host::{Host, Level};
+pub use license::{License, Standing};
 pub use plugin::{
     Bid, BidReason, Done, Execution, Health, Instance, Model, ModelFile, ModelSpec, Permit, Plugin, Query,
     Seat, each,

@@ -92,6 +92,20 @@ pub(crate) struct Host {
     scarce: AtomicU32,
     denied: AtomicU32,
     answering: Option<Answering>,
+    license: Option<License>,
+}
+
+/// What a host says of the licence of the plugin under test (`bp.license/1`).
+#[derive(Clone, Debug, Default)]
+pub struct License {
+    /// Whether it serves.
+    pub serves: bool,
+    /// What every tenant has.
+    pub features: Vec<(String, i64)>,
+    /// The signed bytes; empty for none.
+    pub envelope: Vec<u8>,
+    /// The id of the installation.
+    pub install_id: String,
 }
 
 struct Buffer {
@@ -124,7 +138,7 @@ fn words(len: usize) -> Vec<u64> {
 }
 
 impl Host {
-    pub fn new(shape: Shape, answering: Option<Answering>) -> &'static Host {
+    pub fn new(shape: Shape, answering: Option<Answering>, license: Option<License>) -> &'static Host {
         let host: &'static Host = Box::leak(Box::new(Host {
             table: AtomicU64::new(0),
             exchanges: Mutex::default(),
@@ -136,6 +150,7 @@ impl Host {
             scarce: AtomicU32::new(0),
             denied: AtomicU32::new(0),
             answering,
+            license,
         }));
         let table = bp_host {
             struct_size: shape.struct_size.unwrap_or((size_of::<bp_host>() + shape.tail) as u32),
@@ -709,6 +724,14 @@ unsafe extern "C" fn get_extension(host: *const bp_host, id: bp_str) -> *const c
         start: Some(start),
         cancel: Some(call_cancel),
     };
+    static LICENSE: bp_license_1 = bp_license_1 {
+        struct_size: size_of::<bp_license_1>() as u32,
+        flags: 0,
+        state: Some(license_state),
+        feature: Some(license_feature),
+        envelope: Some(license_envelope),
+        install_id: Some(license_install_id),
+    };
     // SAFETY: plugins pass the table they were given, and text that lives through the call.
     let (Some(host), Some(id)) = (unsafe { this(host) }, unsafe { id.text() }) else {
         return std::ptr::null();
@@ -716,8 +739,75 @@ unsafe extern "C" fn get_extension(host: *const bp_host, id: bp_str) -> *const c
     match id {
         BP_EXT_COMPUTE_1 => (&raw const COMPUTE).cast(),
         BP_EXT_CALL_1 if host.answering.is_some() => (&raw const CALL).cast(),
+        BP_EXT_LICENSE_1 if host.license.is_some() => (&raw const LICENSE).cast(),
         _ => std::ptr::null(),
     }
+}
+
+/// The licence behind a table that said it has one.
+///
+/// # Safety
+/// As [`this`].
+unsafe fn license_of<'a>(host: *const bp_host) -> Option<&'a License> {
+    // SAFETY: the caller's promise.
+    unsafe { this(host) }?.license.as_ref()
+}
+
+unsafe extern "C" fn license_state(host: *const bp_host, state: *mut i32, revision: *mut u64) -> bp_code {
+    // SAFETY: plugins pass the table they were given, and null or places to write to.
+    let (license, state, revision) = unsafe { (license_of(host), state.as_mut(), revision.as_mut()) };
+    let Some(license) = license else { return BP_NULL_ARGUMENT };
+    if let Some(state) = state {
+        *state = if license.serves { BP_LICENSE_OK } else { BP_LICENSE_DENIED };
+    }
+    if let Some(revision) = revision {
+        *revision = 1;
+    }
+    BP_OK
+}
+
+unsafe extern "C" fn license_feature(
+    host: *const bp_host,
+    tenant: bp_str,
+    name: bp_str,
+    value: *mut i64,
+) -> bp_code {
+    // SAFETY: plugins pass the table they were given, text that lives through the call, and null or a place to write to.
+    let (license, tenant, name, value) =
+        unsafe { (license_of(host), tenant.text(), name.text(), value.as_mut()) };
+    let (Some(license), Some(value)) = (license, value) else { return BP_NULL_ARGUMENT };
+    let (Some(_), Some(name)) = (tenant, name) else { return BP_INVALID_ARGUMENT };
+    match license.features.iter().find(|(known, _)| license.serves && known == name) {
+        Some((_, has)) => {
+            *value = *has;
+            BP_OK
+        }
+        None => BP_NOT_FOUND,
+    }
+}
+
+unsafe extern "C" fn license_envelope(
+    host: *const bp_host,
+    buf: *mut c_void,
+    capacity: u64,
+    len: *mut u64,
+) -> bp_code {
+    // SAFETY: plugins pass the table they were given.
+    let Some(license) = (unsafe { license_of(host) }) else { return BP_NULL_ARGUMENT };
+    // SAFETY: plugins pass memory for as many bytes as they say, and a place to write to.
+    unsafe { copy_out(&license.envelope, buf, capacity, len) }
+}
+
+unsafe extern "C" fn license_install_id(
+    host: *const bp_host,
+    buf: *mut c_void,
+    capacity: u64,
+    len: *mut u64,
+) -> bp_code {
+    // SAFETY: plugins pass the table they were given.
+    let Some(license) = (unsafe { license_of(host) }) else { return BP_NULL_ARGUMENT };
+    // SAFETY: plugins pass memory for as many bytes as they say, and a place to write to.
+    unsafe { copy_out(license.install_id.as_bytes(), buf, capacity, len) }
 }
 
 unsafe extern "C" fn set_error(host: *const bp_host, err: bp_err, error: *const bp_error) -> bp_code {

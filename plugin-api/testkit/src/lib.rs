@@ -40,7 +40,7 @@ pub use cargo::library;
 pub use conformance::{Case, CheckInfo, checks};
 pub use fault::Fault;
 pub use header::{HEADER, Passage, passage};
-pub use host::CallInput;
+pub use host::{CallInput, License};
 pub use input::{Deadline, Reader, RequestInput, TensorInput};
 pub use report::{Check, Level, Outcome, Problem, Report, Tier};
 pub use session::{Instance, Model, PluginTest, Running};

@@ -5,7 +5,9 @@ use crate::answer::{Answer, Chunk, Failure};
 use crate::conformance::process::Process;
 use crate::conformance::{self, Case};
 use crate::fault::Fault;
-use crate::host::{self, Answering, CallInput, Exchange, Host, RawInstance, RawModel, RawPlugin, Shape};
+use crate::host::{
+    self, Answering, CallInput, Exchange, Host, License, RawInstance, RawModel, RawPlugin, Shape,
+};
 use crate::input::{RequestInput, TensorInput};
 use crate::report::{Check, Report};
 use backplane_abi::table::{BP_CONCURRENT, BP_SERIAL, Enter, EntryV1};
@@ -28,6 +30,7 @@ pub struct PluginTest {
     pub(crate) patience: Duration,
     pub(crate) rounds: usize,
     pub(crate) answering: Option<Answering>,
+    pub(crate) license: Option<License>,
     pub(crate) seed: u64,
     /// This process runs nothing else.
     pub(crate) alone: bool,
@@ -72,6 +75,7 @@ impl PluginTest {
             patience: Duration::from_secs(30),
             rounds: 200,
             answering: None,
+            license: None,
             seed: 1,
             alone: false,
             before: None,
@@ -122,12 +126,19 @@ impl PluginTest {
         self
     }
 
+    /// Has a licence, or a host that says there is none (`bp.license/1`).
+    pub fn licensed(mut self, license: License) -> Self {
+        self.license = Some(license);
+        self
+    }
+
     /// Starts the plugin on a host of its own and opens a model: `{"name":..,"capabilities":[..],..}`.
     ///
     /// # Errors
     /// As the plugin says.
     pub fn open(&self, model_json: &str) -> Result<Model, Failure> {
-        self.start(Host::new(Shape::default(), self.answering.clone()))?.open(model_json)
+        self.start(Host::new(Shape::default(), self.answering.clone(), self.license.clone()))?
+            .open(model_json)
     }
 
     /// Runs the suite: once what concerns the plugin, and for each case what concerns requests. The cases are requests

@@ -1,7 +1,7 @@
 //! What a request looks at: one load, one comparison.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -88,12 +88,18 @@ pub struct Gate {
     snapshot: ArcSwap<Snapshot>,
     meter: Arc<Meter>,
     optional: bool,
+    revision: AtomicU64,
 }
 
 impl Gate {
     /// For a plugin that does nothing without a licence.
     pub fn new(snapshot: Snapshot, meter: Arc<Meter>) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), meter, optional: false }
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            meter,
+            optional: false,
+            revision: AtomicU64::new(1),
+        }
     }
 
     /// For a plugin that runs without one: nobody is refused, and it asks for its features itself.
@@ -104,10 +110,16 @@ impl Gate {
     /// From now on this counts.
     pub fn set(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
+        self.revision.fetch_add(1, Ordering::Release);
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Another number after each [`set`](Self::set).
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
     }
 
     pub fn meter(&self) -> &Arc<Meter> {

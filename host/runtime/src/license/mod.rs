@@ -113,7 +113,6 @@ impl LicenceBook {
     }
 
     /// The id of this installation; empty if it has none.
-    #[expect(dead_code, reason = "of bp.license/1")]
     pub fn install_id(&self) -> &str {
         &self.0.install
     }

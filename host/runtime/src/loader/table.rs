@@ -18,7 +18,7 @@ use backplane_abi::payload::Usage;
 use backplane_abi::table::*;
 use backplane_abi::worker::is_object;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, clock};
-use backplane_registry::license::Gate;
+use backplane_registry::license::{Gate, State};
 use backplane_registry::plugin::{LicenceClass, PluginFile};
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -625,11 +625,20 @@ unsafe extern "C" fn get_extension(host: *const bp_host, id: bp_str) -> *const c
         start: Some(call_start),
         cancel: Some(call_cancel),
     };
+    static LICENSE: bp_license_1 = bp_license_1 {
+        struct_size: size_of::<bp_license_1>() as u32,
+        flags: 0,
+        state: Some(license_state),
+        feature: Some(license_feature),
+        envelope: Some(license_envelope),
+        install_id: Some(license_install_id),
+    };
     // SAFETY: the plugin passes the table it was given, and an id valid until we return.
     let (context, id) = unsafe { (context(host), id.text()) };
     match (context, id) {
         (Some(_), Some(BP_EXT_COMPUTE_1)) => (&raw const COMPUTE).cast(),
         (Some(_), Some(BP_EXT_CALL_1)) => (&raw const CALL).cast(),
+        (Some(context), Some(BP_EXT_LICENSE_1)) if context.licence.is_some() => (&raw const LICENSE).cast(),
         _ => std::ptr::null(),
     }
 }
@@ -668,6 +677,84 @@ unsafe extern "C" fn release(host: *const bp_host, ticket: bp_ticket, granted: u
             Ok(()) => BP_OK,
             Err(_) => BP_BAD_STATE,
         }
+    })
+}
+
+unsafe extern "C" fn license_state(host: *const bp_host, state: *mut i32, revision: *mut u64) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given, and null or places to write to.
+        let (context, state, revision) = unsafe { (context(host), state.as_mut(), revision.as_mut()) };
+        let Some(gate) = context.and_then(|context| context.licence.as_ref()) else {
+            return BP_NULL_ARGUMENT;
+        };
+        // The number first: who reads an old one with a new state only asks once more.
+        if let Some(revision) = revision {
+            *revision = gate.revision();
+        }
+        if let Some(state) = state {
+            let standing = gate.standing();
+            *state = match standing.state {
+                State::Unknown => BP_LICENSE_UNKNOWN,
+                State::Grace => BP_LICENSE_GRACE,
+                _ if standing.serves => BP_LICENSE_OK,
+                _ => BP_LICENSE_DENIED,
+            };
+        }
+        BP_OK
+    })
+}
+
+unsafe extern "C" fn license_feature(
+    host: *const bp_host,
+    tenant: bp_str,
+    name: bp_str,
+    value: *mut i64,
+) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given, texts valid until we return, and null or a place to write to.
+        let (context, tenant, name, value) =
+            unsafe { (context(host), tenant.text(), name.text(), value.as_mut()) };
+        let gate = context.and_then(|context| context.licence.as_ref());
+        let (Some(gate), Some(value)) = (gate, value) else { return BP_NULL_ARGUMENT };
+        let (Some(tenant), Some(name)) = (tenant, name) else { return BP_INVALID_ARGUMENT };
+        match gate.feature(tenant, name) {
+            Some(has) => {
+                *value = has;
+                BP_OK
+            }
+            None => BP_NOT_FOUND,
+        }
+    })
+}
+
+unsafe extern "C" fn license_envelope(
+    host: *const bp_host,
+    buf: *mut c_void,
+    capacity: u64,
+    len: *mut u64,
+) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given.
+        let gate = unsafe { context(host) }.and_then(|context| context.licence.as_ref());
+        let Some(gate) = gate else { return BP_NULL_ARGUMENT };
+        let snapshot = gate.snapshot();
+        // SAFETY: the plugin passes memory for as many bytes as it says, and a place to write to.
+        unsafe { copy_out(snapshot.envelope.as_deref().unwrap_or_default(), buf, capacity, len) }
+    })
+}
+
+unsafe extern "C" fn license_install_id(
+    host: *const bp_host,
+    buf: *mut c_void,
+    capacity: u64,
+    len: *mut u64,
+) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given.
+        let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
+        let id = context.shared.licences.get().map_or("", LicenceBook::install_id);
+        // SAFETY: the plugin passes memory for as many bytes as it says, and a place to write to.
+        unsafe { copy_out(id.as_bytes(), buf, capacity, len) }
     })
 }
 

@@ -135,7 +135,7 @@ messages! {
     /// What the host calls in the plugin.
     enum Call<'a> {
         /// `bp_entry_v1`, with what the host's table says of itself.
-        0 Enter { struct_size: u32, flags: u32, abi_major: u16, abi_minor: u16, name: Text<'a>, version: Text<'a>, compute: bool, call: bool, }
+        0 Enter { struct_size: u32, flags: u32, abi_major: u16, abi_minor: u16, name: Text<'a>, version: Text<'a>, compute: bool, call: bool, license: bool, }
         1 Init { config: Text<'a>, }
         2 Bid { query: Query<'a>, out_size: u32, }
         3 Open { model: u64, json: Text<'a>, }
@@ -177,7 +177,7 @@ messages! {
         3 Taken { request: u64, chunks: u32, bytes: u64, }
         4 Ping { number: u64, }
         /// To an `Ask`.
-        5 Answer { ask: u64, code: i32, value: u64, }
+        5 Answer { ask: u64, code: i32, value: u64, bytes: Text<'a>, }
         6 CallChunk { call: u64, json: Text<'a>, tensors: Vec<Tensor<'a>>, }
         7 CallDone { call: u64, error: Option<Failure<'a>>, usage: Text<'a>, confidence: f64, }
     }
@@ -194,6 +194,10 @@ messages! {
         6 Release { ticket: u64, granted: u32, }
         7 CallStart { ask: u64, call: u64, parent: u64, capability: Text<'a>, model: Text<'a>, params: Text<'a>, tensors: Vec<Tensor<'a>>, deadline_ns: i64, }
         8 CallCancel { call: u64, }
+        /// `bp.license/1`: the state as value and the revision as bytes; a feature; the signed bytes, or the id.
+        9 LicenseState { ask: u64, }
+        10 LicenseFeature { ask: u64, tenant: Text<'a>, name: Text<'a>, }
+        11 LicenseBytes { ask: u64, install_id: bool, }
     }
 
     /// How a worker is confined.

@@ -216,7 +216,7 @@ impl<'a> Bench<'a> {
 
 impl Bench<'_> {
     pub fn host(&self, shape: Shape) -> &'static Host {
-        let host = Host::new(shape, self.test.answering.clone());
+        let host = Host::new(shape, self.test.answering.clone(), self.test.license.clone());
         self.hosts.lock().push(host);
         host
     }

@@ -14,6 +14,7 @@ pub struct HostSide {
     at: *const bp_host,
     pub known: bp_host,
     compute: Option<bp_compute_1>,
+    license: Option<bp_license_1>,
     call: Option<bp_call_1>,
 }
 // SAFETY: every function of bp_host is tagged [any] in the header, and the host outlives the plugin.
@@ -37,6 +38,9 @@ fn raw_error(failure: &Failure<'_>) -> bp_error {
     }
 }
 
+/// More than a licence takes.
+const MAX_LICENSE: usize = 1 << 20;
+
 /// From this length on a tensor is handed over where it lies, in the memory it came in.
 const SHARED: usize = 16 << 10;
 
@@ -46,9 +50,10 @@ impl HostSide {
     pub unsafe fn new(at: *const bp_host) -> Option<HostSide> {
         // SAFETY: the caller's promise.
         let known = unsafe { bp_host::view(at) }?;
-        let mut this = HostSide { at, known, compute: None, call: None };
+        let mut this = HostSide { at, known, compute: None, license: None, call: None };
         this.compute = this.extension(BP_EXT_COMPUTE_1);
         this.call = this.extension(BP_EXT_CALL_1);
+        this.license = this.extension(BP_EXT_LICENSE_1);
         Some(this)
     }
 
@@ -62,6 +67,49 @@ impl HostSide {
 
     pub fn has_compute(&self) -> bool {
         self.compute.is_some()
+    }
+
+    pub fn has_license(&self) -> bool {
+        self.license.is_some()
+    }
+
+    pub fn license_state(&self) -> (bp_code, i32, u64) {
+        let (mut state, mut revision) = (BP_LICENSE_UNKNOWN, 0);
+        let code = self.license.and_then(|license| license.state).map_or(BP_UNIMPLEMENTED, |read| {
+            // SAFETY: the host's function, and places to write to.
+            unsafe { read(self.at, &raw mut state, &raw mut revision) }
+        });
+        (code, state, revision)
+    }
+
+    pub fn license_feature(&self, tenant: &[u8], name: &[u8]) -> (bp_code, i64) {
+        let mut value = 0;
+        let code = self.license.and_then(|license| license.feature).map_or(BP_UNIMPLEMENTED, |feature| {
+            // SAFETY: the host's function; the texts are valid until it returns, and there is a place to write to.
+            unsafe { feature(self.at, text(tenant), text(name), &raw mut value) }
+        });
+        (code, value)
+    }
+
+    /// The signed bytes, or the id of the installation; nothing where there is none.
+    pub fn license_bytes(&self, install_id: bool) -> Vec<u8> {
+        let read = self.license.and_then(|known| if install_id { known.install_id } else { known.envelope });
+        let Some(read) = read else { return Vec::new() };
+        let mut bytes: Vec<u8> = Vec::new();
+        loop {
+            let mut len = 0;
+            // SAFETY: the host's function, with as much room as is said, and a place to write to.
+            let code = unsafe { read(self.at, bytes.as_mut_ptr().cast(), bytes.len() as u64, &raw mut len) };
+            match (code, usize::try_from(len)) {
+                (BP_OK, Ok(len)) => {
+                    bytes.truncate(len);
+                    return bytes;
+                }
+                // Another may take its place between two calls.
+                (BP_OUT_OF_RANGE, Ok(len)) if bytes.len() < len && len <= MAX_LICENSE => bytes.resize(len, 0),
+                _ => return Vec::new(),
+            }
+        }
     }
 
     pub fn has_call(&self) -> bool {

@@ -443,6 +443,20 @@ impl Link {
             ToHost::Acquire { ask, ticket, want, deadline_ns } => {
                 self.acquire(ask, ticket, want, deadline_ns)
             }
+            ToHost::LicenseState { ask } => {
+                let (code, state, revision) = self.host.license_state();
+                let (value, bytes) = (u64::from(state.cast_unsigned()), &revision.to_le_bytes());
+                self.tell(&frame(&ToWorker::Answer { ask, code, value, bytes }));
+            }
+            ToHost::LicenseFeature { ask, tenant, name } => {
+                let (code, value) = self.host.license_feature(tenant, name);
+                let value = value.cast_unsigned();
+                self.tell(&frame(&ToWorker::Answer { ask, code, value, bytes: b"" }));
+            }
+            ToHost::LicenseBytes { ask, install_id } => {
+                let bytes = &self.host.license_bytes(install_id);
+                self.tell(&frame(&ToWorker::Answer { ask, code: BP_OK, value: 0, bytes }));
+            }
             ToHost::Release { ticket, granted } => {
                 let mut all = self.granted.lock();
                 let has = all.get_mut(&ticket)?;
@@ -468,12 +482,12 @@ impl Link {
                     _ => {
                         calls.remove(&call);
                         drop(calls);
-                        self.tell(&frame(&ToWorker::Answer { ask, code, value: 0 }));
+                        self.tell(&frame(&ToWorker::Answer { ask, code, value: 0, bytes: b"" }));
                         return Some(());
                     }
                 };
                 drop(calls);
-                self.tell(&frame(&ToWorker::Answer { ask, code, value: 0 }));
+                self.tell(&frame(&ToWorker::Answer { ask, code, value: 0, bytes: b"" }));
             }
             ToHost::CallCancel { call } => {
                 let handle = self.calls.lock().get(&call).copied();
@@ -564,7 +578,7 @@ impl Link {
             }
             *all.entry(ticket).or_default() += granted;
         }
-        self.tell(&frame(&ToWorker::Answer { ask, code, value: u64::from(granted) }));
+        self.tell(&frame(&ToWorker::Answer { ask, code, value: u64::from(granted), bytes: b"" }));
     }
 
     /// What is done from time to time: cancel words are looked at, and parked pieces offered.

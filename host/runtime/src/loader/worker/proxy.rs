@@ -179,6 +179,7 @@ fn greet(link: &Link, host: &HostSide, limit: Duration) -> Result<Returned, Lost
             version,
             compute: host.has_compute(),
             call: host.has_call(),
+            license: host.has_license(),
         },
         Some(limit),
     )
