@@ -278,10 +278,16 @@ fn a_licence_is_checked_against_the_version_of_the_package_that_is_installed() {
 }
 
 #[test]
-fn a_server_loads_what_is_installed_and_says_when_it_has_to_be_restarted() {
+fn a_server_that_runs_takes_over_what_is_installed_and_goes_back() {
     let scene = Scene::prepared(&["0.1.0", "0.1.1"]);
+    // Of its two numbers, for whoever reads it and for whoever runs it, one is wrong.
+    scene.pack("0.1.2", |bytes| {
+        let wrong = b"version = \"0.1.2\"";
+        let at = bytes.windows(wrong.len()).rposition(|window| window == wrong).unwrap();
+        bytes[at + wrong.len() - 2] = b'9';
+    });
     std::fs::create_dir_all(scene.state().join("plugins")).unwrap();
-    let server = Server::start(&scene, &[]);
+    let server = Server::start(&scene, &["plugins.upgrade.hold=300ms"]);
     assert_eq!(listed(&scene), Value::Null);
     scene.ok(&["plugin", "install", "echo-0.1.0.plg", "--yes"]);
     let echo = listed(&scene);
@@ -293,19 +299,39 @@ fn a_server_loads_what_is_installed_and_says_when_it_has_to_be_restarted() {
     answers(&scene);
 
     let upgraded = scene.run(&["plugin", "install", "echo-0.1.1.plg", "--yes"]).expect(0);
-    assert!(upgraded.err.contains("until it is restarted"), "{upgraded:?}");
+    for step in
+        ["0.1.1 is loaded beside 0.1.0", "it answers 10% of the requests", "0.1.1 serves; 0.1.0 is retired"]
+    {
+        assert!(upgraded.err.contains(step), "{step}: {upgraded:?}");
+    }
+    assert_eq!(listed(&scene)["version"], "0.1.1");
     answers(&scene);
-    let all = scene.ok(&["plugin", "ls"]);
-    assert!(all.contains("0.1.1 is used after a restart; until then 0.1.0 serves"), "{all}");
+
+    let back = scene.run(&["plugin", "rollback", ID, "--json"]).expect(0).json();
+    assert_eq!(
+        (&back["upgrade"]["state"], &back["upgrade"]["to"]),
+        (&json!("done"), &json!("0.1.0")),
+        "{back}"
+    );
+    assert_eq!(listed(&scene)["version"], "0.1.0");
+    answers(&scene);
+
+    let failed = scene.run(&["plugin", "install", "echo-0.1.2.plg", "--yes"]).expect(1);
+    assert!(failed.err.contains("was taken back, and 0.1.0 serves as before"), "{failed:?}");
+    assert_eq!(listed(&scene)["version"], "0.1.0");
+    answers(&scene);
+    let failed = scene.run(&["plugin", "install", "echo-0.1.2.plg", "--yes", "--json"]).expect(1);
+    let told: Value = serde_json::from_str(&failed.err).unwrap();
+    assert_eq!(told["error"]["code"], "upgrade_rolled_back", "{failed:?}");
+    assert_eq!(told["error"]["upgrade"]["state"], "rolled_back", "{failed:?}");
     drop(server);
 
     let server = Server::start(&scene, &[]);
-    assert_eq!(listed(&scene)["version"], "0.1.1");
-    answers(&scene);
+    assert_eq!(listed(&scene)["version"], "0.1.0", "what failed is not in use");
     drop(server);
-    scene.ok(&["plugin", "rollback", ID]);
+    scene.ok(&["plugin", "rollback", ID, "--to", "0.1.1"]);
     let server = Server::start(&scene, &[]);
-    assert_eq!(listed(&scene)["version"], "0.1.0");
+    assert_eq!(listed(&scene)["version"], "0.1.1");
     drop(server);
     scene.ok(&["plugin", "remove", ID, "--yes"]);
     assert_eq!(listed(&scene), Value::Null);

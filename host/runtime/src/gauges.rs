@@ -74,6 +74,7 @@ pub(crate) fn register(metrics: &Metrics, parts: &Arc<Parts>, pool: &Pool) {
         let (opened, failed) = shelf.loads();
         out.counter("backplane_model_loads_total", "Models opened", &[("outcome", "opened")], opened as f64);
         out.counter("backplane_model_loads_total", "Models opened", &[("outcome", "failed")], failed as f64);
+        shelf.upgrades.render(&shelf.plugins(), out);
         let open = parts.open.load(Ordering::Relaxed);
         out.gauge(
             "backplane_requests_in_flight",

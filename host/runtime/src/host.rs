@@ -13,12 +13,14 @@ use crate::serve::{Parts, serve};
 use crate::start::{Running, Started};
 use crate::stop::Wish;
 use crate::supervisor::Snapshot;
+use crate::upgrade::PluginUpgrade;
 use backplane_registry::Capability;
 use backplane_registry::plugin::Manifest;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 pub use crate::config::reload::ReloadReport;
 pub use crate::start::StartError;
@@ -137,6 +139,20 @@ impl std::fmt::Debug for Host {
     }
 }
 
+/// A host that does not run on for this.
+#[derive(Clone)]
+pub(crate) struct WeakHost(Weak<Inner>);
+
+impl WeakHost {
+    /// The host, if it still runs.
+    ///
+    /// # Errors
+    /// That it does not.
+    pub fn get(&self) -> Result<Host> {
+        self.0.upgrade().map(Host).ok_or_else(Error::shutting_down)
+    }
+}
+
 impl Host {
     /// A host with the default configuration, to be changed before it is started.
     pub fn builder() -> HostBuilder {
@@ -149,6 +165,18 @@ impl Host {
 
     fn catalog(&self) -> &CatalogHandle {
         &self.0.parts.catalog
+    }
+
+    pub(crate) fn parts(&self) -> &Arc<Parts> {
+        &self.0.parts
+    }
+
+    pub(crate) fn started(&self) -> &Started {
+        &self.0.started
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.0.parts.stopping.load(Ordering::Relaxed)
     }
 
     // ---- the request path
@@ -222,9 +250,17 @@ impl Host {
         }
     }
 
-    /// Every plugin file, loaded or not.
+    /// Every plugin file, loaded or not. During an upgrade a plugin is there twice.
     pub fn plugins(&self) -> Vec<PluginInfo> {
-        self.catalog().shelf().plugins().iter().map(crate::catalog::Found::info).collect()
+        let shelf = self.catalog().shelf();
+        let mut plugins = shelf.plugins().iter().map(crate::catalog::Found::info).collect();
+        shelf.upgrades.show(&mut plugins);
+        plugins
+    }
+
+    /// The last upgrade of a plugin, under way or over.
+    pub fn plugin_upgrade(&self, id: &str) -> Option<PluginUpgrade> {
+        self.catalog().shelf().upgrades.of(id)
     }
 
     /// Every capability that a model here serves.
@@ -367,6 +403,37 @@ impl Host {
             "configuration reloaded"
         );
         Ok(report)
+    }
+
+    /// Begins to let the installed version of a plugin take over from the one that is loaded, which serves meanwhile;
+    /// [`plugin_upgrade`](Self::plugin_upgrade) tells how it goes. The new version opens what the old one has open, is
+    /// probed, answers a share of the requests (`plugins.upgrade`), then all of them. When it fails on the way, the old
+    /// version goes on, on disk too.
+    ///
+    /// # Errors
+    /// `plugin_not_found`; `nothing_to_upgrade`; `upgrade_refused`, when what is installed may not be loaded;
+    /// `upgrade_under_way`, of whatever plugin.
+    pub async fn begin_upgrade(&self, id: &str) -> Result<PluginUpgrade> {
+        let (begun, _) = self.upgrade(id)?;
+        begun.await.map_err(|_| Error::internal("the upgrade's thread died; see the log"))?
+    }
+
+    /// As [`begin_upgrade`](Self::begin_upgrade), to its end: `done` or `rolled_back`.
+    ///
+    /// # Errors
+    /// As [`begin_upgrade`](Self::begin_upgrade).
+    pub async fn upgrade_plugin(&self, id: &str) -> Result<PluginUpgrade> {
+        let (begun, over) = self.upgrade(id)?;
+        let died = |_| Error::internal("the upgrade's thread died; see the log");
+        begun.await.map_err(died)??;
+        over.await.map_err(died)
+    }
+
+    fn upgrade(
+        &self,
+        id: &str,
+    ) -> Result<(oneshot::Receiver<Result<PluginUpgrade>>, oneshot::Receiver<PluginUpgrade>)> {
+        crate::upgrade::begin(WeakHost(Arc::downgrade(&self.0)), id.to_owned())
     }
 
     /// Makes a key. Its secret is in the answer and nowhere else.

@@ -138,6 +138,9 @@ pub struct PluginInfo {
     pub signer: Option<String>,
     /// Whether it is loaded and was initialised.
     pub ready: bool,
+    /// While two versions of it are loaded: which part of the new requests goes to this one, 0..=1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
     /// Why not, or what its bid says stands in its way (a missing runtime).
     pub problem: Option<String>,
     /// How it stands with its licence; none where it needs none.

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::limiter::LimitStatus;
 use crate::loader::Exchange;
 use crate::router::confidence;
+use crate::serve::SecondChance;
 use crate::tensor::Tensor;
 use backplane_abi::payload::Usage;
 use bytes::Bytes;
@@ -264,14 +265,28 @@ pub(crate) enum Source {
 pub(crate) struct LiveReply {
     pub exchange: Arc<Exchange>,
     pub ended: bool,
+    /// While no piece was read of one that is on trial at a new version.
+    pub second: Option<SecondChance>,
 }
 
 impl LiveReply {
+    pub fn of(exchange: Arc<Exchange>) -> Self {
+        Self { exchange, ended: false, second: None }
+    }
+
     pub fn poll_next(&mut self, context: &mut std::task::Context<'_>) -> Poll<Result<Next>> {
         if self.ended {
             return Poll::Ready(Ok(Next::Done(Done::default())));
         }
-        let next = self.exchange.poll_read(context);
+        let mut next = self.exchange.poll_read(context);
+        if let Poll::Ready(outcome) = &next
+            && let Some(second) = self.second.take()
+            && let Err(failure) = outcome
+            && let Some(exchange) = second.instead(failure)
+        {
+            self.exchange = exchange;
+            next = self.exchange.poll_read(context);
+        }
         self.ended = matches!(next, Poll::Ready(Ok(Next::Done(_)) | Err(_)));
         next
     }

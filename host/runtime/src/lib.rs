@@ -58,6 +58,7 @@ mod supervisor;
 mod survival;
 mod tensor;
 mod timer;
+mod upgrade;
 
 pub use auth::Caller;
 pub use backplane_abi::{payload, words};
@@ -75,3 +76,4 @@ pub use license::LicenseInfo;
 pub use limiter::{BudgetStatus, LimitStatus};
 pub use start::default_state_dir;
 pub use tensor::{DType, Tensor};
+pub use upgrade::{PluginUpgrade, UpgradeState, UpgradedModel};

@@ -11,6 +11,9 @@ mod attempt;
 mod budget;
 mod cascade;
 mod limit;
+mod tab;
+
+pub(crate) use tab::SecondChance;
 
 use crate::cache::{CacheHandle, Identity, Key};
 use crate::catalog::{CatalogHandle, Entry};
@@ -252,7 +255,10 @@ fn plugin_of(candidate: &Scored) -> Arc<str> {
 /// Copies an answer into the cache when it has ended well.
 fn fill_cache(source: Source, cache: &CacheHandle, key: Key) -> Source {
     match source {
-        Source::Live(live) => Source::Filling { live, recording: Some(cache.record(key)) },
-        ready => ready,
+        // A version on trial answers for itself only: the key names the version before.
+        Source::Live(live) if live.second.is_none() => {
+            Source::Filling { live, recording: Some(cache.record(key)) }
+        }
+        other => other,
     }
 }

@@ -3,7 +3,7 @@
 use crate::auth::{self, AuthHandle};
 use crate::cache::{self, CacheHandle};
 use crate::catalog::actor::{CatalogActor, find_plugins};
-use crate::catalog::{CatalogHandle, Shelf, changes, differences, listing};
+use crate::catalog::{CatalogHandle, PluginOptions, Shelf, changes, differences, listing};
 use crate::compute::Pool;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -323,6 +323,14 @@ impl Started {
         self.supervisor.send(crate::supervisor::actor::Panic).await.ok();
     }
 
+    /// Where plugins are looked for.
+    pub fn plugin_options(&self, config: &Config) -> PluginOptions {
+        let mut options = listing::plugin_options(config, &self.state_dir, &self.plugin_dirs);
+        // What is loaded at all was settled at the start: a host that runs is not talked into less.
+        options.least = self.config.plugins.trust;
+        options
+    }
+
     /// Finds plugins and installed models, and puts the listing into force.
     pub async fn relist(
         &self,
@@ -330,9 +338,7 @@ impl Started {
         config: &Config,
     ) -> Result<(Vec<ChangedModel>, PluginChanges)> {
         let shelf = parts.catalog.shelf().clone();
-        let mut options = listing::plugin_options(config, &self.state_dir, &self.plugin_dirs);
-        // What is loaded at all was settled at the start: a host that runs is not talked into less.
-        options.least = self.config.plugins.trust;
+        let options = self.plugin_options(config);
         let models = listing::options(config, shelf.pool.threads());
         let (dir, checked) = (self.state_dir.clone(), config.clone());
         // Plugins may block while they start, so they do it on a thread of their own.

@@ -6,7 +6,7 @@ use crate::options::KeepAliveField;
 use crate::parse::Parsed;
 use actix_web::HttpResponse;
 use backplane::auth::{KeyInfo, KeyLimits, NewKey, Role};
-use backplane::{BudgetStatus, LimitStatus, ListedKey, ModelInfo, Result};
+use backplane::{BudgetStatus, Error, ErrorCode, LimitStatus, ListedKey, ModelInfo, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -91,6 +91,24 @@ pub(crate) async fn refresh(call: Call) -> Result<HttpResponse> {
 /// `GET /admin/v1/plugins`
 pub(crate) async fn plugins(call: Call) -> Result<HttpResponse> {
     call::json(&json!({ "data": call.host().plugins() }))
+}
+
+/// `POST /admin/v1/plugins/{p}/upgrade`: begins it; how it goes is to be read at the same place.
+pub(crate) async fn upgrade(call: Call) -> Result<HttpResponse> {
+    let id: String = call.path().await?;
+    let mut response = call::json(&call.host().begin_upgrade(&id).await?)?;
+    *response.status_mut() = actix_web::http::StatusCode::ACCEPTED;
+    Ok(response)
+}
+
+/// `GET /admin/v1/plugins/{p}/upgrade`
+pub(crate) async fn upgraded(call: Call) -> Result<HttpResponse> {
+    let id: String = call.path().await?;
+    let upgrade = call.host().plugin_upgrade(&id).ok_or_else(|| {
+        Error::new(ErrorCode::NotFound, format!("plugin `{id}` was not upgraded since the host started"))
+            .with_reason("upgrade_not_found")
+    })?;
+    call::json(&upgrade)
 }
 
 // ---- keys

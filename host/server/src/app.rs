@@ -142,6 +142,10 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/admin/v1/refresh", Admin, admin::refresh).doc(ADMIN, "Look again at what is installed"),
         get("/admin/v1/plugins", Admin, admin::plugins)
             .doc(ADMIN, "List the plugins, loaded or not, and why not"),
+        post("/admin/v1/plugins/{plugin}/upgrade", Admin, admin::upgrade)
+            .doc(ADMIN, "Let the installed version of a plugin take over while the host serves"),
+        get("/admin/v1/plugins/{plugin}/upgrade", Admin, admin::upgraded)
+            .doc(ADMIN, "Tell how the last upgrade of a plugin goes, or went"),
         get("/admin/v1/keys", Admin, admin::keys)
             .doc(ADMIN, "List the keys, with what each has spent and has left")
             .gives::<admin::Keys>(),

@@ -17,6 +17,8 @@ pub enum Act {
     Install,
     Rollback,
     Remove,
+    /// A running host tried it and went back to the version before.
+    Failed,
 }
 
 /// One line.
@@ -38,6 +40,9 @@ pub struct Entry {
     /// Where the package came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+    /// Why a host went back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// Adds a line; it is on the disk when this returns.

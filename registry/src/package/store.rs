@@ -21,7 +21,7 @@ use super::seal::{SealedFile, seal};
 use super::verify::{Package, Trust, Verified, head};
 use crate::error::nearest;
 use crate::plugin::{InspectError, PluginFile, inspect_sealed};
-use crate::trust::read_capped;
+use crate::trust::{Timestamp, read_capped};
 
 const MANIFEST: &str = ".manifest.dsse";
 const CURRENT: &str = "current";
@@ -274,10 +274,49 @@ impl Plugins {
     fn before<'a>(&self, id: &str, versions: &'a [Version]) -> Result<Option<&'a Version>> {
         let acts = self.ledger()?;
         let used = acts.iter().rev().filter(|entry| entry.id == id && entry.act != Act::Remove);
-        let used = used.filter_map(|entry| {
+        let mut used = used.filter_map(|entry| {
             versions.iter().find(|one| one.version == entry.version && one.digest == entry.digest)
         });
-        Ok(used.into_iter().find(|version| !version.current))
+        Ok(used.find(|version| !version.current && failure(&acts, id, &version.digest).is_none()))
+    }
+
+    /// Puts a version in use without a note, by its folder; `None`: no version. For a host that tries another one: were
+    /// it to die of it, the next start has to find the one that served.
+    pub fn point(&self, id: &str, folder: Option<&Path>) -> Result<()> {
+        let _lock = self.lock()?;
+        let here = self.root.join(id);
+        let Some(folder) = folder else {
+            gone_is_fine(fs::remove_file(here.join(CURRENT))).map_err(at("remove", &here))?;
+            sync(&here);
+            return Ok(());
+        };
+        let name = folder.file_name().and_then(|name| name.to_str()).filter(|name| is_version(name));
+        match name {
+            Some(name) if here.join(name).is_dir() => self.turn(id, name),
+            _ => Err(Problem::NotFound("this version is not installed any more".to_owned()).at(folder)),
+        }
+    }
+
+    /// Notes that a host tried a version, and went back to `before`.
+    pub fn note_failed(&self, version: &Version, before: &str, why: &str, at: Timestamp) -> Result<()> {
+        let entry = Entry {
+            at,
+            act: Act::Failed,
+            id: version.id.clone(),
+            version: version.version.clone(),
+            digest: version.digest.clone(),
+            before: Some(before.to_owned()),
+            signer: None,
+            level: None,
+            from: None,
+            why: Some(why.to_owned()),
+        };
+        ledger::append(&self.ledger_file(), &entry)
+    }
+
+    /// Why a host went back from the version with this digest, if that is the last that was heard of it.
+    pub fn why_failed(&self, id: &str, digest: &str) -> Result<Option<String>> {
+        Ok(failure(&self.ledger()?, id, digest))
     }
 
     /// Removes a plugin, or one version of it that is not in use. Returns what was removed.
@@ -320,6 +359,7 @@ impl Plugins {
                 signer: None,
                 level: None,
                 from: None,
+                why: None,
             };
             ledger::append(&self.ledger_file(), &entry)?;
         }
@@ -350,6 +390,7 @@ impl Plugins {
             signer: Some(verified.signer.id()),
             level: Some(verified.level),
             from: from.map(str::to_owned),
+            why: None,
         };
         ledger::append(&self.ledger_file(), &entry)
     }
@@ -384,7 +425,10 @@ impl Plugins {
         let versions = self.versions(id)?;
         let mut keep: Vec<&Path> =
             versions.iter().filter(|v| v.current).map(|v| v.folder.as_path()).collect();
-        for entry in self.ledger()?.iter().rev().filter(|entry| entry.id == id) {
+        let acts = self.ledger()?;
+        // What failed is no version to go back to, and must not crowd out the one that is.
+        let of = |entry: &&Entry| entry.id == id && failure(&acts, id, &entry.digest).is_none();
+        for entry in acts.iter().rev().filter(of) {
             let found = versions.iter().find(|v| v.version == entry.version && v.digest == entry.digest);
             if let Some(version) = found.filter(|v| !keep.contains(&v.folder.as_path())) {
                 keep.push(&version.folder);
@@ -431,6 +475,11 @@ impl Plugins {
         let hint = near.first().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
         Problem::NotFound(format!("no package of this plugin is installed{hint}")).of(format!("`{id}`"))
     }
+}
+
+fn failure(acts: &[Entry], id: &str, digest: &str) -> Option<String> {
+    let last = acts.iter().rev().find(|entry| entry.id == id && entry.digest == digest)?;
+    (last.act == Act::Failed).then(|| last.why.clone().unwrap_or_default())
 }
 
 /// Compares versions by the rules of SemVer, where they apply.

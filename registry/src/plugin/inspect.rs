@@ -135,7 +135,10 @@ pub fn inspect(path: &Path) -> Result<PluginFile, InspectError> {
 }
 
 /// Reads the sealed copy of a library; `path` is where the library lies, for people.
-pub(crate) fn inspect_sealed(path: &Path, sealed: SealedFile) -> Result<PluginFile, InspectError> {
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_sealed(path: &Path, sealed: SealedFile) -> Result<PluginFile, InspectError> {
     let data = read(&sealed.path())?;
     Ok(PluginFile { sealed: Some(Arc::new(sealed)), ..examine(path, &data)? })
 }

@@ -8,8 +8,7 @@ mod manifest;
 mod report;
 mod scan;
 
-pub(crate) use inspect::inspect_sealed;
-pub use inspect::{InspectError, MAX_NOTE, PluginFile, inspect};
+pub use inspect::{InspectError, MAX_NOTE, PluginFile, inspect, inspect_sealed};
 pub use libraries::Needed;
 pub use manifest::{
     AbiVersion, BuiltinModel, Isolation, LicenceClass, Manifest, Panics, Resources, RuntimeClass,

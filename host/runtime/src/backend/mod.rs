@@ -319,6 +319,30 @@ impl Backend {
         }
     }
 
+    /// How its instances say they are. Blocks as long as they do.
+    ///
+    /// # Errors
+    /// Why one of them does not serve.
+    pub fn health(&self) -> Result<(), String> {
+        use crate::loader::HealthState::{Failed, NotReady};
+        let seats: Vec<_> = self.seats.lock().clone();
+        for instance in seats.iter().filter_map(|seat| seat.instance()) {
+            if let Failed(why) | NotReady(why) = instance.health() {
+                return Err(why);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes no more requests, and gives back those that no instance has yet.
+    pub fn bounce(&self) {
+        self.queue.close();
+        for exchange in self.queue.remove(|_| true) {
+            exchange
+                .end(Err(Error::unavailable("the new version of the plugin was taken back; retry")), None);
+        }
+    }
+
     /// Takes no more requests, lets the open ones finish within `drain`, and ends every thread. Blocks. The model itself
     /// is closed when the last `Arc` of this goes.
     pub fn close(&self, drain: Duration) {

@@ -35,6 +35,8 @@ pub struct CatalogActor {
     restarts: Arc<AtomicU64>,
     /// Actors of open backends, by model.
     pub(super) watchers: HashMap<Arc<str>, Addr<BackendActor>>,
+    /// The same of what new versions have open beside.
+    pub(super) canary_watchers: HashMap<Arc<str>, Addr<BackendActor>>,
     /// Threads that open models, by model.
     pub(super) loads: HashMap<Arc<str>, Loading>,
     pub(super) serial: u64,
@@ -51,6 +53,7 @@ impl CatalogActor {
             options,
             restarts,
             watchers: HashMap::new(),
+            canary_watchers: HashMap::new(),
             loads: HashMap::new(),
             serial: 0,
             reopen: HashMap::new(),
@@ -58,7 +61,7 @@ impl CatalogActor {
         }
     }
 
-    fn guarded<R>(
+    pub(super) fn guarded<R>(
         &mut self,
         context: &mut Context<Self>,
         work: impl FnOnce(&mut Self, &mut Context<Self>) -> R,
@@ -76,7 +79,7 @@ impl CatalogActor {
     }
 
     /// Puts a listing into force: new models appear, gone ones are closed, changed ones are closed and reopened on use.
-    fn list(&mut self, listed: Vec<Listed>, context: &mut Context<Self>) {
+    pub(super) fn list(&mut self, listed: Vec<Listed>, context: &mut Context<Self>) {
         for entry in self.shelf.entries() {
             let name = entry.name();
             if !listed.iter().any(|model| model.name == name) {
@@ -118,7 +121,7 @@ impl CatalogActor {
 }
 
 /// Asks the actor from a thread, waiting while its mailbox is full. `None` when the host has stopped.
-pub(super) fn ask<M>(address: &Addr<CatalogActor>, message: M) -> Option<M::Result>
+pub(crate) fn ask<M>(address: &Addr<CatalogActor>, message: M) -> Option<M::Result>
 where
     M: Message + Send + 'static,
     M::Result: Send,
@@ -191,9 +194,12 @@ pub struct Relist {
     pub listed: Vec<Listed>,
 }
 
+/// A model that goes to make room, and what of it has to be closed.
+pub(super) type Evicted = (Arc<Entry>, Vec<Arc<Backend>>);
+
 /// A thread needs room for a model; it closes what it is given.
 #[derive(Message)]
-#[rtype(result = "Result<Vec<(Arc<Entry>, Arc<Backend>)>>")]
+#[rtype(result = "Result<Vec<Evicted>>")]
 pub(super) struct MakeRoom {
     pub serial: u64,
     pub entry: Arc<Entry>,
@@ -253,7 +259,7 @@ handle!(CloseAll, |actor, _message, context| {
 });
 
 impl Handler<MakeRoom> for CatalogActor {
-    type Result = Result<Vec<(Arc<Entry>, Arc<Backend>)>>;
+    type Result = Result<Vec<Evicted>>;
 
     fn handle(&mut self, message: MakeRoom, context: &mut Self::Context) -> Self::Result {
         self.guarded(context, |actor, _| actor.make_room(&message))

@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 impl CatalogActor {
     /// Takes a model from the request path; somebody has to close what is returned on a thread and report [`Closed`].
-    pub(super) fn begin_close(&mut self, entry: &Entry) -> Option<Arc<Backend>> {
+    /// During an upgrade there are two.
+    pub(super) fn begin_close(&mut self, entry: &Entry) -> Option<Vec<Arc<Backend>>> {
         let backend = entry.take_backend()?;
         entry.set_stage(Stage::Closing);
         self.watchers.remove(&entry.name());
-        Some(backend)
+        self.canary_watchers.remove(&entry.name());
+        let canary = entry.take_canary().map(|canary| canary.backend.clone());
+        Some(std::iter::once(backend).chain(canary).collect())
     }
 
     pub(super) fn close(&mut self, entry: &Arc<Entry>, context: &mut Context<Self>) {
@@ -22,18 +25,18 @@ impl CatalogActor {
         if let Stage::Loading = entry.stage() {
             self.give_up_closed(&name);
         }
-        let Some(backend) = self.begin_close(entry) else { return };
+        let Some(backends) = self.begin_close(entry) else { return };
         let closed = Closed { entry: entry.clone() };
         // A host that stops has given its requests the time they may take.
-        let drain = if self.stopping { Duration::ZERO } else { backend.settings().drain };
-        let (address, inner) = (context.address(), backend.clone());
+        let drain = self.stopping.then_some(Duration::ZERO);
+        let (address, inner) = (context.address(), backends.clone());
         let spawned = std::thread::Builder::new().name(format!("close {name}")).spawn(move || {
-            close_and_wait(inner, drain);
+            close_all(inner, drain);
             tell(&address, closed);
         });
         if let Err(error) = spawned {
             tracing::error!(model = &*name, %error, "no thread to close a model; it is closed without one");
-            backend.close(Duration::ZERO);
+            backends.iter().for_each(|backend| backend.close(Duration::ZERO));
             self.closed(entry, context);
         }
     }
@@ -64,8 +67,17 @@ impl CatalogActor {
     }
 }
 
+/// Closes backends one after the other; without `drain` each has the time that its settings give it, from now on.
+pub(super) fn close_all(backends: Vec<Arc<Backend>>, drain: Option<Duration>) {
+    let now = Instant::now();
+    for backend in backends {
+        let drain = drain.unwrap_or_else(|| backend.settings().drain.saturating_sub(now.elapsed()));
+        close_and_wait(backend, drain);
+    }
+}
+
 /// Closes a backend, whose open requests may take as long as `drain`, and waits until nobody holds it, so that its memory is back when this returns.
-pub(super) fn close_and_wait(backend: Arc<Backend>, drain: Duration) {
+pub(crate) fn close_and_wait(backend: Arc<Backend>, drain: Duration) {
     backend.close(drain);
     let deadline = Instant::now() + Duration::from_secs(5);
     while Arc::strong_count(&backend) > 1 && Instant::now() < deadline {

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::info::{ModelInfo, ModelState, Running};
 use crate::job::KeepAlive;
 use crate::loader::Plugin;
+use crate::upgrade::trial::Trial;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use backplane_registry::Limits;
 use parking_lot::Mutex;
@@ -67,6 +68,7 @@ pub enum Stage {
 pub struct Entry {
     listed: ArcSwap<Listed>,
     backend: ArcSwapOption<Backend>,
+    canary: ArcSwapOption<Canary>,
     stage: watch::Sender<Stage>,
     /// The plugin that serves it, or would.
     plugin: Mutex<Option<Arc<Plugin>>>,
@@ -82,12 +84,28 @@ pub struct Entry {
 }
 
 /// Keeps a model from being closed for idleness or for room, while a request is on its way to it.
-pub struct Hold<'a>(&'a AtomicUsize);
+pub struct Hold(Arc<Entry>);
 
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
+impl Hold {
+    pub fn entry(&self) -> &Entry {
+        &self.0
     }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// The same model, opened beside it by the new version of its plugin, while that is on trial.
+pub struct Canary {
+    pub backend: Arc<Backend>,
+    pub plugin: Arc<Plugin>,
+    /// What the model is with the new version.
+    pub listed: Listed,
+    pub memory: u64,
+    pub trial: Arc<Trial>,
 }
 
 const FOREVER: u64 = u64::MAX;
@@ -104,6 +122,7 @@ impl Entry {
         Self {
             listed: ArcSwap::from_pointee(listed),
             backend: ArcSwapOption::empty(),
+            canary: ArcSwapOption::empty(),
             stage: watch::channel(Stage::Idle).0,
             plugin: Mutex::new(None),
             origin: Instant::now(),
@@ -117,14 +136,16 @@ impl Entry {
     }
 
     /// Says that a request is on its way to it.
-    pub fn hold(&self) -> Hold<'_> {
+    pub fn hold(self: &Arc<Self>) -> Hold {
         self.held.fetch_add(1, Ordering::Acquire);
-        Hold(&self.held)
+        Hold(self.clone())
     }
 
     /// Whether nothing needs it now: no request is in it, or on its way to it.
     pub fn is_idle(&self) -> bool {
-        self.held.load(Ordering::Acquire) == 0 && self.backend().is_some_and(|backend| backend.is_idle())
+        self.held.load(Ordering::Acquire) == 0
+            && self.backend().is_some_and(|backend| backend.is_idle())
+            && self.canary().is_none_or(|canary| canary.backend.is_idle())
     }
 
     pub fn listed(&self) -> Arc<Listed> {
@@ -150,6 +171,11 @@ impl Entry {
     /// The open backend, if it is open. Touches nothing.
     pub fn backend(&self) -> Option<Arc<Backend>> {
         self.backend.load_full()
+    }
+
+    /// What the new version of its plugin has open, during an upgrade.
+    pub fn canary(&self) -> Option<Arc<Canary>> {
+        self.canary.load_full()
     }
 
     /// Says that it was used just now.
@@ -180,7 +206,7 @@ impl Entry {
     }
 
     pub fn memory(&self) -> u64 {
-        self.memory.load(Ordering::Relaxed)
+        self.memory.load(Ordering::Relaxed) + self.canary.load().as_ref().map_or(0, |canary| canary.memory)
     }
 
     /// How long until it closes by itself; `None`: never.
@@ -224,6 +250,26 @@ impl Entry {
         self.touch(None);
         self.backend.store(Some(backend));
         self.set_stage(Stage::Ready);
+    }
+
+    /// Lets the new version take its share of the requests, as its trial has it.
+    pub fn set_canary(&self, canary: Canary) {
+        self.canary.store(Some(Arc::new(canary)));
+    }
+
+    /// Takes what the new version has open from the request path.
+    pub fn take_canary(&self) -> Option<Arc<Canary>> {
+        self.canary.swap(None)
+    }
+
+    /// Lets the new version serve alone. Returns what the old one has open, which gets no more requests.
+    pub fn promote(&self, canary: &Canary) -> Option<Arc<Backend>> {
+        self.listed.store(Arc::new(canary.listed.clone()));
+        self.set_plugin(Some(canary.plugin.clone()));
+        self.set_memory(canary.memory);
+        let old = self.backend.swap(Some(canary.backend.clone()));
+        self.canary.store(None);
+        old
     }
 
     /// Takes the backend away from the request path.

@@ -5,6 +5,7 @@
 //! asking the actor and watching the entry.
 
 pub mod actor;
+mod beside;
 mod closing;
 mod differences;
 mod entry;
@@ -15,18 +16,22 @@ mod plan;
 mod plugins;
 mod stamp;
 
+pub use beside::{Beside, Promote, Room, Switched, Withdraw};
+pub(crate) use closing::close_and_wait;
 pub use differences::differences;
-pub use entry::{Entry, Listed, Stage};
-pub use plugins::{Found, changes};
+pub use entry::{Canary, Entry, Hold, Listed, Stage};
+pub use plugins::{Found, PluginOptions, changes, newer, start};
 
 use crate::backend::{Backend, Settings};
 use crate::compute::Pool;
 use crate::error::{Error, Result};
 use crate::info::{LoadPlan, ModelState};
 use crate::job::KeepAlive;
-use crate::loader::Shared;
+use crate::loader::{Plugin, Shared};
 use crate::metrics::Metrics;
-use actix::Addr;
+use crate::upgrade::Upgrades;
+use actix::dev::ToEnvelope;
+use actix::{Addr, Context, Handler, Message};
 use actor::{CatalogActor, CloseAll, CloseModel, OpenModel, PlanModel, Relist};
 use arc_swap::ArcSwap;
 use backplane_registry::Limits;
@@ -56,7 +61,7 @@ pub struct Options {
 }
 
 impl Options {
-    fn of(&self, model: &str) -> ModelOptions {
+    pub(crate) fn of(&self, model: &str) -> ModelOptions {
         self.models.get(model).unwrap_or(&self.default).clone()
     }
 }
@@ -83,7 +88,7 @@ pub struct ModelOptions {
 }
 
 impl ModelOptions {
-    fn settings(&self, options: &Options, limits: &Limits) -> Settings {
+    pub(crate) fn settings(&self, options: &Options, limits: &Limits) -> Settings {
         Settings {
             instances: self.instances,
             concurrency: limits.concurrency.unwrap_or(u32::MAX),
@@ -110,6 +115,7 @@ pub struct Shelf {
     pub(crate) pool: Pool,
     pub(crate) shared: Arc<Shared>,
     metrics: Metrics,
+    pub(crate) upgrades: Upgrades,
     /// Restarts of backend actors, all together.
     pub backend_restarts: Arc<AtomicU64>,
 }
@@ -124,6 +130,7 @@ impl Shelf {
             pool,
             shared,
             metrics,
+            upgrades: Upgrades::default(),
             backend_restarts: Arc::default(),
         }
     }
@@ -163,6 +170,11 @@ impl Shelf {
         self.plugins.load_full()
     }
 
+    /// Whether models are opened with this plugin: not with one that another version has replaced.
+    pub fn lists(&self, plugin: &Arc<Plugin>) -> bool {
+        self.plugins.load().iter().any(|found| found.plugin.as_ref().is_some_and(|p| Arc::ptr_eq(p, plugin)))
+    }
+
     /// Grows with every change of the listing.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
@@ -176,7 +188,8 @@ impl Shelf {
     /// Closes every model at once: open requests are ended. Blocks. For a host that has no actors any more.
     pub(crate) fn close_now(&self) {
         for entry in self.entries() {
-            if let Some(backend) = entry.take_backend() {
+            let canary = entry.take_canary().map(|canary| canary.backend.clone());
+            for backend in entry.take_backend().into_iter().chain(canary) {
                 backend.close(Duration::ZERO);
             }
         }
@@ -306,6 +319,20 @@ impl CatalogHandle {
     /// When the catalog is gone.
     pub async fn relist(&self, options: Options, plugins: Vec<Found>, listed: Vec<Listed>) -> Result<()> {
         self.actor.send(Relist { options, plugins, listed }).await.map_err(|_| Error::shutting_down())
+    }
+
+    /// Asks the actor from a thread.
+    ///
+    /// # Errors
+    /// When the catalog is gone.
+    pub fn ask<M>(&self, message: M) -> Result<M::Result>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        CatalogActor: Handler<M>,
+        Context<CatalogActor>: ToEnvelope<CatalogActor, M>,
+    {
+        actor::ask(&self.actor, message).ok_or_else(Error::shutting_down)
     }
 
     /// How many models are in each stage of their life.

@@ -3,8 +3,8 @@
 //! A thread of its own drives each opening, since all but the decision may block; the actor answers it. What a thread
 //! is at does not depend on the actor's staying up.
 
-use super::actor::{CatalogActor, Closed, Loaded, MakeRoom, ask, tell};
-use super::closing::close_and_wait;
+use super::actor::{CatalogActor, Closed, Evicted, Loaded, MakeRoom, ask, tell};
+use super::closing::{close_all, close_and_wait};
 use super::entry::{Entry, Listed, Stage};
 use super::plan::{self, Decision, Open};
 use super::{Found, Shelf};
@@ -110,7 +110,7 @@ impl CatalogActor {
     ///
     /// # Errors
     /// When it does not fit, or nobody waits for it any more.
-    pub(super) fn make_room(&mut self, wanted: &MakeRoom) -> Result<Vec<(Arc<Entry>, Arc<Backend>)>> {
+    pub(super) fn make_room(&mut self, wanted: &MakeRoom) -> Result<Vec<Evicted>> {
         let name = wanted.entry.name();
         let waits = |load: &Loading| load.serial == wanted.serial && !load.given_up;
         if !self.loads.get(&name).is_some_and(waits) {
@@ -125,12 +125,17 @@ impl CatalogActor {
         }
         let evicted = decision.evicts.iter().filter_map(|name| {
             let entry = self.shelf.get(name)?;
-            let backend = self.begin_close(&entry)?;
+            let backends = self.begin_close(&entry)?;
             tracing::info!(model = &**name, "evicted to make room");
             self.shelf.metrics.count_eviction();
-            Some((entry, backend))
+            Some((entry, backends))
         });
         Ok(evicted.collect())
+    }
+
+    /// Bytes that models take which are being opened.
+    pub(super) fn promised(&self) -> u64 {
+        self.loads.values().map(|load| load.promised).sum()
     }
 
     pub(super) fn plan(&self, entry: &Entry, bid: &Bid) -> (LoadPlan, Decision) {
@@ -146,7 +151,7 @@ impl CatalogActor {
                 evictable: !other.is_pinned() && other.is_idle(),
             })
             .collect();
-        let promised: u64 = self.loads.values().map(|load| load.promised).sum();
+        let promised = self.promised();
         let needs = bid.host_bytes;
         let budget = self.options.memory_budget;
         let free = memory::available_bytes();
@@ -218,8 +223,9 @@ impl CatalogActor {
             }
             return;
         }
-        if !entry.listed().opens_like(&listed) {
-            // Another model has its name since.
+        let retired = result.as_ref().is_ok_and(|(_, plugin)| !self.shelf.lists(plugin));
+        if retired || !entry.listed().opens_like(&listed) {
+            // Another model has its name since, or another version of its plugin serves.
             discard(result);
             entry.set_stage(Stage::Idle);
             return self.open(&entry, keep_alive, context);
@@ -334,9 +340,8 @@ impl Load {
 
 /// Waits until there is room for a model.
 fn make_room(address: &Addr<CatalogActor>, wanted: MakeRoom) -> Result<()> {
-    for (entry, backend) in ask(address, wanted).ok_or_else(Error::shutting_down)?? {
-        let drain = backend.settings().drain;
-        close_and_wait(backend, drain);
+    for (entry, backends) in ask(address, wanted).ok_or_else(Error::shutting_down)?? {
+        close_all(backends, None);
         tell(address, Closed { entry });
     }
     Ok(())

@@ -6,8 +6,8 @@ use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
 use crate::license;
 use crate::loader::{BidQuery, Confinement, Launch, LoadError, OnCrash, Plugin, Shared, Waits, load};
 use backplane_registry::license::Gate;
-use backplane_registry::package::{Level, Plugins, Trust, Version};
-use backplane_registry::plugin::{self, Manifest, PluginFile, inspect};
+use backplane_registry::package::{Level, Plugins, Trust, Version, seal};
+use backplane_registry::plugin::{self, Manifest, PluginFile, inspect, inspect_sealed};
 use backplane_registry::trust::Timestamp;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The largest library that is copied into memory.
+const MAX_LIBRARY: u64 = 4 << 30;
 /// Plugins that are loaded side by side. Each that hangs keeps a thread, and a place here until its time is over.
 const LOADING: usize = 16;
 
@@ -172,9 +174,11 @@ impl Found {
                 Err(late) => Some(late),
             }
         });
-        let replaced = self
-            .replaced
-            .then(|| format!("its file `{file}` was replaced; restart the host to use the new one"));
+        let replaced = self.replaced.then(|| {
+            format!(
+                "its file `{file}` was replaced; `backplane plugin upgrade` or a restart lets it take over"
+            )
+        });
         let manifest = self.manifest.as_ref();
         PluginInfo {
             id: self.id.clone().unwrap_or_else(|| file.clone()),
@@ -191,6 +195,7 @@ impl Found {
             level: self.level.as_str(),
             signer: self.signer.clone(),
             ready: self.plugin.is_some(),
+            share: None,
             problem: self.problem.clone().or(replaced).or(hint),
             license: self.licence.as_deref().map(license::info),
             shadowed_by: self.shadowed_by.clone(),
@@ -212,10 +217,13 @@ impl Found {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    pub fn version(&self) -> &str {
+        self.manifest.as_ref().map(|manifest| manifest.version.as_str()).unwrap_or_default()
+    }
+
     /// Tells it from every other plugin and from its other versions.
     pub fn identity(&self) -> String {
-        let version = self.manifest.as_ref().map(|manifest| manifest.version.as_str()).unwrap_or_default();
-        format!("{} {version} {}", self.id().unwrap_or_default(), self.sha256)
+        format!("{} {} {}", self.id().unwrap_or_default(), self.version(), self.sha256)
     }
 
     /// Whether it stays as it is until the host restarts: a library is never unmapped.
@@ -231,7 +239,7 @@ impl Found {
         if found.replaced && !self.replaced {
             tracing::warn!(
                 file = self.file(),
-                "the file of a loaded plugin was replaced; restart the host to use the new one"
+                "the file of a loaded plugin was replaced; `backplane plugin upgrade` or a restart lets it take over"
             );
         }
         found
@@ -311,16 +319,16 @@ fn load_one(
             if let Some(before) = loaded_before(id).filter(|_| file.sealed.is_some()) {
                 let version = before.manifest.as_ref().map(|manifest| manifest.version.as_str());
                 let (new, old) = (&file.manifest.version, version.unwrap_or_default());
-                let problem = format!("{new} is used after a restart; until then {old} serves");
+                let problem = format!(
+                    "{new} is installed and {old} serves; `backplane plugin upgrade {id}` or a restart lets it take over"
+                );
                 return (place, Outcome::Unused { problem });
             }
             if let Some(first) = &used {
                 return (place, Outcome::Shadowed { by: first.clone() });
             }
-            let settings = options.settings_of(&file.manifest);
-            let isolated = all.get(place).is_some_and(|found| found.isolation == Isolation::Worker);
-            let launch = isolated.then(|| options.worker.launch(&file, options.load_timeout));
-            match load(&file, settings, shared.clone(), options.load_timeout, launch) {
+            let isolation = all.get(place).map(|found| found.isolation).unwrap_or_default();
+            match start(&file, isolation, options, shared) {
                 Ok(plugin) => {
                     tracing::info!(plugin = id, version = file.manifest.version, "plugin loaded");
                     used = all.get(place).map(Found::file);
@@ -334,6 +342,53 @@ fn load_one(
             }
         })
         .collect()
+}
+
+/// Loads a plugin as the configuration says. Blocks, for as long as one may take.
+pub fn start(
+    file: &PluginFile,
+    isolation: Isolation,
+    options: &PluginOptions,
+    shared: &Arc<Shared>,
+) -> Result<Arc<Plugin>, LoadError> {
+    let settings = options.settings_of(&file.manifest);
+    let launch = (isolation == Isolation::Worker).then(|| options.worker.launch(file, options.load_timeout));
+    load(file, settings, shared.clone(), options.load_timeout, launch)
+}
+
+/// What a restart would load in the place of `old`, read and not run: the version that was installed since, or the file
+/// that has its path now. `None`: the same.
+///
+/// # Errors
+/// Why it would not be loaded.
+pub fn newer(options: &PluginOptions, old: &Found) -> Result<Option<(Found, PluginFile)>, String> {
+    let trust = Trust::load(&options.state, options.least, Timestamp::now());
+    let trust = trust.map_err(|error| error.to_string());
+    for source in sources(options) {
+        let (path, same) = (source.path().to_owned(), source.path() == old.path);
+        match &source {
+            Source::Package(version) if Some(version.id.as_str()) != old.id() => continue,
+            _ if same && Stamp::of(&path) == old.stamp => return Ok(None),
+            _ => {}
+        }
+        let mut found = Found { stamp: Stamp::of(&path), path, ..Found::default() };
+        match check(&source, &mut found, options, &trust) {
+            Ok(file) if found.id() == old.id() => return copied(file).map(|file| Some((found, file))),
+            Err(problem) if same || found.id() == old.id() => return Err(problem),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// A library that was replaced, under a name of its own: the linker takes a path that it knows for the file that it
+/// knows.
+fn copied(file: PluginFile) -> Result<PluginFile, String> {
+    if file.sealed.is_some() {
+        return Ok(file);
+    }
+    let sealed = seal(&file.path, MAX_LIBRARY).map_err(|error| error.to_string())?;
+    inspect_sealed(&file.path, sealed).map_err(|error| error.to_string())
 }
 
 /// Where a plugin was found.

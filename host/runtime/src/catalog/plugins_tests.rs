@@ -93,7 +93,7 @@ fn a_file_that_was_replaced_is_told_and_the_loaded_one_stays() {
     assert_eq!(changes(&same, &after).replaced, ["replaced.id"]);
     let info = after[0].info();
     assert!(info.ready && info.version == "1.0.0");
-    assert!(info.problem.unwrap().contains("restart the host"));
+    assert!(info.problem.unwrap().contains("or a restart lets it take over"));
 }
 
 #[test]

@@ -191,6 +191,12 @@ pub(super) fn meaning(
             load: raw.plugins.load.clone(),
             trust: raw.plugins.trust.into(),
             disabled: raw.plugins.disabled.clone(),
+            upgrade: UpgradeConfig {
+                share: raw.plugins.upgrade.share,
+                requests: raw.plugins.upgrade.requests,
+                hold: raw.plugins.upgrade.hold.0,
+                failures: raw.plugins.upgrade.failures,
+            },
             isolation: raw.plugins.isolation.clone(),
             workers: raw.plugins.workers.iter().map(|(id, own)| (id.clone(), worker(own))).collect(),
             settings: raw.plugins.settings.clone(),
@@ -332,6 +338,11 @@ fn plugins(plugins: &raw::Plugins, checks: &mut Checks<'_>) {
     checks.no_empty(&["plugins", "disabled"], &plugins.disabled);
     checks.no_empty_path(&["plugins", "dirs"], &plugins.dirs);
     checks.no_empty_path(&["plugins", "load"], &plugins.load);
+    for (key, part) in [("share", plugins.upgrade.share), ("failures", plugins.upgrade.failures)] {
+        if !(0.0..=1.0).contains(&part) {
+            checks.wrong(&["plugins", "upgrade", key], part, "must be between 0 and 1");
+        }
+    }
 }
 
 fn models(models: &raw::Models, checks: &mut Checks<'_>) {

@@ -101,12 +101,27 @@ pub struct PluginsConfig {
     pub trust: Level,
     /// Ids of plugins that are not to be loaded.
     pub disabled: Vec<String>,
+    /// How the new version of a plugin takes over.
+    pub upgrade: UpgradeConfig,
     /// Plugin id to where it runs, `"*"` for the others; in-process unless it is said.
     pub isolation: BTreeMap<String, Isolation>,
     /// Plugin id to what its worker is granted, `"*"` for the others.
     pub workers: BTreeMap<String, WorkerConfig>,
     /// Plugin id to its settings, unread.
     pub settings: BTreeMap<String, Map<String, Value>>,
+}
+
+/// See `plugins.upgrade` in `configs/backplane.toml`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UpgradeConfig {
+    /// Part of the requests that the new version answers while it is on trial, 0..=1.
+    pub share: f64,
+    /// Requests that it has to answer.
+    pub requests: u64,
+    /// How long it is on trial when there are fewer.
+    pub hold: Duration,
+    /// Part of its requests that may fail, 0..=1, beyond what fails in the version before.
+    pub failures: f64,
 }
 
 /// See `[plugins.workers]` in `configs/backplane.toml`.

@@ -155,6 +155,8 @@ pub struct Plugins {
     pub trust: Trust,
     /// Ids of plugins that are not to be loaded.
     pub disabled: Vec<String>,
+    /// How the new version of a plugin takes over while the server runs.
+    pub upgrade: Upgrade,
     /// Where a plugin runs, by its id, `"*"` for those that are not named: "in-process" (the default), "worker", a
     /// sandboxed process of its own that has no network and reads no files but models, or "auto", which is in-process
     /// for plugins that came with the program and do not ask for a worker, and a worker for all others.
@@ -167,6 +169,27 @@ pub struct Plugins {
     /// there is.
     #[schemars(extend("x-example" = "[plugins.settings.\"dev.backplane.onnx\"]\nruntime = \"/opt/onnxruntime/lib/libonnxruntime.so\""))]
     pub settings: BTreeMap<String, Map<String, Value>>,
+}
+
+/// `plugins.upgrade`
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upgrade {
+    /// Part of the requests that the new version answers while it is on trial, 0 to 1.
+    pub share: f64,
+    /// The trial is over when it has answered so many.
+    pub requests: u64,
+    /// It is over after this time at the latest.
+    pub hold: Span,
+    /// Part of its requests that may fail by its own doing, beyond what fails in the version before, 0 to 1. When more
+    /// do, the version before goes on.
+    pub failures: f64,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { share: 0.1, requests: 100, hold: seconds(30), failures: 0.02 }
+    }
 }
 
 const WORKER_EXAMPLE: &str = r#"[plugins.workers."com.example.stranger"]

@@ -49,13 +49,22 @@ pub(super) fn render() -> String {
     for (section, schema) in members(root()) {
         let _ = write!(out, "\n\n{}[{section}]\n", comment(schema));
         for (key, schema) in members(schema) {
+            let default = &defaults[section][key];
             let _ = match schema["x-example"].as_str() {
                 Some(example) => write!(out, "\n{}{}", comment(schema), commented_out(example)),
-                None => write!(out, "\n{}{key} = {}\n", comment(schema), toml_value(&defaults[section][key])),
+                None if schema["properties"].is_object() => {
+                    let _ = write!(out, "\n{}[{section}.{key}]\n", comment(schema));
+                    members(schema).try_for_each(|(key, schema)| value(&mut out, key, schema, &default[key]))
+                }
+                None => value(&mut out, key, schema, default),
             };
         }
     }
     out
+}
+
+fn value(out: &mut String, key: &str, schema: &Value, default: &Value) -> std::fmt::Result {
+    write!(out, "\n{}{key} = {}\n", comment(schema), toml_value(default))
 }
 
 fn comment(schema: &Value) -> String {

@@ -10,6 +10,8 @@ use backplane_abi::worker::NOT_CONFINED;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, ENTRY_SYMBOL};
 use backplane_registry::plugin::PluginFile;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -132,8 +134,25 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// Sealed copies that are mapped, by checksum: an upgrade that goes back enters what is here already, or each would leave
+/// another library behind. By the rules of backplane.h an entry is called once per host; each call has its own.
+static MAPPED: Mutex<BTreeMap<String, EntryV1>> = Mutex::new(BTreeMap::new());
+
 /// Maps a library into this process: its entry.
 fn map(inspected: &PluginFile) -> Result<EntryV1, LoadError> {
+    if inspected.sealed.is_none() {
+        return map_file(inspected);
+    }
+    if let Some(entry) = MAPPED.lock().get(&inspected.sha256) {
+        return Ok(*entry);
+    }
+    // Not under the lock: its constructors may hang.
+    let entry = map_file(inspected)?;
+    MAPPED.lock().insert(inspected.sha256.clone(), entry);
+    Ok(entry)
+}
+
+fn map_file(inspected: &PluginFile) -> Result<EntryV1, LoadError> {
     let path = inspected.mapped();
     let PluginFile { path: at, manifest, sealed, .. } = inspected;
     let file = file_name(at);

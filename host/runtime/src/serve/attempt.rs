@@ -3,27 +3,22 @@
 use super::Parts;
 use super::budget::{Admitted, reserve};
 use super::limit::output_tokens;
+use super::tab::{SecondChance, Tab};
 use crate::backend::{Backend, Refusal};
-use crate::catalog::Entry;
+use crate::catalog::{Canary, Entry};
 use crate::error::{Error, ErrorCode, Result};
 use crate::job::{LiveReply, Request, Timing};
 use crate::license;
-use crate::limiter::Reservation;
 use crate::loader::{End, Exchange, ExchangeSpec};
 use crate::metrics::Stage;
 use crate::router::Scored;
+use crate::upgrade::trial::{Side, Trial};
 use backplane_registry::license::Pass;
-use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Attempts at a model that is being closed and reopened under us.
 const MAX_REOPENS: usize = 4;
-
-/// A reservation, wherever it is: with the attempt, or with the exchange that pays from it. Whoever takes it out settles
-/// it.
-type Held = Arc<Mutex<Option<Reservation>>>;
 
 /// Opens the model if need be, sets aside what the request may cost and hands it over. The reservation goes along, and
 /// settles at its end; it is given back when the model did not take the request.
@@ -45,28 +40,39 @@ pub(super) async fn attempt(
     let params = output_tokens(&request.capability, &request.params, most, request.default_max_tokens)
         .inspect_err(refused)?;
     let _hold = entry.hold();
-    let mut waiting: Option<(LiveReply, Held)> = None;
+    let attempt = Attempt { parts, request, entry, trail, confidence };
+    let mut waiting: Option<(LiveReply, Arc<Tab>)> = None;
     for _ in 0..MAX_REOPENS {
         let backend = match open(parts, request, entry).await {
             Ok(backend) => backend,
             Err(error) => {
                 match waiting {
-                    Some((live, held)) => give_back(live, &held, &error),
+                    Some((live, tab)) => give_back(live, &tab, &error),
                     None => refused(&error),
                 }
                 return Err(error);
             }
         };
-        let (live, held) = match waiting {
+        let (live, tab) = match waiting {
             Some(waiting) => waiting,
             None => {
                 let pass = enter(parts, request, entry, &backend)?;
                 let purse = reserve(parts, request, &backend, given, admitted).inspect_err(refused)?;
-                let held = Arc::new(Mutex::new(Some(purse.reservation)));
-                let params = purse.params.as_deref().unwrap_or(&params);
-                let spec = (params, purse.prompt, held.clone(), pass);
-                let exchange = make(parts, request, entry, &backend, spec, trail, confidence);
-                (LiveReply { exchange, ended: false }, held)
+                let tab = Tab::open(purse.reservation, &parts.open);
+                let paid = Paid {
+                    params: purse.params.as_deref().unwrap_or(&params),
+                    prompt: purse.prompt,
+                    tab: &tab,
+                };
+                let canary = entry.canary();
+                if let Some(canary) = canary.as_ref().filter(|canary| canary.trial.takes())
+                    && let Some(live) = attempt.on_trial(canary, &backend, &paid)
+                {
+                    admitted.used = true;
+                    return Ok((live, Timing { open: opening.elapsed(), ..Timing::default() }));
+                }
+                let beside = canary.map(|canary| (canary.trial.clone(), Side::Old));
+                (LiveReply::of(Exchange::new(attempt.spec(&backend, &paid, pass, beside))), tab)
             }
         };
         match backend.dispatch(live.exchange.clone()) {
@@ -74,17 +80,17 @@ pub(super) async fn attempt(
                 admitted.used = true;
                 return Ok((live, Timing { open: opening.elapsed(), ..Timing::default() }));
             }
-            Err(Refusal::Closed) => waiting = Some((live, held)),
+            Err(Refusal::Closed) => waiting = Some((live, tab)),
             Err(Refusal::Full(error)) => {
-                give_back(live, &held, &error);
+                give_back(live, &tab, &error);
                 return Err(error);
             }
         }
     }
     let error = Error::unavailable(format!("model `{}` keeps being closed; retry", entry.name()))
         .with_reason("overloaded");
-    if let Some((live, held)) = waiting {
-        give_back(live, &held, &error);
+    if let Some((live, tab)) = waiting {
+        give_back(live, &tab, &error);
     }
     Err(error)
 }
@@ -118,71 +124,118 @@ fn enter(parts: &Parts, request: &Request, entry: &Entry, backend: &Backend) -> 
 }
 
 /// Ends an exchange that no model took: it cost nothing.
-fn give_back(mut live: LiveReply, held: &Held, error: &Error) {
-    if let Some(reservation) = held.lock().take() {
+fn give_back(mut live: LiveReply, tab: &Tab, error: &Error) {
+    if let Some(reservation) = tab.take() {
         reservation.settle(0);
     }
     live.ended = true;
     live.exchange.end(Err(error.clone()), None);
 }
 
-/// The exchange of a request, with its hook.
-fn make(
-    parts: &Parts,
-    request: &Request,
-    entry: &Arc<Entry>,
-    backend: &Arc<Backend>,
-    (params, prompt, held, pass): (&str, u64, Held, Option<Pass>),
-    trail: &[Arc<str>],
+/// A request at one model.
+struct Attempt<'a> {
+    parts: &'a Parts,
+    request: &'a Request,
+    entry: &'a Arc<Entry>,
+    trail: &'a [Arc<str>],
     confidence: bool,
-) -> Arc<Exchange> {
-    let open = parts.open.clone();
-    open.fetch_add(1, Ordering::Relaxed);
-    let (metrics, entry, capability) = (parts.metrics.clone(), entry.clone(), request.capability.clone());
-    let (keep_alive, id, model) = (request.keep_alive, request.id.clone(), entry.name());
-    // Weak: an exchange that is stuck in a plugin must not keep its backend, and so its memory, alive.
-    let backend = Arc::downgrade(backend);
-    let mut models = trail.to_vec();
-    models.push(model.clone());
-    let hook = Box::new(move |end: &End| {
-        let tokens = cost(end, prompt);
-        if let Some(reservation) = held.lock().take() {
-            reservation.settle(tokens);
+}
+
+/// What it has to pay with.
+struct Paid<'a> {
+    params: &'a str,
+    prompt: u64,
+    tab: &'a Arc<Tab>,
+}
+
+impl Attempt<'_> {
+    /// Hands the request to the new version of the model's plugin, which is on trial. Nothing has happened when that one
+    /// has no place for it.
+    fn on_trial(&self, canary: &Canary, old: &Arc<Backend>, paid: &Paid<'_>) -> Option<LiveReply> {
+        let pass = |backend: &Arc<Backend>| {
+            let gate = backend.model().licence();
+            gate.map(|gate| gate.enter(&self.request.caller.tenant)).transpose()
+        };
+        let (for_new, for_old) = (pass(&canary.backend).ok()?, pass(old).ok()?);
+        let side = |side| Some((canary.trial.clone(), side));
+        let again = self.spec(old, paid, for_old, side(Side::Old));
+        let mut live =
+            LiveReply::of(Exchange::new(self.spec(&canary.backend, paid, for_new, side(Side::New))));
+        live.second =
+            Some(SecondChance::new(paid.tab.clone(), again, self.entry.hold(), canary.trial.clone()));
+        if canary.backend.dispatch(live.exchange.clone()).is_ok() {
+            return Some(live);
         }
-        if let Some(pass) = pass.filter(|_| end.submitted) {
-            pass.used(tokens);
+        // Nobody hears of it, for there is a second chance; which is not used, but the tab.
+        live.exchange.end(Err(Error::unavailable("the new version has no place")), None);
+        live.ended = true;
+        paid.tab.keep();
+        None
+    }
+
+    /// What its exchange with a backend is made of. `trial`: the upgrade under way, and which of the two this is.
+    fn spec(
+        &self,
+        backend: &Arc<Backend>,
+        paid: &Paid<'_>,
+        pass: Option<Pass>,
+        trial: Option<(Arc<Trial>, Side)>,
+    ) -> ExchangeSpec {
+        let Self { parts, request, entry, .. } = *self;
+        let (metrics, entry, capability) = (parts.metrics.clone(), entry.clone(), request.capability.clone());
+        let (keep_alive, id, model) = (request.keep_alive, request.id.clone(), entry.name());
+        // Weak: an exchange that is stuck in a plugin must not keep its backend, and so its memory, alive.
+        let (backend, tab, prompt) = (Arc::downgrade(backend), paid.tab.clone(), paid.prompt);
+        let mut models = self.trail.to_vec();
+        models.push(model.clone());
+        let hook = Box::new(move |end: &End| {
+            if let Some((trial, side)) = &trial
+                && end.submitted
+            {
+                trial.count(*side, end.result.as_ref().err());
+            }
+            let timing = end.result.as_ref().map(|done| done.timing).unwrap_or_default();
+            if let Some(backend) = backend.upgrade() {
+                backend.count_end(end.result.is_err(), timing.queue, timing.run);
+            }
+            let Some(mut closed) = tab.close(end) else {
+                let error = end.result.as_ref().err().map(|error| error.message.as_str());
+                let model = &*model;
+                tracing::warn!(request = id, model, error, "the new version failed it; the old one is asked");
+                return;
+            };
+            let tokens = cost(end, prompt);
+            closed.settle(tokens);
+            if let Some(pass) = pass.filter(|_| end.submitted) {
+                pass.used(tokens);
+            }
+            metrics.request_ended(&capability, &model, end);
+            // What is the caller's doing is told to the caller, and an overload must not fill the disk.
+            let quiet = [ErrorCode::Cancelled, ErrorCode::InvalidArgument, ErrorCode::OutOfRange];
+            if let Err(error) = &end.result
+                && !quiet.contains(&error.code)
+                && error.reason != "overloaded"
+            {
+                tracing::warn!(request = id, model = &*model, code = %error.code, error = error.message, "request failed");
+            }
+            entry.touch(keep_alive);
+        });
+        ExchangeSpec {
+            capability: request.capability.clone(),
+            capability_version: 1,
+            params: paid.params.to_owned(),
+            tensors: request.tensors.clone(),
+            id: request.id.clone(),
+            traceparent: request.traceparent.clone().unwrap_or_default(),
+            caller: request.caller.clone(),
+            trail: models,
+            deadline: request.deadline,
+            stream: request.stream,
+            confidence: self.confidence,
+            priority: request.priority,
+            hook,
         }
-        let timing = end.result.as_ref().map(|done| done.timing).unwrap_or_default();
-        if let Some(backend) = backend.upgrade() {
-            backend.count_end(end.result.is_err(), timing.queue, timing.run);
-        }
-        metrics.request_ended(&capability, &model, end);
-        // What is the caller's doing is told to the caller, and an overload must not fill the disk.
-        let quiet = [ErrorCode::Cancelled, ErrorCode::InvalidArgument, ErrorCode::OutOfRange];
-        if let Err(error) = &end.result
-            && !quiet.contains(&error.code)
-            && error.reason != "overloaded"
-        {
-            tracing::warn!(request = id, model = &*model, code = %error.code, error = error.message, "request failed");
-        }
-        entry.touch(keep_alive);
-        open.fetch_sub(1, Ordering::Relaxed);
-    });
-    Exchange::new(ExchangeSpec {
-        capability: request.capability.clone(),
-        capability_version: 1,
-        params: params.to_owned(),
-        tensors: request.tensors.clone(),
-        id: request.id.clone(),
-        traceparent: request.traceparent.clone().unwrap_or_default(),
-        caller: request.caller.clone(),
-        trail: models,
-        deadline: request.deadline,
-        stream: request.stream,
-        confidence,
-        priority: request.priority,
-        hook,
-    })
+    }
 }
 
 /// What a request cost, in tokens.

@@ -1,7 +1,9 @@
 /*
  * A plugin that takes its time, for tests of a host's patience: INIT_MS to start, BID_MS for each bid, STATS_MS for its
  * figures, but for the first time, WORK_MS for a request, and CANCEL_MS to be told of a cancel. It answers with its version; with ECHO=1 with the
- * parameters. To open a model it takes OPEN_MB and gives them back.
+ * parameters. To open a model it takes OPEN_MB and gives them back. For tests of upgrades it answers in PIECES, each after
+ * WORK_MS; fails to start with INIT_FAILS=1; fails each request whose number FAIL_EVERY divides, before its first piece or
+ * with FAIL_LATE=1 after it; claims BID_MB for a model; and with EXAMPLE=1 gives an example of a request.
  *
  *   cc -std=c99 -shared -fPIC -fvisibility=hidden -I plugin-api/include -DID='"com.example.x"' slow.c -o libx.so
  */
@@ -34,6 +36,30 @@
 #ifndef OPEN_MB
 #define OPEN_MB 0
 #endif
+#ifndef PIECES
+#define PIECES 1
+#endif
+#ifndef INIT_FAILS
+#define INIT_FAILS 0
+#endif
+#ifndef FAIL_EVERY
+#define FAIL_EVERY 0
+#endif
+#ifndef FAIL_LATE
+#define FAIL_LATE 0
+#endif
+#ifndef BID_MB
+#define BID_MB 0
+#endif
+#ifndef INFLIGHT
+#define INFLIGHT 4
+#endif
+#ifndef CAPABILITY
+#define CAPABILITY "slow.answer"
+#endif
+#ifndef EXAMPLE
+#define EXAMPLE 0
+#endif
 #ifndef STATS_MS
 #define STATS_MS 0
 #endif
@@ -47,7 +73,7 @@ static bp_plugin plugin;
 static bp_model model;
 static bp_instance instance;
 static bp_stats_1 stats;
-static int32_t readings;
+static int32_t readings, requests_seen;
 
 static bp_str str(const char *text) {
   bp_str s;
@@ -71,15 +97,26 @@ static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n,
     const bp_request *request = (const bp_request *)(const void *)((const char *)requests + (size_t)i * stride);
     bp_chunk chunk;
     bp_done done;
+    bp_error error;
+    int piece;
+    int32_t number = __atomic_add_fetch(&requests_seen, 1, __ATOMIC_RELAXED);
+    int fails = FAIL_EVERY != 0 && number % (FAIL_EVERY + (FAIL_EVERY == 0)) == 0;
     memset(&chunk, 0, sizeof chunk);
     chunk.struct_size = sizeof chunk;
     chunk.json = str("{\"text\":\"" VERSION "\"}");
     if (ECHO) chunk.json = request->params_json;
-    sleep_ms(WORK_MS);
-    the_host->push(the_host, request->sink, &chunk);
+    for (piece = 0; piece < PIECES && !(fails && piece == FAIL_LATE); piece++) {
+      sleep_ms(WORK_MS);
+      the_host->push(the_host, request->sink, &chunk);
+    }
     memset(&done, 0, sizeof done);
     done.struct_size = sizeof done;
     done.confidence = -1.0;
+    memset(&error, 0, sizeof error);
+    error.struct_size = sizeof error;
+    error.code = BP_INTERNAL;
+    error.message = str("this version fails");
+    if (fails) done.error = &error;
     the_host->finish(the_host, request->sink, &done);
   }
   return BP_OK;
@@ -121,7 +158,7 @@ static bp_code init(bp_plugin *self, bp_str config, bp_err err) {
   (void)config;
   (void)err;
   sleep_ms(INIT_MS);
-  return BP_OK;
+  return INIT_FAILS ? BP_INTERNAL : BP_OK;
 }
 
 static bp_code bid(bp_plugin *self, const bp_query *query, bp_bid *out) {
@@ -130,6 +167,7 @@ static bp_code bid(bp_plugin *self, const bp_query *query, bp_bid *out) {
   if (query->capability.len != 0 || query->format.len != 0) sleep_ms(BID_MS);
   out->score = 900;
   out->valid_ms = 60000;
+  out->bytes_host = (uint64_t)BID_MB << 20;
   return BP_OK;
 }
 
@@ -178,7 +216,7 @@ __attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, 
   plugin.shutdown = shutdown;
   model.struct_size = sizeof model;
   model.exec_class = BP_CONCURRENT;
-  model.max_inflight = 4;
+  model.max_inflight = INFLIGHT;
   model.max_batch = 1;
   model.cancel_grace_ms = CANCEL_MS == 0 ? 100 : 30000;
   model.describe_json = str("");
@@ -195,11 +233,17 @@ __attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, 
   return BP_OK;
 }
 
+#if EXAMPLE
+#define OFFER "{ name = \"" CAPABILITY "\", version = 1, input_schema = { examples = [{ text = \"hello\" }] } }"
+#else
+#define OFFER "\"" CAPABILITY "\""
+#endif
+
 #define MANIFEST                       \
   "id = \"" ID "\"\n"                  \
   "version = \"" VERSION "\"\n"        \
   "abi = \"1.0\"\n"                    \
-  "capabilities = [\"slow.answer\"]\n" \
+  "capabilities = [" OFFER "]\n"       \
   "formats = [\"slow\"]\n"             \
   MORE                                 \
   "models = [{ name = \"" ID "\" }]\n"

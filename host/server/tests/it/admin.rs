@@ -142,6 +142,10 @@ async fn models_are_looked_at_planned_opened_and_closed() {
             .any(|plugin| plugin["id"] == "test.scripted" && plugin["ready"] == true)
     );
     assert_eq!(host.post("/admin/v1/refresh", json!({})).await.status, 200);
+    let same = host.post("/admin/v1/plugins/test.scripted/upgrade", json!({})).await;
+    assert_eq!((same.status, &same.json()["error"]["code"]), (409, &json!("nothing_to_upgrade")));
+    let none = host.get("/admin/v1/plugins/test.scripted/upgrade").await;
+    assert_eq!((none.status, &none.json()["error"]["code"]), (404, &json!("upgrade_not_found")));
     host.stop().await;
 }
 

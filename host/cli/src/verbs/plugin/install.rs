@@ -1,6 +1,7 @@
 //! `plugin install`, `upgrade`, `rollback`, `remove` and `verify`: what an operator does with packages.
 
 use super::facts::{self, Changes};
+use super::live::take_over;
 use crate::args::package::{Install, Remove, Rollback, Upgrade, Verify};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
@@ -58,19 +59,16 @@ pub fn place(
     }
     agree(context, verified, &changes, accept_changes)?;
     let installed = plugins.install(package, trust, from)?;
-    context.refresh_server()?;
-    let restart = installed.before.is_some() && !installed.unchanged;
     if !out.json {
         let what = if installed.unchanged { "is installed already" } else { "installed" };
         out.line(format!("{id} {} {what}", installed.version));
-        if restart {
-            out.note("a running server goes on with the version before until it is restarted");
-        }
     }
+    context.refresh_server()?;
+    let upgrade = take_over(context, id)?;
     let mut value = facts::json(verified);
     value["before"] = json!(installed.before);
     value["unchanged"] = installed.unchanged.into();
-    value["needs_restart"] = restart.into();
+    value["upgrade"] = json!(upgrade);
     value["changes"] = json!(changes);
     Ok(value)
 }
@@ -121,12 +119,13 @@ pub fn upgrade(context: &Context, args: &Upgrade) -> Result<()> {
 pub fn rollback(context: &Context, args: &Rollback) -> Result<()> {
     context.local_only("plugin rollback")?;
     let version = plugins(context)?.rollback(&args.id, args.to.as_deref(), &trust(context)?)?;
-    context.refresh_server()?;
-    if context.out.json {
-        context.out.value(&json!({ "id": version.id, "version": version.version, "needs_restart": true }));
-    } else {
+    if !context.out.json {
         context.out.line(format!("{} {} is in use", version.id, version.version));
-        context.out.note("a running server goes on with the version before until it is restarted");
+    }
+    context.refresh_server()?;
+    let upgrade = take_over(context, &version.id)?;
+    if context.out.json {
+        context.out.value(&json!({ "id": version.id, "version": version.version, "upgrade": upgrade }));
     }
     Ok(())
 }

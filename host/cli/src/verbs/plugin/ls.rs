@@ -33,6 +33,10 @@ impl Row {
             plugin["capabilities"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let shadowed = plugin["shadowed_by"].as_str().map(|by| format!("shadowed by {by}"));
         let state = match (plugin["problem"].as_str().or(shadowed.as_deref()), plugin["ready"].as_bool()) {
+            _ if plugin["share"].is_number() => {
+                let percent = plugin["share"].as_f64().unwrap_or_default() * 100.0;
+                format!("ready; upgrade under way: it answers {percent:.0}% of the requests")
+            }
             (Some(problem), Some(true)) => format!("ready; {problem}"),
             (Some(problem), _) => problem.to_owned(),
             (None, Some(true)) => "ready".to_owned(),

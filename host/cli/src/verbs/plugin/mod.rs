@@ -4,6 +4,7 @@ mod check;
 mod facts;
 mod install;
 mod keys;
+mod live;
 mod ls;
 mod new;
 mod registry;

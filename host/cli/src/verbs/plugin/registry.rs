@@ -2,6 +2,7 @@
 
 use super::install::{place, split, trust as load_trust};
 use super::keys::read_keys;
+use super::live::take_over;
 use crate::args::package::{Index as IndexArgs, Install, TrustRegistry};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
@@ -147,15 +148,21 @@ fn from(registry: &Registry) -> String {
 pub fn upgrade(context: &Context, ids: &[String], accept_changes: bool) -> Result<()> {
     let plugins = Plugins::at(&context.state()?);
     let (active, ledger, registries) = (plugins.active()?, plugins.ledger()?, list(context)?);
-    for id in ids {
-        plugins.in_use(id)?;
-    }
     let mut results = Vec::new();
+    for id in ids.iter().filter(|id| !active.iter().any(|version| version.id == **id)) {
+        // No package: a library whose file was replaced, if a server runs that has it loaded.
+        match take_over(context, id)? {
+            Some(upgrade) => results.push(json!({ "id": id, "version": upgrade["to"], "upgrade": upgrade })),
+            None => drop(plugins.in_use(id)?),
+        }
+    }
     for version in active.iter().filter(|one| ids.is_empty() || ids.contains(&one.id)) {
         let came = ledger.iter().rev().find(|entry| entry.id == version.id && entry.act == Act::Install);
         let came = came.and_then(|entry| entry.from.as_deref()).unwrap_or_default();
         let Some(registry) = registries.iter().find(|registry| from(registry) == came) else {
-            if !ids.is_empty() {
+            if let Some(upgrade) = take_over(context, &version.id)? {
+                results.push(json!({ "id": version.id, "version": version.version, "upgrade": upgrade }));
+            } else if !ids.is_empty() {
                 let what = format!("`{}` came from no registry that is known", version.id);
                 return Err(Failure::new(Exit::NotFound, what).next("install a package's file over it"));
             }
@@ -164,10 +171,27 @@ pub fn upgrade(context: &Context, ids: &[String], accept_changes: bool) -> Resul
         let index = open(context, registry)?;
         let offer = index.choose(&version.id, None)?;
         if offer.digest.short() == version.digest || !newer(&offer.version, &version.version) {
-            results.push(json!({ "id": version.id, "version": version.version, "unchanged": true }));
+            let upgrade = take_over(context, &version.id)?;
             if !context.out.json {
                 context.out.line(format!("{} {} is the newest", version.id, version.version));
             }
+            results.push(json!({
+                "id": version.id, "version": version.version, "unchanged": true, "upgrade": upgrade
+            }));
+            continue;
+        }
+        if ids.is_empty()
+            && let Some(why) = plugins.why_failed(&version.id, &offer.digest.short())?
+        {
+            if !context.out.json {
+                let title = format!("{} {}", version.id, offer.version);
+                context
+                    .out
+                    .complain(format!("{title} failed here, and is passed over unless it is named: {why}"));
+            }
+            results.push(json!({
+                "id": version.id, "version": version.version, "unchanged": true, "failed": offer.version, "why": why
+            }));
             continue;
         }
         results.push(bring(context, registry, &index, &version.id, Some(&offer.version), accept_changes)?);
