@@ -265,8 +265,9 @@ impl Seat {
         for exchange in open {
             let late = exchange.deadline().is_some_and(|deadline| deadline <= now);
             if late && !exchange.is_cancelled() {
-                exchange.cancel();
+                // In this order: a plugin that is quick to see the word would end it as one whose caller left.
                 super::give_up(&exchange);
+                exchange.cancel();
             }
             if exchange.is_cancelled() {
                 let since = exchange.cancelled_since(now);
