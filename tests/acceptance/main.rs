@@ -33,9 +33,12 @@ fn the_document_is_what_the_program_does() {
     verbs::offline(&mut document, &shell);
     let mut server = verbs::serve(&mut document, &shell);
     verbs::served(&mut document, &shell, &server);
-    routes::write(&mut document, &server);
+    let asked = routes::write(&mut document, &server);
     sources::write(&mut document, &mut shell);
     sources::opened(&mut document, &shell);
-    assert_eq!(server.end(), 0);
+    routes::stop(&mut document, &server, asked);
+    assert_eq!(server.wait(), 0);
+    let again = shell.serve(&["--plugin-dir", e2e::built().plugins.to_str().unwrap()]);
+    verbs::stop_server(&mut document, &shell, again);
     document.check(&e2e::root().join("docs/acceptance.md"));
 }

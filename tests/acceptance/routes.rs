@@ -105,7 +105,8 @@ fn first_line(text: &str) -> String {
     format!("{}\n…", text.lines().next().unwrap_or_default())
 }
 
-pub fn write(document: &mut Document, server: &Serving) {
+/// Returns what was asked.
+pub fn write(document: &mut Document, server: &Serving) -> BTreeSet<(String, String)> {
     document.chapter(
         "The HTTP routes",
         "Sent with `Authorization: Bearer $KEY`, and with `Content-Type: application/json` where there is a body. `$URL` is \
@@ -119,7 +120,20 @@ pub fn write(document: &mut Document, server: &Serving) {
     administration(&mut caller);
     host(&mut caller);
     refused(&mut caller);
-    every_path_was_asked(&mut caller);
+    caller.asked
+}
+
+/// The one route that ends the server, after all others were `asked`.
+pub fn stop(document: &mut Document, server: &Serving, asked: BTreeSet<(String, String)>) {
+    document.chapter("The end", "The server stops taking requests, finishes those it has, and ends.");
+    document.section("The route", "");
+    let client = Client::builder().timeout(Duration::from_secs(120)).build().unwrap();
+    let mut caller = Caller { document, server, client, asked };
+    // First the list of all, which nobody can be asked for afterwards.
+    let key = server.key.clone();
+    let listed: Value = caller.send("GET", "/openapi.json", Some(&key), None).json().unwrap();
+    caller.ask("POST", "/admin/v1/shutdown", None, 200, &[]);
+    every_path_was_asked(&caller.asked, &listed);
 }
 
 const QUESTION: &str = "What is the capital of France? Answer in one sentence.";
@@ -341,9 +355,7 @@ fn refused(caller: &mut Caller<'_>) {
 }
 
 /// Every operation of the document that the server itself gives was asked above.
-fn every_path_was_asked(caller: &mut Caller<'_>) {
-    let key = caller.server.key.clone();
-    let document: Value = caller.send("GET", "/openapi.json", Some(&key), None).json().unwrap();
+fn every_path_was_asked(asked: &BTreeSet<(String, String)>, document: &Value) {
     let parameter = Regex::new(r"\\\{\w+\\\}").unwrap();
     let mut operations = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
@@ -356,7 +368,7 @@ fn every_path_was_asked(caller: &mut Caller<'_>) {
         let fit = operations.iter().filter(|(other, _, pattern)| *other == method && pattern.is_match(asked));
         fit.min_by_key(|(_, path, _)| path.matches('{').count()).map(|(method, path, _)| (*method, *path))
     };
-    let asked: BTreeSet<_> = caller.asked.iter().filter_map(meant).collect();
+    let asked: BTreeSet<_> = asked.iter().filter_map(meant).collect();
     // Each capability has a path of its own, which stands for this one.
     let any = (&"post".to_owned(), &"/v1/capabilities/{capability}".to_owned());
     let all = operations.iter().map(|(method, path, _)| (*method, *path));

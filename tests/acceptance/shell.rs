@@ -145,6 +145,11 @@ impl Serving {
     /// Asks it to end, and returns its exit code.
     pub fn end(&mut self) -> i32 {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself, and returns its exit code.
+    pub fn wait(&mut self) -> i32 {
         let deadline = Instant::now() + Duration::from_secs(30);
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().unwrap() {

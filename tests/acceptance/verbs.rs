@@ -115,6 +115,14 @@ pub fn serve(document: &mut Document, shell: &Shell) -> Serving {
     shell.serve(&["--plugin-dir", plugins])
 }
 
+/// The verb that ends a server, and a server that there is none of.
+pub fn stop_server(document: &mut Document, shell: &Shell, mut server: Serving) {
+    document.section("The verb", "");
+    shell.run(document, &["stop", "--server"], 0);
+    assert_eq!(server.wait(), 0);
+    shell.run(document, &["stop", "--server"], 1);
+}
+
 /// What needs a server.
 pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
     document.section(
