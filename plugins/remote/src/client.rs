@@ -2,6 +2,7 @@
 
 use crate::breaker::Breaker;
 use crate::fault::{self, Said, UNREACHABLE};
+use crate::hop;
 use crate::keys::{Keys, REFUSED};
 use crate::secret::Secret;
 use crate::settings::{Flavour, Upstream};
@@ -11,6 +12,7 @@ use futures::StreamExt;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Serialize;
+use serde_json::Value;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,7 +33,9 @@ pub struct Client {
     pub flavour: Flavour,
     pub idle_timeout: Duration,
     /// One row of headers for each key; one without a key if there is none.
-    credentials: Vec<(Option<Secret>, HeaderMap)>,
+    credentials: Vec<HeaderMap>,
+    /// All that no text of the server's may repeat.
+    secrets: Vec<Secret>,
     state: Mutex<State>,
     pub counts: Counts,
 }
@@ -96,7 +100,7 @@ impl Client {
             http = certificates.into_iter().fold(http, reqwest::ClientBuilder::add_root_certificate);
         }
         let http = http.build().map_err(|error| wrong(chain(&error)))?;
-        let credentials = credentials(upstream)?;
+        let (credentials, secrets) = credentials(upstream)?;
         let state = State { keys: Keys::new(credentials.len()), breaker: Breaker::default() };
         Ok(Self {
             http,
@@ -105,6 +109,7 @@ impl Client {
             flavour: upstream.flavour,
             idle_timeout: upstream.idle_timeout,
             credentials,
+            secrets,
             state: Mutex::new(state),
             counts: Counts::default(),
         })
@@ -112,6 +117,19 @@ impl Client {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the server said, without our secrets.
+    pub fn redacted(&self, mut said: Said) -> Said {
+        let redact =
+            |text: &str| self.secrets.iter().fold(text.to_owned(), |text, secret| secret.redact(&text));
+        said.message = redact(&said.message);
+        for value in [&mut said.param, &mut said.code].into_iter().flatten() {
+            if let Value::String(text) = value {
+                *text = redact(text);
+            }
+        }
+        said
     }
 
     /// Whether the breaker keeps requests from the server.
@@ -124,9 +142,18 @@ impl Client {
     ///
     /// # Errors
     /// [`fault`]'s.
-    pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<Response> {
+    pub async fn post(&self, path: &str, body: &impl Serialize, request: &Request) -> Result<Response> {
         let body = serde_json::to_vec(body).map_err(|error| Error::internal(format!("not JSON: {error}")))?;
-        self.send(Method::POST, path, Some(body.into())).await
+        let mut headers = HeaderMap::new();
+        let mut set = |name: &'static str, value: &str| {
+            HeaderValue::from_str(value).map(|value| headers.insert(name, value)).ok();
+        };
+        set("x-request-id", &hop::next(request.request_id())?);
+        if let (Flavour::Backplane, Some(deadline)) = (self.flavour, request.deadline()) {
+            let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
+            set("x-request-timeout", &format!("{:.3}", left.max(0.001)));
+        }
+        self.send(Method::POST, path, headers, Some(body.into())).await
     }
 
     /// As [`Client::post`], asking for what is there.
@@ -134,10 +161,16 @@ impl Client {
     /// # Errors
     /// As there.
     pub async fn get(&self, path: &str) -> Result<Response> {
-        self.send(Method::GET, path, None).await
+        self.send(Method::GET, path, HeaderMap::new(), None).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Response> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<Response> {
         count(&self.counts.requests);
         let url = self.base.join(path).map_err(|error| Error::internal(format!("`{path}`: {error}")))?;
         let mut refused = None;
@@ -150,7 +183,7 @@ impl Client {
             if refused.is_some() {
                 count(&self.counts.again);
             }
-            let answer = self.try_to_connect(&method, &url, key, body.as_ref()).await?;
+            let answer = self.try_to_connect(&method, &url, key, &headers, body.as_ref()).await?;
             let status = answer.status();
             if status.is_success() {
                 self.state().breaker.answered();
@@ -200,12 +233,13 @@ impl Client {
         method: &Method,
         url: &Url,
         key: usize,
+        headers: &HeaderMap,
         body: Option<&Bytes>,
     ) -> Result<Response> {
         let mut waits = CONNECT_AGAIN.iter();
         loop {
             let mut request = self.http.request(method.clone(), url.clone());
-            request = request.headers(self.credentials[key].1.clone());
+            request = request.headers(self.credentials[key].clone()).headers(headers.clone());
             if let Some(body) = body {
                 request =
                     request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body.clone());
@@ -248,10 +282,7 @@ impl Client {
         let header = |name: &str| answer.headers().get(name)?.to_str().ok();
         let retry_after = fault::retry_after(header, SystemTime::now());
         let body = read(answer, MAX_REFUSAL, self.idle_timeout).await.unwrap_or_default();
-        let mut said = Said::read(&body);
-        for secret in self.credentials.iter().filter_map(|(secret, _)| secret.as_ref()) {
-            said.message = secret.redact(&said.message);
-        }
+        let said = self.redacted(Said::read(&body));
         let error = fault::of_status(&self.name, status.as_u16(), &said, retry_after);
         let mut state = self.state();
         if status.is_server_error() {
@@ -319,20 +350,23 @@ async fn read(answer: Response, most: usize, wait: Duration) -> Result<Vec<u8>, 
     }
 }
 
-/// The headers of each key.
-fn credentials(upstream: &Upstream) -> Result<Vec<(Option<Secret>, HeaderMap)>> {
+/// The headers of each key, and every secret in them.
+fn credentials(upstream: &Upstream) -> Result<(Vec<HeaderMap>, Vec<Secret>)> {
     let wrong = |what: String| Error::invalid(format!("upstream `{}`: {what}", upstream.url));
+    let mut secrets = Vec::new();
     let mut all = HeaderMap::new();
     for (name, value) in &upstream.headers {
         all.insert(header_name(name).map_err(wrong)?, header_value(name, value).map_err(wrong)?);
     }
     for (name, at) in &upstream.secret_headers {
-        let mut value = header_value(name, at.read()?.expose()).map_err(wrong)?;
+        let secret = at.read()?;
+        let mut value = header_value(name, secret.expose()).map_err(wrong)?;
         value.set_sensitive(true);
         all.insert(header_name(name).map_err(wrong)?, value);
+        secrets.push(secret);
     }
     if upstream.keys.is_empty() {
-        return Ok(vec![(None, all)]);
+        return Ok((vec![all], secrets));
     }
     let mut rows = Vec::new();
     for at in &upstream.keys {
@@ -342,9 +376,10 @@ fn credentials(upstream: &Upstream) -> Result<Vec<(Option<Secret>, HeaderMap)>> 
         value.set_sensitive(true);
         let mut row = all.clone();
         row.insert(AUTHORIZATION, value);
-        rows.push((Some(secret), row));
+        rows.push(row);
+        secrets.push(secret);
     }
-    Ok(rows)
+    Ok((rows, secrets))
 }
 
 fn header_name(name: &str) -> Result<HeaderName, String> {

@@ -21,6 +21,8 @@ struct List {
 #[serde(default)]
 struct Listed {
     id: String,
+    /// Another Backplane: more names.
+    aliases: Vec<String>,
     /// vLLM.
     max_model_len: Option<u32>,
     /// Another Backplane.
@@ -74,7 +76,9 @@ pub async fn context(client: &Client, model: &str) -> Result<Option<u32>> {
     if data.is_empty() {
         return Ok(None);
     }
-    if let Some(listed) = data.iter().find(|listed| listed.id == model) {
+    if let Some(listed) =
+        data.iter().find(|listed| listed.id == model || listed.aliases.iter().any(|alias| alias == model))
+    {
         return Ok(listed.context());
     }
     let hint = match nearest(model, data.iter().map(|listed| listed.id.as_str())) {

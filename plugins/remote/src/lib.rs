@@ -8,13 +8,15 @@
 //! - `client`: pool, keys in turn, breaker, what is tried again. `keys` and `breaker` are pure.
 //! - `wire`: between our payloads and OpenAI's API, pure. `events`: the pieces of a stream.
 //! - `serve`: one request. `instance`: many, as tasks of one runtime with two threads.
-//! - `discover`: what an upstream says of a model. `fault`: what went wrong at one, in the host's words.
+//! - `discover`: what an upstream says of a model. `fault`: what went wrong at one, in the host's words. `hop`: how a
+//!   request is called there.
 
 mod breaker;
 mod client;
 mod discover;
 mod events;
 mod fault;
+mod hop;
 mod instance;
 mod keys;
 mod secret;

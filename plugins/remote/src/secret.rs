@@ -32,7 +32,11 @@ impl std::fmt::Display for Reference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Env(name) => write!(f, "env:{name}"),
-            Self::File(path) => write!(f, "file:{}", path.display()),
+            // Callers read this, too, and paths of this machine are none of their business.
+            Self::File(path) => match path.file_name() {
+                Some(name) => write!(f, "file:…/{}", name.display()),
+                None => f.write_str("file:…"),
+            },
         }
     }
 }

@@ -21,24 +21,24 @@ pub async fn serve(client: &Client, model: &str, request: &Request) -> Result<Do
     match request.capability() {
         chat::CAPABILITY => {
             let params: chat::Params = request.params()?;
-            let logprobs = params.logprobs.is_some();
+            let asked = Asked::of(params.logprobs.is_some(), params.n, params.max_tokens);
             let body = {
                 let tensors = request.tensors()?;
                 wire::chat::request(params, model, client.flavour, request.wants_confidence(), &tensors)?
             };
-            generate::<wire::chat::Answer>(client, "chat/completions", body, logprobs, request).await
+            generate::<wire::chat::Answer>(client, "chat/completions", body, asked, request).await
         }
         complete::CAPABILITY => {
             let params: complete::Params = request.params()?;
-            let logprobs = params.logprobs.is_some();
+            let asked = Asked::of(params.logprobs.is_some(), params.n, params.max_tokens);
             let body = wire::complete::request(params, model, client.flavour, request.wants_confidence())?;
-            generate::<wire::complete::Answer>(client, "completions", body, logprobs, request).await
+            generate::<wire::complete::Answer>(client, "completions", body, asked, request).await
         }
         embed::CAPABILITY => {
             let params: embed::Params = request.params()?;
             let count = params.input.len();
             let body = wire::embed::request(params, model, client.flavour)?;
-            let answer = client.post("embeddings", &body).await?;
+            let answer = client.post("embeddings", &body, request).await?;
             let mut answer: wire::embed::Answer = client.json(answer, None).await?;
             let usage = answer.usage.take();
             let (vectors, length) = answer.vectors(&client.name, count)?;
@@ -98,9 +98,30 @@ macro_rules! generated {
 generated!(chat, |chunk| chunk.content.is_empty() && chunk.tool_calls.is_empty());
 generated!(complete, |chunk| chunk.text.is_empty());
 
+/// What of a request an answer has to keep to.
+#[derive(Clone, Copy)]
+struct Asked {
+    logprobs: bool,
+    choices: u32,
+    /// Most pieces: each has a token at least, but for those that begin and end a choice.
+    pieces: u64,
+}
+
+impl Asked {
+    fn of(logprobs: bool, choices: Option<u32>, max_tokens: Option<u32>) -> Self {
+        let choices = choices.unwrap_or(1).max(1);
+        let each = max_tokens.map(|tokens| u64::from(tokens) + BEGIN_AND_END);
+        Self { logprobs, choices, pieces: each.map_or(u64::MAX, |each| each * u64::from(choices)) }
+    }
+}
+
+/// Pieces of a choice that may be without a token.
+const BEGIN_AND_END: u64 = 16;
+
 /// What has come of an answer.
 #[derive(Default)]
 struct Progress {
+    pieces: u64,
     usage: Option<Usage>,
     mean: Mean,
     /// Choices that began and have not ended.
@@ -113,19 +134,27 @@ impl Progress {
         &mut self,
         client: &Client,
         answer: A,
-        logprobs: bool,
+        asked: Asked,
         request: &Request,
     ) -> Result<()> {
         let (chunks, usage, error) = answer.parts();
         if let Some(said) = error {
-            return Err(fault::of_event(&client.name, &said));
+            return Err(fault::of_event(&client.name, &client.redacted(said)));
         }
         if let Some(usage) = usage {
             self.usage = Some(usage.into());
         }
         for mut chunk in chunks {
+            if asked.choices <= A::index(&chunk) {
+                let (index, choices) = (A::index(&chunk), asked.choices);
+                return Err(fault::malformed(&client.name, format!("choice {index} of {choices} came")));
+            }
+            self.pieces += 1;
+            if asked.pieces < self.pieces {
+                return Err(fault::malformed(&client.name, "it did not keep to `max_tokens`"));
+            }
             self.mean.add(A::logprobs(&mut chunk));
-            if !logprobs {
+            if !asked.logprobs {
                 A::logprobs(&mut chunk).clear();
             }
             match A::finish(&chunk) {
@@ -155,26 +184,26 @@ async fn generate<A: Generated>(
     client: &Client,
     path: &str,
     mut body: wire::Body,
-    logprobs: bool,
+    asked: Asked,
     request: &Request,
 ) -> Result<Done> {
     let mut progress = Progress::default();
     if !request.is_stream() {
-        let answer = client.post(path, &body).await?;
+        let answer = client.post(path, &body, request).await?;
         let answer: A = client.json(answer, None).await?;
-        progress.add(client, answer, logprobs, request).await?;
+        progress.add(client, answer, asked, request).await?;
         return finished(client, progress, true);
     }
     body.insert("stream".to_owned(), true.into());
     body.insert("stream_options".to_owned(), json!({"include_usage": true}));
-    let answer = tokio::time::timeout(client.idle_timeout, client.post(path, &body));
+    let answer = tokio::time::timeout(client.idle_timeout, client.post(path, &body, request));
     let mut events = Events::new(client, answer.await.map_err(|_| client.silent())??);
     while let Some(data) = events.next().await? {
         if data == "[DONE]" {
             return finished(client, progress, true);
         }
         let piece = serde_json::from_str(&data).map_err(|error| fault::malformed(&client.name, error))?;
-        progress.add::<A>(client, piece, logprobs, request).await?;
+        progress.add::<A>(client, piece, asked, request).await?;
     }
     finished(client, progress, false)
 }

@@ -171,6 +171,27 @@ fn a_stream_that_breaks_off_is_an_error_with_the_pieces_before_it() {
 }
 
 #[test]
+fn a_server_that_does_not_keep_to_what_was_asked_is_cut_off() {
+    let upstream = Upstream::start();
+    let model = open(&upstream);
+    let endless = ask(&model, json!({"mode": "slow", "max_tokens": 5}));
+    let (code, _, message) = failure(&endless);
+    assert_eq!(code, Code::Unavailable);
+    assert!(message.contains("did not keep to `max_tokens`") && endless.chunks.len() < 30, "{message}");
+    let many = ask(&model, json!({"mode": "choices"}));
+    assert!(failure(&many).2.contains("choice 7 of 1 came"), "{many:?}");
+}
+
+#[test]
+fn a_chain_that_leads_back_to_its_beginning_ends() {
+    let upstream = Upstream::start();
+    let model = open(&upstream);
+    assert!(ask(&model, json!({})).is_done());
+    let id = upstream.seen()[0].id.clone();
+    assert!(id.ends_with("-hop1"), "{id}");
+}
+
+#[test]
 fn odd_but_whole_streams_are_read() {
     let upstream = Upstream::start();
     let model = open(&upstream);
@@ -251,8 +272,18 @@ fn a_key_that_is_refused_or_limited_gives_way_to_the_next_and_is_told_to_nobody(
     assert_eq!((code, reason), (Code::FailedPrecondition, "upstream_auth"));
     assert!(!message.contains("0123456789"), "{message}");
     // A server may say the key where nobody expects it.
-    let told = ask(&with(&keys[2..]), json!({"status": 400, "says": "no, {key}"}));
+    let third = with(&keys[2..]);
+    let told = ask(&third, json!({"status": 400, "says": "no, {key}", "at": "sk-third-0123456789"}));
     assert!(failure(&told).2.ends_with("no, Bearer [key]"), "{told:?}");
+    assert!(!format!("{told:?}").contains("0123456789"), "{told:?}");
+    let told = ask(&third, json!({"mode": "key inside"}));
+    assert!(
+        failure(&told).2.ends_with("Bearer [key]") && !format!("{told:?}").contains("0123456789"),
+        "{told:?}"
+    );
+    let secret = json!({"upstream": {"url": upstream.url, "secret_headers": {"x-tenant": keys[0]}}});
+    let told = ask(&open_with(secret).unwrap(), json!({"status": 400, "says": "no, sk-first-0123456789"}));
+    assert!(failure(&told).2.ends_with("no, [key]"), "{told:?}");
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub struct Seen {
     pub path: String,
     /// The header `authorization`.
     pub key: String,
+    /// The header `x-request-id`.
+    pub id: String,
     pub body: Value,
     /// Whether the connection was closed before the answer was complete.
     pub left: bool,
@@ -119,7 +121,7 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Seen>> {
         return Ok(None);
     }
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let (mut length, mut key) = (0, String::new());
+    let (mut length, mut key, mut id) = (0, String::new(), String::new());
     loop {
         line.clear();
         reader.read_line(&mut line)?;
@@ -127,13 +129,14 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Seen>> {
         match &*name.to_ascii_lowercase() {
             "content-length" => length = value.parse().unwrap(),
             "authorization" => key = value.to_owned(),
+            "x-request-id" => id = value.to_owned(),
             _ => {}
         }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let body = serde_json::from_slice(&body).unwrap_or_default();
-    Ok(Some(Seen { path, key, body, left: false }))
+    Ok(Some(Seen { path, key, id, body, left: false }))
 }
 
 fn write(writer: &mut TcpStream, reply: Reply) -> std::io::Result<()> {
@@ -223,6 +226,10 @@ pub fn well_behaved(seen: &Seen) -> Reply {
         "error inside" => {
             return streamed(vec![say(0, "half"), event(&json!({"error": {"message": "out of memory"}}))]);
         }
+        "key inside" => {
+            return streamed(vec![event(&json!({"error": {"message": format!("bad key {}", seen.key)}}))]);
+        }
+        "choices" => return streamed(vec![say(7, "seven"), stop(7), done()]),
         "comments" => {
             let noise = send(": ping\r\nevent: x\r\nid: 3\r\n\r\n");
             return streamed(vec![noise.clone(), say(0, "all"), noise, stop(0), done()]);
