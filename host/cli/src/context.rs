@@ -9,6 +9,9 @@ use backplane::config::LoadOptions;
 use backplane_registry::Models;
 use std::path::{Path, PathBuf};
 
+/// The configuration of a state directory.
+pub const CONFIG_FILE: &str = "backplane.toml";
+
 /// The settings of this call.
 #[derive(Debug)]
 pub struct Context {
@@ -42,7 +45,7 @@ impl Context {
         if let Some(file) = &self.global.config {
             return Ok(Some(file.clone()));
         }
-        let file = self.state()?.join("backplane.toml");
+        let file = self.state()?.join(CONFIG_FILE);
         Ok(file.exists().then_some(file))
     }
 

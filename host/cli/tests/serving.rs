@@ -146,6 +146,22 @@ fn nobody_goes_without_a_key_but_on_loopback() {
 }
 
 #[test]
+fn a_file_that_is_made_while_the_server_runs_is_read_and_strange_names_in_it_are_told() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::start(state.path(), &[]);
+    let reload = || run(state.path(), &["config", "reload", "--host", server.said["url"].as_str().unwrap()]);
+    assert!(reload().expect(0).out.contains("nothing changed"));
+    let file = state.path().join("backplane.toml");
+    let text = "[models]\nmax_queue = 6\n[plugins.isolation]\n\"dev.backplane.ecko\" = \"worker\"\n";
+    std::fs::write(&file, text).unwrap();
+    let said = reload().expect(0).out;
+    assert!(said.contains("in force: models.max_queue"), "{said}");
+    assert!(said.contains("there is no plugin `dev.backplane.ecko` here"), "{said}");
+    std::fs::write(&file, "[models]\nmax_queue = \"many\"\n").unwrap();
+    reload().expect(1);
+}
+
+#[test]
 fn a_hang_up_reloads_the_configuration() {
     let state = tempfile::tempdir().unwrap();
     let file = state.path().join("backplane.toml");

@@ -391,8 +391,8 @@ impl Host {
         };
         let ReloadReport { changed, .. } = reload::diff(&old, &new);
         let ReloadReport { needs_restart, .. } = reload::diff(&self.0.started.config, &new);
-        let (models, plugins) = self.0.started.relist(&self.0.parts, &new).await?;
-        let report = ReloadReport { changed, needs_restart, models, plugins };
+        let (models, plugins, warnings) = self.0.started.relist(&self.0.parts, &new).await?;
+        let report = ReloadReport { changed, needs_restart, models, plugins, warnings };
         self.0.started.apply(&self.0.parts, &new).await?;
         self.0.parts.config.store(Arc::new(new));
         tracing::info!(

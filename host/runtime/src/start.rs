@@ -3,9 +3,9 @@
 use crate::auth::{self, AuthHandle};
 use crate::cache::{self, CacheHandle};
 use crate::catalog::actor::{CatalogActor, find_plugins};
-use crate::catalog::{CatalogHandle, PluginOptions, Shelf, changes, differences, listing};
+use crate::catalog::{CatalogHandle, Found, PluginOptions, Shelf, changes, differences, listing};
 use crate::compute::Pool;
-use crate::config::Config;
+use crate::config::{Config, nobody};
 use crate::error::{Error, Result};
 use crate::health::{
     actor_part, disk_part, gpu_part, limiter_part, models_part, plugins_part, store_part, watched,
@@ -336,7 +336,7 @@ impl Started {
         &self,
         parts: &Arc<Parts>,
         config: &Config,
-    ) -> Result<(Vec<ChangedModel>, PluginChanges)> {
+    ) -> Result<(Vec<ChangedModel>, PluginChanges, Vec<String>)> {
         let shelf = parts.catalog.shelf().clone();
         let options = self.plugin_options(config);
         let models = listing::options(config, shelf.pool.threads());
@@ -364,9 +364,15 @@ impl Started {
         let before: Vec<_> = parts.catalog.shelf().entries().iter().map(|entry| entry.listed()).collect();
         let changed = differences(&before, &listed);
         let changes = changes(&parts.catalog.shelf().plugins(), &plugins);
+        let (known, ids): (Vec<&str>, Vec<&str>) = (
+            listed.iter().map(|model| &*model.name).collect(),
+            plugins.iter().filter_map(Found::id).collect(),
+        );
+        let warnings = nobody::told(config, &known, &ids);
+        warnings.iter().for_each(|warning| tracing::warn!("configuration: {warning}"));
         parts.catalog.relist(models, plugins, listed).await?;
         parts.router.rebuild(names).await?;
-        Ok((changed, changes))
+        Ok((changed, changes, warnings))
     }
 
     /// Hands the parts what the configuration says of them.

@@ -160,6 +160,9 @@ fn reloaded(report: &Value) -> Vec<String> {
         let name = printable(model["model"].as_str().unwrap_or_default());
         lines.push(format!("model `{name}`: {}", names(&model["changed"])));
     }
+    for warning in all(&report["warnings"]).iter().filter_map(Value::as_str) {
+        lines.push(format!("look at {}", printable(warning)));
+    }
     let nothing = ["changed", "models"].iter().all(|list| all(&report[*list]).is_empty());
     if nothing && names(&plugins["loaded"]).is_empty() {
         lines.insert(0, "nothing changed".to_owned());
@@ -182,7 +185,10 @@ mod tests {
     fn a_new_file_sets_nothing_and_has_every_key() {
         let template = template();
         let set: toml::Table = template.parse().unwrap();
-        assert!(set.values().all(|section| section.as_table().is_some_and(toml::Table::is_empty)), "{set:?}");
+        fn sets_nothing(value: &toml::Value) -> bool {
+            value.as_table().is_some_and(|section| section.values().all(sets_nothing))
+        }
+        assert!(set.values().all(sets_nothing), "{set:?}");
         // Without the `#` before keys it is the reference.
         let lines = |text: &str| -> Vec<String> {
             let body = text.split_once("\n\n").unwrap().1;

@@ -1,7 +1,7 @@
 //! `serve`: the host and its HTTP front in one process.
 
 use crate::args::Serve;
-use crate::context::{Context, address_file};
+use crate::context::{CONFIG_FILE, Context, address_file};
 use crate::exit::{Exit, Failure, Result};
 use crate::holder::Holder;
 use crate::logging;
@@ -40,9 +40,14 @@ pub fn run(context: &Context, args: Serve) -> Result<()> {
     // From here on a signal waits until the host can obey: a SIGHUP would end the process, a SIGTERM leave it half made.
     let signals = runtime.block_on(async { Signals::watch() })?;
 
-    let source = config.clone();
-    let mut builder =
-        Host::builder().config(config).config_source(move || source.read_again()).state_dir(&state);
+    // A file that was made since the start counts too, where none was named.
+    let (again, named, state_file) =
+        (config.clone(), context.global.config.is_some(), state.join(CONFIG_FILE));
+    let source = move || match (named, state_file.exists()) {
+        (false, true) => again.read_from(Some(state_file.clone())),
+        _ => again.read_again(),
+    };
+    let mut builder = Host::builder().config(config).config_source(source).state_dir(&state);
     for dir in &args.plugin_dir {
         if !dir.is_dir() {
             return Err(Failure::new(

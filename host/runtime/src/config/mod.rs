@@ -6,6 +6,7 @@
 
 mod check;
 mod layers;
+pub(crate) mod nobody;
 mod raw;
 mod reference;
 pub mod reload;
@@ -320,6 +321,14 @@ impl Config {
     /// As [`Config::load`].
     pub fn read_again(&self) -> Result<Self, ConfigError> {
         Self::load(self.options.clone())
+    }
+
+    /// As [`Config::read_again`], with this file in the place of the one there was.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn read_from(&self, file: Option<std::path::PathBuf>) -> Result<Self, ConfigError> {
+        Self::load(LoadOptions { file, ..self.options.clone() })
     }
 
     /// The defaults, on port 0, with small limits and no patience.

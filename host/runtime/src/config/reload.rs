@@ -18,6 +18,8 @@ pub struct ReloadReport {
     pub models: Vec<ChangedModel>,
     /// What was found in the plugin folders.
     pub plugins: PluginChanges,
+    /// Names in the configuration that no model and no plugin here has.
+    pub warnings: Vec<String>,
 }
 
 /// Keys, and beginnings of keys, that are read once: sockets and threads are made from them, plugins are told them

@@ -25,7 +25,7 @@ pub enum LimitError {
         cost(*estimate), less(*estimate),
         match resets_in {
             Some(wait) => format!("wait {} for the next window", shown(*wait)),
-            None => "have the budget raised".to_owned(),
+            None => "use a key with a larger budget".to_owned(),
         }
     )]
     BudgetExceeded {
@@ -44,7 +44,7 @@ pub enum LimitError {
     },
     /// More than a whole budget: no waiting helps.
     #[error(
-        "this request {} tokens, and key `{key}` may spend {limit} in all ({window}); {}, or have the budget raised",
+        "this request {} tokens, and key `{key}` may spend {limit} in all ({window}); {}, or use a key with a larger budget",
         cost(*estimate), less(*estimate),
     )]
     TooLargeForLimit {

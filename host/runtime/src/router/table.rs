@@ -1,7 +1,7 @@
 //! What a name means and who serves a capability. Pure: built from the listing and the configuration, then only read.
 
 use crate::catalog::missing;
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -81,6 +81,14 @@ impl RouteTable {
 
     /// What to say of a name that means nothing, with names that are close.
     pub fn not_found(&self, asked: &str) -> Error {
+        if let Some(target) = self.names.aliases.get(asked) {
+            let message = format!(
+                "`{asked}` is another name for `{target}`, which is neither a model nor a route here"
+            );
+            return Error::new(ErrorCode::NotFound, message)
+                .with_reason("model_not_found")
+                .with_param("model");
+        }
         let aliases = self.names.aliases.keys().filter(|name| *name != "*");
         let others = aliases.chain(self.names.routes.keys()).map(|name| Arc::from(name.as_str()));
         missing::model(asked, self.models.keys().cloned().chain(others))
