@@ -43,7 +43,7 @@ fn logged(text: &str) -> usize {
 /// A host with the faulty plugin where it is to run, and with echo beside it.
 struct Scene {
     host: Host,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 fn start(isolation: Isolation) -> Scene {
@@ -52,12 +52,17 @@ fn start(isolation: Isolation) -> Scene {
     std::fs::create_dir(&plugins).unwrap();
     std::fs::copy(faulty(None).1, plugins.join("libfaulty.so")).unwrap();
     std::fs::copy(echo_library(), plugins.join("libecho.so")).unwrap();
+    let scene = start_in(state, isolation);
+    let plugin = scene.host.plugins().into_iter().find(|plugin| plugin.id == FAULTY).unwrap();
+    assert!(plugin.ready && plugin.isolation == isolation.name(), "{:?}", plugin.problem);
+    scene
+}
+
+fn start_in(state: tempfile::TempDir, isolation: Isolation) -> Scene {
     let mut config = Config::for_tests();
     config.plugins.isolation = [(FAULTY.to_owned(), isolation)].into();
     let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
-    let plugin = host.plugins().into_iter().find(|plugin| plugin.id == FAULTY).unwrap();
-    assert!(plugin.ready && plugin.isolation == isolation.name(), "{:?}", plugin.problem);
-    Scene { host, _state: state }
+    Scene { host, state }
 }
 
 impl Scene {
@@ -73,6 +78,58 @@ impl Scene {
     async fn errno(&self, does: &str) -> Value {
         let answer = self.ask(does).await.unwrap_or_else(|error| panic!("{does}: {error}"));
         answer.json::<Value>().unwrap()[0]["errno"].clone()
+    }
+
+    /// Leaves a request that the plugin keeps, and waits until its worker was ended for that.
+    async fn leave(&self, number: usize) {
+        let stuck = || {
+            let count = format!("backplane_plugin_faults_total{{kind=\"stuck\",plugin=\"{FAULTY}\"}} ");
+            let figures = self.host.metrics().render();
+            figures.lines().find_map(|line| line.strip_prefix(&count)?.parse().ok()).unwrap_or(0)
+        };
+        let before: usize = stuck();
+        let params = json!({ "do": "hang", "n": number }).to_string();
+        let request =
+            Request::new(Caller::internal("tests"), "com.example.faulty.do", params).model("faulty");
+        let error = match self.host.serve(request.within(Duration::from_millis(100))).await {
+            Ok(reply) => reply.collect().await.err(),
+            Err(error) => Some(error),
+        };
+        assert_eq!(error.map(|error| error.code), Some(ErrorCode::DeadlineExceeded), "{number}");
+        self.until("its worker is ended", || before < stuck()).await;
+    }
+
+    /// Asks until the plugin serves, or does not; it is refused at once and never for another reason.
+    async fn until_quarantined(&self, is: bool) {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let asked = Instant::now();
+            let answer = match self.host.serve(Self::request("nothing").within(LONG)).await {
+                Ok(reply) => reply.collect().await,
+                Err(error) => Err(error),
+            };
+            assert!(asked.elapsed() < Duration::from_secs(20), "it waited {:?}", asked.elapsed());
+            match answer {
+                Err(error) if error.reason == "plugin_quarantined" => {
+                    assert_eq!(error.code, ErrorCode::Unavailable);
+                    assert!(error.message.contains(FAULTY) && error.message.contains("note"), "{error}");
+                    if is {
+                        return;
+                    }
+                }
+                Err(error) => panic!("{error}"),
+                Ok(_) if is => {}
+                Ok(_) => return,
+            }
+            assert!(Instant::now() < deadline, "quarantined: {is} did not come true");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Where it is noted that the plugin crashed again and again.
+    fn note(&self) -> std::path::PathBuf {
+        let plugin = self.host.plugins().into_iter().find(|plugin| plugin.id == FAULTY).unwrap();
+        self.state.path().join("quarantine").join(format!("{FAULTY}-{}", &plugin.sha256[..16]))
     }
 
     /// It answers, and so does the other one.
@@ -169,4 +226,48 @@ async fn a_worker_that_prints_without_end() {
     let lines = logged("stderr: again and again") - before;
     assert!((1..=1000).contains(&lines), "{lines} lines were logged");
     scene.all_is_well("printing").await;
+}
+
+/// Who leaves early, however often, takes the plugin from nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_left_and_kept_are_no_crashes() {
+    let scene = start(Isolation::Worker);
+    for number in 0..6 {
+        // The last one as before: it is not refused as one that crashes the plugin.
+        scene.leave(number.min(4)).await;
+    }
+    scene.all_is_well("six requests that it kept").await;
+    assert!(!scene.note().exists());
+    scene.host.shutdown(Duration::from_secs(1)).await;
+}
+
+/// A model that was open when its plugin came into quarantine: what waits and what comes is refused, by name, until the
+/// note is taken away; also by the next host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_plugin_in_quarantine() {
+    let scene = start(Isolation::Worker);
+    scene.all_is_well("nothing").await;
+    let note = scene.note();
+    let quarantine = || {
+        std::fs::create_dir_all(note.parent().unwrap()).unwrap();
+        std::fs::write(&note, "it crashed again and again").unwrap();
+    };
+    quarantine();
+    // Its only instance is lost, and not replaced.
+    scene.leave(0).await;
+    scene.until_quarantined(true).await;
+    scene.until("the model is closed", || scene.host.model("faulty").unwrap().running.is_none()).await;
+    scene.until_quarantined(true).await;
+    let plugin = scene.host.plugins().into_iter().find(|plugin| plugin.id == FAULTY).unwrap();
+    assert!(plugin.problem.as_ref().is_some_and(|why| why.contains("quarantine")), "{:?}", plugin.problem);
+    std::fs::remove_file(&note).unwrap();
+    scene.until_quarantined(false).await;
+
+    quarantine();
+    let Scene { host, state } = scene;
+    host.shutdown(Duration::from_secs(1)).await;
+    drop(host);
+    let scene = start_in(state, Isolation::Worker);
+    scene.until_quarantined(true).await;
+    scene.host.shutdown(Duration::from_secs(1)).await;
 }

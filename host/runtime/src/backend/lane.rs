@@ -8,7 +8,7 @@
 use super::cancels::Cancels;
 use super::{Backend, queue::Queue};
 use crate::error::{Error, Result};
-use crate::loader::{Class, Exchange, Instance};
+use crate::loader::{Class, Exchange, Instance, QUARANTINED};
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -221,6 +221,12 @@ impl Seat {
                 }
                 Err(error) => {
                     tracing::error!(model = backend.name(), %error, "an instance could not be replaced");
+                    if error.reason == QUARANTINED {
+                        drop(instance);
+                        self.retire(&error);
+                        backend.lose(&error);
+                        return false;
+                    }
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(MAX_BACK_OFF);
                 }

@@ -15,7 +15,7 @@ pub use queue::Refusal;
 use crate::compute;
 use crate::error::{Error, Result};
 use crate::info::Running;
-use crate::loader::{Class, Exchange, Instance, Model};
+use crate::loader::{Class, Exchange, Instance, Model, QUARANTINED};
 use crate::metrics::Metrics;
 use backplane_registry::license::Seats;
 use lane::{FIRST_PAUSE, MAX_BACK_OFF, Seat};
@@ -59,6 +59,8 @@ pub struct Backend {
     seats: Mutex<Vec<Arc<Seat>>>,
     lanes: AtomicU32,
     closed: AtomicBool,
+    /// Why it has no instance any more and gets none: the catalog closes it.
+    lost: OnceLock<Error>,
     /// Set by whoever closes this.
     drained_by: OnceLock<Instant>,
     counts: Counts,
@@ -113,6 +115,7 @@ impl Backend {
             seats: Mutex::new(Vec::new()),
             lanes: AtomicU32::new(0),
             closed: AtomicBool::new(false),
+            lost: OnceLock::new(),
             drained_by: OnceLock::new(),
             counts: Counts::default(),
             licensed: OnceLock::new(),
@@ -192,8 +195,11 @@ impl Backend {
     /// Takes a request, or refuses it at once. Its end comes through the exchange.
     ///
     /// # Errors
-    /// When the queue is full, or the model is being closed.
+    /// When the queue is full, the model is being closed, or its plugin is in quarantine.
     pub fn dispatch(&self, exchange: Arc<Exchange>) -> Result<(), Refusal> {
+        if let Some(error) = self.lost.get() {
+            return Err(Refusal::Full(error.clone()));
+        }
         self.queue.push(exchange, &self.name)
     }
 
@@ -225,6 +231,25 @@ impl Backend {
     /// When the requests that are open while this is closed have to end.
     fn drained_by(&self) -> Instant {
         *self.drained_by.get_or_init(|| Instant::now() + self.settings.drain)
+    }
+
+    /// A place stays empty, for its plugin is in quarantine. Without any other, nothing that waits will be served.
+    fn lose(&self, error: &Error) {
+        let mut seats = self.seats.lock();
+        seats.retain(|seat| !seat.is_retired());
+        if !seats.is_empty() || self.lost.set(error.clone()).is_err() {
+            return;
+        }
+        drop(seats);
+        self.queue.close();
+        for exchange in self.queue.remove(|_| true) {
+            exchange.end(Err(error.clone()), None);
+        }
+    }
+
+    /// Whether it has no instance any more and gets none.
+    pub fn is_lost(&self) -> bool {
+        self.lost.get().is_some()
     }
 
     fn is_closed(&self) -> bool {
@@ -291,6 +316,9 @@ impl Backend {
                 while !backend.is_closed() {
                     let Err(error) = backend.open_seat(index) else { return };
                     tracing::error!(model = &*backend.name, %error, "a stuck instance could not be replaced");
+                    if error.reason == QUARANTINED {
+                        return backend.lose(&error);
+                    }
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(MAX_BACK_OFF);
                 }

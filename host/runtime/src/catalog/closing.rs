@@ -56,10 +56,13 @@ impl CatalogActor {
         }
     }
 
-    /// Closes what nobody has used for its time.
+    /// Closes what nobody has used for its time, and what can serve no more.
     pub(super) fn close_expired(&mut self, context: &mut Context<Self>) {
         for entry in self.shelf.entries() {
-            if entry.expires_in().is_some_and(|left| left.is_zero()) && entry.is_idle() {
+            if entry.backend().is_some_and(|backend| backend.is_lost()) {
+                tracing::warn!(model = &*entry.name(), "its plugin is in quarantine: closing");
+                self.close(&entry, context);
+            } else if entry.expires_in().is_some_and(|left| left.is_zero()) && entry.is_idle() {
                 tracing::info!(model = &*entry.name(), "idle: closing");
                 self.close(&entry, context);
             }

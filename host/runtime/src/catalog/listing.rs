@@ -50,7 +50,7 @@ pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Li
         }
     }
     for (found, manifest) in plugins.iter().filter_map(|found| Some((found, found.manifest.as_ref()?))) {
-        if found.plugin.is_none() && !found.waits_for_licence() {
+        if !found.has_models() {
             continue;
         }
         for model in &manifest.models {
@@ -94,12 +94,8 @@ fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
         .iter()
         .map(|file| json!({"role": file.role, "name": file.name, "path": file.path, "size": file.size}))
         .collect();
-    let loaded = || {
-        plugins
-            .iter()
-            .filter(|found| found.plugin.is_some() || found.waits_for_licence())
-            .filter_map(|found| found.manifest.as_ref())
-    };
+    let loaded =
+        || plugins.iter().filter(|found| found.has_models()).filter_map(|found| found.manifest.as_ref());
     let (able, problem): (Vec<Arc<str>>, _) = match &card.plugin {
         Some(id) if loaded().any(|manifest| manifest.id == *id) => (vec![id.as_str().into()], None),
         Some(id) => (Vec::new(), Some(format!("its card asks for plugin `{id}`, which is not loaded"))),

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::info::LoadPlan;
 use crate::job::KeepAlive;
 use crate::license;
-use crate::loader::{Bid, BidQuery, Plugin, Waits, trim_memory};
+use crate::loader::{Bid, BidQuery, Plugin, QUARANTINED, Waits, in_quarantine, trim_memory};
 use crate::metrics::memory;
 use actix::{Addr, AsyncContext, Context, Supervisor};
 use std::sync::Arc;
@@ -394,6 +394,11 @@ impl Shelf {
             let message = format!("no plugin can open model `{}`: {why}", listed.name);
             Error::new(ErrorCode::FailedPrecondition, message).with_reason("load_failed")
         };
+        let able = best.as_ref().is_some_and(|(_, bid)| 0 < bid.score);
+        if let Some(found) = plugins.iter().filter(named).find(|found| !able && found.is_quarantined()) {
+            let error = Error::unavailable(in_quarantine(found.id().unwrap_or_default()));
+            return Err(error.with_reason(QUARANTINED));
+        }
         match best {
             Some((_, bid)) if bid.score == 0 => Err(unable(&bid.text)),
             Some(best) => Ok(best),

@@ -4,7 +4,9 @@ use super::stamp::Stamp;
 use crate::config::{Isolation, WorkerConfig};
 use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
 use crate::license;
-use crate::loader::{BidQuery, Confinement, Launch, LoadError, OnCrash, Plugin, Shared, Waits, load};
+use crate::loader::{
+    BidQuery, Confinement, Launch, LoadError, OnCrash, Plugin, Shared, Waits, in_quarantine, load,
+};
 use backplane_registry::license::Gate;
 use backplane_registry::package::{Level, Plugins, Trust, Version, seal};
 use backplane_registry::plugin::{self, Manifest, PluginFile, inspect, inspect_sealed};
@@ -124,12 +126,14 @@ impl Workers {
             // Before the loader gives up, so that no process is left.
             limit: limit.mul_f32(0.8),
             // Another version is another plugin, and may be better.
-            quarantine: Some(self.quarantine.join(format!(
-                "{}-{}",
-                manifest.id,
-                &file.sha256[..file.sha256.len().min(16)]
-            ))),
+            quarantine: Some(self.note_of(file)),
         }
+    }
+
+    /// The note whose presence says that this build of a plugin is in quarantine.
+    fn note_of(&self, file: &PluginFile) -> PathBuf {
+        let build = &file.sha256[..file.sha256.len().min(16)];
+        self.quarantine.join(format!("{}-{build}", file.manifest.id))
     }
 }
 
@@ -154,6 +158,8 @@ pub struct Found {
     pub shadowed_by: Option<String>,
     /// It was to be loaded, and could not be.
     pub refused: bool,
+    /// Its note, there or not, when it runs in a worker.
+    quarantine: Option<PathBuf>,
     /// A thread is still inside it: it was given up, and must not be entered again.
     hangs: bool,
     /// Which file it was read from.
@@ -179,6 +185,7 @@ impl Found {
                 "its file `{file}` was replaced; `backplane plugin upgrade` or a restart lets it take over"
             )
         });
+        let quarantine = self.is_quarantined().then(|| in_quarantine(self.id().unwrap_or_default()));
         let manifest = self.manifest.as_ref();
         PluginInfo {
             id: self.id.clone().unwrap_or_else(|| file.clone()),
@@ -196,7 +203,7 @@ impl Found {
             signer: self.signer.clone(),
             ready: self.plugin.is_some(),
             share: None,
-            problem: self.problem.clone().or(replaced).or(hint),
+            problem: self.problem.clone().or(replaced).or(quarantine).or(hint),
             license: self.licence.as_deref().map(license::info),
             shadowed_by: self.shadowed_by.clone(),
             file,
@@ -206,6 +213,16 @@ impl Found {
     /// Its models are there, loaded or not: it only has no licence.
     pub fn waits_for_licence(&self) -> bool {
         self.plugin.is_none() && self.licence.is_some() && !self.hangs
+    }
+
+    /// It crashed again and again, and is not started.
+    pub fn is_quarantined(&self) -> bool {
+        self.quarantine.as_ref().is_some_and(|note| note.exists())
+    }
+
+    /// Whether its models are there: who asks for one is answered, or told why its plugin does not serve.
+    pub fn has_models(&self) -> bool {
+        self.plugin.is_some() || self.waits_for_licence() || self.is_quarantined()
     }
 
     pub fn id(&self) -> Option<&str> {
@@ -482,6 +499,7 @@ fn check(
     found.manifest = Some(file.manifest.clone());
     found.sha256.clone_from(&file.sha256);
     found.isolation = options.isolation_of(&file.manifest, found.level);
+    found.quarantine = (found.isolation == Isolation::Worker).then(|| options.worker.note_of(&file));
     if found.level < options.least {
         return Err(format!(
             "nobody signed it: it is of the level `{}`, and `plugins.trust` asks for `{}`; install it as a package",

@@ -60,6 +60,8 @@ pub struct Death {
     pub how: String,
     /// Fingerprints of the requests it had.
     pub had: Vec<u64>,
+    /// It was ended for what one caller did, who left: no crash.
+    pub stuck: bool,
     pub at: Instant,
 }
 
@@ -341,7 +343,9 @@ impl Link {
         let had: HashMap<_, _> = ids.iter().filter_map(|id| open.all.remove_entry(id)).collect();
         drop(open);
         if !had.is_empty() {
-            suspects(&had.values().map(|open| open.fingerprint).collect::<Vec<_>>());
+            if self.killed.get() != Some(&Why::Stuck) {
+                suspects(&had.values().map(|open| open.fingerprint).collect::<Vec<_>>());
+            }
             let how = self.death().map_or_else(|| "ended".to_owned(), |death| death.how);
             self.end(had, &how);
         }
@@ -636,8 +640,9 @@ impl Link {
             );
             self.launch.on_crash.tell(&self.launch.id, kind);
         }
+        let stuck = self.killed.get() == Some(&Why::Stuck);
         let fingerprints = had.values().map(|open| open.fingerprint).collect();
-        *self.death.lock() = Some(Death { how: how.clone(), had: fingerprints, at: Instant::now() });
+        *self.death.lock() = Some(Death { how: how.clone(), had: fingerprints, stuck, at: Instant::now() });
         self.dead.notify_all();
         self.progress.notify_all();
         self.end(had, &how);

@@ -82,16 +82,16 @@ impl Launch {
         ))
     }
 
-    /// Puts it there.
-    fn put_in_quarantine(&self, how: &str) {
-        let Some(note) = &self.quarantine else { return };
+    /// Puts it there. Whether that is noted down.
+    fn put_in_quarantine(&self, how: &str) -> bool {
+        let Some(note) = &self.quarantine else { return false };
         let text = format!(
             "plugin `{}` {} crashed again and again; the last time its worker {how}\n",
             self.id, self.version
         );
         let written =
             note.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(note, text));
-        match written {
+        match &written {
             Ok(()) => {
                 tracing::error!(plugin = self.id, note = %note.display(), "a plugin is put in quarantine")
             }
@@ -99,7 +99,19 @@ impl Launch {
                 tracing::error!(plugin = self.id, %error, "the quarantine of a plugin cannot be noted down")
             }
         }
+        written.is_ok()
     }
+}
+
+/// The reason of an error that says that a plugin is in quarantine.
+pub const QUARANTINED: &str = "plugin_quarantined";
+
+/// What to say of it to who asks for one of its models.
+pub fn in_quarantine(id: &str) -> String {
+    format!(
+        "plugin `{id}` crashed again and again and is in quarantine; install another version of it, or remove its note \
+         in `<state>/quarantine` to try it again"
+    )
 }
 
 /// How a worker is confined.

@@ -8,7 +8,7 @@ use super::crashes::{Crashes, Refused, fingerprint};
 use super::host::{CancelWord, HostSide};
 use super::link::{Link, Lost, Open, Returned};
 use super::process::Why;
-use super::{Launch, WorkerEntry};
+use super::{Launch, QUARANTINED, WorkerEntry, in_quarantine};
 use backplane_abi::table::*;
 use backplane_abi::worker::{Call, Channel, Failure, Placement, Query, Return, Row, Value, own_tensors};
 use parking_lot::Mutex;
@@ -71,6 +71,8 @@ struct State {
     /// What it was initialised with.
     config: Option<Vec<u8>>,
     shut: bool,
+    /// That it is in quarantine was noted down: whoever takes the note away lets it be tried again.
+    noted: bool,
 }
 
 /// A number for a model, an instance or a request: never the same one twice.
@@ -215,18 +217,29 @@ impl Proxy {
             }
             let (death, generation) = (link.death(), link.generation);
             state.link = None;
-            if let Some(death) = death {
+            // One that kept a request whose caller had left did not crash: who leaves early must not be able to take a
+            // plugin from all others.
+            if let Some(death) = death.filter(|death| !death.stuck) {
                 let mut crashes = self.crashes.lock();
                 crashes.add(death.at);
                 crashes.suspect(death.at, generation, &death.had);
+                let quarantined = crashes.may_start(death.at) == Err(Refused::Quarantined);
                 drop(crashes);
-                if self.crashes.lock().may_start(death.at) == Err(Refused::Quarantined) {
-                    self.launch.put_in_quarantine(&death.how);
+                if quarantined {
+                    state.noted = self.launch.put_in_quarantine(&death.how);
                 }
             }
         }
-        let refused = self.crashes.lock().may_start(Instant::now());
         let id = &self.launch.id;
+        let quarantined = || Said::new(UNAVAILABLE, in_quarantine(id), QUARANTINED);
+        if self.launch.quarantined().is_some() {
+            state.noted = true;
+            return Err(quarantined());
+        }
+        if std::mem::take(&mut state.noted) {
+            *self.crashes.lock() = Crashes::default();
+        }
+        let refused = self.crashes.lock().may_start(Instant::now());
         match refused {
             Ok(()) => {}
             Err(Refused::Wait(left)) => {
@@ -236,11 +249,7 @@ impl Proxy {
                 said.retry_after = left.max(Duration::from_millis(1));
                 return Err(said);
             }
-            Err(Refused::Quarantined) => {
-                let message =
-                    format!("plugin `{id}` crashed again and again, and is not started any more for a while");
-                return Err(Said::new(UNAVAILABLE, message, "plugin_quarantined"));
-            }
+            Err(Refused::Quarantined) => return Err(quarantined()),
         }
         let link =
             self.revive(state.config.as_deref()).inspect_err(|_| self.crashes.lock().add(Instant::now()))?;
@@ -320,8 +329,8 @@ unsafe extern "C" fn bid(plugin: *mut bp_plugin, query: *const bp_query, out: *m
     // SAFETY: our table; a query valid until we return.
     let (this, query) = unsafe { (Proxy::of(plugin), bp_query::view(query)) };
     let (Some(query), false) = (query, out.is_null()) else { return BP_NULL_ARGUMENT };
-    // A bid starts nothing: who looks at a plugin that crashed is told so.
-    let Some(link) = this.alive() else { return UNAVAILABLE };
+    // One whose worker died has to bid, too, or no model of its could be opened again.
+    let Ok(link) = this.link() else { return UNAVAILABLE };
     // SAFETY: valid until we return; the host filled struct_size.
     let (shapes, out_size) =
         unsafe { (own_tensors(query.shapes, query.n_shapes, query.stride), (*out).struct_size) };
