@@ -4,8 +4,10 @@
 //! two lists share. A property that one of them forbids by `additionalProperties` is left out. Alternatives are
 //! multiplied out. Where two demands have no common form, such as two patterns, the schema is refused.
 
-use super::schema::{Checker, MOST_DEPTH, Members, Wrong, is_note};
+use super::budget::size;
+use super::schema::{Checker, MOST_DEPTH, Members, TYPES, Wrong, is_note};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// Most alternatives that joining may come to.
 const MOST_ALTERNATIVES: usize = 64;
@@ -22,7 +24,7 @@ impl Checker<'_> {
         self.collect(schema, path, 0, &mut parts)?;
         let mut joined = Members::new();
         for part in parts {
-            joined = both(joined, part, path)?;
+            joined = self.both(joined, part, path)?;
         }
         Ok(joined)
     }
@@ -36,7 +38,7 @@ impl Checker<'_> {
         for key in ["anyOf", "oneOf"] {
             let Some(alternatives) = schema.get(key).and_then(Value::as_array) else { continue };
             if schema.keys().any(|other| other != key && !is_note(other)) {
-                return each(schema, key, alternatives, &Members::new(), path).map(Some);
+                return self.each(schema, key, alternatives, &Members::new(), path).map(Some);
             }
         }
         Ok(None)
@@ -54,6 +56,7 @@ impl Checker<'_> {
         if depth > MOST_DEPTH {
             return wrong("", "joins itself, or is nested too deep");
         }
+        self.spend(size_of(schema), path)?;
         let mut own = schema.clone();
         if let Some(to) = own.remove("$ref") {
             let Some(to) = to.as_str() else { return wrong("", "has a `$ref` that is no text") };
@@ -83,69 +86,73 @@ impl Checker<'_> {
         parts.push(own);
         Ok(())
     }
-}
 
-/// One schema that asks for what both ask for.
-fn both(a: Members, b: Members, path: &str) -> Result<Members, Wrong> {
-    let asks = |schema: &Members| schema.keys().any(|key| !is_note(key));
-    if !asks(&a) || !asks(&b) {
-        let (mut first, second) = (a, b);
-        for (key, value) in second {
-            first.entry(key).or_insert(value);
+    /// One schema that asks for what both ask for.
+    fn both(&self, a: Members, b: Members, path: &str) -> Result<Members, Wrong> {
+        self.spend(size_of(&a) + size_of(&b), path)?;
+        let asks = |schema: &Members| schema.keys().any(|key| !is_note(key));
+        if !asks(&a) || !asks(&b) {
+            let (mut first, second) = (a, b);
+            for (key, value) in second {
+                first.entry(key).or_insert(value);
+            }
+            return Ok(first);
         }
-        return Ok(first);
-    }
-    for (with, other) in [(&a, &b), (&b, &a)] {
-        for key in ["anyOf", "oneOf"] {
-            if let Some(alternatives) = with.get(key).and_then(Value::as_array) {
-                return each(with, key, alternatives, other, path);
+        for (with, other) in [(&a, &b), (&b, &a)] {
+            for key in ["anyOf", "oneOf"] {
+                if let Some(alternatives) = with.get(key).and_then(Value::as_array) {
+                    return self.each(with, key, alternatives, other, path);
+                }
             }
         }
-    }
-    for (one, other) in [(&a, &b), (&b, &a)] {
-        if one.contains_key("prefixItems") && other.contains_key("items") && !one.contains_key("items") {
-            let what = "joins `prefixItems` with an `items` that speaks of all items";
-            return Err(Wrong { path: path.to_owned(), what: what.to_owned() });
+        for (one, other) in [(&a, &b), (&b, &a)] {
+            if one.contains_key("prefixItems") && other.contains_key("items") && !one.contains_key("items") {
+                let what = "joins `prefixItems` with an `items` that speaks of all items";
+                return Err(Wrong { path: path.to_owned(), what: what.to_owned() });
+            }
         }
+        let mut joined = Members::new();
+        for (key, value) in &a {
+            let value = match b.get(key) {
+                Some(other) if value != other => keyword(key, value, other, path)?,
+                _ => Some(value.clone()),
+            };
+            joined.extend(value.map(|value| (key.clone(), value)));
+        }
+        for (key, value) in &b {
+            joined.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        if a.contains_key("properties") || b.contains_key("properties") {
+            joined.insert("properties".to_owned(), properties(&a, &b).into());
+        }
+        Ok(joined)
     }
-    let mut joined = Members::new();
-    for (key, value) in &a {
-        let value = match b.get(key) {
-            Some(other) if value != other => keyword(key, value, other, path)?,
-            _ => Some(value.clone()),
-        };
-        joined.extend(value.map(|value| (key.clone(), value)));
-    }
-    for (key, value) in &b {
-        joined.entry(key.clone()).or_insert_with(|| value.clone());
-    }
-    if a.contains_key("properties") || b.contains_key("properties") {
-        joined.insert("properties".to_owned(), properties(&a, &b).into());
-    }
-    Ok(joined)
-}
 
-/// Alternatives, each joined with what stands beside them and with `other`.
-fn each(
-    with: &Members,
-    key: &str,
-    alternatives: &[Value],
-    other: &Members,
-    path: &str,
-) -> Result<Members, Wrong> {
-    let mut beside = with.clone();
-    beside.remove(key);
-    let beside = both(beside, other.clone(), path)?;
-    let factor = ["anyOf", "oneOf"].iter().filter_map(|key| beside.get(*key)?.as_array()).map(Vec::len);
-    if alternatives.len() * factor.product::<usize>() > MOST_ALTERNATIVES {
-        let what = format!("joins more than {MOST_ALTERNATIVES} alternatives");
-        return Err(Wrong { path: path.to_owned(), what });
+    /// Alternatives, each joined with what stands beside them and with `other`.
+    fn each(
+        &self,
+        with: &Members,
+        key: &str,
+        alternatives: &[Value],
+        other: &Members,
+        path: &str,
+    ) -> Result<Members, Wrong> {
+        let mut beside = with.clone();
+        beside.remove(key);
+        let beside = self.both(beside, other.clone(), path)?;
+        let factor = ["anyOf", "oneOf"].iter().filter_map(|key| beside.get(*key)?.as_array()).map(Vec::len);
+        if alternatives.len() * factor.product::<usize>() > MOST_ALTERNATIVES {
+            let what = format!("joins more than {MOST_ALTERNATIVES} alternatives");
+            return Err(Wrong { path: path.to_owned(), what });
+        }
+        let copied = alternatives.iter().map(size).sum::<usize>() + alternatives.len() * size_of(&beside);
+        self.spend(copied, path)?;
+        let alternatives = alternatives
+            .iter()
+            .map(|alternative| json!({"allOf": [alternative, beside], JOINED: true}))
+            .collect();
+        Ok(Members::from_iter([(key.to_owned(), Value::Array(alternatives))]))
     }
-    let alternatives = alternatives
-        .iter()
-        .map(|alternative| json!({"allOf": [alternative, beside], JOINED: true}))
-        .collect();
-    Ok(Members::from_iter([(key.to_owned(), Value::Array(alternatives))]))
 }
 
 /// The properties that both allow, those of `a` first.
@@ -177,20 +184,23 @@ fn keyword(key: &str, a: &Value, b: &Value, path: &str) -> Result<Option<Value>,
         key if is_note(key) => a.clone(),
         "properties" => a.clone(), // joined by `properties`
         "required" => {
-            let mut names = list(a);
-            names.extend(list(b).into_iter().filter(|name| !list(a).contains(name)));
-            names.into()
+            let known: HashSet<&Value> = list(a).iter().collect();
+            let others = list(b).iter().filter(|name| !known.contains(name));
+            list(a).iter().chain(others).cloned().collect()
         }
         "type" => {
+            let (ours, theirs) = (list(a), list(b));
+            if ours.len().max(theirs.len()) > TYPES.len() {
+                return wrong("joins a `type` that lists more than there are".to_owned());
+            }
             let narrower = |name: &Value, other: &[Value]| {
                 other.contains(name) || name == "integer" && other.contains(&json!("number"))
             };
-            let (ours, theirs) = (list(a), list(b));
-            let mut names: Vec<Value> = ours.iter().filter(|name| narrower(name, &theirs)).cloned().collect();
+            let mut names: Vec<Value> = ours.iter().filter(|name| narrower(name, theirs)).cloned().collect();
             names.extend(
                 theirs
                     .iter()
-                    .filter(|name| narrower(name, &ours) && !names.contains(name))
+                    .filter(|name| narrower(name, ours) && !names.contains(name))
                     .cloned()
                     .collect::<Vec<_>>(),
             );
@@ -201,7 +211,8 @@ fn keyword(key: &str, a: &Value, b: &Value, path: &str) -> Result<Option<Value>,
             }
         }
         "enum" => {
-            let shared: Vec<Value> = list(a).into_iter().filter(|value| list(b).contains(value)).collect();
+            let theirs: HashSet<&Value> = list(b).iter().collect();
+            let shared: Vec<Value> = list(a).iter().filter(|value| theirs.contains(value)).cloned().collect();
             if shared.is_empty() {
                 return wrong("joins lists of values that share none".to_owned());
             }
@@ -224,11 +235,12 @@ fn number(value: &Value) -> f64 {
 }
 
 /// A list, or the one thing that stands for it.
-fn list(value: &Value) -> Vec<Value> {
-    match value {
-        Value::Array(values) => values.clone(),
-        one => vec![one.clone()],
-    }
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice)
+}
+
+fn size_of(schema: &Members) -> usize {
+    1 + schema.values().map(size).sum::<usize>()
 }
 
 #[cfg(test)]

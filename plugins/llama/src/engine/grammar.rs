@@ -3,6 +3,7 @@
 use super::gbnf;
 use super::loaded::Loaded;
 use super::matcher::{Exhausted, Matcher};
+use super::rules;
 use super::sampling::{Allow, Candidate};
 use super::schema::Checker;
 use super::tools;
@@ -11,6 +12,7 @@ use backplane_plugin::payload::ResponseFormat;
 use backplane_plugin::payload::chat::{Tool, ToolChoice};
 use backplane_plugin::{Error, Result};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A grammar and how far an answer has come in it.
@@ -143,17 +145,19 @@ pub fn of_format(format: &ResponseFormat) -> Result<Option<String>> {
 /// # Errors
 /// `InvalidArgument` for a named tool that is not offered, or parameters that are no schema.
 pub fn of_tools(tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Result<String> {
-    let mut calls = Vec::new();
+    let (mut calls, mut spent) = (Vec::new(), 0);
     for (i, tool) in tools.iter().enumerate() {
         if matches!(choice, ToolChoice::Named(name) if *name != tool.name) {
             continue;
         }
         let parameters = tools::parameters(tool);
         let at = format!("#/anyOf/{}/properties/arguments", calls.len());
-        let checked = Checker::new(&parameters, false, &at).whole().map_err(|error| {
+        let checker = Checker::new(&parameters, false, &at).after(spent);
+        let checked = checker.whole().map_err(|error| {
             let param = format!("tools[{i}].function.parameters");
             Error::invalid(format!("`{param}` at `{}` {}", error.path, error.what)).with_param(param)
         })?;
+        spent = checker.spent();
         calls.push(json!({
             "type": "object",
             "properties": {"name": {"const": tool.name}, "arguments": checked},
@@ -169,7 +173,8 @@ pub fn of_tools(tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Result<S
         }
         .with_param("tool_choice"));
     }
-    let call = rename_root(&convert(&json!({"anyOf": calls}))?, "call");
+    let call =
+        rename_root(&convert(&json!({"anyOf": calls})).map_err(|error| error.with_param("tools"))?, "call");
     let more = if parallel {
         format!(" (\"\\n\"? \"{}\" gap call gap \"{}\")*", tools::OPEN, tools::CLOSE)
     } else {
@@ -184,8 +189,9 @@ pub fn of_tools(tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Result<S
 
 /// Lets an answer begin with a little white space, as models that were trained on prose like to.
 fn lead(grammar: &str) -> String {
+    let taken: HashSet<&str> = grammar.lines().filter_map(|line| Some(line.split_once(" ::= ")?.0)).collect();
     let mut name = "value-of-root".to_owned();
-    while grammar.contains(&name) {
+    while taken.contains(name.as_str()) {
         name.push('-');
     }
     format!("root ::= [ \\n]{{0,2}} {name}{}", rename_root(grammar, &name))
@@ -205,6 +211,13 @@ const MENDED: [(&str, &str); 2] = [
 
 /// The grammar of a schema that was checked.
 pub fn convert(schema: &Value) -> Result<String> {
+    if !rules::are_few(schema) {
+        return Err(Error::invalid(
+            "the schema takes too much work to turn into a grammar; it needs fewer optional properties, fewer patterns, \
+             or shorter names of properties",
+        )
+        .with_param("response_format"));
+    }
     let grammar = llama_cpp_2::json_schema_to_grammar(&schema.to_string()).map_err(|_| {
         Error::invalid("the schema cannot be turned into a grammar").with_param("response_format")
     })?;

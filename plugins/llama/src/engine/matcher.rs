@@ -169,6 +169,17 @@ impl Matcher {
         self.go_on(None, text)
     }
 
+    /// Reads a whole text from here with so much work at most; whether it may end there, and the work that is left.
+    pub fn reads(&self, text: &[u8], work: u64) -> (Result<bool, Exhausted>, u64) {
+        let mut reader = self.clone();
+        reader.work = work.min(self.work);
+        let read = reader.follow_text(text).map(|(state, partial)| {
+            (reader.state, reader.partial) = (state, partial);
+            state != DEAD && reader.may_end()
+        });
+        (read, reader.work)
+    }
+
     fn go_on(&mut self, token: Option<i32>, text: &[u8]) -> Result<bool, Exhausted> {
         let Some((state, partial)) = self.follow(token, text)? else { return Ok(false) };
         (self.state, self.partial) = (state, partial);

@@ -5,7 +5,7 @@
 //! no such form is refused by its place. A form may allow less than the schema does: an object's properties in their
 //! order and none besides, integers that JSON is exact for, a tuple as long as its `prefixItems`. It never allows more.
 
-use super::pattern;
+use super::{budget, pattern};
 use serde_json::{Map, Value, json};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -30,8 +30,8 @@ pub struct Checker<'a> {
     /// Begins the names that those are given.
     prefix: String,
     made: Cell<usize>,
-    /// Comparisons of alternatives so far.
-    pub(super) compared: Cell<usize>,
+    /// Parts copied and compared so far.
+    spent: Cell<usize>,
 }
 
 /// More than this in one schema makes llama.cpp's grammar too large.
@@ -72,7 +72,7 @@ const NOTES: &[&str] = &[
     "contentMediaType",
 ];
 
-const TYPES: [&str; 7] = ["object", "array", "string", "number", "integer", "boolean", "null"];
+pub const TYPES: [&str; 7] = ["object", "array", "string", "number", "integer", "boolean", "null"];
 
 const LENGTHS: [&str; 2] = ["minLength", "maxLength"];
 const COUNTS: [&str; 2] = ["minItems", "maxItems"];
@@ -115,6 +115,20 @@ fn depth(value: &Value) -> usize {
     }
 }
 
+/// How the names begin that references lead to. llama.cpp names its rules by where they come from, with dashes: a name
+/// that is nowhere in the schema is safe.
+fn unused_name(text: &str) -> String {
+    let used: HashSet<usize> = text
+        .match_indices("at")
+        .filter_map(|(at, name)| {
+            let rest = text[at + name.len()..].trim_start_matches('x');
+            rest.starts_with('0').then(|| text.len() - rest.len() - at - name.len())
+        })
+        .collect();
+    let unused = (0..).find(|count| !used.contains(count)).unwrap_or(used.len());
+    format!("at{}", "x".repeat(unused))
+}
+
 fn wrong<T>(path: &str, what: impl Into<String>) -> Result<T, Wrong> {
     Err(Wrong { path: path.to_owned(), what: what.into() })
 }
@@ -122,13 +136,39 @@ fn wrong<T>(path: &str, what: impl Into<String>) -> Result<T, Wrong> {
 impl<'a> Checker<'a> {
     /// `base`: where in a larger schema the result will stand, `#` if it is the whole.
     pub fn new(root: &'a Value, strict: bool, base: &'a str) -> Self {
-        let (mut prefix, text) = ("at".to_owned(), root.to_string());
-        // llama.cpp names its rules by where they come from, with dashes: a name that is nowhere in the schema is safe.
-        while text.contains(&format!("{prefix}0")) {
-            prefix.push('x');
+        let (referred, made, spent) = Default::default();
+        Self { root, strict, base, referred, prefix: unused_name(&root.to_string()), made, spent }
+    }
+
+    /// Goes on with what was spent for other schemas of the same request.
+    pub fn after(self, spent: usize) -> Self {
+        self.spent.set(spent);
+        self
+    }
+
+    /// What was spent.
+    pub fn spent(&self) -> usize {
+        self.spent.get()
+    }
+
+    /// Whether more was spent than may be.
+    pub fn is_exhausted(&self) -> bool {
+        self.spent.get() > budget::MOST_WORK
+    }
+
+    /// Counts work before it is done.
+    ///
+    /// # Errors
+    /// When it is more than a schema may make.
+    pub fn spend(&self, work: usize, path: &str) -> Result<(), Wrong> {
+        self.spent.set(self.spent.get().saturating_add(work));
+        match self.is_exhausted() {
+            true => wrong(
+                path,
+                "is where the schema takes too much work to prepare; let it join and compare less",
+            ),
+            false => Ok(()),
         }
-        let (referred, made, compared) = Default::default();
-        Self { root, strict, base, referred, prefix, made, compared }
     }
 
     /// The schema as llama.cpp understands it.
@@ -136,6 +176,8 @@ impl<'a> Checker<'a> {
     /// # Errors
     /// What it cannot be held to, by place.
     pub fn whole(&self) -> Result<Value, Wrong> {
+        budget::check(self.root)?;
+        self.spend(budget::size(self.root), "#")?;
         let mut places = HashSet::new();
         references(self.root, &mut places);
         if places.len() > MOST_REFERENCES {
@@ -182,6 +224,8 @@ impl<'a> Checker<'a> {
             Value::Bool(true) => return Ok(json!({})),
             _ => return wrong(path, "is not an object"),
         };
+        let lists = ["required", "enum"].iter().filter_map(|key| members.get(*key)?.as_array());
+        self.spend(1 + lists.map(Vec::len).sum::<usize>(), path)?;
         if let Some(to) =
             members.get("$ref").filter(|_| members.keys().all(|key| key == "$ref" || is_note(key)))
         {
@@ -236,7 +280,10 @@ impl<'a> Checker<'a> {
         let schemas = members[key].as_array().map(Vec::as_slice).unwrap_or_default();
         if key == "oneOf" && self.strict {
             for (j, other) in schemas.iter().enumerate() {
-                if let Some(i) = schemas[..j].iter().position(|schema| !self.are_apart(schema, other)) {
+                for (i, schema) in schemas[..j].iter().enumerate() {
+                    if self.are_apart(schema, other, path)? {
+                        continue;
+                    }
                     let what = format!(
                         "has alternatives {i} and {j} that may both hold, which it forbids; use `anyOf`, or give \
                          both a required property with another `const`"
@@ -256,6 +303,9 @@ impl<'a> Checker<'a> {
             let at = format!("{path}/{key}");
             match key.as_str() {
                 "type" => match value {
+                    Value::Array(names) if names.len() > TYPES.len() => {
+                        return wrong(&at, "lists more types than there are");
+                    }
                     Value::Array(names) if !names.is_empty() => {
                         names.iter().try_for_each(|name| type_name(name, &at))?;
                     }
@@ -611,7 +661,7 @@ mod tests {
             json!({"$defs": definitions, "anyOf": [{"$ref": "#/$defs/d0"}]})
         };
         assert!(strict(chain(100)).is_ok());
-        refused(chain(20_000), "#", "refers to 20001 places");
+        refused(chain(1000), "#", "refers to 1001 places");
     }
 
     #[test]

@@ -4,7 +4,15 @@ use super::matcher::Matcher;
 use super::schema::{BOUNDS, Checker, Members, Wrong};
 use super::{gbnf, grammar, pattern};
 use serde_json::{Number, Value, json};
+use std::cell::Cell;
 use std::sync::Arc;
+
+/// What it takes to make a pattern's matcher, and to copy it for a value, in parts copied.
+const PATTERN_WORK: usize = 5000;
+const VALUE_WORK: usize = 100;
+/// What a matcher may do for all values of a list, and how much of that is a part copied.
+const MATCHER_WORK: u64 = 1 << 21;
+const WORK_PER_PART: u64 = 8;
 
 impl Checker<'_> {
     /// The schema of the values that `enum`, `const` and what stands beside them all allow.
@@ -16,11 +24,12 @@ impl Checker<'_> {
             None => members.get("const").into_iter().collect(),
         };
         let (listed, mut kept) = (&listed, Vec::new());
+        let pattern = self.pattern(members, listed.len(), path)?;
         let mut excludes = None;
         for &value in listed {
             let mut holds = true;
             for (other, asked) in members.iter().filter(|(other, _)| *other != key) {
-                match allows(other, asked, value) {
+                match allows(other, asked, value, pattern.as_ref()) {
                     Some(true) => {}
                     Some(false) => {
                         excludes.get_or_insert(other.as_str());
@@ -39,6 +48,9 @@ impl Checker<'_> {
                 kept.push(value);
             }
         }
+        if let Some(pattern) = pattern {
+            self.spend(pattern.work_done(), path)?;
+        }
         match (kept.is_empty(), excludes) {
             (true, Some(other)) if self.is_strict() => {
                 wrong(format!("has no value that `{other}` beside it allows"))
@@ -47,10 +59,17 @@ impl Checker<'_> {
             _ => Ok(json!({"enum": kept})),
         }
     }
+
+    /// The pattern that so many values are asked for.
+    fn pattern(&self, members: &Members, values: usize, path: &str) -> Result<Option<Pattern>, Wrong> {
+        let Some(pattern) = members.get("pattern").and_then(Value::as_str) else { return Ok(None) };
+        self.spend(PATTERN_WORK + values * (VALUE_WORK + pattern.len()), path)?;
+        Ok(Some(Pattern::new(pattern)))
+    }
 }
 
 /// Whether a keyword allows a value; `None` where that is not looked into.
-fn allows(key: &str, asked: &Value, value: &Value) -> Option<bool> {
+fn allows(key: &str, asked: &Value, value: &Value, pattern: Option<&Pattern>) -> Option<bool> {
     let most = |count: usize| asked.as_u64().is_none_or(|most| count as u64 <= most);
     let least = |count: usize| asked.as_u64().is_none_or(|least| count as u64 >= least);
     Some(match (key, value) {
@@ -64,7 +83,7 @@ fn allows(key: &str, asked: &Value, value: &Value) -> Option<bool> {
         ("maxLength", Value::String(text)) => most(text.chars().count()),
         ("minItems", Value::Array(items)) => least(items.len()),
         ("maxItems", Value::Array(items)) => most(items.len()),
-        ("pattern", Value::String(_)) => return matches(asked.as_str()?, value),
+        ("pattern", Value::String(_)) => return pattern?.matches(value),
         ("properties" | "required" | "additionalProperties", Value::Object(_)) => return None,
         ("items" | "prefixItems", Value::Array(_)) => return None,
         (key, Value::Number(number)) if BOUNDS.contains(&key) => {
@@ -82,15 +101,32 @@ fn allows(key: &str, asked: &Value, value: &Value) -> Option<bool> {
     })
 }
 
-/// Whether a text matches a pattern, which is asked as grammars ask it.
-fn matches(pattern: &str, text: &Value) -> Option<bool> {
-    if !pattern::is_supported(pattern) {
-        return None;
+/// A pattern, as grammars ask it; without a matcher it is one that they cannot ask.
+struct Pattern {
+    matcher: Option<Matcher>,
+    work: Cell<u64>,
+}
+
+impl Pattern {
+    fn new(pattern: &str) -> Self {
+        let matcher = || {
+            let grammar = grammar::convert(&json!({"type": "string", "pattern": pattern})).ok()?;
+            let rules = gbnf::parse(&grammar, &|_| None).ok()?;
+            Matcher::new(Arc::new(rules)).ok()
+        };
+        let matcher = pattern::is_supported(pattern).then(matcher).flatten();
+        Self { matcher, work: Cell::new(MATCHER_WORK) }
     }
-    let grammar = grammar::convert(&json!({"type": "string", "pattern": pattern})).ok()?;
-    let rules = gbnf::parse(&grammar, &|_| None).ok()?;
-    let mut matcher = Matcher::new(Arc::new(rules)).ok()?;
-    Some(matcher.accept_text(text.to_string().as_bytes()).ok()? && matcher.may_end())
+
+    fn matches(&self, text: &Value) -> Option<bool> {
+        let (read, work) = self.matcher.as_ref()?.reads(text.to_string().as_bytes(), self.work.get());
+        self.work.set(work);
+        read.ok()
+    }
+
+    fn work_done(&self) -> usize {
+        ((MATCHER_WORK - self.work.get().min(MATCHER_WORK)) / WORK_PER_PART) as usize
+    }
 }
 
 /// Whether a value is of a type, as JSON Schema has it: 1.0 is an integer.
@@ -108,8 +144,19 @@ pub fn is_of_type(value: &Value, name: &str) -> bool {
     }
 }
 
+/// A value whose numbers are all of one kind: what is the same to JSON Schema is the same then, and so are integers that
+/// differ by less than a `f64` tells.
+pub fn loose(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => number.as_f64().map_or(Value::Null, Value::from),
+        Value::Array(items) => items.iter().map(loose).collect(),
+        Value::Object(members) => members.iter().map(|(key, value)| (key.clone(), loose(value))).collect(),
+        value => value.clone(),
+    }
+}
+
 /// Whether two values are the same to JSON Schema.
-pub fn equal(one: &Value, other: &Value) -> bool {
+fn equal(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => compare(one, other).is_eq(),
         (Value::Array(one), Value::Array(other)) => {
