@@ -12,6 +12,7 @@ use backplane_plugin::payload::ResponseFormat;
 use backplane_plugin::payload::chat::{Tool, ToolChoice};
 use backplane_plugin::{Error, Result};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -209,8 +210,23 @@ const MENDED: [(&str, &str); 2] = [
     ("([eE] [-+]? integral-part)?", "([eE] [-+]? [0-9]{1,2})?"),
 ];
 
+/// A schema whose root has no properties: llama.cpp would name the rule of a root's property `""` as the root's.
+fn under_root(schema: &Value) -> Cow<'_, Value> {
+    let Some(members) = schema.as_object().filter(|members| members.contains_key("properties")) else {
+        return Cow::Borrowed(schema);
+    };
+    let mut members = members.clone();
+    let definitions = members.remove("$defs");
+    let mut whole = json!({"anyOf": [members]});
+    if let Some(definitions) = definitions {
+        whole["$defs"] = definitions;
+    }
+    Cow::Owned(whole)
+}
+
 /// The grammar of a schema that was checked.
 pub fn convert(schema: &Value) -> Result<String> {
+    let schema = &*under_root(schema);
     if !rules::are_few(schema) {
         return Err(Error::invalid(
             "the schema takes too much work to turn into a grammar; it needs fewer optional properties, fewer patterns, \
@@ -245,7 +261,7 @@ mod tests {
             "additionalProperties": false,
         });
         let grammar = of_format(&ResponseFormat::JsonSchema { schema }).unwrap().unwrap();
-        let root = grammar.lines().find(|line| line.starts_with("value-of-root ::=")).unwrap();
+        let root = grammar.lines().find(|line| line.starts_with("alternative-0 ::=")).unwrap();
         assert!(root.find("zone-kv").unwrap() < root.find("city-kv").unwrap(), "{root}");
         assert_eq!(grammar.matches("\nroot ::=").count() + usize::from(grammar.starts_with("root ::=")), 1);
     }

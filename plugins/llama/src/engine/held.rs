@@ -88,6 +88,10 @@ fn what_is_not_refused_holds() {
                          {"type": "object", "properties": {"k": {"enum": ["b", "c"]}, "n": {"type": "number"}}, "required": ["k", "n"]}]}),
         json!({"type": "number"}),
         json!({"type": "object", "properties": {"value-of-root": {"type": "null"}, "root": {"type": "boolean"}, "char": {}}}),
+        json!({"type": "object", "properties": {"": {"type": "integer"}}, "required": [""], "additionalProperties": false}),
+        json!({"type": "object", "properties": {"": {"$ref": "#/$defs/a"}, "-": {"type": "object", "properties": {"": {"type": "null"}}}},
+               "$defs": {"a": {"type": "object", "properties": {"": {"type": "boolean"}, "b": {"const": 3}}, "required": ["", "b"]}}}),
+        json!({"anyOf": [{"type": "object", "properties": {"": {"enum": [1, 2]}}, "required": [""]}, {"type": "null"}]}),
         json!({}),
     ] {
         let written = held(&schema, 150).unwrap_or_else(|error| panic!("{schema}: {error}"));
@@ -332,7 +336,7 @@ fn any_schema() -> impl Strategy<Value = Value> {
     let object = |keywords: Vec<(String, Value)>| Value::Object(keywords.into_iter().collect());
     let leaves = proptest::collection::vec(leaf.clone(), 0..3).prop_map(object);
     let schema = leaves.prop_recursive(3, 24, 3, move |inner| {
-        let names = || subsequence(vec!["a", "b", "c"], 0..3);
+        let names = || subsequence(vec!["a", "", "c"], 0..3);
         let deep = prop_oneof![
             (
                 select(vec!["anyOf", "oneOf", "allOf", "prefixItems"]),
