@@ -61,6 +61,8 @@ pub struct Backend {
     closed: AtomicBool,
     /// Why it has no instance any more and gets none: the catalog closes it.
     lost: OnceLock<Error>,
+    /// Its plugin reported more tokens than there can be.
+    overstated: AtomicBool,
     /// Set by whoever closes this.
     drained_by: OnceLock<Instant>,
     counts: Counts,
@@ -116,6 +118,7 @@ impl Backend {
             lanes: AtomicU32::new(0),
             closed: AtomicBool::new(false),
             lost: OnceLock::new(),
+            overstated: AtomicBool::new(false),
             drained_by: OnceLock::new(),
             counts: Counts::default(),
             licensed: OnceLock::new(),
@@ -209,6 +212,19 @@ impl Backend {
         if failed { &counts.failed } else { &counts.answered }.fetch_add(1, Ordering::Relaxed);
         counts.queue_ns.fetch_add(queue.as_nanos() as u64, Ordering::Relaxed);
         counts.run_ns.fetch_add(run.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Says, once, that the plugin reports more tokens than there can be.
+    pub fn overstates(&self, reported: u64, charged: u64) {
+        if !self.overstated.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                plugin = &*self.plugin,
+                model = &*self.name,
+                reported,
+                charged,
+                "a plugin reports more tokens than what was asked and answered can have; the rest is not charged"
+            );
+        }
     }
 
     /// Counts a call to the plugin. The rows of a batch ask for the same capability.

@@ -29,6 +29,9 @@ pub struct End {
     pub usage: Option<Usage>,
     /// Chunks that were taken.
     pub chunks: u64,
+    /// Bytes of them, and of their JSON alone.
+    pub bytes: u64,
+    pub json: u64,
     /// Whether a plugin had it.
     pub submitted: bool,
 }
@@ -111,6 +114,8 @@ struct State {
     submitted: Option<Instant>,
     first: Option<Instant>,
     chunks: u64,
+    /// Bytes of all of them, and of their JSON alone; `bytes` is what waits.
+    taken: (u64, u64),
     /// When the backend first saw that it was cancelled.
     cancel_seen: Option<Instant>,
 }
@@ -150,6 +155,7 @@ impl Exchange {
                 submitted: None,
                 first: None,
                 chunks: 0,
+                taken: (0, 0),
                 cancel_seen: None,
             }),
             created: Instant::now(),
@@ -264,8 +270,11 @@ impl Exchange {
         }
         state.bytes += bytes;
         state.chunks += 1;
+        let chunk = chunk();
+        state.taken.0 += bytes as u64;
+        state.taken.1 += chunk.json.len() as u64;
         state.first.get_or_insert_with(Instant::now);
-        state.queue.push_back(chunk());
+        state.queue.push_back(chunk);
         let waker = state.waker.take();
         drop(state);
         if let Some(waker) = waker {
@@ -295,7 +304,8 @@ impl Exchange {
             let result = result.map(|done| Done { timing, ..done });
             state.end = Some(result.clone());
             let submitted = state.submitted.is_some();
-            (End { result, usage, chunks: state.chunks, submitted }, state.hook.take(), state.waker.take())
+            let (chunks, (bytes, json)) = (state.chunks, state.taken);
+            (End { result, usage, chunks, bytes, json, submitted }, state.hook.take(), state.waker.take())
         };
         if let Some(hook) = hook {
             hook(&end);

@@ -16,6 +16,8 @@ fn ended(code: Option<ErrorCode>) -> End {
         result: code.map_or(Ok(done), |code| Err(Error::new(code, "no"))),
         usage: Some(usage),
         chunks: 1,
+        bytes: 10,
+        json: 10,
         submitted: true,
     }
 }

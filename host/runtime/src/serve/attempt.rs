@@ -1,7 +1,7 @@
 //! One attempt: a request handed to one model, and what has to happen at its end, whoever ends it.
 
 use super::Parts;
-use super::budget::{Admitted, reserve};
+use super::budget::{Admitted, BYTES_OF_A_TOKEN, Price, reserve};
 use super::limit::output_tokens;
 use super::tab::{SecondChance, Tab};
 use crate::backend::{Backend, Refusal};
@@ -14,6 +14,7 @@ use crate::metrics::Stage;
 use crate::router::Scored;
 use crate::upgrade::trial::{Side, Trial};
 use backplane_registry::license::Pass;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -61,7 +62,7 @@ pub(super) async fn attempt(
                 let tab = Tab::open(purse.reservation, &parts.open);
                 let paid = Paid {
                     params: purse.params.as_deref().unwrap_or(&params),
-                    prompt: purse.prompt,
+                    price: purse.price,
                     tab: &tab,
                 };
                 let canary = entry.canary();
@@ -144,7 +145,7 @@ struct Attempt<'a> {
 /// What it has to pay with.
 struct Paid<'a> {
     params: &'a str,
-    prompt: u64,
+    price: Price,
     tab: &'a Arc<Tab>,
 }
 
@@ -185,7 +186,7 @@ impl Attempt<'_> {
         let (metrics, entry, capability) = (parts.metrics.clone(), entry.clone(), request.capability.clone());
         let (keep_alive, id, model) = (request.keep_alive, request.id.clone(), entry.name());
         // Weak: an exchange that is stuck in a plugin must not keep its backend, and so its memory, alive.
-        let (backend, tab, prompt) = (Arc::downgrade(backend), paid.tab.clone(), paid.prompt);
+        let (backend, tab, price) = (Arc::downgrade(backend), paid.tab.clone(), paid.price);
         let mut models = self.trail.to_vec();
         models.push(model.clone());
         let hook = Box::new(move |end: &End| {
@@ -195,7 +196,8 @@ impl Attempt<'_> {
                 trial.count(*side, end.result.as_ref().err());
             }
             let timing = end.result.as_ref().map(|done| done.timing).unwrap_or_default();
-            if let Some(backend) = backend.upgrade() {
+            let backend = backend.upgrade();
+            if let Some(backend) = &backend {
                 backend.count_end(end.result.is_err(), timing.queue, timing.run);
             }
             let Some(mut closed) = tab.close(end) else {
@@ -204,7 +206,10 @@ impl Attempt<'_> {
                 tracing::warn!(request = id, model, error, "the new version failed it; the old one is asked");
                 return;
             };
-            let tokens = cost(end, prompt);
+            let Cost { tokens, overstated } = cost(end, price);
+            if let (Some(reported), Some(backend)) = (overstated, &backend) {
+                backend.overstates(reported, tokens);
+            }
             closed.settle(tokens);
             if let Some(pass) = pass.filter(|_| end.submitted) {
                 pass.used(tokens);
@@ -238,29 +243,47 @@ impl Attempt<'_> {
     }
 }
 
+/// What a request cost.
+#[derive(Debug, PartialEq, Eq)]
+struct Cost {
+    tokens: u64,
+    /// What the plugin reported, where that is more than can be.
+    overstated: Option<u64>,
+}
+
+/// Bytes of a piece that are no text: `{"content":""}` and the like.
+const FRAME: u64 = 32;
+
 /// What a request cost, in tokens.
 ///
-/// What the plugin reports counts, in its usage or in the details of its error. Where it reports nothing: what no plugin
-/// had is free, and so is a failure that was not the caller's doing and that produced nothing; an answer costs its pieces,
-/// and one that was broken off its pieces and its prompt.
-fn cost(end: &End, prompt: u64) -> u64 {
+/// What the plugin reports counts, in its usage or in the details of its error, as far as it can be: no more tokens of an
+/// answer than were set aside for it or than it has bytes, and of a prompt accordingly. Where it reports nothing: what no
+/// plugin had is free, and so is a failure that was not the caller's doing and that produced nothing; everything else
+/// costs its prompt and what was produced, its pieces or by its bytes.
+fn cost(end: &End, price: Price) -> Cost {
+    let believed = |prompt: u64, answer: u64| {
+        let tokens = prompt.min(price.most.0).saturating_add(answer.min(price.most.1.max(end.bytes)));
+        let reported = prompt.saturating_add(answer);
+        Cost { tokens, overstated: (tokens < reported).then_some(reported) }
+    };
+    let just = |tokens| Cost { tokens, overstated: None };
     if let Some(usage) = &end.usage {
-        return usage.prompt_tokens.saturating_add(usage.completion_tokens);
+        return believed(usage.prompt_tokens, usage.completion_tokens);
     }
+    let text = end.json.saturating_sub(end.chunks.saturating_mul(FRAME));
+    let produced = end.chunks.max(text / BYTES_OF_A_TOKEN);
     let error = match &end.result {
-        Ok(_) => return end.chunks,
-        Err(_) if !end.submitted => return 0,
+        Ok(_) => return just(price.prompt.saturating_add(produced)),
+        Err(_) if !end.submitted => return just(0),
         Err(error) => error,
     };
-    let reported: Vec<u64> = ["prompt_tokens", "completion_tokens"]
-        .iter()
-        .filter_map(|name| error.details.get(*name)?.as_u64())
-        .collect();
+    let [prompt, answer] =
+        ["prompt_tokens", "completion_tokens"].map(|name| error.details.get(name).and_then(Value::as_u64));
     let left = matches!(error.code, ErrorCode::Cancelled | ErrorCode::DeadlineExceeded);
-    match reported.as_slice() {
-        [] if end.chunks == 0 && !left => 0,
-        [] => prompt.saturating_add(end.chunks),
-        reported => reported.iter().fold(0, |sum: u64, tokens| sum.saturating_add(*tokens)),
+    match (prompt, answer) {
+        (None, None) if end.chunks == 0 && !left => just(0),
+        (None, None) => just(price.prompt.saturating_add(produced)),
+        (prompt, answer) => believed(prompt.unwrap_or(0), answer.unwrap_or(0)),
     }
 }
 
@@ -270,30 +293,55 @@ mod tests {
     use crate::job::Done;
     use backplane_abi::payload::Usage;
 
+    const PRICE: Price = Price { prompt: 100, most: (500, 50) };
+
     fn end(result: Result<Done>, chunks: u64) -> End {
-        End { result, usage: None, chunks, submitted: true }
+        End { result, usage: None, chunks, bytes: 0, json: 0, submitted: true }
+    }
+
+    fn tokens(end: &End) -> u64 {
+        let cost = cost(end, PRICE);
+        assert_eq!(cost.overstated, None);
+        cost.tokens
+    }
+
+    fn reported(mut end: End, prompt_tokens: u64, completion_tokens: u64) -> End {
+        end.usage = Some(Usage { prompt_tokens, completion_tokens, ..Usage::default() });
+        end
     }
 
     #[test]
     fn what_a_request_costs() {
         let failed = |code| end(Err(Error::new(code, "no")), 0);
-        let usage = Usage { prompt_tokens: 5, completion_tokens: 7, ..Usage::default() };
-        let reported = |mut end: End| {
-            end.usage = Some(usage.clone());
-            end
-        };
-        assert_eq!(cost(&reported(end(Ok(Done::default()), 3)), 100), 12, "what the plugin says");
-        assert_eq!(cost(&reported(failed(ErrorCode::Internal)), 100), 12, "also when it fails");
-        assert_eq!(cost(&end(Ok(Done::default()), 3), 100), 3, "else the pieces");
+        assert_eq!(tokens(&reported(end(Ok(Done::default()), 3), 5, 7)), 12, "what the plugin says");
+        assert_eq!(tokens(&reported(failed(ErrorCode::Internal), 5, 7)), 12, "also when it fails");
+        assert_eq!(tokens(&end(Ok(Done::default()), 3)), 103, "else the prompt and the pieces");
+        let whole = End { bytes: 1 << 20, json: 20_000, ..end(Ok(Done::default()), 1) };
+        assert_eq!(tokens(&whole), 5092, "or their bytes, when they are large");
+        let pieces = End { json: 3000, ..end(Ok(Done::default()), 100) };
+        assert_eq!(tokens(&pieces), 200, "but not the JSON around a word");
         for free in [ErrorCode::InvalidArgument, ErrorCode::Unavailable, ErrorCode::Internal] {
-            assert_eq!(cost(&failed(free), 100), 0, "{free}: nothing came of it");
+            assert_eq!(tokens(&failed(free)), 0, "{free}: nothing came of it");
         }
         for left in [ErrorCode::Cancelled, ErrorCode::DeadlineExceeded] {
-            assert_eq!(cost(&failed(left), 100), 100, "{left}: the model worked for it");
-            assert_eq!(cost(&End { submitted: false, ..failed(left) }, 100), 0, "{left}: no model had it");
+            assert_eq!(tokens(&failed(left)), 100, "{left}: the model worked for it");
+            assert_eq!(tokens(&End { submitted: false, ..failed(left) }), 0, "{left}: no model had it");
         }
-        assert_eq!(cost(&End { chunks: 4, ..failed(ErrorCode::Internal) }, 100), 104, "what was produced");
+        assert_eq!(tokens(&End { chunks: 4, ..failed(ErrorCode::Internal) }), 104, "what was produced");
         let told = Error::cancelled().with_detail("prompt_tokens", 9).with_detail("completion_tokens", 2);
-        assert_eq!(cost(&end(Err(told), 1), 100), 11, "what the error says");
+        assert_eq!(tokens(&end(Err(told), 1)), 11, "what the error says");
+    }
+
+    #[test]
+    fn a_plugin_is_believed_as_far_as_it_can_be() {
+        let overstated = |tokens, reported| Cost { tokens, overstated: Some(reported) };
+        let done = || End { bytes: 30, ..end(Ok(Done::default()), 3) };
+        assert_eq!(cost(&reported(done(), 500, 50), PRICE), Cost { tokens: 550, overstated: None });
+        assert_eq!(cost(&reported(done(), 5, u64::MAX), PRICE), overstated(55, u64::MAX));
+        assert_eq!(cost(&reported(done(), u64::MAX, 7), PRICE), overstated(507, u64::MAX));
+        let long = End { bytes: 90, ..done() };
+        assert_eq!(cost(&reported(long, 5, 91), PRICE), overstated(95, 96), "a token has a byte");
+        let told = Error::cancelled().with_detail("completion_tokens", u64::MAX);
+        assert_eq!(cost(&end(Err(told), 1), PRICE), overstated(50, u64::MAX), "also in an error");
     }
 }

@@ -69,11 +69,26 @@ pub(super) struct Admitted {
     pub cut: bool,
 }
 
+/// What a request can have cost, by what is known of it without its plugin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Price {
+    /// Tokens of the prompt: as the model counts them, else by its bytes; 0 where no token is counted.
+    pub prompt: u64,
+    /// Tokens that the prompt can have at the most, and the answer: more of it if it has more bytes.
+    pub most: (u64, u64),
+}
+
+/// Bytes of a token, where nobody counts.
+pub(super) const BYTES_OF_A_TOKEN: u64 = 4;
+/// Tokens that a prompt may have beyond its bytes: a model's template adds to it, and a picture may be named by its
+/// address.
+const ADDED: u64 = 4096;
+
 /// What a request has to pay with, at one model.
 pub(super) struct Purse {
     pub reservation: Reservation,
-    /// Tokens of the prompt, or a bound of them; 0 where no token is counted.
-    pub prompt: u64,
+    /// What is charged where the plugin does not say what it consumed, and how much of what it says is believed.
+    pub price: Price,
     /// The parameters, where the answer has to be shorter than they say.
     pub params: Option<String>,
 }
@@ -103,12 +118,15 @@ pub(super) fn reserve(
     gives: Option<u32>,
     admitted: &mut Admitted,
 ) -> Result<Purse> {
+    // A token has a byte at least.
+    let bytes = request.params.len() as u64;
+    let sent = request.tensors.iter().fold(bytes, |sum, tensor| sum.saturating_add(tensor.data.len() as u64));
     let Some(asked) = admitted.asked else {
-        return Ok(Purse { reservation: Reservation::free(), prompt: 0, params: None });
+        let price = Price { prompt: 0, most: (sent.saturating_add(ADDED), DEFAULT_MAX_TOKENS) };
+        return Ok(Purse { reservation: Reservation::free(), price, params: None });
     };
     let counted = backend.model().count_tokens(&request.capability, &request.params)?;
-    // A token has a byte at least.
-    let prompt = counted.unwrap_or(request.params.len() as u64);
+    let prompt = counted.unwrap_or(bytes);
     let context = backend.model().description().context.map(u64::from);
     let room = context.map(|context| context.saturating_sub(prompt).max(1));
     let known = [gives.map(u64::from), room].into_iter().flatten().min();
@@ -120,7 +138,11 @@ pub(super) fn reserve(
     // A model that does not say when it ends is told.
     admitted.cut = asked.most.is_none() && (each < gives || known.is_none());
     let params = admitted.cut.then(|| with(&request.params, each));
-    Ok(Purse { reservation, prompt, params })
+    let price = Price {
+        prompt: counted.unwrap_or(bytes.div_ceil(BYTES_OF_A_TOKEN)),
+        most: (sent.saturating_add(ADDED).max(prompt), reservation.tokens().saturating_sub(prompt)),
+    };
+    Ok(Purse { reservation, price, params })
 }
 
 fn refused(parts: &Parts, error: LimitError) -> crate::error::Error {

@@ -133,9 +133,9 @@ async fn a_large_budget_changes_nothing_and_a_spent_one_opens_no_model() {
     for got in keyed.both(TELL, json!({})).await {
         assert_eq!(most(&got), json!(null), "the model knows its own limit");
     }
-    let usage = json!({ "prompt_tokens": 10_000 });
+    let usage = json!({ "prompt_tokens": 4000, "completion_tokens": 6000 });
     let script = json!({ "chunks": [{ "finish_reason": "stop" }], "usage": usage });
-    assert_eq!(keyed.chat(&script.to_string(), json!({})).await.status, 200);
+    assert_eq!(keyed.chat(&script.to_string(), json!({ "max_tokens": 9000 })).await.status, 200);
     keyed.host.host.unload("script").await.unwrap();
     assert_eq!(keyed.chat("one", json!({})).await.status, 429);
     assert!(keyed.host.host.model("script").unwrap().running.is_none());
