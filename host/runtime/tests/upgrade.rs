@@ -271,7 +271,7 @@ async fn a_request_that_both_versions_had_is_charged_once() {
     assert_eq!(answer.chunks.len(), 3, "the old version's");
     assert_eq!(host.plugin_upgrade(ID).unwrap().retried, 1);
     let left = || host.limits(&caller).iter().find(|limit| limit.dimension == "tokens").unwrap().remaining;
-    assert_eq!(left(), 997, "three pieces");
+    assert_eq!(left(), 996, "three pieces, and a prompt of two bytes");
     // Who leaves before the answer costs nothing where nothing came of it, and holds nothing.
     for _ in 0..10 {
         drop(host.serve(theirs()).await.unwrap());
