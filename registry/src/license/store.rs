@@ -110,7 +110,9 @@ impl Licences {
     fn files(&self) -> Result<Vec<PathBuf>> {
         let mut out = crate::store::list(&self.root)
             .map_err(|error| TrustError::File { path: self.root.clone(), reason: error.to_string() })?;
-        out.retain(|path| path.extension().is_some_and(|extension| extension == "lic"));
+        // A folder holds no licence, and reading a pipe would wait for its writer.
+        let is_file = |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+        out.retain(|path| path.extension().is_some_and(|extension| extension == "lic") && is_file(path));
         out.sort();
         Ok(out)
     }
@@ -142,5 +144,21 @@ fn mark(held: &mut [Held]) {
             Reverse((one.report.standing.serves, serial))
         });
         group.iter_mut().skip(1).for_each(|one| one.superseded = true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_passed_over() {
+        let state = tempfile::tempdir().unwrap();
+        let licences = Licences::at(state.path());
+        fs::create_dir_all(licences.folder().join("folder.lic")).unwrap();
+        let pipe = licences.folder().join("pipe.lic");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        fs::write(licences.folder().join("licence.lic"), "x").unwrap();
+        assert_eq!(licences.files().unwrap(), [licences.folder().join("licence.lic")]);
     }
 }
