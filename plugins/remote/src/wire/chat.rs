@@ -116,14 +116,8 @@ fn picture(name: &str, tensors: &[TensorView<'_>]) -> Result<String> {
     Ok(format!("data:{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
 }
 
-/// A piece of the answer, or all of it: a whole one has `message` where a piece has `delta`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Answer {
-    pub choices: Vec<Choice>,
-    pub usage: Option<super::TheirUsage>,
-    pub error: Option<crate::fault::Said>,
-}
+/// A whole answer has `message` where a piece has `delta`.
+pub type Answer = super::Answer<Choice>;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

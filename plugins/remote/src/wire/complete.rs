@@ -39,14 +39,8 @@ pub fn request(params: Params, model: &str, flavour: Flavour, confidence: bool) 
     Ok(body)
 }
 
-/// A piece of the answer, or all of it: they look alike.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Answer {
-    pub choices: Vec<Choice>,
-    pub usage: Option<super::TheirUsage>,
-    pub error: Option<crate::fault::Said>,
-}
+/// A whole answer looks like a piece.
+pub type Answer = super::Answer<Choice>;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

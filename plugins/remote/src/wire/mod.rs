@@ -127,6 +127,15 @@ fn finish_reason(theirs: Option<String>, extra: &mut Map<String, Value>) -> Opti
     })
 }
 
+/// A piece of an answer of chats and completions, or all of it. An error may come in its place.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, bound = "C: Default + Deserialize<'de>")]
+pub struct Answer<C> {
+    pub choices: Vec<C>,
+    pub usage: Option<TheirUsage>,
+    pub error: Option<crate::fault::Said>,
+}
+
 /// What a request consumed, as the upstream counts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
