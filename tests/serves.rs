@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
-use e2e::Server;
+use e2e::{Server, until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn chat(content: &str) -> Value {
     json!({"model": "smollm2", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 32})
@@ -32,14 +32,6 @@ fn stream(server: &Server, path: &str, body: &Value, mut each: impl FnMut(&str) 
         {
             return;
         }
-    }
-}
-
-fn until(what: &str, is: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is() {
-        assert!(Instant::now() < deadline, "{what} did not come true");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

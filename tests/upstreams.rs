@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
-use e2e::{Server, state_with_models_of};
+use e2e::{Server, state_with_models_of, until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -67,14 +67,6 @@ fn events(server: &Server, body: &Value) -> Vec<Value> {
         lines.filter_map(|line| Some(line.strip_prefix("data: ")?.to_owned())).collect();
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
     events[..events.len() - 1].iter().map(|event| serde_json::from_str(event).unwrap()).collect()
-}
-
-fn until(what: &str, is: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is() {
-        assert!(Instant::now() < deadline, "{what} did not come true");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

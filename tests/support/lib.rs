@@ -110,6 +110,15 @@ pub fn state_with_models_of(names: &[&str]) -> tempfile::TempDir {
     dir
 }
 
+/// Waits until something comes true, for twenty seconds.
+pub fn until(what: &str, is: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what} did not come true");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A running `backplane serve`.
 pub struct Server {
     child: Child,
