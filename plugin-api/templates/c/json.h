@@ -28,7 +28,7 @@ static int json_take(json *j, char letter) {
   return 1;
 }
 
-/* The four digits of \uXXXX, or -1. */
+/* The four hexadecimal digits behind \u, or -1. */
 static long json_hex(json *j) {
   long value = 0;
   int i;
