@@ -5,7 +5,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::Against::{AtMost, Nothing};
@@ -23,12 +23,15 @@ struct Start {
 }
 
 fn main() {
-    let program = support::program();
-    let shipped = support::plugins(&["backplane-echo", "backplane-llama", "backplane-onnx"]);
+    let home = tempfile::tempdir().unwrap();
+    let program = alone(home.path());
+    let shipped =
+        support::plugins(&["backplane-echo", "backplane-llama", "backplane-onnx", "backplane-remote"]);
     std::fs::remove_file(support::null(shipped.path())).unwrap();
     let none = tempfile::tempdir().unwrap();
     let mut table = Table::new("start");
-    for (title, plugins) in [("no plugins", none.path()), ("its plugins: echo, llama, onnx", shipped.path())]
+    for (title, plugins) in
+        [("no plugins", none.path()), ("its plugins: echo, llama, onnx, remote", shipped.path())]
     {
         let (mut first, mut later) = (Vec::new(), Vec::new());
         for _ in 0..STARTS {
@@ -49,6 +52,13 @@ fn main() {
         support::timed(|| _ = Command::new(&program).arg("--version").output().unwrap()) * 1e3
     });
     table.row("the program, only to print its version (floor)", nothing, "ms", Nothing);
+}
+
+/// The program in a folder of its own: beside it, where it was built, lie the plugins that come with it.
+fn alone(home: &Path) -> PathBuf {
+    let program = home.join("backplane");
+    std::fs::copy(support::program(), &program).unwrap();
+    program
 }
 
 fn start(program: &Path, plugins: &Path, state: &Path) -> Start {

@@ -10,6 +10,7 @@ use backplane_abi::payload::Usage;
 use backplane_abi::table::*;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -225,10 +226,13 @@ impl Exchange {
     pub(super) fn raw(&self, handle: u64, now: Instant) -> bp_request {
         self.handle.store(handle, Ordering::Relaxed);
         self.state.lock().submitted = Some(now);
-        let tensors = &self
-            .raw_tensors
-            .get_or_init(|| RawTensors(self.spec.tensors.iter().map(raw_tensor).collect()))
-            .0;
+        let tensors: &[bp_tensor] = match &*self.spec.tensors {
+            [] => &[],
+            tensors => {
+                let made = || RawTensors(tensors.iter().map(raw_tensor).collect());
+                &self.raw_tensors.get_or_init(made).0
+            }
+        };
         let mut flags = 0;
         if self.spec.stream {
             flags |= BP_REQUEST_STREAM;
@@ -283,11 +287,13 @@ impl Exchange {
         Offered::Taken
     }
 
-    /// Ends it for its reader, once: runs the hook and wakes the reader. Whether this call was the one that did.
+    /// Ends it for its reader, once: runs the hook, then wakes the reader, so that what is read is settled. Whether this
+    /// call was the one that did.
     ///
     /// The plugin may still have it: see [`Exchange::returned`].
     pub fn end(&self, result: Result<Done>, usage: Option<Usage>) -> bool {
-        let (end, hook, waker) = {
+        let mut end = End { result, usage, chunks: 0, bytes: 0, json: 0, submitted: false };
+        let hook = {
             let mut state = self.state.lock();
             if state.ended {
                 return false;
@@ -295,23 +301,30 @@ impl Exchange {
             state.ended = true;
             let now = Instant::now();
             let taken = state.submitted.unwrap_or(now);
-            let timing = Timing {
-                queue: taken.saturating_duration_since(self.created),
-                first: state.first.unwrap_or(now).saturating_duration_since(taken),
-                run: now.saturating_duration_since(taken),
-                ..Timing::default()
-            };
-            let result = result.map(|done| Done { timing, ..done });
-            state.end = Some(result.clone());
-            let submitted = state.submitted.is_some();
-            let (chunks, (bytes, json)) = (state.chunks, state.taken);
-            (End { result, usage, chunks, bytes, json, submitted }, state.hook.take(), state.waker.take())
+            if let Ok(done) = &mut end.result {
+                done.timing = Timing {
+                    queue: taken.saturating_duration_since(self.created),
+                    first: state.first.unwrap_or(now).saturating_duration_since(taken),
+                    run: now.saturating_duration_since(taken),
+                    ..Timing::default()
+                };
+            }
+            end.submitted = state.submitted.is_some();
+            (end.chunks, (end.bytes, end.json)) = (state.chunks, state.taken);
+            state.hook.take()
         };
-        if let Some(hook) = hook {
-            hook(&end);
-        }
+        // Whatever becomes of the hook, the reader is told.
+        let hooked = catch_unwind(AssertUnwindSafe(|| hook.map(|hook| hook(&end))));
+        let waker = {
+            let mut state = self.state.lock();
+            state.end = Some(end.result);
+            state.waker.take()
+        };
         if let Some(waker) = waker {
             waker.wake();
+        }
+        if let Err(panic) = hooked {
+            resume_unwind(panic);
         }
         true
     }

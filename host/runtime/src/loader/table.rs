@@ -188,7 +188,8 @@ pub struct PluginContext {
     shared: Arc<Shared>,
     pub licence: Option<Arc<Gate>>,
     pub exchanges: Handles<Arc<Exchange>>,
-    pub errors: Handles<Option<Failure>>,
+    /// Boxed: of every call there is one, and hardly any has something to say.
+    pub errors: Handles<Option<Box<Failure>>>,
     pub tickets: Handles<Arc<Client>>,
     buffers: Handles<Held>,
     calls: Handles<Arc<Notify>>,
@@ -253,7 +254,7 @@ impl PluginContext {
     pub fn with_error<R>(&self, call: impl FnOnce(bp_err) -> R) -> (R, Option<Failure>) {
         let handle = self.errors.insert(None);
         let result = call(handle);
-        (result, self.errors.remove(handle).flatten())
+        (result, self.errors.remove(handle).flatten().map(|failure| *failure))
     }
 }
 
@@ -309,7 +310,7 @@ unsafe extern "C" fn set_error(host: *const bp_host, err: bp_err, error: *const 
         let Some(failure) = failure else {
             return if error.is_null() { BP_NULL_ARGUMENT } else { BP_BAD_STRUCT };
         };
-        if context.errors.set(err, Some(failure)) { BP_OK } else { BP_STALE_HANDLE }
+        if context.errors.set(err, Some(Box::new(failure))) { BP_OK } else { BP_STALE_HANDLE }
     })
 }
 
