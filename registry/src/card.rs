@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::capability::Capability;
+use crate::convert::Convert;
 use crate::digest::Digest;
 use crate::error::{RegistryError, Result};
 use crate::name::ModelName;
@@ -105,7 +106,7 @@ pub struct Limits {
     pub output_tokens: Option<u32>,
 }
 
-/// One file of a model, from exactly one of `source`, `parts` and `path`.
+/// One file of a model, from exactly one of `source`, `parts`, `inputs` and `path`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileSpec {
@@ -130,6 +131,27 @@ pub struct FileSpec {
     /// Sources whose bytes, joined in order, are the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<String>,
+    /// Makes the file of `inputs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub convert: Option<Convert>,
+    /// What the file is made of. They are not kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<Input>,
+    /// A local file, relative to the card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+}
+
+/// What a converter takes, from exactly one of `source` and `path`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// A local file, relative to the card.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
@@ -283,9 +305,10 @@ impl Card {
 }
 
 impl FileSpec {
-    /// Where the bytes come from, in order.
+    /// Where the bytes come from, or those that they are made of, in order.
     pub fn sources(&self) -> Result<Vec<Source>> {
-        self.source.iter().chain(&self.parts).map(|uri| uri.parse()).collect()
+        let inputs = self.inputs.iter().filter_map(|input| input.source.as_ref());
+        self.source.iter().chain(&self.parts).chain(inputs).map(|uri| uri.parse()).collect()
     }
 
     fn check(&self) -> Result<(), String> {
@@ -299,19 +322,15 @@ impl FileSpec {
         }
         let origins = usize::from(self.source.is_some())
             + usize::from(!self.parts.is_empty())
+            + usize::from(!self.inputs.is_empty())
             + usize::from(self.path.is_some());
         if origins != 1 {
             return Err(format!(
-                "exactly one of `source`, `parts` and `path` is needed, {origins} are given"
+                "exactly one of `source`, `parts`, `inputs` and `path` is needed, {origins} are given"
             ));
         }
-        if let Some(path) = &self.path {
-            let inside =
-                path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-            if !inside || path.as_os_str().is_empty() {
-                return Err(format!("`path` has to lie beside the card, `{}` does not", path.display()));
-            }
-        }
+        self.path.as_deref().map_or(Ok(()), beside_the_card)?;
+        self.check_inputs()?;
         for source in self.sources().map_err(|error| error.to_string())? {
             if let Source::File(path) = source
                 && path.is_relative()
@@ -323,6 +342,37 @@ impl FileSpec {
             }
         }
         Ok(())
+    }
+}
+
+impl FileSpec {
+    /// As many inputs as the converter takes, each from one place.
+    fn check_inputs(&self) -> Result<(), String> {
+        let takes = match self.convert {
+            Some(convert) => convert.takes(),
+            None if self.inputs.is_empty() => return Ok(()),
+            None => return Err("`convert` is missing: it says what is made of the `inputs`".into()),
+        };
+        if self.inputs.len() != takes.len() {
+            let (takes, given) = (takes.join(" and "), self.inputs.len());
+            return Err(format!("it is made of {takes} as `inputs`, and {given} are given"));
+        }
+        for input in &self.inputs {
+            if input.source.is_some() == input.path.is_some() {
+                return Err("each of `inputs` needs either `source` or `path`".into());
+            }
+            input.path.as_deref().map_or(Ok(()), beside_the_card)?;
+        }
+        Ok(())
+    }
+}
+
+fn beside_the_card(path: &Path) -> Result<(), String> {
+    let inside = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if inside && !path.as_os_str().is_empty() {
+        Ok(())
+    } else {
+        Err(format!("`path` has to lie beside the card, `{}` does not", path.display()))
     }
 }
 
@@ -394,7 +444,7 @@ mod tests {
     fn what_does_not_make_sense_is_named() {
         let file = |body: &str| format!("name = 'm'\nformat = 'gguf'\n[[files]]\nrole = 'model'\n{body}\n");
         for (text, says) in [
-            (file(""), "exactly one of `source`, `parts` and `path` is needed, 0 are given"),
+            (file(""), "exactly one of `source`, `parts`, `inputs` and `path` is needed, 0 are given"),
             (file("path = 'a'\nsource = 'file:///a'"), "2 are given"),
             (file("path = '../a'"), "has to lie beside the card"),
             (file("path = '/etc/passwd'"), "has to lie beside the card"),

@@ -68,6 +68,9 @@ pub enum RegistryError {
     #[error("{archive}: {reason}")]
     BadArchive { archive: String, reason: String },
 
+    #[error("{source_uri} cannot be converted: {reason}")]
+    NotConvertible { source_uri: String, reason: String },
+
     #[error("not enough disk space in {path}: {needed} more bytes are needed, {free} are free; make room and pull again", path = .path.display())]
     NotEnoughSpace { path: PathBuf, needed: u64, free: u64 },
 
@@ -107,6 +110,7 @@ impl RegistryError {
             Self::Checksum { .. } => "checksum_mismatch",
             Self::WrongSize { .. } => "size_mismatch",
             Self::BadArchive { .. } => "archive_invalid",
+            Self::NotConvertible { .. } => "not_convertible",
             Self::NotEnoughSpace { .. } => "disk_space",
             Self::DiskFull { .. } => "disk_full",
             Self::NoPackageClient { .. } => "no_package_client",

@@ -19,6 +19,7 @@
 mod capability;
 mod card;
 mod catalogue;
+mod convert;
 mod digest;
 mod error;
 pub mod license;
@@ -36,8 +37,9 @@ mod strict;
 pub mod trust;
 
 pub use capability::Capability;
-pub use card::{Card, FileSpec, Kind, Limits, MemoryHint, platform};
+pub use card::{Card, FileSpec, Input, Kind, Limits, MemoryHint, platform};
 pub use catalogue::Catalogue;
+pub use convert::Convert;
 pub use digest::{Digest, NotADigest};
 pub use error::{RegistryError, Result};
 pub use models::{Installed, InstalledFile, Listing, Models, PlannedFile, PullOptions, PullPlan, Removed};

@@ -339,10 +339,15 @@ fn local_card(path: &Path, what: &str, name: Option<&ModelName>) -> Result<Card>
     }
     let mut card = Card::read(path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    for file in &mut card.files {
-        if let Some(relative) = file.path.take() {
-            file.source = Some(source::local(&folder.join(relative))?.to_string());
+    let named = |path: &mut Option<PathBuf>, source: &mut Option<String>| {
+        if let Some(relative) = path.take() {
+            *source = Some(source::local(&folder.join(relative))?.to_string());
         }
+        Ok(())
+    };
+    for file in &mut card.files {
+        named(&mut file.path, &mut file.source)?;
+        file.inputs.iter_mut().try_for_each(|input| named(&mut input.path, &mut input.source))?;
     }
     Ok(card)
 }

@@ -147,7 +147,11 @@ impl Models {
             return Ok(());
         }
         let origins = |card: &Card| -> BTreeSet<Vec<String>> {
-            card.files_here().map(|file| file.source.iter().chain(&file.parts).cloned().collect()).collect()
+            let uris = |file: &FileSpec| {
+                let inputs = file.inputs.iter().filter_map(|input| input.source.as_ref());
+                file.source.iter().chain(&file.parts).chain(inputs).cloned().collect()
+            };
+            card.files_here().map(uris).collect()
         };
         match Card::read(&path) {
             Ok(there) if origins(&there) != origins(card) => {
@@ -166,7 +170,10 @@ impl Models {
             let sources = file.sources()?;
             let present = file.sha256.is_some_and(|sha256| self.store.has(&sha256, file.size));
             let foreseen = match (file.size, &sources[..]) {
-                (None, [source]) if !present && (!options.offline || !source.is_remote()) => {
+                // What a file is made of tells nothing of its length.
+                (None, [source])
+                    if file.convert.is_none() && !present && (!options.offline || !source.is_remote()) =>
+                {
                     fetcher.foresee(source)?
                 }
                 _ => Foreseen::default(),

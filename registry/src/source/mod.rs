@@ -22,6 +22,7 @@ use self::http::Fetched;
 pub(crate) use self::http::{Http, Target};
 use self::watch::{CopyError, copy};
 use crate::card::FileSpec;
+use crate::convert;
 use crate::digest::Digest;
 use crate::error::{RegistryError, Result};
 use crate::progress::Progress;
@@ -135,12 +136,50 @@ impl<'a> Fetcher<'a> {
     ) -> Result<Fetched> {
         let pinned = spec.sha256.is_some();
         match sources {
+            _ if spec.convert.is_some() => self.convert(spec, sources, key, whole, watch),
             [source] => {
                 (watch.part, watch.parts) = (1, 1);
                 self.bring(source, whole, spec.size, pinned, watch)
             }
             parts => self.join(parts, key, whole, spec.size, pinned, watch),
         }
+    }
+
+    /// What a file is made of, each as its pin says, and the file.
+    fn convert(
+        &mut self,
+        spec: &FileSpec,
+        sources: &[Source],
+        key: &Digest,
+        whole: &Path,
+        watch: &mut Watch<'_>,
+    ) -> Result<Fetched> {
+        let Some(convert) = spec.convert else { return Ok(Fetched::default()) };
+        watch.parts = sources.len();
+        let mut inputs = Vec::new();
+        for (index, (source, input)) in sources.iter().zip(&spec.inputs).enumerate() {
+            watch.part = index + 1;
+            let path = self.store.partial(key, &format!(".{}", index + 1));
+            if !path.exists() {
+                let arriving = path.with_added_extension("part");
+                let limit = input.size.unwrap_or(convert::MAX_INPUT).min(convert::MAX_INPUT);
+                let fetched = self.bring(source, &arriving, Some(limit), input.sha256.is_some(), watch)?;
+                let pin = FileSpec { sha256: input.sha256, size: input.size, ..FileSpec::default() };
+                self.verify(&pin, std::slice::from_ref(source), key, &arriving, fetched.stated, watch)?;
+                fs::rename(&arriving, &path).map_err(RegistryError::io("move", &arriving))?;
+            }
+            inputs.push(read_at_most(&path, convert::MAX_INPUT)?);
+        }
+        watch.assembling();
+        let made = convert.run(&inputs).map_err(|reason| {
+            let source_uri = sources.last().map(Source::to_string).unwrap_or_default();
+            RegistryError::NotConvertible { source_uri, reason }
+        });
+        if made.is_err() {
+            self.store.discard_partials(key)?;
+        }
+        fs::write(whole, made?).map_err(RegistryError::io("write", whole))?;
+        Ok(Fetched::default())
     }
 
     /// Removes the packages that files were taken out of, unless another pull is at them.
@@ -163,7 +202,8 @@ impl<'a> Fetcher<'a> {
     /// Room for the file, for its parts beside it, and for the package it comes in.
     fn require_space(&self, spec: &FileSpec, sources: &[Source], key: &Digest) -> Result<()> {
         let Some(size) = spec.size else { return Ok(()) };
-        let parts = if sources.len() > 1 { size } else { 0 };
+        let inputs: u64 = spec.inputs.iter().filter_map(|input| input.size).sum();
+        let parts = if sources.len() > 1 { size.max(inputs) } else { inputs };
         let packed = sources.iter().any(|source| matches!(source, Source::Package { .. }));
         let package = if packed { spec.download.unwrap_or(size) / sources.len().max(1) as u64 } else { 0 };
         let needed =
@@ -262,6 +302,11 @@ impl<'a> Fetcher<'a> {
             let arriving = self.store.partial(&key, ".package.part");
             match &self.settings.index {
                 Some(index) => index::download(self.http()?, index, package, &arriving, watch)?,
+                // pip would run its build script, so it is only asked where it would look.
+                None if package.is_source_archive() => {
+                    let index = pip::index(self.settings)?;
+                    index::download(self.http()?, &index, package, &arriving, watch)?;
+                }
                 None => pip::download(
                     self.settings,
                     package,
@@ -357,6 +402,15 @@ impl<'a> Fetcher<'a> {
             }),
         }
     }
+}
+
+fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let size = path.metadata().map_err(RegistryError::io("read", path))?.len();
+    if size > most {
+        let reason = format!("it is {size} bytes long, more than the {most} that are converted");
+        return Err(RegistryError::InvalidFile { path: path.to_owned(), reason });
+    }
+    fs::read(path).map_err(RegistryError::io("read", path))
 }
 
 /// Appends the file at `path` to `to`.

@@ -1,7 +1,7 @@
 //! Packages by way of pip, where no index is configured: pip knows proxies, mirrors and passwords that we do not.
 //!
 //! Only wheels: pip runs the build script of a source archive even to learn its name, and nothing from a package is
-//! ever executed.
+//! ever executed. For a source archive pip is asked for its index, and no more.
 
 use std::fs;
 use std::io::Read as _;
@@ -31,6 +31,26 @@ pub(crate) fn download(
     });
     let _ = fs::remove_dir_all(work);
     done
+}
+
+/// The index that pip looks into. It says so in its help.
+pub(crate) fn index(settings: &Settings) -> Result<String> {
+    let missing = |reason: String| RegistryError::NoPackageClient { reason };
+    let mut command = Command::new(&settings.python);
+    command.args(["-m", "pip", "download", "--help"]).env("COLUMNS", "1000").stdin(Stdio::null());
+    let output = command
+        .output()
+        .map_err(|error| missing(format!("`{}` cannot be run: {error}", settings.python.display())))?;
+    let help = String::from_utf8_lossy(&output.stdout);
+    index_in(&help).map(str::to_owned).ok_or_else(|| missing("pip does not say where it looks".into()))
+}
+
+/// `--index-url <url>   Base URL of the package index (default https://...). ...`
+fn index_in(help: &str) -> Option<&str> {
+    let (_, about) = help.split_once("--index-url")?;
+    let (_, address) = about.split_once("(default ")?;
+    let (address, _) = address.split_once(')')?;
+    address.starts_with("https://").then_some(address)
 }
 
 fn run(settings: &Settings, package: &Package, work: &Path, watch: &mut Watch<'_>) -> Result<()> {
@@ -102,9 +122,8 @@ fn tags(package: &Package) -> Result<Vec<String>> {
         source_uri: package.to_string(),
         reason: reason.into(),
     };
-    let stem = file.strip_suffix(".whl").ok_or_else(|| {
-        invalid("only wheels are taken by way of pip; set `BACKPLANE_PYPI_INDEX` to fetch a source archive")
-    })?;
+    let stem =
+        file.strip_suffix(".whl").ok_or_else(|| invalid("its file is neither a .whl nor a .tar.gz"))?;
     let fields: Vec<&str> = stem.rsplitn(4, '-').collect();
     let [platforms, abis, pythons, _] = fields[..] else {
         return Err(invalid("its file is not named as wheels are"));
@@ -155,6 +174,15 @@ mod tests {
 
     fn package(file: &str) -> Package {
         Package { name: "p".into(), version: "1".into(), file: Some(file.into()) }
+    }
+
+    #[test]
+    fn pip_says_where_it_looks() {
+        let help = "  -i, --index-url <url>  Base URL of the Python Package Index (default https://index.example/simple). This \
+                    should point to a repository\n  --extra-index-url <url>  Extra URLs (default none)";
+        assert_eq!(index_in(help), Some("https://index.example/simple"));
+        assert_eq!(index_in("  --index-url <url>  Base URL (default ftp://x)"), None);
+        assert_eq!(index_in("nothing"), None);
     }
 
     #[test]

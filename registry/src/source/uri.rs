@@ -33,6 +33,13 @@ pub struct Package {
     pub file: Option<String>,
 }
 
+impl Package {
+    /// Whether a source archive is named, whose build script pip would run.
+    pub(crate) fn is_source_archive(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.ends_with(".tar.gz"))
+    }
+}
+
 const DEFAULT_REVISION: &str = "main";
 const SCHEMES: [&str; 6] = ["hf:", "https:", "http:", "file:", "pypi:", "oci:"];
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod convert;
+#[cfg(test)]
 mod guide;
 #[cfg(test)]
 mod licences;
