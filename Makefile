@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 JOBS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? n : (n > 8 ? 8 : n) )))
 CARGO := cargo
-PLUGINS := echo llama onnx remote
+PLUGINS := echo llama onnx remote vector
 # Plugins to copy: built, so that they stay right, and not delivered.
 EXAMPLES := metered-echo
 # What `make install` takes, and where it puts it.

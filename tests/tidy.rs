@@ -23,6 +23,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("backplane-metered-echo", &["backplane-plugin"]),
     ("backplane-onnx", &["backplane-plugin"]),
     ("backplane-remote", &["backplane-plugin"]),
+    ("backplane-vector", &["backplane-plugin"]),
     ("e2e", &[]),
 ];
 
@@ -42,6 +43,7 @@ const UNSAFE: &[&str] = &[
     "host/worker/src/sandbox/syscalls.rs",
     "plugins/llama/src/sys.rs",
     "plugins/onnx/src/sys.rs",
+    "plugins/vector/src/sys.rs",
 ];
 
 fn metadata() -> serde_json::Value {

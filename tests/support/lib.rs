@@ -37,7 +37,8 @@ pub struct Built {
 }
 
 /// The plugins that come with the program.
-const PLUGINS: [&str; 4] = ["backplane_echo", "backplane_llama", "backplane_onnx", "backplane_remote"];
+const PLUGINS: [&str; 5] =
+    ["backplane_echo", "backplane_llama", "backplane_onnx", "backplane_remote", "backplane_vector"];
 
 /// Builds the program and its plugins, once for each test binary.
 pub fn built() -> &'static Built {

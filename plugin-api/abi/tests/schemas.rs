@@ -6,7 +6,7 @@
 mod support;
 
 use backplane_abi::payload::tensor::Description;
-use backplane_abi::payload::{Usage, chat, classify, complete, embed, rerank, tensor};
+use backplane_abi::payload::{Usage, chat, classify, complete, embed, rerank, tensor, vector};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
@@ -88,6 +88,17 @@ fn the_published_schemas_are_those_of_the_types() {
                 "Named tensors in, named tensors out; they travel beside the JSON.",
                 |parts| {
                     parts.add::<tensor::Params>("params");
+                },
+            ),
+        ),
+        (
+            vector::CAPABILITY,
+            document(
+                "vector.search/1",
+                "Collections of vectors, and the nearest of them to a query. Vectors may also come as the tensor \
+                 `vectors`, [count, dimension].",
+                |parts| {
+                    parts.add::<vector::Params>("params").add::<vector::Chunk>("chunk");
                 },
             ),
         ),

@@ -50,13 +50,16 @@ pub struct PluginOptions {
 
 impl PluginOptions {
     /// The section of a plugin's own, as JSON, with what it asks for by name in its `config_schema`: where the native
-    /// runtimes lie that were pulled.
+    /// runtimes lie that were pulled, and a folder of its own for what is to outlast the host.
     fn settings_of(&self, manifest: &Manifest) -> String {
         let mut settings = self.settings.get(&manifest.id).cloned().unwrap_or_default();
-        let schema = manifest.config_schema.as_ref();
-        if schema.is_some_and(|schema| schema["properties"].get("runtimes").is_some()) {
-            let runtimes = self.state.join("runtimes");
-            settings.entry("runtimes").or_insert_with(|| serde_json::json!(runtimes));
+        let folders =
+            [("runtimes", self.state.join("runtimes")), ("data", self.state.join("data").join(&manifest.id))];
+        for (name, folder) in folders {
+            let schema = manifest.config_schema.as_ref();
+            if schema.is_some_and(|schema| schema["properties"].get(name).is_some()) {
+                settings.entry(name).or_insert_with(|| serde_json::json!(folder));
+            }
         }
         serde_json::Value::Object(settings).to_string()
     }

@@ -10,6 +10,7 @@ pub mod complete;
 pub mod embed;
 pub mod rerank;
 pub mod tensor;
+pub mod vector;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

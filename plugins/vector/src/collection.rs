@@ -1,0 +1,415 @@
+//! A collection: rows in one block of memory, and the exact search of them.
+
+use crate::kernel::Component as _;
+use crate::sys::{Kernel, scores};
+use crate::top::{Scored, Top};
+use backplane_plugin::payload::Extra;
+use backplane_plugin::payload::vector::{Component, Filter, Hit, Metric};
+use half::f16;
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bytes of rows that are scored against all queries of a batch before the next ones are read: they stay in the cache of
+/// a core meanwhile.
+const TILE: usize = 128 << 10;
+/// Memory that an id takes besides its bytes, twice its place in a table and its row's bookkeeping.
+const PER_ROW: u64 = 96;
+
+/// What a collection is made as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Shape {
+    pub dimension: usize,
+    pub dtype: Component,
+    pub metric: Metric,
+}
+
+impl Shape {
+    /// Bytes of a vector.
+    pub fn stride(&self) -> usize {
+        self.dimension
+            * match self.dtype {
+                Component::F32 => 4,
+                Component::F16 => 2,
+                Component::I8 => 1,
+            }
+    }
+}
+
+/// Vectors, as a collection keeps them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rows {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    I8(Vec<i8>),
+}
+
+/// Does the same to rows of each kind.
+macro_rules! each_kind {
+    ($rows:expr, $bound:ident => $does:expr) => {
+        match $rows {
+            Rows::F32($bound) => $does,
+            Rows::F16($bound) => $does,
+            Rows::I8($bound) => $does,
+        }
+    };
+}
+pub(crate) use each_kind;
+
+impl Rows {
+    pub fn none(dtype: Component) -> Self {
+        match dtype {
+            Component::F32 => Self::F32(Vec::new()),
+            Component::F16 => Self::F16(Vec::new()),
+            Component::I8 => Self::I8(Vec::new()),
+        }
+    }
+
+    /// Components, not rows.
+    pub fn len(&self) -> usize {
+        each_kind!(self, rows => rows.len())
+    }
+
+    /// Puts row `from` of `other`, which is of the same kind, in the place of row `to`, or behind the last.
+    fn put(&mut self, to: usize, other: &Self, from: usize, dimension: usize) {
+        fn put<C: Copy>(rows: &mut Vec<C>, to: usize, other: &[C], from: usize, dimension: usize) {
+            let row = &other[from * dimension..(from + 1) * dimension];
+            match rows.get_mut(to * dimension..(to + 1) * dimension) {
+                Some(place) => place.copy_from_slice(row),
+                None => rows.extend_from_slice(row),
+            }
+        }
+        match (self, other) {
+            (Self::F32(rows), Self::F32(other)) => put(rows, to, other, from, dimension),
+            (Self::F16(rows), Self::F16(other)) => put(rows, to, other, from, dimension),
+            (Self::I8(rows), Self::I8(other)) => put(rows, to, other, from, dimension),
+            // Both come from one shape.
+            _ => {}
+        }
+    }
+
+    /// Moves the last row into the place of `row`.
+    fn swap_remove(&mut self, row: usize, dimension: usize) {
+        each_kind!(self, rows => {
+            let last = rows.len() - dimension;
+            rows.copy_within(last.., row * dimension);
+            rows.truncate(last);
+        });
+    }
+
+    /// Length of a row, computed in 64 bits.
+    pub fn length(&self, row: usize, dimension: usize) -> f64 {
+        each_kind!(self, rows => {
+            let row = &rows[row * dimension..(row + 1) * dimension];
+            row.iter().map(|component| f64::from(component.value()).powi(2)).sum::<f64>().sqrt()
+        })
+    }
+}
+
+/// Vectors to keep, checked: as many ids as rows and metadata, each id once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    pub ids: Vec<Arc<str>>,
+    pub rows: Rows,
+    pub metadata: Vec<Option<Box<Extra>>>,
+}
+
+/// Vectors that are kept, in the order of their rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Contents<'a> {
+    pub ids: &'a [Arc<str>],
+    pub rows: &'a Rows,
+    pub metadata: &'a [Option<Box<Extra>>],
+}
+
+/// What a search wants.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    pub k: usize,
+    pub filter: Option<&'a Filter>,
+    pub include_metadata: bool,
+}
+
+/// A collection in memory.
+#[derive(Debug)]
+pub struct Collection {
+    pub shape: Shape,
+    rows: Rows,
+    /// For [`Metric::Cosine`]: one over the length of each row.
+    inverse: Vec<f32>,
+    ids: Vec<Arc<str>>,
+    metadata: Vec<Option<Box<Extra>>>,
+    places: HashMap<Arc<str>, u32>,
+    /// Bytes of ids and metadata.
+    text: u64,
+}
+
+impl Collection {
+    pub fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            rows: Rows::none(shape.dtype),
+            inverse: Vec::new(),
+            ids: Vec::new(),
+            metadata: Vec::new(),
+            places: HashMap::new(),
+            text: 0,
+        }
+    }
+
+    /// How many vectors.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Memory it takes, about.
+    pub fn bytes(&self) -> u64 {
+        self.len() as u64 * (self.shape.stride() as u64 + PER_ROW) + self.text
+    }
+
+    /// Memory a batch takes, about.
+    pub fn bytes_of(&self, batch: &Batch) -> u64 {
+        let text = batch.ids.iter().zip(&batch.metadata).map(|(id, metadata)| text(id, metadata));
+        batch.ids.len() as u64 * (self.shape.stride() as u64 + PER_ROW) + text.sum::<u64>()
+    }
+
+    /// Bytes that a search reads.
+    pub fn scanned(&self) -> u64 {
+        (self.len() * self.shape.stride()) as u64
+    }
+
+    /// Everything in it.
+    pub fn contents(&self) -> Contents<'_> {
+        Contents { ids: &self.ids, rows: &self.rows, metadata: &self.metadata }
+    }
+
+    /// Keeps vectors, in the place of those with the same ids.
+    pub fn upsert(&mut self, batch: Batch) {
+        let dimension = self.shape.dimension;
+        for (from, (id, metadata)) in batch.ids.into_iter().zip(batch.metadata).enumerate() {
+            let to = self.places.get(&id).map_or(self.len(), |place| *place as usize);
+            self.rows.put(to, &batch.rows, from, dimension);
+            self.text += text(&id, &metadata);
+            if to == self.len() {
+                self.places.insert(id.clone(), to as u32);
+                self.ids.push(id);
+                self.metadata.push(metadata);
+                self.inverse.push(0.0);
+            } else {
+                self.text -= text(&self.ids[to], &self.metadata[to]);
+                self.metadata[to] = metadata;
+            }
+            if self.shape.metric == Metric::Cosine {
+                self.inverse[to] = (1.0 / self.rows.length(to, dimension)) as f32;
+            }
+        }
+    }
+
+    /// Lets vectors go; says how many were there.
+    pub fn delete<'a>(&mut self, ids: impl IntoIterator<Item = &'a str>) -> u64 {
+        let before = self.len();
+        for id in ids {
+            let Some(place) = self.places.remove(id) else { continue };
+            let row = place as usize;
+            self.rows.swap_remove(row, self.shape.dimension);
+            self.inverse.swap_remove(row);
+            self.text -= text(&self.ids[row], &self.metadata[row]);
+            self.ids.swap_remove(row);
+            self.metadata.swap_remove(row);
+            if let Some(moved) = self.ids.get(row) {
+                self.places.insert(moved.clone(), place);
+            }
+        }
+        (before - self.len()) as u64
+    }
+
+    /// Whether an id is there.
+    pub fn has(&self, id: &str) -> bool {
+        self.places.contains_key(id)
+    }
+
+    /// The best rows for each query, nearest first: `queries` are in the form of [`Self::query`]. Works on `threads`
+    /// threads, this one among them. `left` is asked now and then; when it says so the search ends early, with nothing.
+    pub fn search(
+        &self,
+        queries: &[Vec<f32>],
+        wanted: &Wanted<'_>,
+        threads: usize,
+        left: &(dyn Fn() -> bool + Sync),
+    ) -> Vec<Vec<Hit>> {
+        let chosen = wanted.filter.map(|filter| self.chosen(filter));
+        let count = chosen.as_ref().map_or(self.len(), Vec::len);
+        // What cannot be hit needs no place either.
+        let k = wanted.k.min(count);
+        if k == 0 {
+            return queries.iter().map(|_| Vec::new()).collect();
+        }
+        let share = count.div_ceil(threads.clamp(1, count));
+        let part = |part: usize| {
+            let range = part * share..((part + 1) * share).min(count);
+            match &chosen {
+                Some(rows) => self.scan_chosen(&rows[range], queries, k, left),
+                None => self.scan(range, queries, k, left),
+            }
+        };
+        let (first, others) = side_by_side(count.div_ceil(share), &part);
+        if others.is_empty() {
+            return first.into_iter().map(|best| self.hits(best, wanted.include_metadata)).collect();
+        }
+        let mut tops = self.tops(queries, k);
+        for found in others.into_iter().chain([first]) {
+            for (top, found) in tops.iter_mut().zip(found) {
+                found.into_iter().for_each(|scored| top.put(scored));
+            }
+        }
+        tops.into_iter().map(|top| self.hits(top.into_sorted(), wanted.include_metadata)).collect()
+    }
+
+    /// A query as a search takes it: for cosines, of length 1.
+    pub fn query(&self, query: &[f32]) -> Vec<f32> {
+        match self.shape.metric {
+            Metric::Cosine => {
+                let length = query.iter().map(|component| f64::from(*component).powi(2)).sum::<f64>().sqrt();
+                query.iter().map(|component| (f64::from(*component) / length) as f32).collect()
+            }
+            Metric::Dot | Metric::L2 => query.to_vec(),
+        }
+    }
+
+    /// Equal scores are ordered by id.
+    fn tops(&self, queries: &[Vec<f32>], k: usize) -> Vec<Top<impl Fn(u32, u32) -> Ordering>> {
+        let tie = |a: u32, b: u32| self.ids[a as usize].cmp(&self.ids[b as usize]);
+        queries.iter().map(|_| Top::new(k, tie)).collect()
+    }
+
+    fn scan(
+        &self,
+        range: Range<usize>,
+        queries: &[Vec<f32>],
+        k: usize,
+        left: &dyn Fn() -> bool,
+    ) -> Vec<Vec<Scored>> {
+        let mut tops = self.tops(queries, k);
+        let tile = (TILE / self.shape.stride()).max(1);
+        let mut buffer = vec![0.0; tile];
+        for first in range.clone().step_by(tile) {
+            if left() {
+                break;
+            }
+            let rows = first..(first + tile).min(range.end);
+            let scores = &mut buffer[..rows.len()];
+            for (query, top) in queries.iter().zip(&mut tops) {
+                self.score(rows.clone(), query, scores);
+                top.offer(first as u32, scores);
+            }
+        }
+        tops.into_iter().map(Top::into_sorted).collect()
+    }
+
+    fn scan_chosen(
+        &self,
+        rows: &[u32],
+        queries: &[Vec<f32>],
+        k: usize,
+        left: &dyn Fn() -> bool,
+    ) -> Vec<Vec<Scored>> {
+        let mut tops = self.tops(queries, k);
+        for (number, &row) in rows.iter().enumerate() {
+            if number % 1024 == 0 && left() {
+                break;
+            }
+            for (query, top) in queries.iter().zip(&mut tops) {
+                let mut score = [0.0];
+                self.score(row as usize..row as usize + 1, query, &mut score);
+                top.put(Scored { score: score[0], row });
+            }
+        }
+        tops.into_iter().map(Top::into_sorted).collect()
+    }
+
+    /// Scores of neighbouring rows.
+    fn score(&self, rows: Range<usize>, query: &[f32], out: &mut [f32]) {
+        let dimension = self.shape.dimension;
+        let kernel = match self.shape.metric {
+            Metric::Cosine | Metric::Dot => Kernel::Dot,
+            Metric::L2 => Kernel::Distance,
+        };
+        each_kind!(&self.rows, all => {
+            scores(kernel, &all[rows.start * dimension..rows.end * dimension], query, out);
+        });
+        if self.shape.metric == Metric::Cosine {
+            out.iter_mut().zip(&self.inverse[rows]).for_each(|(score, inverse)| *score *= inverse);
+        }
+    }
+
+    /// Rows that a filter lets through, in order.
+    fn chosen(&self, filter: &Filter) -> Vec<u32> {
+        let fits = |row: u32| {
+            let metadata = self.metadata[row as usize].as_deref();
+            filter.metadata.iter().all(|(key, value)| metadata.is_some_and(|has| has.get(key) == Some(value)))
+        };
+        let mut rows: Vec<u32> = match &filter.ids {
+            Some(ids) => ids.iter().filter_map(|id| self.places.get(id.as_str()).copied()).collect(),
+            None => (0..self.len() as u32).collect(),
+        };
+        rows.retain(|row| fits(*row));
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+
+    fn hits(&self, best: Vec<Scored>, include_metadata: bool) -> Vec<Hit> {
+        let hit = |Scored { score, row }| Hit {
+            id: self.ids[row as usize].to_string(),
+            score: match self.shape.metric {
+                Metric::Cosine => score.clamp(-1.0, 1.0),
+                Metric::Dot => score,
+                Metric::L2 => (-score).sqrt(),
+            },
+            metadata: self.metadata[row as usize].as_deref().filter(|_| include_metadata).cloned(),
+        };
+        best.into_iter().map(hit).collect()
+    }
+}
+
+/// Results of parts `0..count`, each on a thread of its own but for the first, which is this one's.
+fn side_by_side<R: Send>(count: usize, part: &(impl Fn(usize) -> R + Sync)) -> (R, Vec<R>) {
+    std::thread::scope(|scope| {
+        let spawn = |number: usize| {
+            let thread = std::thread::Builder::new().name("search".to_owned());
+            thread.spawn_scoped(scope, move || part(number))
+        };
+        let others: Vec<_> = (1..count).map(spawn).collect();
+        let first = part(0);
+        // Where no thread could be had this one does the work.
+        let finish = |(number, thread): (usize, std::io::Result<std::thread::ScopedJoinHandle<'_, R>>)| {
+            thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| part(number))
+        };
+        (first, (1..).zip(others).map(finish).collect())
+    })
+}
+
+/// Bytes of an id, which is kept once, and of metadata, about.
+fn text(id: &str, metadata: &Option<Box<Extra>>) -> u64 {
+    let size = |metadata: &Extra| {
+        // A member takes a place in the map and its texts.
+        metadata.iter().map(|(key, value)| 96 + key.len() as u64 + weight(value)).sum::<u64>()
+    };
+    id.len() as u64 + metadata.as_deref().map_or(0, size)
+}
+
+fn weight(value: &serde_json::Value) -> u64 {
+    match value {
+        serde_json::Value::String(text) => text.len() as u64,
+        serde_json::Value::Array(items) => items.iter().map(|item| 32 + weight(item)).sum(),
+        serde_json::Value::Object(members) => {
+            members.iter().map(|(key, value)| 96 + key.len() as u64 + weight(value)).sum()
+        }
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+#[path = "collection_tests.rs"]
+mod tests;
