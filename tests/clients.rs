@@ -2,22 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
-use e2e::{Server, root};
+use e2e::{Server, python, root};
 use std::path::PathBuf;
 use std::process::{Command, Output};
-
-/// Python with the packages of `clients/requirements.txt`.
-fn python() -> Command {
-    let python = std::env::var_os("BACKPLANE_TEST_PYTHON")
-        .map_or_else(|| root().join(".cache/venv/bin/python"), |path| root().join(path));
-    assert!(
-        python.exists(),
-        "no Python with the client packages: run `make e2e`, or name one in BACKPLANE_TEST_PYTHON"
-    );
-    let mut command = Command::new(python);
-    command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(root().join("tests/clients"));
-    command
-}
 
 fn check(output: &Output, server: &Server) -> String {
     let text =

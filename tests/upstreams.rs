@@ -1,10 +1,11 @@
-//! Models of another server: one real Backplane behind another, the real models at the far end.
+//! Models of another server, the real models at the far end: one real Backplane behind another, and llama.cpp's own server.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
-use e2e::{Server, state_with_models_of, until};
+use e2e::{Server, model_file, python, state_with_models_of, until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -121,6 +122,50 @@ fn an_answer_is_the_same_from_near_and_far() {
 }
 
 #[test]
+fn a_graph_is_the_same_from_near_and_far() {
+    let far = Server::start("[cache]\nenabled = false\n");
+    let cards = tempfile::tempdir().unwrap();
+    std::fs::write(cards.path().join("key"), &far.key).unwrap();
+    let mut paths = Vec::new();
+    for (name, more) in [("far-bytes", ""), ("far-json", "binary = false\n")] {
+        let path = cards.path().join(format!("{name}.toml"));
+        let card = format!(
+            "name = '{name}'\nformat = 'oip'\n[parameters]\nmodel = 'magika'\n{more}\
+             upstream = {{ url = '{}/v2', keys = ['file:{}'] }}\n",
+            far.url,
+            cards.path().join("key").display()
+        );
+        std::fs::write(&path, card).unwrap();
+        paths.push(path);
+    }
+    let near = Server::start_on(
+        state_with_models_of(&[]),
+        &format!("[models]\ncards = {paths:?}\n[cache]\nenabled = false\n"),
+    );
+    let page = "fn main() { println!(\"hello\"); }\n".repeat(100);
+    let mut bytes: Vec<i64> = page.bytes().take(1024).map(i64::from).collect();
+    bytes.extend(page.bytes().rev().take(1024).map(i64::from).rev());
+    let ask = |server: &Server, model: &str| {
+        let body =
+            json!({"inputs": [{"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": bytes}]});
+        let (status, answer) = server.post(&format!("/v2/models/{model}/infer"), &body);
+        assert_eq!(status, 200, "{answer}");
+        answer["outputs"].clone()
+    };
+    let right = ask(&far, "magika");
+    assert!(right[0]["data"].as_array().unwrap().len() > 100, "{right}");
+    for model in ["far-bytes", "far-json"] {
+        assert_eq!(ask(&near, model), right, "{model}");
+        let (_, described) = near.get(&format!("/v2/models/{model}"));
+        assert_eq!(described["inputs"], far.get("/v2/models/magika").1["inputs"]);
+        let wrong = json!({"inputs": [{"name": "words", "datatype": "INT32", "shape": [1], "data": [1]}]});
+        let (status, refused) = near.post(&format!("/v2/models/{model}/infer"), &wrong);
+        assert_eq!(status, 400, "{refused}");
+        assert!(refused["error"].as_str().unwrap().contains("`words`"), "{refused}");
+    }
+}
+
+#[test]
 fn the_callers_mistakes_are_told_and_the_hosts_are_not_blamed_on_it() {
     let mut pair = pair("", "");
     // Its context is known since the model was opened, so it may be refused here or there: by its name in either case.
@@ -163,4 +208,111 @@ fn a_caller_who_leaves_frees_the_slot_at_the_far_end() {
     until("the far model serves it", || running() == 1.0);
     drop(lines);
     until("the far model is free again", || running() == 0.0);
+}
+
+/// llama.cpp's own server with SmolLM2, which ends with this value.
+struct LlamaServer {
+    process: Child,
+    url: String,
+}
+
+impl LlamaServer {
+    fn start() -> Self {
+        let mut command = python();
+        command.arg("llama_server.py").arg(model_file("smollm2"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        let mut url = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        assert!(url.starts_with("http://127.0.0.1:"), "llama.cpp's server did not start: {url:?}");
+        Self { process, url: url.trim().to_owned() }
+    }
+
+    fn get(&self, path: &str) -> Value {
+        reqwest::blocking::get(format!("{}{path}", self.url)).unwrap().json().unwrap()
+    }
+
+    fn chat(&self, body: &Value) -> Value {
+        let client = reqwest::blocking::Client::new();
+        client.post(format!("{}{CHAT}", self.url)).json(body).send().unwrap().json().unwrap()
+    }
+
+    fn is_busy(&self) -> bool {
+        self.get("/slots").as_array().unwrap().iter().any(|slot| slot["is_processing"] == true)
+    }
+}
+
+impl Drop for LlamaServer {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+#[test]
+fn the_server_of_llama_cpp_serves_as_a_model() {
+    let far = LlamaServer::start();
+    let cards = tempfile::tempdir().unwrap();
+    let path = cards.path().join("far.toml");
+    let card = format!(
+        "name = 'far'\nformat = 'openai'\n[parameters]\nmodel = 'smol'\n\
+         upstream = {{ url = '{}/v1', flavour = 'llama-cpp' }}\n",
+        far.url
+    );
+    std::fs::write(&path, card).unwrap();
+    let near = Server::start_on(
+        state_with_models_of(&[]),
+        &format!("[models]\ncards = {:?}\n[cache]\nenabled = false\n", [&path]),
+    );
+    let said = |answer: &Value| answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+
+    // What it is asked for, it was asked for: the answer is the one that it gives itself.
+    for more in [json!({}), json!({"top_k": 3, "min_p": 0.1, "seed": 7, "stop": ["."]})] {
+        let (status, answer) = near.post(CHAT, &chat("far", more.clone()));
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(said(&answer), said(&far.chat(&chat("smol", more))));
+        assert!(answer["usage"]["prompt_tokens"].as_u64().unwrap() > 10, "{answer}");
+    }
+    let streamed: String = events(&near, &chat("far", json!({"stream": true})))
+        .iter()
+        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(streamed, said(&near.post(CHAT, &chat("far", json!({}))).1));
+    let probable = json!({"logprobs": true, "top_logprobs": 2, "max_tokens": 3});
+    let tokens = |answer: &Value| -> Vec<String> {
+        let tokens = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
+        tokens.iter().map(|token| token["token"].to_string()).collect()
+    };
+    assert_eq!(
+        tokens(&near.post(CHAT, &chat("far", probable.clone())).1),
+        tokens(&far.chat(&chat("smol", probable)))
+    );
+    let schema = json!({"type": "object", "properties": {"city": {"type": "string", "maxLength": 8}},
+        "required": ["city"], "additionalProperties": false});
+    let held =
+        json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}});
+    let (_, answer) = near.post(CHAT, &chat("far", held));
+    assert!(serde_json::from_str::<Value>(&said(&answer)).unwrap()["city"].is_string(), "{answer}");
+    let grammar = json!({"response_format": {"type": "grammar", "grammar": "root ::= \"yes\" | \"no\""}});
+    let (_, answer) = near.post(CHAT, &chat("far", grammar));
+    assert!(["yes", "no"].contains(&&*said(&answer)), "{answer}");
+    let complete = json!({"model": "far", "prompt": "1, 2, 3, 4,", "temperature": 0, "max_tokens": 6});
+    let (status, answer) = near.post("/v1/completions", &complete);
+    assert!(status == 200 && answer["choices"][0]["text"].as_str().unwrap().starts_with(" 5, 6"), "{answer}");
+
+    // Its context was found out, and a prompt beyond it is refused by that name.
+    assert_eq!(near.get("/v1/models/far").1["context"], 1024, "{}", near.get("/v1/models/far").1);
+    let long = json!({"messages": [{"role": "user", "content": "word ".repeat(3000)}]});
+    let (status, refused) = near.post(CHAT, &chat("far", long));
+    assert_eq!((status, &refused["error"]["code"]), (400, &json!("context_length_exceeded")), "{refused}");
+
+    // Who leaves frees the slot there.
+    let body = chat("far", json!({"stream": true, "max_tokens": 900, "ignore_eos": true}));
+    let answer = near.request("POST", CHAT).json(&body).send().unwrap();
+    let mut lines = BufReader::new(answer).lines();
+    assert!(lines.by_ref().take(10).all(|line| line.is_ok()));
+    assert!(far.is_busy());
+    drop(lines);
+    until("the far slot is free again", || !far.is_busy());
 }

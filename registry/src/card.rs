@@ -172,6 +172,7 @@ fn default_capabilities(format: &str) -> &'static [&'static str] {
         "gguf" => &["chat", "complete"],
         "onnx" => &["tensor.infer"],
         "openai" => &["chat", "complete"],
+        "oip" => &["tensor.infer"],
         _ => &[],
     }
 }

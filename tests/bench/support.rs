@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot measure says so and ends")]
 #![allow(clippy::print_stdout, reason = "it prints what it measured")]
 
+pub use e2e::model_file;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -228,14 +229,6 @@ pub fn worker() -> PathBuf {
 pub fn example(package: &str, name: &str) -> PathBuf {
     let files = build(&["-p", package, "--example", name]);
     files.into_iter().find(|(target, _)| target == name).unwrap().1
-}
-
-/// The file of an installed model that has one file.
-pub fn model_file(model: &str) -> PathBuf {
-    let models = e2e::test_models().join("models");
-    let card = std::fs::read_to_string(models.join("cards").join(format!("{model}.toml"))).unwrap();
-    let hash = card.lines().find_map(|line| line.strip_prefix("sha256 = ")).unwrap();
-    models.join("blobs/sha256").join(hash.trim_matches('"'))
 }
 
 /// A process that ends with this value.

@@ -27,6 +27,27 @@ pub fn test_models() -> PathBuf {
     dir
 }
 
+/// The file of a model that has one file.
+pub fn model_file(model: &str) -> PathBuf {
+    let models = test_models().join("models");
+    let card = std::fs::read_to_string(models.join("cards").join(format!("{model}.toml"))).unwrap();
+    let hash = card.lines().find_map(|line| line.strip_prefix("sha256 = ")).unwrap();
+    models.join("blobs/sha256").join(hash.trim_matches('"'))
+}
+
+/// Python with the packages of `clients/requirements.txt`, in that folder.
+pub fn python() -> Command {
+    let python = std::env::var_os("BACKPLANE_TEST_PYTHON")
+        .map_or_else(|| root().join(".cache/venv/bin/python"), |path| root().join(path));
+    assert!(
+        python.exists(),
+        "no Python with the client packages: run `make e2e`, or name one in BACKPLANE_TEST_PYTHON"
+    );
+    let mut command = Command::new(python);
+    command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(root().join("tests/clients"));
+    command
+}
+
 /// What was built: the program, and a folder with the plugins.
 pub struct Built {
     /// `backplane`.
@@ -37,8 +58,7 @@ pub struct Built {
 }
 
 /// The plugins that come with the program.
-const PLUGINS: [&str; 5] =
-    ["backplane_echo", "backplane_llama", "backplane_onnx", "backplane_remote", "backplane_vector"];
+const PLUGINS: [&str; 4] = ["backplane_echo", "backplane_llama", "backplane_onnx", "backplane_remote"];
 
 /// Builds the program and its plugins, once for each test binary.
 pub fn built() -> &'static Built {

@@ -9,7 +9,7 @@ use crate::settings::{Flavour, Upstream};
 use backplane_plugin::prelude::*;
 use bytes::Bytes;
 use futures::StreamExt;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Serialize;
 use serde_json::Value;
@@ -124,7 +124,7 @@ impl Client {
         let redact =
             |text: &str| self.secrets.iter().fold(text.to_owned(), |text, secret| secret.redact(&text));
         said.message = redact(&said.message);
-        for value in [&mut said.param, &mut said.code].into_iter().flatten() {
+        for value in [&mut said.param, &mut said.code, &mut said.kind].into_iter().flatten() {
             if let Value::String(text) = value {
                 *text = redact(text);
             }
@@ -145,6 +145,21 @@ impl Client {
     pub async fn post(&self, path: &str, body: &impl Serialize, request: &Request) -> Result<Response> {
         let body = serde_json::to_vec(body).map_err(|error| Error::internal(format!("not JSON: {error}")))?;
         let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.post_bytes(path, body.into(), headers, request).await
+    }
+
+    /// As [`Client::post`], with a body that is ready and the headers that tell of it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn post_bytes(
+        &self,
+        path: &str,
+        body: Bytes,
+        mut headers: HeaderMap,
+        request: &Request,
+    ) -> Result<Response> {
         let mut set = |name: &'static str, value: &str| {
             HeaderValue::from_str(value).map(|value| headers.insert(name, value)).ok();
         };
@@ -153,7 +168,7 @@ impl Client {
             let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
             set("x-request-timeout", &format!("{:.3}", left.max(0.001)));
         }
-        self.send(Method::POST, path, headers, Some(body.into())).await
+        self.send(Method::POST, path, headers, Some(body)).await
     }
 
     /// As [`Client::post`], asking for what is there.
@@ -172,7 +187,11 @@ impl Client {
         body: Option<Bytes>,
     ) -> Result<Response> {
         count(&self.counts.requests);
-        let url = self.base.join(path).map_err(|error| Error::internal(format!("`{path}`: {error}")))?;
+        let mut url = self.base.join(path).map_err(|error| Error::internal(format!("`{path}`: {error}")))?;
+        if path.is_empty() {
+            // The API itself: `/v2`, not `/v2/`.
+            url.set_path(self.base.path().trim_end_matches('/'));
+        }
         let mut refused = None;
         // Each key once.
         for _ in 0..self.credentials.len() {
@@ -241,8 +260,7 @@ impl Client {
             let mut request = self.http.request(method.clone(), url.clone());
             request = request.headers(self.credentials[key].clone()).headers(headers.clone());
             if let Some(body) = body {
-                request =
-                    request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body.clone());
+                request = request.body(body.clone());
             }
             let error = match request.send().await {
                 Ok(answer) => return Ok(answer),
@@ -313,14 +331,20 @@ impl Client {
         answer: Response,
         wait: Option<Duration>,
     ) -> Result<T> {
-        let wait = wait.unwrap_or(Duration::MAX);
-        let body = match read(answer, MAX_BODY, wait).await {
-            Ok(body) => body,
-            Err(Unread::Lost(error)) => return Err(self.lost(&error)),
-            Err(Unread::Silent) => return Err(self.silent()),
-            Err(Unread::TooLarge) => return Err(fault::malformed(&self.name, "its answer has no end")),
-        };
+        let body = self.body(answer, wait).await?;
         serde_json::from_slice(&body).map_err(|error| fault::malformed(&self.name, error))
+    }
+
+    /// The whole answer.
+    ///
+    /// # Errors
+    /// When the connection breaks, or it is too large.
+    pub async fn body(&self, answer: Response, wait: Option<Duration>) -> Result<Vec<u8>> {
+        read(answer, MAX_BODY, wait.unwrap_or(Duration::MAX)).await.map_err(|unread| match unread {
+            Unread::Lost(error) => self.lost(&error),
+            Unread::Silent => self.silent(),
+            Unread::TooLarge => fault::malformed(&self.name, "its answer has no end"),
+        })
     }
 }
 

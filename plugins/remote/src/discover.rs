@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::time::Duration;
 
-/// A list of models is short and ready.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// What there is to know of a model is short and ready.
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

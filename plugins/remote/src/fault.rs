@@ -26,6 +26,8 @@ pub struct Said {
     pub message: String,
     pub param: Option<Value>,
     pub code: Option<Value>,
+    #[serde(rename = "type")]
+    pub kind: Option<Value>,
 }
 
 impl Said {
@@ -53,6 +55,13 @@ impl Said {
     fn code(&self) -> &str {
         self.code.as_ref().and_then(Value::as_str).unwrap_or_default()
     }
+
+    /// Whether the prompt was too long, as OpenAI, llama.cpp's server and vLLM say so.
+    fn is_too_long(&self) -> bool {
+        self.code() == "context_length_exceeded"
+            || self.kind.as_ref().and_then(Value::as_str) == Some("exceed_context_size_error")
+            || self.message.contains("maximum context length")
+    }
 }
 
 /// The error for an answer with this status. `server` is what people call the upstream: its host.
@@ -62,7 +71,7 @@ pub fn of_status(server: &str, status: u16, said: &Said, retry_after: Option<Dur
     };
     let says = said.message();
     match status {
-        400 | 413 | 422 if said.code() == "context_length_exceeded" => {
+        400 | 413 | 422 if said.is_too_long() => {
             with(Code::OutOfRange, "context_length_exceeded", format!("upstream `{server}` refused: {says}"))
         }
         400 | 413 | 422 => {
@@ -117,7 +126,7 @@ pub fn of_event(server: &str, said: &Said) -> Error {
 
 /// The server said what is not in the protocol.
 pub fn malformed(server: &str, what: impl std::fmt::Display) -> Error {
-    Error::new(Code::Unavailable, format!("upstream `{server}` does not speak OpenAI's API: {what}"))
+    Error::new(Code::Unavailable, format!("upstream `{server}` does not keep to its API: {what}"))
         .with_reason(BROKEN)
 }
 

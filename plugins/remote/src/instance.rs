@@ -1,7 +1,6 @@
 //! An instance: requests become tasks of the plugin's runtime, each ended by its answer, its deadline or its caller.
 
-use crate::client::Client;
-use crate::serve::serve;
+use crate::serve::{Target, serve};
 use backplane_plugin::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 pub struct Remote {
-    pub client: Arc<Client>,
-    /// What the upstream calls the model.
-    pub model: Arc<str>,
+    pub target: Arc<Target>,
     pub runtime: Handle,
     open: Arc<Open>,
 }
@@ -49,8 +46,8 @@ impl Drop for Entry {
 }
 
 impl Remote {
-    pub fn new(client: Arc<Client>, model: Arc<str>, runtime: Handle) -> Self {
-        Self { client, model, runtime, open: Arc::default() }
+    pub fn new(target: Arc<Target>, runtime: Handle) -> Self {
+        Self { target, runtime, open: Arc::default() }
     }
 }
 
@@ -58,17 +55,17 @@ impl Instance for Remote {
     fn submit(&self, requests: Vec<Request>) {
         for request in requests {
             let entry = Entry::new(&self.open, request.id());
-            let (client, model) = (self.client.clone(), self.model.clone());
+            let target = self.target.clone();
             self.runtime.spawn(async move {
                 let result = tokio::select! {
                     biased;
                     () = entry.left.notified() => Err(Error::cancelled()),
                     () = deadline(request.deadline()) => Err(Error::new(
                         Code::DeadlineExceeded,
-                        format!("the deadline passed before upstream `{}` had answered", client.name),
+                        format!("the deadline passed before upstream `{}` had answered", target.client.name),
                     )),
                     // What is dropped here closes its connection or its HTTP/2 stream, so that the upstream stops too.
-                    result = serve(&client, &model, &request) => result,
+                    result = serve(&target, &request) => result,
                 };
                 drop(entry);
                 request.finish(result);
@@ -83,8 +80,8 @@ impl Instance for Remote {
     }
 
     fn health(&self) -> Health {
-        match self.client.is_down() {
-            true => Health::Degraded(format!("upstream `{}` does not answer", self.client.name)),
+        match self.target.client.is_down() {
+            true => Health::Degraded(format!("upstream `{}` does not answer", self.target.client.name)),
             false => Health::Ready,
         }
     }

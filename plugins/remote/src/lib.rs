@@ -1,13 +1,15 @@
 //! Remote: models of other servers as models of this host.
 //!
-//! An upstream is anything that speaks OpenAI's API: OpenAI itself, vLLM, llama.cpp's server, another Backplane. A
-//! card with `format = "openai"` names one and what it calls the model; from then on the model has this host's keys,
-//! limits, cache, routes and log. `README.md` lists what a card can say.
+//! An upstream is anything that speaks OpenAI's API (OpenAI itself, vLLM, llama.cpp's server, another Backplane) or the
+//! Open Inference Protocol (Triton, MLServer, another Backplane). A card with `format = "openai"` or `"oip"` names one
+//! and what it calls the model; from then on the model has this host's keys, limits, cache, routes and log.
+//! `README.md` lists what a card can say.
 //!
 //! - `settings`, `secret`: what a card and the configuration say; keys by reference.
 //! - `client`: pool, keys in turn, breaker, what is tried again. `keys` and `breaker` are pure.
-//! - `wire`: between our payloads and OpenAI's API, pure. `events`: the pieces of a stream.
+//! - `wire`: between our payloads and the upstream's API, pure. `events`: the pieces of a stream.
 //! - `serve`: one request. `instance`: many, as tasks of one runtime with two threads.
+//! - `infer`: a graph, looked up once and asked with tensors.
 //! - `discover`: what an upstream says of a model. `fault`: what went wrong at one, in the host's words. `hop`: how a
 //!   request is called there.
 
@@ -17,6 +19,7 @@ mod discover;
 mod events;
 mod fault;
 mod hop;
+mod infer;
 mod instance;
 mod keys;
 mod secret;
@@ -26,12 +29,17 @@ mod wire;
 
 use backplane_plugin::prelude::*;
 use client::Client;
+use infer::Graph;
 use instance::Remote;
-use settings::{Parameters, Settings};
+use serve::Target;
+use settings::{InferenceParameters, Parameters, Settings};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
+
+/// The format of a graph's card; any other is OpenAI's.
+const INFERENCE: &str = "oip";
 
 struct RemotePlugin {
     settings: Settings,
@@ -58,8 +66,11 @@ impl Plugin for RemotePlugin {
 
     fn bid(&self, query: &Query<'_>) -> Bid {
         // Nothing of the model is here: it takes no memory and no processor.
-        let named = query.model().ok().and_then(|model| model.parameters::<Parameters>().ok());
-        let text = match named.and_then(|card| self.settings.resolve("", &card.upstream).ok()) {
+        let named = query.model().ok().and_then(|model| match &*model.format {
+            INFERENCE => model.parameters().ok().map(|card: InferenceParameters| card.upstream),
+            _ => model.parameters().ok().map(|card: Parameters| card.upstream),
+        });
+        let text = match named.and_then(|upstream| self.settings.resolve("", &upstream).ok()) {
             Some(upstream) => format!("served by `{}`", upstream.url),
             None => "served by an upstream".to_owned(),
         };
@@ -67,19 +78,38 @@ impl Plugin for RemotePlugin {
     }
 
     fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Model>> {
-        let card: Parameters = spec.parameters()?;
-        let upstream = self.settings.resolve(&spec.name, &card.upstream)?;
-        let client = Arc::new(Client::new(&upstream)?);
         let runtime = self.runtime.as_ref().ok_or_else(|| Error::internal("the plugin has ended"))?;
-        let model: Arc<str> = card.model.as_deref().unwrap_or(&spec.name).into();
-        let declared =
-            spec.extra.get("context").and_then(Value::as_u64).and_then(|tokens| u32::try_from(tokens).ok());
-        let context = match card.discover {
-            true => runtime.block_on(discover::context(&client, &model))?.or(declared),
-            false => declared,
+        let (upstream, target, mut description) = match &*spec.format {
+            INFERENCE => {
+                let card: InferenceParameters = spec.parameters()?;
+                let upstream = self.settings.resolve(&spec.name, &card.upstream)?;
+                let client = Client::new(&upstream)?;
+                let model = card.model.clone().unwrap_or_else(|| spec.name.clone());
+                let (graph, found) = runtime.block_on(Graph::find(&client, &model, &card))?;
+                let description =
+                    Description { inputs: found.inputs, outputs: found.outputs, ..Description::default() };
+                (upstream, Target { client, model, graph: Some(graph) }, description)
+            }
+            _ => {
+                let card: Parameters = spec.parameters()?;
+                let upstream = self.settings.resolve(&spec.name, &card.upstream)?;
+                let client = Client::new(&upstream)?;
+                let model = card.model.unwrap_or_else(|| spec.name.clone());
+                let declared = spec.extra.get("context").and_then(Value::as_u64);
+                let declared = declared.and_then(|tokens| u32::try_from(tokens).ok());
+                let context = match card.discover {
+                    true => runtime.block_on(discover::context(&client, &model))?.or(declared),
+                    false => declared,
+                };
+                let description = Description { context, ..Description::default() };
+                (upstream, Target { client, model, graph: None }, description)
+            }
         };
-        let runtime = runtime.handle().clone();
-        Ok(Box::new(Opened { client, model, context, max_inflight: upstream.max_inflight, runtime }))
+        description.platform = Some("remote".to_owned());
+        description.extra.insert("upstream".to_owned(), target.client.name.clone().into());
+        description.extra.insert("upstream_model".to_owned(), target.model.clone().into());
+        let (max_inflight, runtime) = (upstream.max_inflight, runtime.handle().clone());
+        Ok(Box::new(Opened { target: Arc::new(target), description, max_inflight, runtime }))
     }
 }
 
@@ -92,9 +122,8 @@ impl Drop for RemotePlugin {
 }
 
 struct Opened {
-    client: Arc<Client>,
-    model: Arc<str>,
-    context: Option<u32>,
+    target: Arc<Target>,
+    description: Description,
     max_inflight: u32,
     runtime: tokio::runtime::Handle,
 }
@@ -105,28 +134,21 @@ impl Model for Opened {
     }
 
     fn describe(&self) -> Description {
-        let mut description = Description {
-            platform: Some("remote".to_owned()),
-            context: self.context,
-            ..Description::default()
-        };
-        description.extra.insert("upstream".to_owned(), self.client.name.clone().into());
-        description.extra.insert("upstream_model".to_owned(), (*self.model).into());
-        description
+        self.description.clone()
     }
 
     fn instance(&self, _seat: &Seat) -> Result<Box<dyn Instance>> {
-        Ok(Box::new(Remote::new(self.client.clone(), self.model.clone(), self.runtime.clone())))
+        Ok(Box::new(Remote::new(self.target.clone(), self.runtime.clone())))
     }
 
     fn stats(&self, each: &mut dyn FnMut(&str, f64)) {
-        let counts = &self.client.counts;
+        let counts = &self.target.client.counts;
         let mut counter = |name, counter: &AtomicU64| each(name, counter.load(Ordering::Relaxed) as f64);
         counter("upstream_requests_total", &counts.requests);
         counter("upstream_failures_total", &counts.failures);
         counter("upstream_limited_total", &counts.limited);
         counter("upstream_tried_again_total", &counts.again);
-        each("upstream_down", f64::from(u8::from(self.client.is_down())));
+        each("upstream_down", f64::from(u8::from(self.target.client.is_down())));
     }
 }
 

@@ -3,8 +3,10 @@
 use crate::client::Client;
 use crate::events::Events;
 use crate::fault::{self, CUT};
+use crate::infer::Graph;
 use crate::wire::{self, Mean};
 use backplane_plugin::payload::embed::EMBEDDINGS;
+use backplane_plugin::payload::tensor as infer;
 use backplane_plugin::payload::{FinishReason, TokenLogprob, Usage, chat, complete, embed};
 use backplane_plugin::prelude::*;
 use serde::Serialize;
@@ -13,12 +15,28 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Serves a request for a model that its upstream calls `model`.
+/// A model at an upstream.
+pub struct Target {
+    pub client: Client,
+    /// What the upstream calls it.
+    pub model: String,
+    /// How it is asked if it is a graph.
+    pub graph: Option<Graph>,
+}
+
+/// Serves a request.
 ///
 /// # Errors
 /// The request's, or [`fault`]'s.
-pub async fn serve(client: &Client, model: &str, request: &Request) -> Result<Done> {
+pub async fn serve(target: &Target, request: &Request) -> Result<Done> {
+    let Target { client, model, graph } = target;
     match request.capability() {
+        infer::CAPABILITY if let Some(graph) = graph => {
+            let tensors = graph.infer(client, request).await?;
+            let chunk = tensors.into_iter().fold(Chunk::new(), Chunk::tensor);
+            push(request, &chunk).await?;
+            Ok(Done::new())
+        }
         chat::CAPABILITY => {
             let params: chat::Params = request.params()?;
             let asked = Asked::of(params.logprobs.is_some(), params.n, params.max_tokens);

@@ -29,6 +29,23 @@ pub struct Parameters {
     pub discover: bool,
 }
 
+/// `[parameters]` of the card of a model that speaks the Open Inference Protocol.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InferenceParameters {
+    /// A name of the configuration, or the server itself; its `url` ends with `/v2`.
+    pub upstream: Named,
+    /// What the server calls the model; by default what we call it.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Which version of it; by default the one that the server chooses.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Whether tensors travel as binary data; by default if the server says that it can.
+    #[serde(default)]
+    pub binary: Option<bool>,
+}
+
 /// A server by name, or written out.
 #[derive(Debug)]
 pub enum Named {

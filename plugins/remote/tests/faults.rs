@@ -161,7 +161,7 @@ fn a_stream_that_breaks_off_is_an_error_with_the_pieces_before_it() {
     for (mode, says) in [
         ("never begins", "said nothing for 0.4 s"),
         ("no end of line", "a line of its stream has no end"),
-        ("no json", "does not speak OpenAI's API"),
+        ("no json", "does not keep to its API"),
     ] {
         let answer = ask(&open(&upstream), json!({"mode": mode}));
         let (code, _, message) = failure(&answer);

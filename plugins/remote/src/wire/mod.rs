@@ -1,4 +1,5 @@
-//! Between our payloads and OpenAI's API: pure, one file for each capability.
+//! Between our payloads and the upstream's API, OpenAI's or the Open Inference Protocol: pure, one file for each
+//! capability.
 //!
 //! What an upstream's flavour has no word for is refused by the name of the parameter before anything is sent. What it
 //! sends beside what we know is kept and passed on.
@@ -6,6 +7,7 @@
 pub mod chat;
 pub mod complete;
 pub mod embed;
+pub mod tensor;
 
 use crate::settings::Flavour;
 use backplane_plugin::payload::{FinishReason, ResponseFormat, Sampling, TokenLogprob, TopLogprob, Usage};

@@ -18,7 +18,10 @@ pub struct Seen {
     pub key: String,
     /// The header `x-request-id`.
     pub id: String,
+    /// The JSON of it, or null.
     pub body: Value,
+    /// What came behind the JSON, where `inference-header-content-length` said that it ends.
+    pub binary: Vec<u8>,
     /// Whether the connection was closed before the answer was complete.
     pub left: bool,
 }
@@ -45,6 +48,10 @@ pub enum Step {
 
 pub fn json_reply(status: u16, body: &Value) -> Reply {
     Reply { status, headers: Vec::new(), steps: vec![send(body.to_string())] }
+}
+
+pub fn bytes_reply(status: u16, body: Vec<u8>) -> Reply {
+    Reply { status, headers: Vec::new(), steps: vec![Step::Send(body)] }
 }
 
 impl Reply {
@@ -121,13 +128,14 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Seen>> {
         return Ok(None);
     }
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let (mut length, mut key, mut id) = (0, String::new(), String::new());
+    let (mut length, mut json, mut key, mut id) = (0, None, String::new(), String::new());
     loop {
         line.clear();
         reader.read_line(&mut line)?;
         let Some((name, value)) = line.trim_end().split_once(": ") else { break };
         match &*name.to_ascii_lowercase() {
             "content-length" => length = value.parse().unwrap(),
+            "inference-header-content-length" => json = Some(value.parse().unwrap()),
             "authorization" => key = value.to_owned(),
             "x-request-id" => id = value.to_owned(),
             _ => {}
@@ -135,8 +143,9 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Seen>> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
+    let binary = body.split_off(json.unwrap_or(length));
     let body = serde_json::from_slice(&body).unwrap_or_default();
-    Ok(Some(Seen { path, key, id, body, left: false }))
+    Ok(Some(Seen { path, key, id, body, binary, left: false }))
 }
 
 fn write(writer: &mut TcpStream, reply: Reply) -> std::io::Result<()> {
