@@ -27,7 +27,7 @@ pub use error::{PackageError, Problem, Result};
 pub use file::EXTENSION;
 pub use ledger::{Act, Entry};
 pub use manifest::{FileEntry, PackageManifest, Payload, Platform};
-pub use pack::{PackOptions, Packed, pack, sign};
+pub use pack::{PackOptions, Packed, pack, sign, signed_digest};
 pub use path::{BadPath, PackagePath};
 pub use seal::{SealedFile, seal};
 pub use store::{Checked, Installed, KEEP, Plugins, Version, order};

@@ -126,6 +126,11 @@ pub(crate) fn check_signed(path: &Path) -> Result<(PackageManifest, Digest)> {
     Ok((check(&package, document)?, Digest::of(document)))
 }
 
+/// What a signed package is called on revocation lists.
+pub fn signed_digest(path: &Path) -> Result<Digest> {
+    check_signed(path).map(|(_, digest)| digest)
+}
+
 /// Whether the payload of a package is what its manifest says. Nobody's signature is asked.
 fn check(package: &PackageFile, document: &[u8]) -> Result<PackageManifest> {
     let path = &package.path;

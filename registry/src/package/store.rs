@@ -78,6 +78,8 @@ pub struct Installed {
     pub before: Option<String>,
     /// It was there already, whole.
     pub unchanged: bool,
+    /// It was there already, and no longer as it was signed.
+    pub mended: bool,
 }
 
 impl Plugins {
@@ -193,6 +195,7 @@ impl Plugins {
             id: id.clone(),
             version: verified.manifest.plugin.version.clone(),
             digest: verified.digest.to_string(),
+            mended: there.is_some() && !whole,
             unchanged: whole && before.as_ref().is_some_and(|version| version.folder.ends_with(&name)),
             before: before.map(|version| version.version),
         };

@@ -52,6 +52,9 @@ pub enum TrustError {
     #[error("its serial is {found}, and one with {known} by the same key was seen; get the newest")]
     OldSerial { known: u64, found: u64 },
 
+    #[error("the root is not believed: {reason}")]
+    Root { reason: String },
+
     #[error("the revocation list says what its key may not say: {reason}")]
     Overreach { reason: String },
 
@@ -82,6 +85,7 @@ impl TrustError {
             Self::Payload { .. } => "payload_invalid",
             Self::Key { .. } => "key_invalid",
             Self::OldSerial { .. } => "serial_old",
+            Self::Root { .. } => "root_refused",
             Self::Overreach { .. } => "revocation_scope",
             Self::File { .. } => "file_invalid",
             Self::Io { .. } => "io",

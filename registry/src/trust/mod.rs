@@ -25,6 +25,7 @@ mod json;
 mod key;
 mod moment;
 mod revocation;
+mod root;
 mod set;
 mod store;
 
@@ -34,6 +35,7 @@ pub use json::{parse as parse_json, typed as parse_typed};
 pub use key::{KeyId, PublicKey, SecretKey};
 pub use moment::{Day, Timestamp};
 pub use revocation::{Ratchet, RevocationList, Revocations};
+pub use root::{MAX_ROOT, Root};
 pub use set::{IdPattern, Level, Role, TrustSet, TrustedKey};
 pub(crate) use store::write_atomic;
 pub use store::{TrustStore, Trusted, read_capped, write_new};
@@ -45,5 +47,8 @@ pub mod payload_type {
     pub const INDEX: &str = "application/vnd.backplane.index.v1+json";
     pub const SNAPSHOT: &str = "application/vnd.backplane.snapshot.v1+json";
     pub const REVOCATIONS: &str = "application/vnd.backplane.revocations.v1+json";
+    pub const ROOT: &str = "application/vnd.backplane.root.v1+json";
+    pub const CLOCK: &str = "application/vnd.backplane.clock.v1+json";
+    pub const TIME: &str = "application/vnd.backplane.time.v1+json";
     pub const USAGE: &str = "application/vnd.backplane.usage.v1+json";
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! <state>/trust/
 //!   keys.toml                      trusted keys, readable and writable by hand
+//!   root.dsse                      whom somebody else vouches for
 //!   revocations/<key id>.dsse      the newest list of each key
 //!   serials.json                   the highest serial seen, per kind of document and key
 //! ```
@@ -16,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::revocation::MAX_LIST;
 use super::{
-    Envelope, KeyId, Level, Ratchet, Result, RevocationList, Revocations, Timestamp, TrustError, TrustSet,
-    TrustedKey,
+    Envelope, KeyId, Level, MAX_ROOT, Ratchet, Result, RevocationList, Revocations, Root, Timestamp,
+    TrustError, TrustSet, TrustedKey,
 };
 use crate::strict;
 
@@ -53,9 +54,14 @@ impl TrustStore {
     /// The keys and revocations in force at `now`. A key file that cannot be read is an error, for nothing could be
     /// checked; a revocation list that is not believed is a problem to be shown.
     pub fn load(&self, now: Timestamp) -> Result<Trusted> {
-        let mut keys = TrustSet::default();
-        self.read_keys()?.keys.into_iter().for_each(|key| keys.add(key));
-        let mut trusted = Trusted { keys, ..Trusted::default() };
+        let mut trusted = Trusted::default();
+        // What the operator says of a key counts before what somebody else does.
+        match self.root().map(|root| root.map(|root| root.in_force(now).map(|()| root))) {
+            Ok(Some(Ok(root))) => root.keys.into_iter().for_each(|key| trusted.keys.add(key)),
+            Ok(None) => {}
+            Ok(Some(Err(error))) | Err(error) => trusted.problems.push(in_file(&self.root_file(), &error)),
+        }
+        self.read_keys()?.keys.into_iter().for_each(|key| trusted.keys.add(key));
         let ratchet = self.read_ratchet()?;
         let mut lists = self.lists()?;
         // The project's lists come first, so that a key they revoke can say nothing more. Within a level every list
@@ -80,6 +86,32 @@ impl TrustStore {
             trusted.revocations.apply(&mut trusted.keys);
         }
         Ok(trusted)
+    }
+
+    /// The root that was accepted, in force or not.
+    pub fn root(&self) -> Result<Option<Root>> {
+        let Some(bytes) = if_there(read_capped(&self.root_file(), MAX_ROOT))? else { return Ok(None) };
+        Root::read(&bytes, None).map(Some)
+    }
+
+    /// Accepts a root: the first there is, or the one that follows.
+    pub fn set_root(&self, bytes: &[u8], now: Timestamp) -> Result<Root> {
+        let _lock = self.lock()?;
+        let root = Root::read(bytes, self.root()?.as_ref())?;
+        root.in_force(now)?;
+        write_atomic(&self.root_file(), bytes, 0o644)?;
+        Ok(root)
+    }
+
+    /// Believes nobody's word for others any more. False if there was no root.
+    pub fn remove_root(&self) -> Result<bool> {
+        let _lock = self.lock()?;
+        Ok(if_there(fs::remove_file(self.root_file()).map_err(TrustError::io("remove", self.root_file())))?
+            .is_some())
+    }
+
+    fn root_file(&self) -> PathBuf {
+        self.root.join("root.dsse")
     }
 
     /// Trusts a key from now on; one with the same id gives way.
