@@ -77,6 +77,8 @@ pub fn offline(document: &mut Document, shell: &Shell) {
     shell.run(document, &["license", "list"], 0);
     shell.run(document, &["license", "status"], 0);
     shell.run(document, &["license", "inspect", "none.lic"], 3);
+    shell.run(document, &["license", "usage"], 0);
+    shell.run(document, &["license", "time", "--key", "none.key", "--install", "ins_0", "--out", "t"], 3);
     shell.run(document, &["license", "check", "com.acme.trt", "fp8", "--json"], 5);
 
     document.section("completions", "");

@@ -8,7 +8,7 @@ mod plugin;
 
 pub use author::{Language, New, Report};
 pub use check::{Check, KitLevel};
-pub use license::{Inspect, Issue, License, Revoke, Trust, TrustAdd};
+pub use license::{Inspect, Issue, License, Revoke, Trust, TrustAdd, Usage};
 pub use plugin::Plugin;
 
 use crate::complete;

@@ -97,7 +97,7 @@ fn the_guide_does_what_it_says() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let out = String::from_utf8_lossy(&done.stdout);
     for said in
-        ["state: valid", "lic_42 installed for com.acme.trt: valid", "fp8: 1", "revocation list 1 installed"]
+        ["state: valid", "lic_42 installed for com.acme.trt: valid", "fp8: on", "revocation list 1 installed"]
     {
         assert!(out.contains(said), "`{said}` is missing in\n{out}");
     }
@@ -195,7 +195,7 @@ fn a_feature_is_licensed_for_a_tenant_until_the_licence_is_taken_back() {
     assert_eq!(check("fp8", "default").code, 5);
     let file = scene.issue("lic_1", &[]);
     scene.run(&["license", "install", &file]).expect(0);
-    assert_eq!(check("fp8", "default").expect(0).json()["value"], 1);
+    assert_eq!(check("fp8", "default").expect(0).json()["value"], true);
     for (feature, tenant) in [("max_lora", "default"), ("fp8", "stranger"), ("warp", "default")] {
         let done = check(feature, tenant).expect(5);
         assert!(done.err.contains("feature_not_licensed") && done.err.contains("lic_1"), "{done:?}");

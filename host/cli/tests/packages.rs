@@ -32,7 +32,12 @@ fn echo() -> &'static Path {
         let library = |file: &Value| {
             file.as_str().filter(|file| file.ends_with("libbackplane_echo.so")).map(PathBuf::from)
         };
-        files.into_iter().find_map(|file| library(&file)).unwrap()
+        let built = files.into_iter().find_map(|file| library(&file)).unwrap();
+        // What is only for debuggers makes packages ten times as large.
+        let stripped = Path::new(env!("CARGO_TARGET_TMPDIR")).join("echo-without-debug.so");
+        std::fs::copy(built, &stripped).unwrap();
+        assert!(Command::new("strip").arg("--strip-debug").arg(&stripped).status().unwrap().success());
+        stripped
     })
 }
 
@@ -228,6 +233,135 @@ fn what_wants_more_than_before_is_agreed_to_on_its_own() {
 }
 
 #[test]
+fn who_is_vouched_for_is_believed_as_long_as_the_roots_follow_each_other() {
+    let scene = Scene::new();
+    for name in ["acme", "a", "b", "c", "thief"] {
+        scene.ok(&["plugin", "keygen", name]);
+    }
+    scene.pack("0.1.0", |_| ());
+    let make = |arguments: &str, to: &str| {
+        let words = format!("plugin trust make-root {arguments} -o {to}");
+        scene.run(&words.split_whitespace().collect::<Vec<_>>())
+    };
+    let vouch = "--verified acme.pub=dev.backplane.*";
+    let two = "--root a.pub --root b.pub --threshold 2";
+    let few = make(&format!("{two} {vouch} --key a.key"), "few.dsse").expect(1);
+    assert!(few.err.contains("1 of its own keys signed it, 2 are needed"), "{few:?}");
+    make(&format!("{two} {vouch} --key a.key --key b.key"), "1.dsse").expect(0);
+
+    scene.run(&["plugin", "verify", "echo-0.1.0.plg"]).expect(5);
+    let asked = scene.run(&["plugin", "trust", "root", "1.dsse"]).expect(5);
+    for said in ["2 of 2 keys sign the next", "of acme, level verified", "dev.backplane.*", "--yes"] {
+        assert!(asked.err.contains(said), "{said}: {asked:#?}");
+    }
+    scene.ok(&["plugin", "trust", "root", "1.dsse", "--yes"]);
+    let verified = scene.ok(&["plugin", "verify", "echo-0.1.0.plg"]);
+    assert!(verified.contains("signed by acme, level verified"), "{verified}");
+
+    // One thief alone makes no root that anybody believes; two owners replace a key without asking anybody.
+    make(&format!("--root thief.pub {vouch} --key thief.key"), "theirs.dsse").expect(0);
+    let refused = scene.run(&["plugin", "trust", "root", "theirs.dsse", "--yes"]).expect(1);
+    assert!(refused.err.contains("0 of the present root's keys signed it, 2 are needed"), "{refused:?}");
+    let next = "--after 1.dsse --root b.pub --root c.pub --threshold 2";
+    make(&format!("{next} {vouch} --key b.key --key c.key"), "few.dsse").expect(1);
+    make(&format!("{next} --key a.key --key b.key --key c.key"), "2.dsse").expect(0);
+    scene.ok(&["plugin", "trust", "root", "2.dsse"]);
+    let refused = scene.run(&["plugin", "verify", "echo-0.1.0.plg"]).expect(5);
+    assert!(refused.err.contains("none of the keys that signed it is trusted"), "{refused:?}");
+    let back = scene.run(&["plugin", "trust", "root", "1.dsse", "--yes"]).expect(1);
+    assert!(back.err.contains("1 of the present root's keys signed it"), "{back:?}");
+    scene.ok(&["plugin", "trust", "root", "--remove"]);
+    scene.run(&["plugin", "trust", "root", "--remove"]).expect(3);
+}
+
+/// Hands out the files of a folder, as any web server does.
+fn web_server(folder: PathBuf) -> String {
+    use std::io::Write as _;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let Some(Ok(first)) = lines.next() else { continue };
+            lines.map_while(Result::ok).find(|line| line.is_empty());
+            let path = first.split_whitespace().nth(1).unwrap_or_default().trim_start_matches('/');
+            let (status, body) = match std::fs::read(folder.join(path)) {
+                Ok(body) => ("200 OK", body),
+                Err(_) => ("404 Not Found", Vec::new()),
+            };
+            let head =
+                format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).ok();
+        }
+    });
+    url
+}
+
+#[test]
+fn a_registry_over_http_is_followed_forwards_only_and_hands_out_what_was_taken_back() {
+    let scene = Scene::prepared(&["0.1.0", "0.1.1"]);
+    scene.ok(&["plugin", "keygen", "acme-index"]);
+    let index = |more: &[&str]| {
+        scene.ok(&[&["plugin", "index", "tree", "--key", "acme-index.key"][..], more].concat());
+    };
+    let move_to = |from: &str, to: &str| std::fs::rename(scene.path(from), scene.path(to)).unwrap();
+    let copy = |from: &str, to: &str| {
+        let (from, to) = (scene.path(from), scene.path(to));
+        assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+    };
+    index(&["--add", "echo-0.1.0.plg"]);
+    let url = web_server(scene.path("tree"));
+    scene.ok(&["plugin", "trust", "registry", "acme", &url, "--key", "acme-index.pub"]);
+    scene.ok(&["plugin", "install", ID, "--yes"]);
+    copy("tree", "old");
+
+    index(&["--add", "echo-0.1.1.plg"]);
+    let upgraded = scene.run(&["plugin", "upgrade", "--yes", "--json"]).expect(0).json();
+    assert_eq!((&upgraded[0]["before"], &upgraded[0]["version"]), (&json!("0.1.0"), &json!("0.1.1")));
+
+    // Somebody in between hands out the state before.
+    move_to("tree", "new");
+    copy("old", "tree");
+    let refused = scene.run(&["plugin", "upgrade", "--json"]).expect(1);
+    assert!(refused.err.contains("an older state than was seen before"), "{refused:?}");
+    std::fs::remove_dir_all(scene.path("tree")).unwrap();
+    move_to("new", "tree");
+
+    // A version is taken back by its vendor, and the registry says so.
+    scene.ok(&[
+        "plugin",
+        "trust",
+        "add",
+        "acme.pub",
+        "--plugins",
+        "dev.backplane.*",
+        "--role",
+        "plugin",
+        "--role",
+        "revocation",
+    ]);
+    scene.ok(&[
+        "license",
+        "revoke",
+        "--key",
+        "acme.key",
+        "--list",
+        "acme.dsse",
+        "--package",
+        "echo-0.1.1.plg",
+    ]);
+    index(&["--revocations", "acme.dsse"]);
+    scene.ok(&["plugin", "verify", ID]);
+    scene.run(&["plugin", "install", "dev.backplane.echo@0.1.1", "--yes"]).expect(5);
+    let revoked = scene.run(&["plugin", "verify", ID]);
+    assert!(revoked.code != 0 && revoked.out.contains("0.1.1 is on a revocation list"), "{revoked:?}");
+    scene.ok(&["plugin", "install", "dev.backplane.echo@0.1.0", "--yes"]);
+    let back = scene.run(&["plugin", "rollback", ID, "--to", "0.1.1"]);
+    assert!(back.code != 0 && back.err.contains("revocation list"), "{back:?}");
+}
+
+#[test]
 fn exit_codes_and_hints_say_what_to_do() {
     let scene = Scene::prepared(&["0.1.0"]);
     let unsigned = scene.run(&["plugin", "pack", "libecho.so", "-o", "unsigned.plg"]).expect(0);
@@ -337,6 +471,84 @@ fn a_server_that_runs_takes_over_what_is_installed_and_goes_back() {
     assert_eq!(listed(&scene), Value::Null);
 }
 
+/// The program as it is installed: with a plugin of its own, and a worker.
+fn installed(scene: &Scene) -> PathBuf {
+    let lib = scene.path("usr/lib/backplane");
+    std::fs::create_dir_all(lib.join("plugins")).unwrap();
+    std::fs::create_dir_all(scene.path("usr/bin")).unwrap();
+    std::fs::copy(echo(), lib.join("plugins/libbackplane_echo.so")).unwrap();
+    std::os::unix::fs::symlink(support::worker(), lib.join("backplane-worker")).unwrap();
+    let program = scene.path("usr/bin/backplane");
+    std::fs::copy(env!("CARGO_BIN_EXE_backplane"), &program).unwrap();
+    program
+}
+
+#[test]
+fn what_came_with_the_program_gives_way_to_who_is_named_and_comes_back_when_that_fails() {
+    let scene = Scene::prepared(&["0.1.0"]);
+    // Of its two numbers one is wrong: it is a package that does not start.
+    scene.pack("0.1.2", |bytes| {
+        let wrong = b"version = \"0.1.2\"";
+        let at = bytes.windows(wrong.len()).rposition(|window| window == wrong).unwrap();
+        bytes[at + wrong.len() - 2] = b'9';
+    });
+    let program = installed(&scene);
+    let run = |arguments: &[&str]| {
+        let mut command = support::command_of(&program, &scene.state());
+        Done::of(command.current_dir(scene.dir.path()).args(arguments).output().unwrap())
+    };
+    let served = || {
+        let all = run(&["plugin", "ls", "--json"]).expect(0).json();
+        let mut echo = all.as_array().unwrap().iter().filter(|plugin| plugin["id"] == ID);
+        let first = echo.next().cloned().unwrap();
+        assert_eq!(first["ready"], true, "what serves is told first: {all}");
+        (first["version"].clone(), first["level"].clone())
+    };
+    let core = (json!("0.1.0"), json!("core"));
+    let start = || support::Server::start_of(&program, scene.dir.path(), &scene.state(), &[]);
+    std::fs::create_dir_all(scene.state()).unwrap();
+    let server = start();
+    assert_eq!(served(), core);
+
+    let refused = run(&["plugin", "install", "echo-0.1.0.plg", "--yes"]).expect(5);
+    assert!(
+        refused.err.contains("takes the place of 0.1.0, which came with the program")
+            && refused.err.contains("--accept-changes"),
+        "{refused:?}"
+    );
+    let failed = run(&["plugin", "install", "echo-0.1.2.plg", "--yes", "--accept-changes"]).expect(1);
+    assert!(failed.err.contains("was taken back, and 0.1.0 serves as before"), "{failed:?}");
+    assert_eq!(served(), core);
+    assert!(!scene.state().join("plugins").join(ID).join("current").exists(), "what failed is not in use");
+    run(&["plugin", "upgrade"]).expect(0);
+    assert_eq!(served(), core);
+    drop(server);
+    let server = start();
+    assert_eq!(served(), core, "nor at the next start");
+    drop(server);
+
+    // Two builds of one version are told apart.
+    // One that serves nobody yet and cannot be loaded is no success.
+    let other = scene.path("other");
+    let alone = |arguments: &[&str]| {
+        let mut command = support::command(&other);
+        Done::of(command.current_dir(scene.dir.path()).args(arguments).output().unwrap())
+    };
+    std::fs::create_dir_all(&other).unwrap();
+    alone(&["plugin", "trust", "add", "acme.pub", "--plugins", "*"]).expect(0);
+    let server = support::Server::start(&other, &[]);
+    let failed = alone(&["plugin", "install", "echo-0.1.2.plg", "--yes"]).expect(1);
+    assert!(failed.err.contains("the server does not load dev.backplane.echo"), "{failed:?}");
+    assert!(failed.err.contains("plugin remove dev.backplane.echo"), "{failed:?}");
+    drop(server);
+
+    let _server = start();
+    run(&["infer", "echo", "--params", "{\"text\": \"hello\"}"]).expect(0);
+    let done = run(&["plugin", "install", "echo-0.1.0.plg", "--yes", "--accept-changes"]).expect(0);
+    assert!(done.err.contains("the new 0.1.0 is loaded beside the 0.1.0 before, which serves"), "{done:?}");
+    assert_eq!(served(), (json!("0.1.0"), json!("org")));
+}
+
 #[test]
 fn what_was_swapped_since_and_what_nobody_signed_is_not_loaded() {
     let scene = Scene::prepared(&["0.1.0"]);
@@ -357,6 +569,10 @@ fn what_was_swapped_since_and_what_nobody_signed_is_not_loaded() {
         assert!(echo["problem"].as_str().unwrap().contains("not the file that was signed"), "{echo}");
     }
     scene.run(&["plugin", "verify"]).expect(1);
+    // The same package again mends it, and says so.
+    let mended = scene.ok(&["plugin", "install", "echo-0.1.0.plg", "--yes"]);
+    assert!(mended.contains("was damaged on disk, and is whole again"), "{mended}");
+    scene.ok(&["plugin", "verify"]);
     scene.ok(&["plugin", "remove", ID, "--yes"]);
 
     // A library that somebody put there is loaded, unless the policy forbids it.

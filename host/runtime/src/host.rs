@@ -258,6 +258,11 @@ impl Host {
         plugins
     }
 
+    /// Each plugin that has to do with a licence, and how it stands: `("com.acme.trt", "grace")`.
+    pub fn license_states(&self) -> Vec<(String, &'static str)> {
+        self.catalog().shelf().shared.licences.get().map(crate::license::states).unwrap_or_default()
+    }
+
     /// The last upgrade of a plugin, under way or over.
     pub fn plugin_upgrade(&self, id: &str) -> Option<PluginUpgrade> {
         self.catalog().shelf().upgrades.of(id)

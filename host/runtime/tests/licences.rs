@@ -7,7 +7,7 @@ mod licensed;
 mod support;
 
 use backplane::{Answer, CacheOutcome, Caller, Error, ErrorCode, Host, PartState, Request};
-use backplane_registry::license::{Licence, Licences, Machine, UsageLog};
+use backplane_registry::license::{Clock, Licence, Licences, Machine, TimeToken, UsageLog};
 use backplane_registry::trust::{Envelope, Role, SecretKey, TrustStore, TrustedKey};
 use licensed::{FREE, PLUGIN, Site, days, seconds};
 use serde_json::json;
@@ -106,6 +106,23 @@ async fn a_licence_comes_and_goes_while_the_host_runs() {
     until_served(&host).await;
     Licences::at(site.state.path()).remove("lic_2").unwrap();
     until_refused(&host, "plugin_license_revoked").await;
+}
+
+#[tokio::test]
+async fn who_names_no_model_is_told_of_the_licence_too() {
+    let site = Site::new(&[]);
+    std::fs::remove_file(site.plugins.path().join("libfree.so")).unwrap();
+    let host = site.host(|_| {});
+    let any = || Request::new(Caller::internal("tests"), "slow.answer", "{}");
+    let error = ask(&host, any()).await.unwrap_err();
+    assert_eq!((error.code, &*error.reason), (ErrorCode::PermissionDenied, "plugin_license_missing"));
+    site.license("lic_1", 1, json!({}));
+    until_served(&host).await;
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while ask(&host, any()).await.is_err() {
+        assert!(Instant::now() < deadline, "the licence has come");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
@@ -278,14 +295,36 @@ async fn what_is_kept_in_the_cache_needs_a_licence_too() {
 async fn a_clock_that_was_set_back_gives_nothing() {
     let site = Site::new(&[]);
     site.license("lic_1", 1, json!({"exp": days(30)}));
-    let folder = site.state.path().join("licenses");
     // As a host that ran until a month later would have left it.
     let (seen, confirmed) = (days(-10), days(40));
     let clock = json!({
         "first_seen": seen, "running": 90_000, "confirmed": confirmed, "candidate": [confirmed, 90_000], "last": confirmed,
     });
-    std::fs::write(folder.join("clock.json"), clock.to_string()).unwrap();
+    serde_json::from_value::<Clock>(clock).unwrap().write(site.state.path()).unwrap();
     let host = site.host(|_| {});
     assert_eq!(&*refused(&host).await.reason, "plugin_license_expired");
     free_serves(&host).await;
+
+    // The vendor says what time it is at this installation: its licences go by that, while the host runs.
+    let install = Machine::install_id(site.state.path()).unwrap();
+    let now = backplane_registry::trust::Timestamp::now();
+    let token = TimeToken::new("acme-ai", &install, now);
+    let sealed = token.seal(&SecretKey::of_seed(&[1; 32])).unwrap();
+    Licences::at(site.state.path()).install_token(&token, sealed.as_bytes()).unwrap();
+    until_served(&host).await;
+    drop(host);
+    until_served(&site.host(|_| {})).await;
+}
+
+#[tokio::test]
+async fn a_record_of_the_clock_that_somebody_wrote_is_told_and_stops_nobody() {
+    let site = Site::new(&[]);
+    site.license("lic_1", 1, json!({"exp": days(30)}));
+    std::fs::write(site.state.path().join("licenses/clock.dsse"), "{}").unwrap();
+    let host = site.host(|_| {});
+    until_served(&host).await;
+    let health = host.health();
+    let part = health.parts.iter().find(|part| part.part == "licenses").unwrap();
+    assert_eq!(part.state, PartState::Degraded, "{part:?}");
+    assert!(part.detail.contains("clock.dsse"), "{part:?}");
 }

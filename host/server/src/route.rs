@@ -182,6 +182,7 @@ async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> Ht
     };
     let admitted = caller::admit(&app, route.scope, &http);
     let limited = admitted.as_ref().ok().cloned();
+    let admin = admitted.is_ok() && route.scope == Scope::Admin;
     let answer = match admitted {
         Ok(caller) => {
             let call = Call::new(app.clone(), caller, http.clone(), payload, id.clone(), started);
@@ -209,8 +210,20 @@ async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> Ht
         }
         response
     });
+    if admin && route.path.starts_with("/admin/") {
+        license_state(&app, &mut response);
+    }
     finish(&http, &mut response, &id);
     count::to_the_end(counted, response)
+}
+
+/// How licences stand, for whoever may know it: `com.acme.trt=grace, com.acme.speech=valid`.
+fn license_state(app: &App, response: &mut HttpResponse) {
+    let states = app.host.license_states();
+    if !states.is_empty() {
+        let states: Vec<_> = states.into_iter().map(|(plugin, state)| format!("{plugin}={state}")).collect();
+        crate::head::set("x-license-state", &states.join(", "), response.headers_mut());
+    }
 }
 
 /// The id that the client sent, if it is one, else a new one.

@@ -4,15 +4,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Bind, BindKind, Match};
+use super::{Bind, BindKind, Match, own_key};
 use crate::digest::Digest;
-use crate::trust::{Result, TrustError, read_capped, write_new};
+use crate::trust::{PublicKey, Result, TrustError, read_capped, write_new};
 
 /// What this machine can be known by. Licences hold hashes of these, with the plugin's id in them, so that two vendors
 /// cannot tell that they have the same customer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Machine {
-    /// Of this state directory: 128 random bits, made once.
+    /// Of this state directory, made once.
     pub install: Option<String>,
     parts: Vec<(&'static str, String)>,
 }
@@ -47,15 +47,12 @@ impl Machine {
         Self { install, parts }
     }
 
-    /// The id of this state directory; it is made if there is none.
+    /// The id of this state directory; it is made if there is none, from the [key](super::own_key) of this installation.
     pub fn install_id(state: &Path) -> Result<String> {
         if let Some(id) = read_install_id(state)? {
             return Ok(id);
         }
-        let mut random = [0_u8; 16];
-        getrandom::fill(&mut random).map_err(|error| TrustError::NoRandomness(error.to_string()))?;
-        let id = random.iter().fold("ins_".to_owned(), |id, byte| format!("{id}{byte:02x}"));
-        fs::create_dir_all(state).map_err(TrustError::io("make", state))?;
+        let id = id_of(&own_key(state)?.public());
         match write_new(&path(state), format!("{id}\n").as_bytes(), 0o644) {
             // Another process was faster.
             Err(TrustError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
@@ -99,6 +96,11 @@ impl Machine {
     }
 }
 
+/// The id of the installation that has this key.
+pub(super) fn id_of(key: &PublicKey) -> String {
+    format!("ins_{}", key.id())
+}
+
 fn path(state: &Path) -> PathBuf {
     state.join("install-id")
 }
@@ -118,6 +120,23 @@ fn read_install_id(state: &Path) -> Result<Option<String>> {
     }
     let reason = "it is no install id; licences are bound to it, so bring the file back, or remove it to have a new one";
     Err(TrustError::File { path, reason: reason.to_owned() })
+}
+
+/// How many GPUs of this machine a program may use: all, or those that `visible` lists (`CUDA_VISIBLE_DEVICES`).
+pub fn visible_gpus(visible: Option<&str>) -> u64 {
+    let all = fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, Iterator::count);
+    bounded(all, visible) as u64
+}
+
+/// CUDA reads the list up to the first entry that names no device.
+fn bounded(all: usize, visible: Option<&str>) -> usize {
+    let Some(list) = visible else { return all };
+    let named = |device: &&str| match device.trim().parse::<i64>() {
+        Ok(number) => usize::try_from(number).is_ok_and(|number| number < all),
+        // A UUID, whole or how it begins.
+        Err(_) => !device.trim().is_empty(),
+    };
+    list.split(',').take_while(named).count().min(all)
 }
 
 fn first_gpu() -> Option<String> {
@@ -152,6 +171,21 @@ mod tests {
         );
         assert!(!fits(&all, "com.other.x"), "the plugin's id is the salt");
         assert_ne!(ids("com.acme.x"), ids("com.other.x"));
+    }
+
+    #[test]
+    fn gpus_that_are_hidden_are_not_used() {
+        for (visible, count) in [
+            (None, 4),
+            (Some(""), 0),
+            (Some("0"), 1),
+            (Some("0, 2"), 2),
+            (Some("GPU-1a,GPU-2b,3"), 3),
+            (Some("0,-1,2"), 1),
+            (Some("9"), 0),
+        ] {
+            assert_eq!(bounded(4, visible), count, "{visible:?}");
+        }
     }
 
     #[test]

@@ -3,14 +3,20 @@
 //! Setting the clock back gives nothing, and no denial is needed for it: the time that counts is the latest of what the
 //! system says, what was confirmed before, what was built and what was signed. A value is confirmed only after
 //! [`CONFIRMED_AFTER`] of running time in which the clock never fell behind it, so that a clock that is wrong for an
-//! hour burns no licence.
+//! hour burns no licence. One that was wrong for longer is mended by a [`TimeToken`](super::TimeToken) of the vendor, for that
+//! vendor's licences.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::trust::{Result, Timestamp, TrustError, parse_typed, read_capped, write_atomic};
+use super::{UsageLog, own_key};
+use crate::trust::{
+    Envelope, PublicKey, Result, Role, Timestamp, TrustError, TrustSet, TrustedKey, payload_type,
+    read_capped, write_atomic,
+};
 
 /// Running seconds after which a clock value counts for good.
 pub const CONFIRMED_AFTER: u64 = 24 * 3600;
@@ -30,6 +36,50 @@ pub struct Clock {
     candidate: (Timestamp, u64),
     /// The system's clock at the last look.
     last: Timestamp,
+    /// By issuer: since when its licences go by what it signed, and no more by what was seen before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    resets: BTreeMap<String, Reset>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Reset {
+    /// Whose word it is.
+    key: PublicKey,
+    /// The time that was signed.
+    time: Timestamp,
+    /// `running` when it was taken.
+    running: u64,
+    /// The latest time that was confirmed since.
+    confirmed: Timestamp,
+}
+
+/// What time it is, for whose licences.
+#[derive(Debug, Clone, Copy)]
+pub struct Now<'a> {
+    /// Where nobody says otherwise.
+    pub at: Timestamp,
+    reset: Option<(&'a Clock, Timestamp)>,
+}
+
+impl From<Timestamp> for Now<'_> {
+    fn from(at: Timestamp) -> Self {
+        Self { at, reset: None }
+    }
+}
+
+impl Now<'_> {
+    /// For the licences of this issuer, to a plugin that names these keys of its vendor, if it names any.
+    pub fn of_issuer(&self, issuer: &str, pinned: &[String]) -> Timestamp {
+        let Some((clock, least)) = self.reset else { return self.at };
+        let named = |reset: &&Reset| pinned.is_empty() || pinned.contains(&reset.key.to_string());
+        clock.resets.get(issuer).filter(named).map_or(self.at, |reset| clock.since(reset).max(least))
+    }
+
+    /// The earliest of all.
+    pub fn earliest(&self) -> Timestamp {
+        let Some((clock, least)) = self.reset else { return self.at };
+        clock.resets.values().map(|reset| clock.since(reset).max(least)).min().unwrap_or(self.at)
+    }
 }
 
 impl Clock {
@@ -40,7 +90,34 @@ impl Clock {
             confirmed: Timestamp::default(),
             candidate: (system, 0),
             last: system,
+            resets: BTreeMap::new(),
         }
+    }
+
+    /// One for a state directory whose clock is not known: never before what was used here last.
+    pub fn anew(state: &Path, system: Timestamp) -> Self {
+        let used = UsageLog::at(state).read().ok().and_then(|entries| Some(entries.last()?.at));
+        Self { confirmed: used.unwrap_or_default(), ..Self::new(system) }
+    }
+
+    /// From now on the licences of this issuer go by the time that it signed, and what is seen after. An older token than
+    /// was taken before changes nothing. Whether it was taken.
+    pub fn reset(&mut self, issuer: &str, key: PublicKey, time: Timestamp, system: Timestamp) -> bool {
+        if self.resets.get(issuer).is_some_and(|known| time <= known.time) {
+            return false;
+        }
+        let reset = Reset { key, time, running: self.running, confirmed: time };
+        self.resets.insert(issuer.to_owned(), reset);
+        // What waited for its confirmation was seen before.
+        self.candidate = (system, self.running);
+        self.last = system;
+        true
+    }
+
+    /// The time that counts after a reset, but for what the system says.
+    fn since(&self, reset: &Reset) -> Timestamp {
+        let ran = i64::try_from(self.running.saturating_sub(reset.running)).unwrap_or(i64::MAX);
+        reset.time.plus(ran).max(reset.confirmed)
     }
 
     /// Looks at the clock after `ran` more seconds of running. Returns the seconds that it was set back, if that is
@@ -53,7 +130,9 @@ impl Clock {
         if system < held.plus(-TOLERANCE) {
             self.candidate = (system, self.running);
         } else if elapsed >= CONFIRMED_AFTER {
-            self.confirmed = self.confirmed.max(held.min(system));
+            let confirmed = held.min(system);
+            self.confirmed = self.confirmed.max(confirmed);
+            self.resets.values_mut().for_each(|reset| reset.confirmed = reset.confirmed.max(confirmed));
             self.candidate = (system, self.running);
         }
         let expected = self.last.plus(i64::try_from(ran).unwrap_or(i64::MAX));
@@ -69,27 +148,50 @@ impl Clock {
         [system, self.confirmed, built, at_least].into_iter().chain(signed).max().unwrap_or(system)
     }
 
+    /// As [`now`](Self::now), for each issuer.
+    pub fn times(&self, system: Timestamp, built: Timestamp, signed: Option<Timestamp>) -> Now<'_> {
+        let least = [system, built].into_iter().chain(signed).max().unwrap_or(system);
+        Now { at: self.now(system, built, signed), reset: Some((self, least)) }
+    }
+
     pub fn confirmed(&self) -> Timestamp {
         self.confirmed
     }
 
-    /// What this state directory remembers; nothing if it never had a clock.
+    /// What this state directory remembers; nothing if it never had a clock. A record that this installation did not
+    /// sign as it stands is refused.
     pub fn read(state: &Path) -> Result<Option<Self>> {
-        match read_capped(&path(state), 4 << 10) {
-            Err(TrustError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            read => parse_typed(&read?).map(Some),
-        }
+        let path = path(state);
+        let bytes = match read_capped(&path, MAX) {
+            Err(TrustError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            read => read?,
+        };
+        let key = TrustedKey::new(own_key(state)?.public(), "this installation", &[Role::License]);
+        let mut trust = TrustSet::default();
+        trust.add(key);
+        let read = Envelope::parse(&bytes, MAX)
+            .and_then(|envelope| {
+                envelope.verify(&trust, Role::License, payload_type::CLOCK, Timestamp::now())
+            })
+            .and_then(|payload| payload.parse());
+        read.map(Some).map_err(|error| TrustError::File { path, reason: error.to_string() })
     }
 
     /// Lets the state directory remember it.
     pub fn write(&self, state: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        write_atomic(&path(state), text.as_bytes(), 0o600)
+        let payload = serde_json::to_vec(self).unwrap_or_default();
+        let sealed = Envelope::sign(payload_type::CLOCK, payload, &[&own_key(state)?]).to_json();
+        write_atomic(&path(state), &sealed, 0o600)
     }
 }
 
+/// More than the resets of a hundred vendors take.
+const MAX: usize = 64 << 10;
+
 fn path(state: &Path) -> PathBuf {
-    state.join("licenses/clock.json")
+    state.join("licenses/clock.dsse")
 }
 
 #[cfg(test)]
@@ -152,6 +254,82 @@ mod tests {
         assert_eq!(clock.now(at(0), at(5), Some(at(9))), at(9));
         let text = serde_json::to_string(&clock).unwrap();
         assert_eq!(serde_json::from_str::<Clock>(&text).unwrap(), clock);
+    }
+
+    #[test]
+    fn a_vendor_mends_the_clock_for_its_own_licences_and_once() {
+        let key = |seed| crate::trust::SecretKey::of_seed(&[seed; 32]).public();
+        let mut clock = Clock::new(at(0));
+        // Wrong for two days of running: it is believed.
+        let wrong = at(3650 * DAY);
+        clock.observe(wrong, 24 * HOUR);
+        clock.observe(wrong.plus(2 * DAY), 48 * HOUR);
+        let times = |clock: &Clock, system| {
+            let now = clock.times(system, Timestamp::default(), None);
+            [now.at, now.of_issuer("acme", &[]), now.of_issuer("other", &[]), now.earliest()]
+        };
+        let system = at(3 * DAY);
+        assert!(times(&clock, system).iter().all(|now| *now >= wrong));
+
+        assert!(clock.reset("acme", key(1), at(3 * DAY), system));
+        let [all, acme, other, earliest] = times(&clock, system);
+        assert!(all >= wrong && other >= wrong, "what one vendor signs mends nothing of another's");
+        assert_eq!((acme, earliest), (at(3 * DAY), at(3 * DAY)));
+        let now = clock.times(system, Timestamp::default(), None);
+        let named = |seed| now.of_issuer("acme", &[key(seed).to_string()]);
+        assert!(
+            named(1) == at(3 * DAY) && named(2) >= wrong,
+            "a plugin that names its vendor's keys believes these"
+        );
+
+        // From there on it is as before: what ran counts, what is confirmed counts, and setting back gives nothing.
+        clock.observe(at(4 * DAY), 24 * HOUR);
+        clock.observe(at(5 * DAY), 24 * HOUR);
+        assert!(times(&clock, at(0))[1] >= at(5 * DAY));
+        assert!(!clock.reset("acme", key(1), at(3 * DAY), at(0)), "the same token again");
+        assert!(times(&clock, at(0))[1] >= at(5 * DAY));
+        let state = tempfile::tempdir().unwrap();
+        clock.write(state.path()).unwrap();
+        assert_eq!(Clock::read(state.path()).unwrap().unwrap(), clock);
+    }
+
+    #[test]
+    fn a_record_that_somebody_wrote_is_refused_and_one_that_is_gone_begins_where_it_was_used() {
+        let state = tempfile::tempdir().unwrap();
+        let clock = Clock::new(at(DAY));
+        clock.write(state.path()).unwrap();
+        let good = std::fs::read(path(state.path())).unwrap();
+        for place in 0..good.len() {
+            let mut flipped = good.clone();
+            flipped[place] ^= 1;
+            std::fs::write(path(state.path()), flipped).unwrap();
+            assert!(Clock::read(state.path()).is_err(), "byte {place} was flipped, and nobody saw it");
+        }
+        // As it once was written, and as another installation writes it.
+        std::fs::write(path(state.path()), serde_json::to_vec(&clock).unwrap()).unwrap();
+        assert!(Clock::read(state.path()).is_err());
+        let other = tempfile::tempdir().unwrap();
+        clock.write(other.path()).unwrap();
+        std::fs::copy(path(other.path()), path(state.path())).unwrap();
+        let refused = Clock::read(state.path()).unwrap_err().to_string();
+        assert!(refused.contains("clock.dsse") && refused.contains("none of the keys"), "{refused}");
+
+        std::fs::remove_file(path(state.path())).unwrap();
+        assert_eq!(Clock::read(state.path()).unwrap(), None);
+        assert_eq!(now(&Clock::anew(state.path(), at(0)), at(0)), at(0));
+        let entry = crate::license::Entry {
+            at: at(9 * DAY),
+            plugin: "com.acme.x".to_owned(),
+            licence: "lic_1".to_owned(),
+            tenant: "default".to_owned(),
+            month: "2027-01".to_owned(),
+            tokens: 1,
+            requests: 1,
+            peak_nodes: 1,
+            peak_gpus: 0,
+        };
+        UsageLog::at(state.path()).append(&entry).unwrap();
+        assert_eq!(now(&Clock::anew(state.path(), at(0)), at(0)), at(9 * DAY));
     }
 
     proptest! {

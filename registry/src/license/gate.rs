@@ -214,7 +214,7 @@ impl Gate {
         if !licence.limits.any() {
             return Ok(());
         }
-        let mut used = one_more(self.meter.all().used());
+        let mut used = Use { gpus: self.meter.gpus(), ..one_more(self.meter.all().used()) };
         if licence.limits.tenants.is_some() {
             used.tenants = self.meter.tenants_with(tenant);
         }
@@ -272,6 +272,7 @@ fn over(snapshot: &Snapshot, excess: &Excess, tenant: Option<&str>) -> Denial {
         reason: format!("{} are allowed, and this would be more", excess.allowed),
         remedy: match excess.limit {
             "concurrency" => "retry, or ask the vendor for more",
+            "gpus" => "let the server see fewer, with `CUDA_VISIBLE_DEVICES`, or ask the vendor for more",
             "tokens_month" => "wait for the next month, or ask the vendor for more",
             _ => "use less, or ask the vendor for more",
         }

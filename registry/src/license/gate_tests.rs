@@ -33,6 +33,19 @@ fn nobody_has_looked_is_neither_licensed_nor_missing() {
 }
 
 #[test]
+fn a_plugin_may_use_as_many_gpus_as_are_licensed() {
+    let gate = licensed(serde_json::json!({"limits": {"gpus": 2}}));
+    gate.meter().see_gpus(2);
+    assert_eq!((gate.admits("default"), gate.standing().state), (Ok(()), State::Valid));
+    gate.meter().see_gpus(3);
+    let denied = gate.admits("default").unwrap_err();
+    assert_eq!((denied.code, denied.field.as_str()), ("plugin_license_over_limit", "limits.gpus"));
+    assert!(denied.reason.contains("2 are allowed") && denied.remedy.contains("CUDA_VISIBLE_DEVICES"));
+    assert_eq!(gate.standing().state, State::OverLimit);
+    assert_eq!(gate.meter().used().gpus, 3);
+}
+
+#[test]
 fn a_renewal_takes_its_place_under_running_requests() {
     let gate = gate(State::Grace);
     let stop = AtomicBool::new(false);

@@ -15,6 +15,8 @@ pub struct Meter {
     /// By tenant. It grows only, and by one for each tenant of the host.
     tenants: ArcSwap<BTreeMap<String, Arc<Counts>>>,
     instances: AtomicU64,
+    /// Those of this machine that the plugin may use.
+    gpus: AtomicU64,
     refused: [AtomicU64; State::ALL.len()],
 }
 
@@ -84,11 +86,21 @@ impl Meter {
         }
     }
 
+    /// The plugin asks for a GPU, and may use so many of this machine.
+    pub fn see_gpus(&self, count: u64) {
+        self.gpus.fetch_max(count, Ordering::Relaxed);
+    }
+
+    pub fn gpus(&self) -> u64 {
+        self.gpus.load(Ordering::Relaxed)
+    }
+
     /// What is used now.
     pub fn used(&self) -> Use {
         let active = |counts: &&Arc<Counts>| counts.active.load(Ordering::Relaxed) == 1;
         Use {
             instances: self.instances.load(Ordering::Relaxed),
+            gpus: self.gpus(),
             tenants: self.tenants.load().values().filter(active).count() as u64,
             ..self.all.used()
         }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::file::NoLicence;
-use super::{LABEL, Licence, MAX_FILE, Machine, Standing, State, Use, standing};
+use super::{LABEL, Licence, MAX_FILE, Machine, Now, Standing, State, Use, standing};
 use crate::digest::Digest;
 use crate::plugin::Manifest;
 use crate::trust::{
@@ -23,7 +23,7 @@ pub struct Situation<'a> {
     pub used: Option<&'a Use>,
     /// When this host first had the file.
     pub first_seen: Option<Timestamp>,
-    pub now: Timestamp,
+    pub now: Now<'a>,
 }
 
 /// A plugin as it wants to run.
@@ -37,13 +37,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// What a manifest says. `built`: seconds since 1970, where a signed package says it.
+    /// What a manifest says. `built`: seconds since 1970, where a signed package says it. Of two days the later counts.
     pub fn of(manifest: &Manifest, built: Option<u64>) -> Self {
         let day = built.and_then(|seconds| i64::try_from(seconds).ok()).map(|s| Timestamp::of_unix(s).day());
         Self {
             id: manifest.id.clone(),
             version: Some(manifest.version.clone()),
-            built: day,
+            built: day.max(manifest.built),
             pinned: manifest.vendor_keys.clone(),
         }
     }
@@ -124,8 +124,10 @@ pub fn check(bytes: &[u8], situation: &Situation<'_>) -> Report {
     steps.binding(&licence, situation.machine);
     steps.revocation(&licence, situation.revocations);
     let built = situation.plugin.and_then(|plugin| plugin.built);
-    let standing = standing(&licence, built, situation.first_seen, situation.now);
-    steps.time(&licence, standing, situation.now);
+    let pinned = situation.plugin.map(|plugin| plugin.pinned.as_slice()).unwrap_or_default();
+    let now = situation.now.of_issuer(&licence.issuer, pinned);
+    let standing = standing(&licence, built, situation.first_seen, now);
+    steps.time(&licence, standing, now);
     steps.limits(&licence, situation.used);
     steps.report(Some(licence), raw, digest, standing)
 }
@@ -188,7 +190,8 @@ impl Steps {
             }
         };
         self.pass("format", "a signed document");
-        let verified = envelope.verify(situation.trust, Role::License, payload_type::LICENSE, situation.now);
+        let verified =
+            envelope.verify(situation.trust, Role::License, payload_type::LICENSE, situation.now.at);
         let error = match verified {
             Ok(payload) => {
                 let signer = &payload.signers()[0];

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::{Clock, MAX_FILE, Report, Situation, Snapshot, State, check};
-use crate::trust::{Result, Timestamp, TrustError, read_capped, write_atomic};
+use super::{Clock, MAX_FILE, Machine, Report, Situation, Snapshot, State, TimeToken, check, token};
+use crate::trust::{Result, Timestamp, TrustError, TrustSet, read_capped, write_atomic};
 
 /// The licence files of one state directory.
 #[derive(Debug, Clone)]
@@ -62,8 +62,8 @@ impl Licences {
     /// How a plugin stands, by what is here: `situation` has to name it. What the vendor signed last is a time that has
     /// come, whatever `clock` says; `situation.now` is the system's.
     pub fn standing_of(&self, plugin: &str, situation: &Situation<'_>, clock: &Clock) -> Result<Snapshot> {
-        let system = situation.now;
-        let now = clock.now(system, built(), None);
+        let system = situation.now.at;
+        let now = clock.times(system, built(), None);
         let held = self.load(&Situation { now, ..*situation })?;
         let speaks = held.iter().filter_map(|held| {
             let licence = held.report.licence.as_ref()?;
@@ -76,7 +76,7 @@ impl Licences {
                 lists.map(|(_, list)| list.iat).chain([iat])
             })
             .max();
-        let now = clock.now(system, built(), signed);
+        let now = clock.times(system, built(), signed);
         let held = self.of_plugin(plugin, &Situation { now, ..*situation })?;
         Ok(held.as_ref().map_or_else(Snapshot::missing, Snapshot::from))
     }
@@ -98,6 +98,39 @@ impl Licences {
         }
     }
 
+    /// Keeps a token that was checked; the one of this issuer before gives way.
+    pub fn install_token(&self, token: &TimeToken, bytes: &[u8]) -> Result<PathBuf> {
+        let path = token::file_of(&self.root, &token.issuer);
+        write_atomic(&path, bytes, 0o644)?;
+        Ok(path)
+    }
+
+    /// Lets `clock` go by the tokens that are here, each once. What was taken, and what was not believed and why.
+    pub fn mend(
+        &self,
+        clock: &mut Clock,
+        trust: &TrustSet,
+        machine: &Machine,
+        system: Timestamp,
+    ) -> Result<(Vec<TimeToken>, Vec<TrustError>)> {
+        let (mut taken, mut refused) = (Vec::new(), Vec::new());
+        for path in self.files_of("time")? {
+            let install = machine.install.as_deref().unwrap_or_default();
+            let read = read_capped(&path, MAX_FILE)
+                .and_then(|bytes| TimeToken::read(&bytes, trust, install, system));
+            match read {
+                // Once it was taken, what the clock says then is the clock's.
+                Ok((token, key)) => {
+                    if token.fits(system).is_ok() && clock.reset(&token.issuer, key, token.time, system) {
+                        taken.push(token);
+                    }
+                }
+                Err(error) => refused.push(TrustError::File { path, reason: error.to_string() }),
+            }
+        }
+        Ok((taken, refused))
+    }
+
     fn path(&self, id: &str) -> Result<PathBuf> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
         if id.is_empty() || id.len() > 64 || !id.bytes().all(plain) {
@@ -108,11 +141,15 @@ impl Licences {
     }
 
     fn files(&self) -> Result<Vec<PathBuf>> {
+        self.files_of("lic")
+    }
+
+    fn files_of(&self, kind: &str) -> Result<Vec<PathBuf>> {
         let mut out = crate::store::list(&self.root)
             .map_err(|error| TrustError::File { path: self.root.clone(), reason: error.to_string() })?;
         // A folder holds no licence, and reading a pipe would wait for its writer.
         let is_file = |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
-        out.retain(|path| path.extension().is_some_and(|extension| extension == "lic") && is_file(path));
+        out.retain(|path| path.extension().is_some_and(|extension| extension == kind) && is_file(path));
         out.sort();
         Ok(out)
     }

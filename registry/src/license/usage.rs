@@ -78,9 +78,14 @@ impl UsageLog {
 
     /// Every entry; an error names the first line that does not follow the one before it.
     pub fn read(&self) -> Result<Vec<Entry>> {
+        self.read_with_end().map(|(entries, _)| entries)
+    }
+
+    /// As [`read`](Self::read), with the hash of the last line: it names all of them.
+    pub fn read_with_end(&self) -> Result<(Vec<Entry>, Digest)> {
         match File::open(&self.path) {
-            Ok(file) => Ok(self.walk(&file)?.0),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Ok(file) => self.walk(&file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok((Vec::new(), Digest::of(b""))),
             Err(error) => Err(TrustError::io("read", &self.path)(error)),
         }
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capability::Capability;
 use crate::strict;
+use crate::trust::Day;
 
 /// A plugin's manifest. Keys that this host does not know are kept aside, not refused: a newer plugin may say more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +52,9 @@ pub struct Manifest {
     pub licence: Option<String>,
     #[serde(default)]
     pub licence_class: LicenceClass,
+    /// The day that it was built, where its vendor says so: licences may cover builds up to a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built: Option<Day>,
     /// Public keys that may sign this plugin's licences and later versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vendor_keys: Vec<String>,

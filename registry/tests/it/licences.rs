@@ -84,7 +84,7 @@ impl Host {
             plugin: Some(&self.plugin),
             used: Some(&self.used),
             first_seen: None,
-            now: self.now,
+            now: self.now.into(),
         }
     }
 
@@ -343,6 +343,22 @@ fn an_ended_licence_for_updates_only_runs_the_builds_that_it_covers() {
 }
 
 #[test]
+fn a_library_in_a_folder_has_the_date_that_its_vendor_wrote_into_it() {
+    let of = |built: &str, packed: Option<u64>| {
+        let text = format!("id = 'com.acme.trt'\nversion = '3.1.0'\nabi = '1.0'\n{built}");
+        Running::of(&backplane_registry::plugin::Manifest::parse(&text).unwrap(), packed).built
+    };
+    let day = |text: &str| Some(text.parse::<Day>().unwrap());
+    assert_eq!(of("", None), None);
+    assert_eq!(of("built = '2027-12-01'", None), day("2027-12-01"));
+    assert_eq!(of("built = '2027-12-01'", Some(0)), day("2027-12-01"), "a package says no earlier day");
+    assert_eq!(of("built = '1970-01-01'", Some(86_400)), day("1970-01-02"));
+    let mut host = Host::new();
+    host.plugin = Running { built: of("built = '2027-12-01'", None), ..host.plugin };
+    assert_eq!(refused(&host.check(seal(&payload()))).1, "build_too_new");
+}
+
+#[test]
 fn of_several_files_the_highest_serial_that_serves_counts() {
     let state = tempfile::tempdir().unwrap();
     let licences = Licences::at(state.path());
@@ -458,7 +474,7 @@ fn the_time_that_counts_is_not_what_the_clock_was_set_back_to() {
     let host = Host { machine: Machine::of(Some("ins_a".to_owned()), Vec::new()), ..Host::new() };
     let licences = Licences::at(state.path());
     let standing = |clock: &Clock, system: &str| {
-        let situation = Situation { used: None, now: time(system), ..host.situation() };
+        let situation = Situation { used: None, now: time(system).into(), ..host.situation() };
         licences.standing_of("com.acme.trt", &situation, clock).unwrap().standing.state
     };
     let clock = Clock::new(time("2027-06-01T00:00:00Z"));

@@ -14,7 +14,7 @@ pub enum License {
 Exit codes of this verb: 0 valid, 1 not valid, 2 it ends soon or has ended and grace runs, 3 it is for another
 machine, plugin or version")]
     Inspect(Inspect),
-    /// Keep licence files, or a vendor's revocation list
+    /// Keep licence files, a vendor's revocation list, or its word for what time it is
     #[command(after_help = "Example:\n  backplane license install acme.lic")]
     Install {
         /// The files, as the vendor sent them
@@ -43,7 +43,11 @@ machine, plugin or version")]
         plugin: String,
     },
     /// Tell what licensed plugins were used for
-    Usage,
+    #[command(args_conflicts_with_subcommands = true)]
+    Usage {
+        #[command(subcommand)]
+        verb: Option<Usage>,
+    },
     /// Ask whether a plugin's feature is licensed: exit code 0 if it is, 5 if not
     #[command(after_help = "Example:\n  backplane license check com.acme.trt fp8")]
     Check {
@@ -73,9 +77,51 @@ machine, plugin or version")]
   backplane license issue --key acme.key --template basic.toml --set licensee.name=\"Example GmbH\" > example.lic
   backplane license issue --key old.key --key new.key --template basic.toml --out example.lic")]
     Issue(Issue),
-    /// Vendors: take licences or keys back; the list is made, or goes on where it was
-    #[command(after_help = "Example:\n  backplane license revoke --key acme.key --list acme.dsse lic_1")]
+    /// Vendors: say what time it is, for a customer whose clock was wrong for so long that licences believe it
+    #[command(
+        after_help = "Example:\n  backplane license time --key acme.key --install ins_3f9a1c20… --out example.time"
+    )]
+    Time {
+        /// The secret key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The customer's installation: the first line of `license fingerprint`
+        #[arg(long, value_name = "ID")]
+        install: String,
+        /// Where to
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Vendors: take licences, keys or packages back; the list is made, or goes on where it was
+    #[command(after_help = "Examples:
+  backplane license revoke --key acme.key --list acme.dsse lic_1
+  backplane license revoke --key acme.key --list acme.dsse --package speech-1.2.0.plg")]
     Revoke(Revoke),
+}
+
+/// What licensed plugins were used for.
+#[derive(Debug, Subcommand)]
+pub enum Usage {
+    /// Sign what was used, to be sent to a vendor
+    #[command(after_help = "Examples:
+  backplane license usage export com.acme.trt > usage.txt
+  backplane license usage export 'com.acme.*' --out usage.txt
+
+It has the months, tokens and requests of these plugins and no others, how many tenants there were and not their names.")]
+    Export {
+        /// Whose plugins: an id, or `com.acme.*`
+        #[arg(required = true, value_name = "IDS")]
+        plugins: Vec<String>,
+        /// Where to [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Vendors: check what a customer sent, and show it
+    #[command(after_help = "Example:\n  backplane license usage read usage.txt")]
+    Read {
+        /// The customer's file
+        file: PathBuf,
+    },
 }
 
 /// The keys whose signatures are believed.
@@ -154,4 +200,7 @@ pub struct Revoke {
     /// A signing key of yours that is no longer yours alone
     #[arg(long = "revoke-key", value_name = "ID")]
     pub keys: Vec<String>,
+    /// A package of yours that must not run anywhere
+    #[arg(long = "package", value_name = "FILE")]
+    pub packages: Vec<PathBuf>,
 }

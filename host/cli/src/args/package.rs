@@ -128,6 +128,20 @@ pub enum Trust {
         after_help = "Examples:\n  backplane plugin trust registry acme https://plugins.acme.com --key acme-index.pub\n  backplane plugin trust registry mirror /srv/plugins --key acme-index.pub\n  backplane plugin trust registry acme --remove"
     )]
     Registry(TrustRegistry),
+    /// Believe whom somebody vouches for: a signed list of keys, and the lists that follow it
+    #[command(
+        after_help = "Examples:\n  backplane plugin trust root acme-root.dsse\n  backplane plugin trust root --remove"
+    )]
+    Root {
+        /// The signed root
+        #[arg(required_unless_present = "remove")]
+        file: Option<PathBuf>,
+        /// Believe nobody's word for others any more
+        #[arg(long, conflicts_with = "file")]
+        remove: bool,
+    },
+    /// Sign a root, for others to believe
+    MakeRoot(MakeRoot),
     /// Put a list of what was taken back in force
     #[command(after_help = "Example:\n  backplane plugin trust revocations revocations.dsse")]
     Revocations {
@@ -149,6 +163,39 @@ pub struct TrustAdd {
     /// The plugins that it speaks for: an id, `com.acme.*` or `*`
     #[arg(long, value_name = "IDS", required = true)]
     pub plugins: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  backplane plugin trust make-root --root a.pub --root b.pub --threshold 2 --verified acme.pub=com.acme.* \\
+    --key a.key --key b.key -o root-1.dsse
+  backplane plugin trust make-root --after root-1.dsse --root b.pub --root c.pub --threshold 2 \\
+    --verified acme.pub=com.acme.* --key a.key --key b.key --key c.key -o root-2.dsse")]
+pub struct MakeRoot {
+    /// A public key that signs roots from now on
+    #[arg(long, value_name = "FILE", required = true)]
+    pub root: Vec<PathBuf>,
+    /// How many of these sign the next root
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub threshold: usize,
+    /// A vendor's public key, and the plugins that it speaks for
+    #[arg(long, value_name = "FILE=IDS")]
+    pub verified: Vec<String>,
+    /// A key of one's own, and the plugins that it speaks for; it may take back anybody's keys and plugins
+    #[arg(long, value_name = "FILE=IDS")]
+    pub core: Vec<String>,
+    /// The root before this one
+    #[arg(long, value_name = "FILE")]
+    pub after: Option<PathBuf>,
+    /// How long it is believed
+    #[arg(long, value_name = "DAYS", default_value_t = 365)]
+    pub days: u32,
+    /// The secret keys: enough of the root's before, and of its own
+    #[arg(long, value_name = "FILE", required = true)]
+    pub key: Vec<PathBuf>,
+    /// Where to
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,17 @@ pub fn command_of(program: &Path, state: &Path) -> Command {
         .env("BACKPLANE__SERVER__ADDRESS", "127.0.0.1:9");
     command.stdin(Stdio::null());
     command
+}
+
+/// The worker, built beside the program.
+pub fn worker() -> PathBuf {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "-p", "backplane-worker"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .status()
+        .unwrap();
+    assert!(built.success(), "the worker did not build");
+    Path::new(env!("CARGO_BIN_EXE_backplane")).with_file_name("backplane-worker")
 }
 
 /// Runs it to its end.
@@ -75,8 +86,12 @@ impl Server {
         Self { child, said }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 

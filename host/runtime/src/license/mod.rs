@@ -13,10 +13,10 @@ mod report;
 
 pub use refusal::refusal;
 pub use report::LicenseInfo;
-pub(crate) use report::{info, part, render};
+pub(crate) use report::{info, part, render, states};
 
 use backplane_registry::license::{
-    Clock, Entry, Gate, Licences, Machine, Meter, Running, Situation, Snapshot, State, UsageLog,
+    Clock, Entry, Gate, Licences, Machine, Meter, Running, Situation, Snapshot, State, UsageLog, visible_gpus,
 };
 use backplane_registry::plugin::{LicenceClass, PluginFile};
 use backplane_registry::trust::{Day, Result, Timestamp, TrustStore, Trusted};
@@ -67,6 +67,8 @@ struct Books {
     /// When a state changes by itself.
     next: Option<Timestamp>,
     problem: Option<String>,
+    /// Somebody wrote into the record of the clock. It is told as long as the host runs.
+    damaged: Option<String>,
 }
 
 /// Which file it was: path, length, and when it was written.
@@ -80,11 +82,13 @@ impl LicenceBook {
             String::new()
         });
         let system = Timestamp::now();
+        let mut damaged = None;
         let clock = Clock::read(state).unwrap_or_else(|error| {
-            tracing::error!(%error, "what was remembered of the clock cannot be read; it begins anew");
+            tracing::error!(%error, "what was remembered of the clock is not believed; it begins anew");
+            damaged = Some(format!("what was remembered of the clock began anew: {error}"));
             None
         });
-        let clock = clock.unwrap_or_else(|| Clock::new(system));
+        let clock = clock.unwrap_or_else(|| Clock::anew(state, system));
         let now = Instant::now();
         let books = Books {
             month: month(&clock, system),
@@ -95,7 +99,8 @@ impl LicenceBook {
             files: Vec::new(),
             looked: None,
             next: None,
-            problem: None,
+            problem: damaged.clone(),
+            damaged,
         };
         Self(Arc::new(Inner {
             state: state.to_owned(),
@@ -131,6 +136,9 @@ impl LicenceBook {
             return Some(known.gate.clone());
         }
         let meter = self.meter(&plugin.id, &mut books);
+        if file.manifest.resources.gpu {
+            meter.see_gpus(visible_gpus(std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()));
+        }
         let make = if optional { Gate::optional } else { Gate::new };
         let snapshot = self.trusted().and_then(|trusted| self.standing(&plugin, &trusted, &books.clock));
         let snapshot = snapshot.unwrap_or_else(|error| {
@@ -179,7 +187,7 @@ impl LicenceBook {
             plugin: Some(plugin),
             used: None,
             first_seen: None,
-            now: Timestamp::now(),
+            now: Timestamp::now().into(),
         };
         Licences::at(&self.0.state).standing_of(&plugin.id, &situation, clock)
     }
@@ -214,7 +222,9 @@ impl LicenceBook {
         }
         let files = stamps(&self.0.state);
         let late = books.looked.is_none_or(|at| AT_LEAST_EVERY <= now.saturating_duration_since(at));
-        let due = books.next.is_some_and(|next| next <= books.clock.now(system, Timestamp::default(), None));
+        let due = books
+            .next
+            .is_some_and(|next| next <= books.clock.times(system, Timestamp::default(), None).earliest());
         if files == books.files && !late && !due {
             return false;
         }
@@ -236,7 +246,8 @@ impl LicenceBook {
                 return false;
             }
         };
-        (books.problem, books.next) = (None, None);
+        (books.problem, books.next) = (books.damaged.clone(), None);
+        self.mend(books, &trusted);
         let mut new = false;
         for tracked in plugins {
             match self.standing(&tracked.plugin, &trusted, &books.clock) {
@@ -256,6 +267,35 @@ impl LicenceBook {
             }
         }
         new
+    }
+
+    /// Takes what vendors signed to mend the clock.
+    fn mend(&self, books: &mut Books, trusted: &Trusted) {
+        let machine = Machine::read(&self.0.state);
+        let mended =
+            Licences::at(&self.0.state).mend(&mut books.clock, &trusted.keys, &machine, Timestamp::now());
+        match mended {
+            Ok((taken, refused)) => {
+                for token in &taken {
+                    let (issuer, time) = (&token.issuer, token.time.to_string());
+                    tracing::warn!(
+                        issuer,
+                        time,
+                        "the clock was mended: licences of this vendor go by what it signed"
+                    );
+                }
+                for error in refused {
+                    tracing::error!(%error, "a time token is not believed");
+                    books.problem = Some(error.to_string());
+                }
+                if !taken.is_empty()
+                    && let Err(error) = books.clock.write(&self.0.state)
+                {
+                    tracing::warn!(%error, "the clock is not remembered");
+                }
+            }
+            Err(error) => books.problem = Some(error.to_string()),
+        }
     }
 
     /// Writes down what was used since it was written last.
@@ -278,7 +318,7 @@ impl LicenceBook {
                     tokens: used.tokens,
                     requests: used.requests,
                     peak_nodes: 1,
-                    peak_gpus: 0,
+                    peak_gpus: meter.gpus(),
                 };
                 if let Err(error) = books.log.append(&entry) {
                     tracing::error!(plugin, %error, "what it used cannot be written down");
@@ -361,7 +401,10 @@ fn stamps(state: &Path) -> Vec<Stamp> {
         paths.filter(move |path| path.extension().is_some_and(|found| found == extension))
     };
     let keys = [state.join("trust/keys.toml")].into_iter();
-    let files = in_folder("licenses", "lic").chain(in_folder("trust/revocations", "dsse")).chain(keys);
+    let files = in_folder("licenses", "lic")
+        .chain(in_folder("licenses", "time"))
+        .chain(in_folder("trust/revocations", "dsse"))
+        .chain(keys);
     let mut stamps: Vec<Stamp> = files.filter_map(stamp).collect();
     stamps.sort();
     stamps

@@ -45,6 +45,11 @@ pub fn info(gate: &Gate) -> LicenseInfo {
     }
 }
 
+/// Each licensed plugin, and its state.
+pub fn states(book: &LicenceBook) -> Vec<(String, &'static str)> {
+    book.all().into_iter().map(|(plugin, gate)| (plugin.id, gate.standing().state.as_str())).collect()
+}
+
 /// Soon over is something to know, and not yet wrong; grace and worse is. The host is ready all the same.
 pub fn part(book: &LicenceBook, restarts: &Restarts, alive: bool) -> PartHealth {
     let mut state = PartState::Ok;

@@ -184,6 +184,9 @@ impl RouterHandle {
                 Scored { entry, score: bid.score, why: bid.text }
             })
             .collect();
+        if let Some(error) = self.none_licensed(&candidates) {
+            return Err(error);
+        }
         if let [only] = candidates.as_slice()
             && only.score == 0
         {
@@ -211,6 +214,15 @@ impl RouterHandle {
             why.push_str(&format!("; not `{}`: {}", other.entry.name(), other.why));
         }
         Ok(Choice { candidates, escalate_below: None, may_replace: true, why })
+    }
+
+    /// Where nobody can serve, and for want of a licence: what whoever names the model is told as well.
+    fn none_licensed(&self, candidates: &[Scored]) -> Option<Error> {
+        let unlicensed = |candidate: &Scored| match candidate.score {
+            0 => self.shared.shelf.unlicensed(&candidate.entry.listed()),
+            _ => None,
+        };
+        candidates.iter().map(unlicensed).collect::<Option<Vec<Error>>>()?.into_iter().next()
     }
 
     /// A plugin's bid, from the cache while it stands. No bid is one of 0 that says why.

@@ -4,8 +4,8 @@ use super::inspect::as_json;
 use super::{Here, refusal, refused};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
-use crate::output::Table;
-use backplane_registry::license::{LABEL, Licences, State, check};
+use crate::output::{Table, printable};
+use backplane_registry::license::{LABEL, Licences, Machine, State, TIME_LABEL, TimeToken, check};
 use backplane_registry::trust::{TrustStore, armour, read_capped};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -18,8 +18,11 @@ pub fn install(context: &Context, files: &[PathBuf]) -> Result<()> {
     for file in files {
         let bytes = read_capped(file, MAX).map_err(refused)?;
         let is_list = bytes.trim_ascii_start().starts_with(b"{");
+        let is_token = String::from_utf8_lossy(&bytes).contains(&armour::begin(TIME_LABEL));
         done.push(if is_list {
             revocations(context, file, &bytes)?
+        } else if is_token {
+            time(context, file, &bytes)?
         } else {
             licence(context, file, &bytes)?
         });
@@ -50,6 +53,31 @@ fn licence(context: &Context, file: &Path, bytes: &[u8]) -> Result<Value> {
         context.out.line(format!("{} installed for {plugin}: {}", licence.id, report.standing.state));
     }
     Ok(json!({ "id": licence.id, "plugin": plugin, "state": report.standing.state, "file": path }))
+}
+
+/// A vendor's word for what time it is. A running server takes it from its file, and the next one from the record.
+fn time(context: &Context, file: &Path, bytes: &[u8]) -> Result<Value> {
+    let state = context.state()?;
+    let install = Machine::install_id(&state).map_err(refused)?;
+    let mut here = Here::of(context)?;
+    let read = TimeToken::read(bytes, &here.trusted.keys, &install, here.system);
+    let read = read.and_then(|(token, _)| token.fits(here.system).map(|()| token));
+    let token = read.map_err(|error| {
+        let failure = refused(error);
+        Failure { what: format!("{}: {}", file.display(), failure.what), ..failure }
+    })?;
+    let licences = Licences::at(&state);
+    licences.install_token(&token, bytes).map_err(refused)?;
+    here.machine = Machine::read(&state);
+    licences.mend(&mut here.clock, &here.trusted.keys, &here.machine, here.system).map_err(refused)?;
+    here.clock.write(&state).map_err(refused)?;
+    let (issuer, time) = (printable(&token.issuer), token.time);
+    if !context.out.json {
+        context
+            .out
+            .line(format!("it is {time}: licences of {issuer} go by that, and by what is seen from now on"));
+    }
+    Ok(json!({ "issuer": token.issuer, "time": time }))
 }
 
 fn revocations(context: &Context, file: &Path, bytes: &[u8]) -> Result<Value> {

@@ -5,7 +5,7 @@ use crate::args::{Trust, TrustAdd};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Table;
-use crate::verbs::plugin::nothing_lost;
+use crate::verbs::plugin::{COMPARE, nothing_lost};
 use backplane_registry::trust::{KeyId, PublicKey, Role, TrustStore, TrustedKey};
 use serde_json::{Value, json};
 
@@ -76,7 +76,7 @@ fn add(context: &Context, args: &TrustAdd) -> Result<()> {
             crate::output::printable(&trusted.owner),
             roles.join(", ")
         ));
-        context.out.note("compare the id with what the vendor says it is, by another way than the file came");
+        context.out.note(COMPARE);
     }
     Ok(())
 }

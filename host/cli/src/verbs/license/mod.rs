@@ -4,13 +4,18 @@ mod files;
 mod inspect;
 mod keys;
 mod status;
+mod usage;
 mod vendor;
 
-use crate::args::License;
+use crate::args::{License, Usage};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
 use crate::verbs::plugin::manifests;
-use backplane_registry::license::{Clock, Machine, Refusal, Report, Running, Situation, UsageLog, Use};
+use backplane_registry::license::{
+    Clock, Licences, Machine, Refusal, Report, Running, Situation, Snapshot, UsageLog, Use,
+};
+use backplane_registry::package::PackageManifest;
+use backplane_registry::plugin::LicenceClass;
 use backplane_registry::trust::{Timestamp, TrustError, TrustStore, Trusted};
 use std::path::Path;
 
@@ -24,11 +29,16 @@ pub fn run(context: &Context, verb: License) -> Result<()> {
         License::List => files::list(context),
         License::Status { plugin } => status::status(context, plugin.as_deref()),
         License::Fingerprint { plugin } => status::fingerprint(context, &plugin),
-        License::Usage => status::usage(context),
+        License::Usage { verb: None } => usage::show(context),
+        License::Usage { verb: Some(Usage::Export { plugins, out }) } => {
+            usage::export(context, &plugins, out.as_deref())
+        }
+        License::Usage { verb: Some(Usage::Read { file }) } => usage::read(context, &file),
         License::Check { plugin, feature, tenant } => status::check(context, &plugin, &feature, &tenant),
         License::Trust(verb) => keys::run(context, verb),
         License::Keygen { owner, out } => vendor::keygen(context, &owner, &out),
         License::Issue(args) => vendor::issue(context, &args),
+        License::Time { key, install, out } => vendor::time(context, &key, &install, &out),
         License::Revoke(args) => vendor::revoke(context, &args),
     }
 }
@@ -37,6 +47,9 @@ pub fn run(context: &Context, verb: License) -> Result<()> {
 struct Here {
     trusted: Trusted,
     machine: Machine,
+    /// As it is after what vendors signed to mend it.
+    clock: Clock,
+    system: Timestamp,
     now: Timestamp,
 }
 
@@ -45,13 +58,22 @@ impl Here {
         let state = context.state()?;
         let system = Timestamp::now();
         // A server that ran here remembers what time it was: setting the clock back gives nothing.
-        let clock = Clock::read(&state).map_err(refused)?;
-        let now = clock.map_or(system, |clock| clock.now(system, Timestamp::default(), None));
-        let trusted = TrustStore::at(&state).load(now).map_err(refused)?;
-        for problem in &trusted.problems {
+        let clock = match Clock::read(&state) {
+            Ok(clock) => clock,
+            Err(error) => {
+                context.out.complain(format!("warning: {error}"));
+                None
+            }
+        };
+        let mut clock = clock.unwrap_or_else(|| Clock::anew(&state, system));
+        let now = clock.now(system, Timestamp::default(), None);
+        let (trusted, machine) = (TrustStore::at(&state).load(now).map_err(refused)?, Machine::read(&state));
+        let mended = Licences::at(&state).mend(&mut clock, &trusted.keys, &machine, system);
+        let (_, refused_tokens) = mended.map_err(refused)?;
+        for problem in trusted.problems.iter().chain(&refused_tokens) {
             context.out.complain(format!("warning: {problem}"));
         }
-        Ok(Self { trusted, machine: Machine::read(&state), now })
+        Ok(Self { trusted, machine, clock, system, now })
     }
 
     fn situation<'a>(&'a self, plugin: Option<&'a Running>, used: Option<&'a Use>) -> Situation<'a> {
@@ -62,7 +84,7 @@ impl Here {
             plugin,
             used,
             first_seen: None,
-            now: self.now,
+            now: self.clock.times(self.system, Timestamp::default(), None),
         }
     }
 }
@@ -70,6 +92,17 @@ impl Here {
 /// The plugins that lie where a server would look.
 fn installed(context: &Context) -> Result<Vec<Running>> {
     Ok(manifests(context)?.iter().map(|(manifest, built)| Running::of(manifest, *built)).collect())
+}
+
+/// How a package would stand here: nothing where it has to do with no licence.
+pub fn standing(context: &Context, package: &PackageManifest) -> Result<Option<Snapshot>> {
+    if package.plugin.licence_class == LicenceClass::Open {
+        return Ok(None);
+    }
+    let (here, plugin) = (Here::of(context)?, Running::of(&package.plugin, package.built));
+    let licences = Licences::at(&context.state()?);
+    let held = licences.of_plugin(&plugin.id, &here.situation(Some(&plugin), None)).map_err(refused)?;
+    Ok(Some(held.as_ref().map_or_else(Snapshot::missing, Snapshot::from)))
 }
 
 /// What a plugin used this month, if anybody counted.

@@ -1,11 +1,11 @@
-//! `license status|fingerprint|usage|check`: how this machine stands.
+//! `license status|fingerprint|check`: how this machine stands.
 
 use super::{Here, installed, refusal, refused, used};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Table;
 use crate::verbs::plugin::manifests;
-use backplane_registry::license::{Entry, Held, Licences, Machine, Running, Snapshot, State, UsageLog};
+use backplane_registry::license::{Feature, Held, Licences, Machine, Running, Snapshot, State};
 use backplane_registry::plugin::LicenceClass;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,47 +92,6 @@ pub fn fingerprint(context: &Context, plugin: &str) -> Result<()> {
     Ok(())
 }
 
-pub fn usage(context: &Context) -> Result<()> {
-    let sums = by_month(UsageLog::at(&context.state()?).read().map_err(refused)?);
-    if context.out.json {
-        context.out.value(&sums);
-        return Ok(());
-    }
-    if sums.is_empty() {
-        context.out.note("no licensed plugin was used yet");
-        return Ok(());
-    }
-    let mut table = Table::new(&["MONTH", "PLUGIN", "LICENCE", "REQUESTS", "TOKENS", "NODES", "GPUS"]);
-    for sum in sums {
-        let [requests, tokens, nodes, gpus] =
-            [sum.requests, sum.tokens, sum.peak_nodes, sum.peak_gpus].map(|number| number.to_string());
-        table.row([sum.month, sum.plugin, sum.licence, requests, tokens, nodes, gpus]);
-    }
-    context.out.table(&table);
-    Ok(())
-}
-
-/// One entry for each month, plugin and licence, as late as its last.
-fn by_month(entries: Vec<Entry>) -> Vec<Entry> {
-    let mut sums: Vec<Entry> = Vec::new();
-    for entry in entries {
-        let same = |sum: &&mut Entry| {
-            sum.month == entry.month && sum.plugin == entry.plugin && sum.licence == entry.licence
-        };
-        match sums.iter_mut().find(same) {
-            Some(sum) => {
-                sum.at = sum.at.max(entry.at);
-                sum.requests = sum.requests.saturating_add(entry.requests);
-                sum.tokens = sum.tokens.saturating_add(entry.tokens);
-                sum.peak_nodes = sum.peak_nodes.max(entry.peak_nodes);
-                sum.peak_gpus = sum.peak_gpus.max(entry.peak_gpus);
-            }
-            None => sums.push(entry),
-        }
-    }
-    sums
-}
-
 pub fn check(context: &Context, plugin: &str, feature: &str, tenant: &str) -> Result<()> {
     let here = Here::of(context)?;
     let running = installed(context)?.into_iter().find(|running| running.id == plugin);
@@ -163,9 +122,16 @@ pub fn check(context: &Context, plugin: &str, feature: &str, tenant: &str) -> Re
         .next("what it has: `backplane license list --json`; more of it the vendor sells")
         .code("feature_not_licensed"));
     };
+    // As the licence writes it: a flag is no number.
+    let written = held.report.licence.as_ref().and_then(|licence| licence.features.get(feature).copied());
     if context.out.json {
+        let value = written.unwrap_or(Feature::Number(value));
         context.out.value(&json!({ "plugin": plugin, "feature": feature, "tenant": tenant, "value": value }));
     } else {
+        let value = match written {
+            Some(Feature::Flag(_)) => "on".to_owned(),
+            _ => value.to_string(),
+        };
         context.out.line(format!("{feature}: {value}"));
     }
     Ok(())

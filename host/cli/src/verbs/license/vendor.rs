@@ -4,7 +4,8 @@ use super::refused;
 use crate::args::{Issue, Revoke};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
-use backplane_registry::license::Licence;
+use backplane_registry::license::{Licence, TimeToken};
+use backplane_registry::package;
 use backplane_registry::trust::{
     Envelope, KeyId, PublicKey, RevocationList, Revocations, Role, SecretKey, Timestamp, TrustError,
     TrustSet, TrustedKey, parse_json, payload_type, read_capped, write_new,
@@ -38,6 +39,9 @@ pub fn keygen(context: &Context, owner: &str, out: &Path) -> Result<()> {
             public.display(),
             key.public()
         ));
+        context.out.note(
+            "the first line is the key's id: say it where people know it is you who says it, so that they can compare",
+        );
     }
     Ok(())
 }
@@ -82,6 +86,28 @@ pub fn issue(context: &Context, args: &Issue) -> Result<()> {
     Ok(())
 }
 
+/// What time it is at a customer's, by this machine's clock: a vendor's is right.
+pub fn time(context: &Context, key: &Path, install: &str, out: &Path) -> Result<()> {
+    let (key, owner) = SecretKey::read(key).map_err(refused)?;
+    if !install.starts_with("ins_") {
+        return Err(Failure::usage(format!("`{install}` names no installation"))
+            .next("the customer's is the first line of `backplane license fingerprint PLUGIN`"));
+    }
+    let token = TimeToken::new(&owner, install, Timestamp::now());
+    let text = token.seal(&key).map_err(refused)?;
+    write_new(out, text.as_bytes(), 0o644).map_err(refused)?;
+    if context.out.json {
+        context.out.value(&json!({ "file": out, "token": token }));
+    } else {
+        context.out.line(format!(
+            "{}: it is {} at {install}, installed within a day",
+            out.display(),
+            token.time
+        ));
+    }
+    Ok(())
+}
+
 fn template(file: &Path) -> Result<Value> {
     let bytes = read_capped(file, MAX).map_err(refused)?;
     let text = String::from_utf8_lossy(&bytes);
@@ -110,8 +136,10 @@ fn set(template: &mut Value, name: &str, value: &str) -> Result<()> {
 }
 
 pub fn revoke(context: &Context, args: &Revoke) -> Result<()> {
-    if args.licenses.is_empty() && args.keys.is_empty() {
-        return Err(Failure::usage("nothing to revoke: name ids of licences, or `--revoke-key`"));
+    if args.licenses.is_empty() && args.keys.is_empty() && args.packages.is_empty() {
+        return Err(Failure::usage(
+            "nothing to revoke: name ids of licences, `--revoke-key`, or `--package`",
+        ));
     }
     let (key, owner) = SecretKey::read(&args.key).map_err(refused)?;
     let now = Timestamp::now();
@@ -121,6 +149,9 @@ pub fn revoke(context: &Context, args: &Revoke) -> Result<()> {
     list.licenses.extend(args.licenses.iter().cloned());
     for id in &args.keys {
         list.keys.insert(id.parse::<KeyId>().map_err(refused)?);
+    }
+    for file in &args.packages {
+        list.plugin_digests.insert(package::signed_digest(file)?.to_string());
     }
     let payload = serde_json::to_vec(&list).map_err(|error| Failure::failed(error.to_string()))?;
     let envelope = Envelope::sign(payload_type::REVOCATIONS, payload, &[&key]).to_json();
@@ -132,13 +163,16 @@ pub fn revoke(context: &Context, args: &Revoke) -> Result<()> {
         context.out.value(&json!({ "file": args.list, "list": list }));
     } else {
         context.out.line(format!(
-            "{}: serial {}, {} licences, {} keys",
+            "{}: serial {}, {} licences, {} keys, {} plugin files",
             args.list.display(),
             list.serial,
             list.licenses.len(),
-            list.keys.len()
+            list.keys.len(),
+            list.plugin_digests.len()
         ));
-        context.out.note("customers: `backplane license install FILE`");
+        context.out.note(
+            "customers: `backplane license install FILE`; a registry hands it out with `plugin index --revocations FILE`",
+        );
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ fn serves(manifest: &Manifest) -> BTreeSet<String> {
 }
 
 /// What it asks of the host.
-fn asks(manifest: &Manifest) -> BTreeSet<String> {
+pub fn asks(manifest: &Manifest) -> BTreeSet<String> {
     let resources = &manifest.resources;
     let mut asks = BTreeSet::new();
     asks.extend(resources.network.then(|| "the network".to_owned()));
@@ -25,7 +25,7 @@ fn asks(manifest: &Manifest) -> BTreeSet<String> {
     asks
 }
 
-fn licence(manifest: &Manifest) -> String {
+pub fn licence(manifest: &Manifest) -> String {
     let name = manifest.licence.as_deref().unwrap_or("not stated");
     match manifest.licence_class {
         LicenceClass::Open => name.to_owned(),

@@ -6,7 +6,9 @@ use crate::args::package::{Install, Remove, Rollback, Upgrade, Verify};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Style, printable};
-use backplane_registry::package::{self, EXTENSION, Package, Plugins, Trust, Verified};
+use crate::verbs::license;
+use backplane_registry::license::Snapshot;
+use backplane_registry::package::{self, EXTENSION, Level, Package, Plugins, Trust, Verified};
 use backplane_registry::trust::Timestamp;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -53,29 +55,58 @@ pub fn place(
     let verified = package.verified();
     let id = &verified.manifest.plugin.id;
     let old = plugins.in_use(id).ok().and_then(|version| plugins.check_files(&version, trust).ok());
-    let changes = old.as_ref().map(|old| facts::changes(old, verified)).unwrap_or_default();
+    let mut changes = old.as_ref().map(|old| facts::changes(old, verified)).unwrap_or_default();
+    if plugins.in_use(id).is_err()
+        && verified.level < Level::Core
+        && let Some(version) = super::ls::bundled(context, id)?
+    {
+        changes.grown.push(format!("takes the place of {version}, which came with the program"));
+    }
+    let state = license::standing(context, &verified.manifest)?;
     if !out.json {
-        show(context, verified, old.as_ref(), &changes);
+        show(context, verified, old.as_ref(), &changes, state.as_ref());
     }
     agree(context, verified, &changes, accept_changes)?;
     let installed = plugins.install(package, trust, from)?;
     if !out.json {
-        let what = if installed.unchanged { "is installed already" } else { "installed" };
+        let what = match &installed {
+            one if one.unchanged => "is installed already",
+            one if one.mended => "was damaged on disk, and is whole again",
+            _ => "installed",
+        };
         out.line(format!("{id} {} {what}", installed.version));
     }
     context.refresh_server()?;
     let upgrade = take_over(context, id)?;
     let mut value = facts::json(verified);
+    value["license"] = json!(state.map(|snapshot| snapshot.standing.state));
     value["before"] = json!(installed.before);
     value["unchanged"] = installed.unchanged.into();
+    value["mended"] = installed.mended.into();
     value["upgrade"] = json!(upgrade);
     value["changes"] = json!(changes);
     Ok(value)
 }
 
-fn show(context: &Context, package: &Verified, old: Option<&Verified>, changes: &Changes) {
+fn show(
+    context: &Context,
+    package: &Verified,
+    old: Option<&Verified>,
+    changes: &Changes,
+    state: Option<&Snapshot>,
+) {
     let out = &context.out;
     out.note(facts::describe(package));
+    if let Some(snapshot) = state {
+        let state = match &snapshot.refusal {
+            Some(refusal) => format!("{}: {}; {}", snapshot.standing.state, refusal.reason, refusal.remedy),
+            None if snapshot.licence.is_none() => {
+                format!("{}; `backplane license install FILE`", snapshot.standing.state)
+            }
+            None => snapshot.standing.state.to_string(),
+        };
+        out.note(format!("  {:<10} {}", "licensed", printable(&state)));
+    }
     if let Some(old) = old {
         out.note(format!("  {:<10} {}", "in use", old.manifest.plugin.version));
     }

@@ -31,6 +31,10 @@ pub fn keygen(context: &Context, args: &Keygen) -> Result<()> {
     } else {
         out.line(format!("{secret}  the secret key: who has it signs in your name"));
         out.line(format!("{public}  {}: hand it out", key.public()));
+        out.note(format!(
+            "its id is {}: say it where people know it is you who says it, so that they can compare",
+            key.public().id()
+        ));
     }
     Ok(())
 }

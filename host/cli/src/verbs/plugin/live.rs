@@ -22,7 +22,8 @@ pub fn take_over(context: &Context, id: &str) -> Result<Option<Value>> {
         Ok(upgrade) => upgrade,
         Err(failure) => {
             return match failure.code.as_deref() {
-                Some("nothing_to_upgrade" | "plugin_not_found") => Ok(None),
+                Some("nothing_to_upgrade") => Ok(None),
+                Some("plugin_not_found") => why_not_loaded(context, &client, id).map(|()| None),
                 _ => Err(failure),
             };
         }
@@ -43,6 +44,23 @@ pub fn take_over(context: &Context, id: &str) -> Result<Option<Value>> {
     }
 }
 
+/// Where no version of a plugin serves, the server knows why; that it has no licence yet is no failure.
+fn why_not_loaded(context: &Context, client: &Client, id: &str) -> Result<()> {
+    let plugins = client.get("/admin/v1/plugins")?["data"].take();
+    let found = plugins.as_array().into_iter().flatten().find(|plugin| plugin["id"] == id);
+    let Some((plugin, problem)) = found.and_then(|plugin| Some((plugin, plugin["problem"].as_str()?))) else {
+        return Ok(());
+    };
+    let problem = printable(problem);
+    if plugin["license"]["serves"] == false {
+        context.out.note(format!("it serves as soon as there is a licence: {problem}"));
+        return Ok(());
+    }
+    Err(Failure::failed(format!("the server does not load {id}: {problem}"))
+        .next(format!("`backplane plugin remove {id}`, or install another version"))
+        .code("plugin_not_loaded"))
+}
+
 fn look(client: &Client, path: &str) -> Result<Value> {
     client
         .get(path)
@@ -50,8 +68,7 @@ fn look(client: &Client, path: &str) -> Result<Value> {
 }
 
 fn show(context: &Context, upgrade: &Value, state: &str) {
-    let text = |member: &str| printable(upgrade[member].as_str().unwrap_or_default());
-    let (from, to) = (text("from"), text("to"));
+    let (from, to) = versions(upgrade);
     let waiting: Vec<String> = upgrade["models"]
         .as_array()
         .into_iter()
@@ -85,14 +102,16 @@ fn show(context: &Context, upgrade: &Value, state: &str) {
     }
 }
 
-fn failure(id: &str, upgrade: &Value) -> Failure {
+/// How the old and the new version are called: two builds of one version are not one.
+fn versions(upgrade: &Value) -> (String, String) {
     let text = |member: &str| printable(upgrade[member].as_str().unwrap_or_default());
-    let what = format!(
-        "{id} {} was taken back, and {} serves as before: {}",
-        text("to"),
-        text("from"),
-        text("problem")
-    );
+    let (from, to) = (text("from"), text("to"));
+    if from == to { (format!("the {from} before"), format!("the new {to}")) } else { (from, to) }
+}
+
+fn failure(id: &str, upgrade: &Value) -> Failure {
+    let ((from, to), why) = (versions(upgrade), printable(upgrade["problem"].as_str().unwrap_or_default()));
+    let what = format!("{id} {to} was taken back, and {from} serves as before: {why}");
     let next = "the log says more: `backplane logs`; `backplane plugin upgrade` passes this version over unless it is named";
     let mut failure = Failure::failed(what).next(next).code("upgrade_rolled_back");
     failure.details.insert("upgrade".to_owned(), upgrade.clone());

@@ -69,7 +69,7 @@ pub fn table(rows: &[Row]) -> Table {
 
 pub fn run(context: &Context) -> Result<()> {
     let client = context.client()?;
-    let plugins = if context.is_remote()? || client.is_up() {
+    let mut plugins = if context.is_remote()? || client.is_up() {
         client.get("/admin/v1/plugins")?["data"].take().as_array().cloned().unwrap_or_default()
     } else {
         let found = found(context)?;
@@ -78,6 +78,7 @@ pub fn run(context: &Context) -> Result<()> {
         }
         found
     };
+    in_order(&mut plugins);
     if context.out.json {
         context.out.value(&plugins);
         return Ok(());
@@ -91,6 +92,23 @@ pub fn run(context: &Context) -> Result<()> {
     }
     context.out.table(&table(&plugins.iter().map(Row::of).collect::<Vec<_>>()));
     Ok(())
+}
+
+/// Versions of one plugin stand together, and what serves before what is only there.
+fn in_order(plugins: &mut [Value]) {
+    let ids: Vec<Value> = plugins.iter().map(|plugin| plugin["id"].clone()).collect();
+    plugins.sort_by_cached_key(|plugin| {
+        (ids.iter().position(|id| *id == plugin["id"]), plugin["ready"] != Value::Bool(true))
+    });
+}
+
+/// The version of this plugin that came with the program, if one did.
+pub fn bundled(context: &Context, id: &str) -> Result<Option<String>> {
+    let core = |(scanned, level): (Scanned, Level)| {
+        let manifest = scanned.result.ok().filter(|_| level == Level::Core)?.manifest;
+        (manifest.id == id).then_some(manifest.version)
+    };
+    Ok(files(context)?.into_iter().find_map(core))
 }
 
 /// The manifests of the plugins where a server would look: of packages that it would believe, then of files.

@@ -9,10 +9,11 @@ mod ls;
 mod new;
 mod registry;
 mod report;
+mod root;
 mod trust;
 
 pub use ls::{Row, found, manifests, table};
-pub use trust::nothing_lost;
+pub use trust::{COMPARE, nothing_lost};
 
 use crate::args::Plugin;
 use crate::context::Context;

@@ -61,6 +61,8 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
             ("serves", list(&capabilities)),
             ("opens", list(&manifest.formats)),
             ("abi", format!("built for {abi}, needs {}.{}", abi.major, manifest.min_host_minor)),
+            ("asks for", list(&super::facts::asks(manifest).into_iter().collect::<Vec<_>>())),
+            ("licence", super::facts::licence(manifest)),
         ]);
     }
     let compiler = report.rustc.as_ref().map(|rustc| format!("rustc {rustc}"));

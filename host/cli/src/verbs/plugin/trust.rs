@@ -1,5 +1,6 @@
 //! `plugin trust`: whose packages are believed.
 
+use super::root;
 use crate::args::package::{Trust, TrustAdd};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
@@ -10,6 +11,8 @@ use backplane_registry::trust::{
 use serde_json::json;
 use std::path::Path;
 
+/// Who swapped the file swapped the key.
+pub const COMPARE: &str = "compare the id with what its owner says it is, by another way than the file came";
 /// More than any revocation list has.
 const MAX_LIST: usize = 1 << 20;
 
@@ -21,6 +24,11 @@ pub fn run(context: &Context, verb: Trust) -> Result<()> {
         Trust::Ls => ls(context, &store),
         Trust::Remove { id } => remove(context, &store, &id),
         Trust::Registry(args) => super::registry::trust(context, &args),
+        Trust::Root { file, remove: _ } => match file {
+            Some(file) => root::accept(context, &store, &file),
+            None => root::remove(context, &store),
+        },
+        Trust::MakeRoot(args) => root::make(context, &args),
         Trust::Revocations { file } => {
             let list = store.add_revocations(&read_capped(&file, MAX_LIST)?, Timestamp::now())?;
             let count = list.keys.len() + list.licenses.len() + list.plugin_digests.len();
@@ -55,7 +63,13 @@ fn add(context: &Context, store: &TrustStore, args: &TrustAdd) -> Result<()> {
     if context.out.json {
         context.out.value(&trusted);
     } else {
-        context.out.line(format!("{} of {} is trusted: {}", trusted.id(), trusted.owner, scope(&trusted)));
+        context.out.line(format!(
+            "{} of {} is trusted: {}",
+            trusted.id(),
+            printable(&trusted.owner),
+            scope(&trusted)
+        ));
+        context.out.note(COMPARE);
     }
     Ok(())
 }
@@ -72,7 +86,7 @@ pub fn nothing_lost(store: &TrustStore, key: &TrustedKey) -> Result<()> {
     Err(Failure::failed(what).next(next).code("key_trusted"))
 }
 
-fn scope(key: &TrustedKey) -> String {
+pub fn scope(key: &TrustedKey) -> String {
     let roles: Vec<_> = key.roles.iter().map(|role| role.as_str()).collect();
     let plugins: Vec<_> = key.plugins.iter().map(ToString::to_string).collect();
     format!("{} for {}", roles.join(", "), plugins.join(", "))
