@@ -74,8 +74,8 @@ pub(crate) fn routes() -> Vec<Route> {
             .doc(OIP, "Infer; tensors as JSON or as binary data behind it")
             .takes::<oip::InferRequest<'_>>()
             .gives::<oip::InferResponse<'_>>(),
-        get("/v2/health/live", User, metadata::live).doc(OIP, "Tell whether the server lives"),
-        get("/v2/health/ready", User, metadata::ready).doc(OIP, "Tell whether the server takes requests"),
+        get("/v2/health/live", Open, metadata::live).doc(OIP, "Tell whether the server lives"),
+        get("/v2/health/ready", Open, metadata::ready).doc(OIP, "Tell whether the server takes requests"),
         get("/v2", User, metadata::server).doc(OIP, "Describe the server").gives::<oip::ServerMetadata>(),
         get("/v2/models/stats", User, statistics::all).doc(OIP, "Tell what every model has done"),
         get("/v2/models/{model:.+}/versions/{version}/stats", User, statistics::one)

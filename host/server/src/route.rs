@@ -197,17 +197,7 @@ async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> Ht
         if let (StatusCode::TOO_MANY_REQUESTS, Some(caller)) = (response.status(), limited) {
             crate::limits::write(&app.host.limits(&caller), response.headers_mut());
         }
-        if response.status().is_server_error() {
-            tracing::warn!(
-                request = id,
-                path = http.path(),
-                status = response.status().as_u16(),
-                code = error.code.name(),
-                reason = %error.reason,
-                message = %error.message,
-                "request failed"
-            );
-        }
+        tell(&http, &id, response.status(), &error);
         response
     });
     if admin && route.path.starts_with("/admin/") {
@@ -215,6 +205,24 @@ async fn dispatch(route: &Route, http: HttpRequest, payload: web::Payload) -> Ht
     }
     finish(&http, &mut response, &id);
     count::to_the_end(counted, response)
+}
+
+/// Notes in the log why a request got no answer, under the id that its answer has.
+fn tell(http: &HttpRequest, id: &str, status: StatusCode, error: &Error) {
+    macro_rules! told {
+        ($level:ident, $text:literal) => {
+            tracing::$level!(
+                request = id,
+                path = http.path(),
+                status = status.as_u16(),
+                code = error.code.name(),
+                reason = %error.reason,
+                message = %error.message,
+                $text
+            )
+        };
+    }
+    if status.is_server_error() { told!(warn, "request failed") } else { told!(info, "request refused") }
 }
 
 /// How licences stand, for whoever may know it: `com.acme.trt=grace, com.acme.speech=valid`.
@@ -267,7 +275,9 @@ fn no_route(http: &HttpRequest) -> HttpResponse {
         format!("there is no `{} {}`; `/openapi.json` lists what there is", http.method(), http.path());
     let error = Error::new(ErrorCode::NotFound, message).with_reason(reason::ROUTE_NOT_FOUND);
     let mut response = error::response(&error, Dialect::of_path(http.path()));
-    finish(http, &mut response, &request_id(http));
+    let id = request_id(http);
+    tell(http, &id, response.status(), &error);
+    finish(http, &mut response, &id);
     count::to_the_end(Counted::new(http, NO_ROUTE, Instant::now()), response)
 }
 
@@ -281,7 +291,9 @@ fn wrong_method(http: &HttpRequest, allowed: &str) -> HttpResponse {
     if let Ok(allowed) = HeaderValue::try_from(allowed) {
         response.headers_mut().insert(ALLOW, allowed);
     }
-    finish(http, &mut response, &request_id(http));
+    let id = request_id(http);
+    tell(http, &id, response.status(), &error);
+    finish(http, &mut response, &id);
     count::to_the_end(Counted::new(http, NO_ROUTE, Instant::now()), response)
 }
 

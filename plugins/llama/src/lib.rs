@@ -51,8 +51,18 @@ impl Plugin for LlamaPlugin {
         if model.as_ref().is_ok_and(|model| model.name.is_empty() && model.files.is_empty()) {
             return Bid::default(); // asked about the plugin, not about a model: nothing is missing here
         }
-        match model.and_then(|model| self.plan(&model)) {
+        let model = match model {
+            Ok(model) if model.format.is_empty() || model.format == FORMAT => model,
+            Ok(model) => {
+                let message = format!("llama opens `{FORMAT}`, not `{}`", model.format);
+                return Bid::no(BidReason::Format, message);
+            }
+            Err(error) => return Bid::no(BidReason::Format, error.message),
+        };
+        match self.plan(&model) {
             Ok(plan) => Bid { host_bytes: plan.total(), ..Bid::default() },
+            // Opening it says by what code it cannot be: a damaged file, a parameter that there is not.
+            Err(error) if model.format == FORMAT => Bid { text: error.message, ..Bid::default() },
             Err(error) => Bid::no(BidReason::Format, error.message),
         }
     }
@@ -64,12 +74,12 @@ impl Plugin for LlamaPlugin {
     }
 }
 
+/// Of the models it opens.
+const FORMAT: &str = "gguf";
+
 impl LlamaPlugin {
     /// The memory a model would take.
     fn plan(&self, model: &ModelSpec) -> Result<Plan> {
-        if !model.format.is_empty() && model.format != "gguf" {
-            return Err(Error::invalid(format!("llama opens `gguf`, not `{}`", model.format)));
-        }
         let config: Config = model.parameters()?;
         let path = model.file("model")?;
         let changed = |path: &Path| path.metadata().and_then(|data| data.modified());

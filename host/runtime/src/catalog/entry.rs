@@ -78,6 +78,8 @@ pub struct Entry {
     keep_alive_ms: AtomicU64,
     pinned: AtomicBool,
     memory: AtomicU64,
+    /// What the model said of itself when it was last open; null before, and when it is another model.
+    described: Mutex<Arc<Value>>,
     default_keep_alive: AtomicU64,
     /// Requests between asking for the model and their place in its queue.
     held: AtomicUsize,
@@ -130,6 +132,7 @@ impl Entry {
             keep_alive_ms: AtomicU64::new(millis(keep_alive)),
             pinned: AtomicBool::new(pinned),
             memory: AtomicU64::new(0),
+            described: Mutex::default(),
             default_keep_alive: AtomicU64::new(millis(keep_alive)),
             held: AtomicUsize::new(0),
         }
@@ -222,6 +225,11 @@ impl Entry {
     // ---- only the catalog's actor calls what follows
 
     pub fn set_listed(&self, listed: Listed, keep_alive: KeepAlive, pinned: bool) {
+        let before = self.listed.load();
+        if !before.opens_like(&listed) {
+            *self.described.lock() = Arc::default();
+        }
+        drop(before);
         self.listed.store(Arc::new(listed));
         let keep_alive = millis(keep_alive);
         if self.default_keep_alive.swap(keep_alive, Ordering::Relaxed) != keep_alive {
@@ -248,8 +256,14 @@ impl Entry {
 
     pub fn opened(&self, backend: Arc<Backend>) {
         self.touch(None);
+        self.describe(&backend);
         self.backend.store(Some(backend));
         self.set_stage(Stage::Ready);
+    }
+
+    fn describe(&self, backend: &Backend) {
+        *self.described.lock() =
+            Arc::new(serde_json::to_value(backend.model().description()).unwrap_or_default());
     }
 
     /// Lets the new version take its share of the requests, as its trial has it.
@@ -267,6 +281,7 @@ impl Entry {
         self.listed.store(Arc::new(canary.listed.clone()));
         self.set_plugin(Some(canary.plugin.clone()));
         self.set_memory(canary.memory);
+        self.describe(&canary.backend);
         let old = self.backend.swap(Some(canary.backend.clone()));
         self.canary.store(None);
         old
@@ -302,10 +317,7 @@ impl Entry {
                 Stage::Closing => ModelState::Closing,
                 Stage::Failed(..) => ModelState::Failed,
             },
-            description: backend
-                .as_ref()
-                .and_then(|backend| serde_json::to_value(backend.model().description()).ok())
-                .unwrap_or_default(),
+            description: Value::clone(&self.described.lock()),
             running: backend.map(|backend| Running {
                 memory_bytes: self.memory(),
                 expires_in: self.expires_in().map(|left| left.as_secs_f64()),

@@ -220,6 +220,9 @@ async fn models_are_loaded_listed_counted_and_unloaded() {
     let unload = json!({ "parameters": { "unload_dependents": false } });
     assert_eq!(host.post("/v2/repository/models/script/unload", unload).await.status, 200);
     assert_eq!(host.get("/v2/models/script/ready").await.status, 503);
+    // What it takes is known since it was open, and looking does not open it again.
+    assert_eq!(host.get("/v2/models/script").await.status, 200);
+    assert_eq!(host.get("/v2/models/script/ready").await.status, 503);
     assert_eq!(index(json!({ "ready": true })).await, ["acme/script:2 READY"]);
     let changed = json!({ "parameters": { "config": "{}" } });
     assert_eq!(host.post("/v2/repository/models/script/load", changed).await.status, 400);
