@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 JOBS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? n : (n > 8 ? 8 : n) )))
 CARGO := cargo
-PLUGINS := echo llama onnx remote vector
+PLUGINS := cuda echo llama onnx remote vector
 # Plugins to copy: built, so that they stay right, and not delivered.
 EXAMPLES := metered-echo
 # What `make install` takes, and where it puts it.
@@ -17,9 +17,9 @@ PREFIX ?= /usr/local
 COMPLETIONS = $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions/backplane \
 	zsh/site-functions/_backplane fish/vendor_completions.d/backplane.fish)
 CACHE := $(CURDIR)/.cache
-# Models that tests use, kept between runs; a fresh clone fetches them (700 MB).
+# Models that tests use, kept between runs; a fresh clone fetches them (800 MB).
 TEST_STATE := $(CACHE)/state
-TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika onnxruntime
+TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika onnxruntime nvrtc
 VENV := $(CACHE)/venv
 # `-p e2e` would choose other features of what the workspace shares, and cargo would build all of it again.
 E2E := $(shell sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/--test \1/p' tests/Cargo.toml)

@@ -18,6 +18,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // The conformance kit is a verb: docs/decisions/005-the-kit-is-in-the-program.md.
     ("backplane-cli", &["backplane", "backplane-registry", "backplane-server", "backplane-testkit"]),
     ("backplane-worker", &["backplane-abi"]),
+    ("backplane-cuda", &["backplane-plugin"]),
     ("backplane-echo", &["backplane-plugin"]),
     ("backplane-llama", &["backplane-plugin"]),
     ("backplane-metered-echo", &["backplane-plugin"]),
@@ -41,6 +42,7 @@ const UNSAFE: &[&str] = &[
     "host/worker/src/state.rs",
     "host/worker/src/table.rs",
     "host/worker/src/sandbox/syscalls.rs",
+    "plugins/cuda/src/sys.rs",
     "plugins/llama/src/sys.rs",
     "plugins/onnx/src/sys.rs",
     "plugins/vector/src/sys.rs",

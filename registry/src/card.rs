@@ -170,7 +170,7 @@ pub fn platform() -> String {
 fn default_capabilities(format: &str) -> &'static [&'static str] {
     match format {
         "gguf" => &["chat", "complete"],
-        "onnx" => &["tensor.infer"],
+        "onnx" | "cuda" => &["tensor.infer"],
         "openai" => &["chat", "complete"],
         "oip" => &["tensor.infer"],
         _ => &[],
@@ -179,7 +179,7 @@ fn default_capabilities(format: &str) -> &'static [&'static str] {
 
 /// Whether a model of this format is a file. Of one that is not, such as a model of another server, the card says all.
 fn is_file(format: &str) -> bool {
-    matches!(format, "gguf" | "onnx")
+    matches!(format, "gguf" | "onnx" | "cuda")
 }
 
 impl Card {

@@ -58,7 +58,14 @@ pub struct Built {
 }
 
 /// The plugins that come with the program.
-const PLUGINS: [&str; 4] = ["backplane_echo", "backplane_llama", "backplane_onnx", "backplane_remote"];
+const PLUGINS: [&str; 6] = [
+    "backplane_cuda",
+    "backplane_echo",
+    "backplane_llama",
+    "backplane_onnx",
+    "backplane_remote",
+    "backplane_vector",
+];
 
 /// Builds the program and its plugins, once for each test binary.
 pub fn built() -> &'static Built {

@@ -289,7 +289,13 @@ fn plugins(context: &Context) -> Result<Vec<Check>> {
         let fix = "put shared libraries into `plugins` of the state directory, or `serve --plugin-dir DIR`";
         checks.push(Check::warning("plugins", "none found", fix));
     } else {
-        checks.push(Check::ok("plugins", well.into_iter().map(name).collect::<Vec<_>>().join(", ")));
+        checks.push(Check::ok("plugins", well.iter().copied().map(name).collect::<Vec<_>>().join(", ")));
+    }
+    // Nothing is wrong where a plugin is for a device that this machine does not have; it is told all the same.
+    for plugin in well {
+        if let Some(why) = plugin["problem"].as_str() {
+            checks.push(Check::ok("plugin", format!("{}: {why}", name(plugin))));
+        }
     }
     for plugin in ill {
         let problem = plugin["problem"].as_str().unwrap_or_default();

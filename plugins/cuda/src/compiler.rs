@@ -1,0 +1,175 @@
+//! Finding NVRTC, and compiling kernels with it. Neither needs a GPU.
+
+use crate::card::Card;
+use crate::sys::{Failure, Nvrtc};
+use backplane_plugin::prelude::*;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// What a person does about a missing compiler.
+const ADVICE: &str = "`backplane pull nvrtc` installs one";
+/// Of a compiler's log, in bytes: what is wrong stands at its beginning.
+const LOG: usize = 4000;
+
+/// The plugin's section of the host's configuration.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// `libnvrtc`, or a folder that it lies in. Nothing else is looked at then.
+    nvrtc: Option<PathBuf>,
+    /// Where pulled runtimes lie, `<name>/<version>/<library>`; the host says it.
+    runtimes: Option<PathBuf>,
+    /// Which GPU, from 0.
+    pub device: usize,
+}
+
+/// NVRTC as one host sees it.
+pub struct Compiler {
+    settings: Settings,
+    loaded: Mutex<Option<Arc<Nvrtc>>>,
+}
+
+impl Compiler {
+    /// Loads nothing.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, loaded: Mutex::new(None) }
+    }
+
+    /// Whether there is one, as far as can be told without loading it.
+    ///
+    /// # Errors
+    /// Why not, and what to do about it.
+    pub fn check(&self) -> Result<()> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if loaded || self.find().is_ok_and(|found| found.is_some()) || system().is_some() {
+            return Ok(());
+        }
+        Err(missing(&self.find().err().unwrap_or_else(|| "it is not installed".to_owned())))
+    }
+
+    /// Machine code of a kernel for devices of this compute capability: `(9, 0)`.
+    ///
+    /// # Errors
+    /// What is wrong with the source, with file and line; or that there is no compiler.
+    pub fn compile(&self, card: &Card, source: &str, name: &str, capability: (i32, i32)) -> Result<Vec<u8>> {
+        let nvrtc = self.load()?;
+        let (major, minor) = capability;
+        let mut options = vec![format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".to_owned()];
+        options.extend(card.defines.iter().map(|(name, value)| format!("--define-macro={name}={value}")));
+        nvrtc.compile(source, name, &options).map_err(|failure| match failure {
+            Failure::Source(log) => Error::model_invalid(format!("the kernel does not compile: {}", beginning(&log))),
+            Failure::Compiler(what) => {
+                let (nvrtc_major, nvrtc_minor) = nvrtc.version();
+                let message = format!(
+                    "NVRTC {nvrtc_major}.{nvrtc_minor} cannot compile for compute capability {major}.{minor}: {what}"
+                );
+                Error::new(Code::FailedPrecondition, message).with_reason("runtime_missing")
+            }
+        })
+    }
+
+    fn load(&self) -> Result<Arc<Nvrtc>> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(nvrtc) = &*loaded {
+            return Ok(nvrtc.clone());
+        }
+        let path = match self.find().map_err(|why| missing(&why))? {
+            Some(path) => path,
+            None => system().ok_or_else(|| missing("it is not installed"))?.to_owned(),
+        };
+        let nvrtc =
+            Nvrtc::load(&path).map_err(|why| missing(&why.replace(&*path.to_string_lossy(), "it")))?;
+        Ok(loaded.insert(Arc::new(nvrtc)).clone())
+    }
+
+    /// The library that the configuration names, or the newest that was pulled.
+    fn find(&self) -> Result<Option<PathBuf>, String> {
+        if let Some(path) = &self.settings.nvrtc {
+            let found = library(path);
+            return found
+                .map(Some)
+                .ok_or_else(|| "there is none where the plugin's setting `nvrtc` points".to_owned());
+        }
+        let Some(runtimes) = &self.settings.runtimes else { return Ok(None) };
+        let mut versions: Vec<(Vec<u64>, PathBuf)> = std::fs::read_dir(runtimes.join("nvrtc"))
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| {
+                let path = entry.ok()?.path();
+                let version = path.file_name()?.to_string_lossy().into_owned();
+                Some((version.split('.').map(|part| part.parse().unwrap_or(0)).collect(), path))
+            })
+            .collect();
+        versions.sort();
+        Ok(versions.into_iter().rev().find_map(|(_, folder)| library(&folder)))
+    }
+}
+
+/// The library at `path`: the file itself, or the one in a folder.
+fn library(path: &Path) -> Option<PathBuf> {
+    if path.is_file() {
+        return Some(path.to_owned());
+    }
+    let mut files: Vec<PathBuf> = std::fs::read_dir(path)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libnvrtc.so")))
+        .collect();
+    files.sort();
+    files.pop()
+}
+
+/// The system's, by the name that the linker finds it under. Looked for once: it loads what it finds.
+fn system() -> Option<&'static Path> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let names = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+    let find = || names.into_iter().map(PathBuf::from).find(|name| Nvrtc::load(name).is_ok());
+    FOUND.get_or_init(find).as_deref()
+}
+
+fn missing(why: &str) -> Error {
+    Error::new(Code::FailedPrecondition, format!("NVRTC cannot be used: {why}; {ADVICE}"))
+        .with_reason("runtime_missing")
+}
+
+/// The beginning of a log, whole lines.
+fn beginning(log: &str) -> &str {
+    let log = log.trim();
+    let Some(cut) = log.get(..log.floor_char_boundary(LOG)).filter(|cut| cut.len() < log.len()) else {
+        return log;
+    };
+    cut.rsplit_once('\n').map_or(cut, |(whole, _)| whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulled_library_is_found_newest_first_and_a_named_one_is_the_only_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |path: &str| {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            path
+        };
+        put("nvrtc/12.9.86/libnvrtc-builtins.so.12.9");
+        put("nvrtc/12.9.86/libnvrtc.so.12");
+        let newest = put("nvrtc/12.10.1/libnvrtc.so.12");
+        let runtimes = Some(folder.path().to_owned());
+        let find = |nvrtc| Compiler::new(Settings { nvrtc, runtimes: runtimes.clone(), device: 0 }).find();
+        assert_eq!(find(None), Ok(Some(newest)));
+        let named = folder.path().join("nvrtc/12.9.86");
+        assert_eq!(find(Some(named.clone())), Ok(Some(named.join("libnvrtc.so.12"))));
+        assert!(find(Some(folder.path().join("gone"))).unwrap_err().contains("`nvrtc` points"));
+    }
+
+    #[test]
+    fn a_long_log_is_cut_at_a_line() {
+        assert_eq!(beginning(" one\ntwo\n"), "one\ntwo");
+        let long = "twelve bytes\n".repeat(1000);
+        assert!(beginning(&long).len() <= LOG && beginning(&long).ends_with("twelve bytes"));
+    }
+}

@@ -1,0 +1,82 @@
+//! The plugin keeps the contract of `backplane.h`, and says what is missing where there is no GPU.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use backplane_testkit::{Case, Code, PluginTest, TensorInput};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The card of a kernel that comes with the plugin, as the host hands it over.
+fn model(name: &str) -> Value {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let card: toml::Table =
+        toml::from_str(&std::fs::read_to_string(folder.join(format!("{name}.toml"))).unwrap()).unwrap();
+    let mut card = serde_json::to_value(card).unwrap();
+    let file = &mut card["files"][0];
+    let path = folder.join(file["path"].as_str().unwrap());
+    file["size"] = json!(std::fs::metadata(&path).unwrap().len());
+    file["path"] = json!(path);
+    card
+}
+
+/// Whether the kernel module of NVIDIA's driver is there.
+fn has_gpu() -> bool {
+    Path::new("/dev/nvidiactl").exists()
+}
+
+/// Requests that work, where there is something to work on.
+fn cases() -> Vec<Case> {
+    let image = || {
+        Case::new(model("image-prepare").to_string(), "tensor.infer", r#"{"height":1,"width":2}"#)
+            .tensor(TensorInput::new(
+                "pictures",
+                backplane_testkit::DType::Uint8,
+                &[1, 1, 2, 3],
+                vec![0, 51, 255, 102, 153, 204],
+            ))
+            .tensor(TensorInput::fp32("regions", &[1, 4], &[0.0, 0.0, 2.0, 1.0]))
+            .tensor(TensorInput::fp32("mean", &[3], &[0.0; 3]))
+            .tensor(TensorInput::fp32("scale", &[3], &[1.0; 3]))
+    };
+    if has_gpu() { vec![image()] } else { Vec::new() }
+}
+
+#[test]
+fn it_conforms_when_linked() {
+    PluginTest::of(backplane_cuda::backplane_export::bp_entry_v1).check_conformance(&cases()).assert_ok();
+}
+
+#[test]
+fn it_conforms_when_loaded() {
+    PluginTest::build("backplane-cuda").unwrap().check_conformance(&cases()).assert_ok();
+}
+
+#[test]
+fn without_a_gpu_opening_a_kernel_says_why() {
+    if has_gpu() {
+        return;
+    }
+    let plugin = PluginTest::of(backplane_cuda::backplane_export::bp_entry_v1);
+    let failure = plugin.open(&model("image-prepare").to_string()).err().unwrap();
+    assert_eq!((failure.canonical(), &*failure.reason), (Some(Code::FailedPrecondition), "device_missing"));
+    assert!(failure.message.contains("no NVIDIA driver is installed here"), "{failure}");
+}
+
+#[test]
+fn a_bad_card_is_told_before_anything_is_looked_for() {
+    let plugin = PluginTest::of(backplane_cuda::backplane_export::bp_entry_v1);
+    let refused = |spoil: &dyn Fn(&mut Value)| {
+        let mut card = model("image-prepare");
+        spoil(&mut card);
+        plugin.open(&card.to_string()).err().unwrap()
+    };
+    let failure = refused(&|card| card["parameters"]["launch"][0]["grid"][0] = json!("ceil_div(widht, 32)"));
+    assert!(
+        failure.message.contains("launch of `prepare`: `ceil_div(widht, 32)` names `widht`"),
+        "{failure}"
+    );
+    let failure = refused(&|card| card["files"] = json!([]));
+    assert!(failure.message.contains("no file with role `model`"), "{failure}");
+    let failure = refused(&|card| card["capabilities"] = json!(["chat"]));
+    assert_eq!(failure.canonical(), Some(Code::Unimplemented));
+}

@@ -1,0 +1,35 @@
+//! Kernels through the real program, on a machine without a GPU: what is missing is said wherever somebody looks.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
+
+use e2e::{Server, root, state_with_models_of};
+use serde_json::json;
+use std::path::Path;
+
+#[test]
+fn a_kernel_that_cannot_run_here_says_why() {
+    if Path::new("/dev/nvidiactl").exists() {
+        return;
+    }
+    let why = "no NVIDIA driver is installed here";
+    let card = root().join("plugins/cuda/kernels/image-prepare.toml");
+    let server = Server::start_on(state_with_models_of(&[]), &format!("[models]\ncards = [{card:?}]\n"));
+    let (_, plugins) = server.get("/admin/v1/plugins");
+    let cuda = plugins["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|plugin| plugin["id"] == "dev.backplane.cuda")
+        .unwrap();
+    assert_eq!(cuda["ready"], true, "{cuda}");
+    assert!(cuda["problem"].as_str().unwrap().contains(why), "{cuda}");
+    let doctor = String::from_utf8(server.cli(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains(&format!("dev.backplane.cuda: {why}")), "{doctor}");
+
+    let body = json!({"inputs": [{"name": "mean", "datatype": "FP32", "shape": [3], "data": [0, 0, 0]}]});
+    let (status, refused) = server.post("/v2/models/image-prepare/infer", &body);
+    assert_eq!(status, 503, "{refused}");
+    assert!(refused.to_string().contains(why), "{refused}");
+    let said = server.output.lock().unwrap().matches(why).count();
+    assert_eq!(said, 1, "once in the log");
+}
