@@ -56,7 +56,8 @@ fn naive(metric: Metric, known: &[(String, Vec<f32>)], query: &[f32]) -> Vec<(St
         })
         .collect();
     let sign = if metric == Metric::L2 { 1.0 } else { -1.0 };
-    all.sort_by(|a, b| (sign * a.1).total_cmp(&(sign * b.1)).then_with(|| a.0.cmp(&b.0)));
+    // 0 and -0 are equal.
+    all.sort_by(|a, b| (sign * a.1 + 0.0).total_cmp(&(sign * b.1 + 0.0)).then_with(|| a.0.cmp(&b.0)));
     all
 }
 
