@@ -34,6 +34,7 @@ const UNSAFE: &[&str] = &[
     "plugin-api/sdk/src/sys.rs",
     "plugin-api/sdk/src/export.rs",
     "plugin-api/testkit/src/host.rs",
+    "plugin-api/testkit/src/host/",
     "host/runtime/src/loader/",
     // The worker's end of the tables, and the two system calls without a safe form.
     "host/worker/src/buffers.rs",
