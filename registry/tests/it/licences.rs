@@ -468,6 +468,42 @@ fn a_key_that_the_operator_trusts_and_the_plugin_does_not_name_signs_nothing() {
     );
 }
 
+/// While a key gives way to another, licences are signed by both.
+#[test]
+fn a_key_gives_way_to_another_without_anybody_noticing() {
+    let envelope =
+        Envelope::sign(payload_type::LICENSE, payload().to_string().into_bytes(), &[&secret(1), &secret(2)]);
+    let both = armour::write(LABEL, &[], &envelope.to_json());
+    let (old, new) = (key(1, "acme-ai", &[Role::License]), key(2, "acme-ai", &[Role::License]));
+    let host = |keys: Vec<TrustedKey>, pinned: &[u8]| {
+        let mut host = Host::new();
+        host.trust = TrustSet::default();
+        keys.into_iter().for_each(|key| host.trust.add(key));
+        host.plugin.pinned = pinned.iter().map(|seed| secret(*seed).public().to_string()).collect();
+        host
+    };
+    // Whoever trusts one of them, for a plugin that names one of them.
+    for (keys, pinned) in
+        [(vec![old.clone()], &[1][..]), (vec![old.clone(), new.clone()], &[1]), (vec![new.clone()], &[1, 2])]
+    {
+        assert_eq!(host(keys, pinned).check(&both).refusal(), None);
+    }
+    // The old one leaked: the new one takes it back, and what only the old one signed is gone.
+    let mut host = host(vec![old, new.clone()], &[1, 2]);
+    let list = RevocationList {
+        serial: 1,
+        iat: time(START),
+        expires: None,
+        licenses: BTreeSet::new(),
+        keys: BTreeSet::from([secret(1).public().id()]),
+        plugin_digests: BTreeSet::new(),
+    };
+    host.revocations.add(&[TrustedKey { roles: BTreeSet::from([Role::Revocation]), ..new }], &list);
+    host.revocations.apply(&mut host.trust);
+    assert_eq!(host.check(&both).refusal(), None);
+    assert_eq!(refused(&host.check(seal(&payload()))).0, State::Revoked);
+}
+
 #[test]
 fn the_time_that_counts_is_not_what_the_clock_was_set_back_to() {
     let state = tempfile::tempdir().unwrap();
