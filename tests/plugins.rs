@@ -1,5 +1,5 @@
 //! A stranger's plugins: good ones are served, bad ones are named, and neither harms the others. The real program loads
-//! every library of this file; a good plugin in the same process answers throughout.
+//! every library of this file in-process; a good plugin in the same process answers throughout.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
@@ -25,7 +25,8 @@ fn empty_state() -> tempfile::TempDir {
 fn serve(config: &str, put: impl FnOnce(&Path)) -> Server {
     let state = empty_state();
     put(&state.path().join("plugins"));
-    Server::start_on(state, config)
+    // What they do in a worker is in host/worker/tests.
+    Server::start_on(state, &format!("{config}\n[plugins.isolation]\n'*' = 'in-process'\n"))
 }
 
 fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) {

@@ -108,6 +108,8 @@ typedef int32_t bp_code;
 #define BP_SUB_NONE 0
 #define BP_SUB_PANIC 1   /* a panic was caught inside the plugin: the instance is poisoned and will be replaced */
 #define BP_SUB_POISONED 2 /* the instance cannot serve any more, for another reason                            */
+#define BP_SUB_FATAL 3   /* nothing in this process can serve any more, such as after a sticky error of a GPU's
+                            driver: a worker is ended for it and started again; in-process the instance is replaced */
 
 typedef struct bp_error {
   uint32_t struct_size, flags;

@@ -283,6 +283,7 @@ fn administration(caller: &mut Caller<'_>) {
     caller.ask("GET", "/admin/v1/plugins", None, 200, &[]);
     caller.ask("POST", "/admin/v1/plugins/dev.backplane.echo/upgrade", None, 409, &[]);
     caller.ask("GET", "/admin/v1/plugins/dev.backplane.echo/upgrade", None, 404, &[]);
+    caller.ask("DELETE", "/admin/v1/plugins/dev.backplane.echo/quarantine", None, 200, &[]);
     let limits = json!({"name": "web-app", "limits": {"requests_per_minute": 1}, "expires_in": "30d"});
     let key = caller.ask("POST", "/admin/v1/keys", Some(limits), 201, &["/id"]);
     let id = key["id"].as_str().unwrap().to_owned();

@@ -72,6 +72,7 @@ pub fn offline(document: &mut Document, shell: &Shell) {
     shell.run(document, &["plugin", "install", "com.acme.trt"], 3);
     shell.run(document, &["plugin", "report", "none.so"], 3);
     shell.run(document, &["plugin", "check", "none.so"], 3);
+    shell.run(document, &["plugin", "unquarantine", "com.acme.trt"], 3);
 
     document.section("license", "[Licences](licences.md) have a page of their own.");
     shell.run(document, &["license", "list"], 0);

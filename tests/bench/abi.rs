@@ -4,7 +4,7 @@
 mod support;
 
 use backplane::bench::Crossing;
-use backplane::isolation::{Confinement, Launch, OnCrash};
+use backplane::isolation::{Confinement, Granted, Launch, OnCrash};
 use backplane::{Caller, Host, Request};
 use backplane_registry::license::{Gate, Snapshot, Standing, State};
 use futures::executor::block_on;
@@ -89,8 +89,9 @@ fn worker(table: &mut Table, library: &std::path::Path) {
         sealed: None,
         id: "bench.null".to_owned(),
         version: String::new(),
-        confinement: Confinement::Cpu { read: Vec::new(), memory: 0, threads: 1024 },
+        confinement: Confinement::Sandbox(Granted::default()),
         limit: Duration::from_secs(10),
+        per_instance: false,
         on_crash: OnCrash::default(),
         quarantine: None,
     };

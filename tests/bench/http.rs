@@ -40,7 +40,10 @@ fn main() -> std::io::Result<()> {
     let plugins = support::plugins(&["backplane-echo"]);
     let state = tempfile::tempdir()?;
     let config = state.path().join("bench.toml");
-    std::fs::write(&config, "[server]\nworkers = 1\n[cache]\ncapabilities = ['echo']\n")?;
+    std::fs::write(
+        &config,
+        "[server]\nworkers = 1\n[cache]\ncapabilities = ['echo']\n[plugins.isolation]\n'*' = 'in-process'\n",
+    )?;
     let ours = support::free_address();
     let mut command = Command::new(support::program());
     command.arg("serve").arg("--config").arg(&config).arg("--state").arg(state.path());

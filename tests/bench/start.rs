@@ -63,6 +63,8 @@ fn alone(home: &Path) -> PathBuf {
 
 fn start(program: &Path, plugins: &Path, state: &Path) -> Start {
     let address = support::free_address();
+    // As those beside the program are.
+    std::fs::write(state.join("backplane.toml"), "[plugins.isolation]\n'*' = 'in-process'\n").unwrap();
     let began = Instant::now();
     let mut command = Command::new(program);
     command.arg("serve").arg("--state").arg(state).arg("--plugin-dir").arg(plugins);

@@ -275,7 +275,9 @@ pub fn host(plugins: &Path, models: bool, config: &str) -> Running {
     let state = if models { e2e::state_with_models() } else { tempfile::tempdir().unwrap() };
     let file = state.path().join("bench.toml");
     std::fs::write(&file, config).unwrap();
-    let options = backplane::config::LoadOptions { file: Some(file), ..Default::default() };
+    // Plugins that lie in a folder of a bench's own are nobody's, and the program's are in-process.
+    let overrides = vec![("plugins.isolation.\"*\"".to_owned(), "in-process".to_owned())];
+    let options = backplane::config::LoadOptions { file: Some(file), overrides, ..Default::default() };
     let config = backplane::Config::load(options).unwrap();
     let builder = backplane::Host::builder().config(config).state_dir(state.path()).plugin_dir(plugins);
     Running { host: builder.start().unwrap(), _state: state }

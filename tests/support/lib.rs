@@ -50,11 +50,10 @@ pub fn python() -> Command {
 
 /// What was built: the program, and a folder with the plugins.
 pub struct Built {
-    /// `backplane`.
+    /// `backplane`, with `backplane-worker` beside it.
     pub program: PathBuf,
     /// Its plugins, and nothing else.
     pub plugins: PathBuf,
-    _dir: tempfile::TempDir,
 }
 
 /// The plugins that come with the program.
@@ -72,32 +71,50 @@ pub fn built() -> &'static Built {
     static BUILT: OnceLock<Built> = OnceLock::new();
     BUILT.get_or_init(|| {
         let output = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--message-format=json", "-p", "backplane-cli"])
+            .args([
+                "build",
+                "--quiet",
+                "--message-format=json",
+                "-p",
+                "backplane-cli",
+                "-p",
+                "backplane-worker",
+            ])
             .args(PLUGINS.iter().flat_map(|plugin| ["-p".to_owned(), plugin.replace('_', "-")]))
             .current_dir(root())
             .stderr(Stdio::inherit())
             .output()
             .unwrap();
         assert!(output.status.success(), "the program did not build");
-        let dir = tempfile::tempdir().unwrap();
-        let mut program = None;
+        // As it is installed: the program, its worker and its plugins beside it, by hard links where they can be.
+        let test = std::env::current_exe().unwrap();
+        let test = test.file_name().and_then(|name| name.to_str()?.split('-').next()).unwrap_or("test");
+        let dir = root().join("target/installed").join(test);
+        let (program, plugins) = (dir.join("backplane"), dir.join("plugins"));
+        let _before = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&plugins).unwrap();
+        let put = |from: &str, to: &Path| {
+            if std::fs::hard_link(from, to).is_err() {
+                std::fs::copy(from, to).unwrap();
+            }
+        };
         for message in String::from_utf8(output.stdout).unwrap().lines() {
             let message: Value = serde_json::from_str(message).unwrap();
             let name = message["target"]["name"].as_str().unwrap_or_default();
             if let Some(path) = message["executable"].as_str()
-                && name == "backplane"
+                && ["backplane", "backplane-worker"].contains(&name)
             {
-                program = Some(PathBuf::from(path));
+                put(path, &dir.join(name));
             }
             let plugin = PLUGINS.contains(&name);
             for file in message["filenames"].as_array().into_iter().flatten().filter_map(Value::as_str) {
                 if plugin && file.ends_with(".so") {
-                    let to = dir.path().join(Path::new(file).file_name().unwrap());
-                    std::fs::copy(file, to).unwrap();
+                    put(file, &plugins.join(Path::new(file).file_name().unwrap()));
                 }
             }
         }
-        Built { program: program.unwrap(), plugins: dir.path().to_owned(), _dir: dir }
+        assert!(program.exists(), "cargo named no program");
+        Built { program, plugins }
     })
 }
 

@@ -9,7 +9,7 @@ mod plugin;
 pub use author::{Language, New, Report};
 pub use check::{Check, KitLevel};
 pub use license::{Inspect, Issue, License, Revoke, Trust, TrustAdd, Usage};
-pub use plugin::Plugin;
+pub use plugin::{Plugin, Unquarantine};
 
 use crate::complete;
 use clap::{Args, Parser, Subcommand};

@@ -129,6 +129,7 @@ struct Server(Child);
 
 impl Server {
     fn start(scene: &Scene, settings: &[&str]) -> Self {
+        support::worker();
         let mut command = command(&scene.state());
         command.args(["serve", "--json", "--address", "127.0.0.1:0"]);
         settings.iter().for_each(|setting| _ = command.args(["--set", setting]));

@@ -3,10 +3,11 @@
 use crate::auth::{AuthHandle, Caller, CreatedKey, KeyInfo, NewKey};
 use crate::catalog::{CatalogHandle, Entry};
 use crate::config::{Config, ConfigError, reload};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::info::{CapabilityInfo, CapabilitySchema, Health, LoadPlan, ModelInfo, PluginInfo};
 use crate::job::{KeepAlive, Reply, Request};
 use crate::limiter::{BudgetStatus, LimitStatus};
+use crate::loader::Quarantine;
 use crate::metrics::Metrics;
 use crate::router::Target;
 use crate::serve::{Parts, serve};
@@ -261,6 +262,27 @@ impl Host {
     /// Each plugin that has to do with a licence, and how it stands: `("com.acme.trt", "grace")`.
     pub fn license_states(&self) -> Vec<(String, &'static str)> {
         self.catalog().shelf().shared.licences.get().map(crate::license::states).unwrap_or_default()
+    }
+
+    /// Lets a plugin be started again that crashed again and again; whether it was in quarantine.
+    ///
+    /// # Errors
+    /// `plugin_not_found`; when its note cannot be removed.
+    pub async fn unquarantine(&self, id: &str) -> Result<bool> {
+        let known = self.catalog().shelf().plugins().iter().any(|found| found.id() == Some(id));
+        if !known {
+            let error = Error::new(ErrorCode::NotFound, format!("there is no plugin `{id}` here"));
+            return Err(error.with_reason("plugin_not_found"));
+        }
+        let lifted = Quarantine::lift(&self.0.started.state_dir, id).map_err(|error| {
+            Error::internal(format!("the quarantine of `{id}` cannot be lifted: {error}"))
+        })?;
+        if 0 < lifted {
+            tracing::info!(plugin = id, "a plugin is let out of quarantine");
+            // One that was not loaded for it is now.
+            self.refresh().await?;
+        }
+        Ok(0 < lifted)
     }
 
     /// The last upgrade of a plugin, under way or over.

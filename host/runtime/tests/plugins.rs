@@ -184,6 +184,7 @@ async fn the_limits_of_a_card_hold_where_the_configuration_says_nothing() {
     let path = card(model.path(), "[limits]\nconcurrency = 2\nqueue = 1\noutput_tokens = 7\n");
     let state = tempfile::tempdir().unwrap();
     let mut silent = Config::default();
+    silent.plugins.isolation = [("*".to_owned(), backplane::config::Isolation::InProcess)].into();
     silent.models.cards.push(path.clone());
     let one = Host::builder().config(silent).state_dir(state.path()).plugin_dir(dir.path()).start().unwrap();
     let chat = |params: &str| Request::new(Caller::internal("tests"), "chat", params).model("mine");

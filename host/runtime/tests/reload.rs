@@ -23,7 +23,8 @@ impl Configured {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("backplane.toml");
         std::fs::write(&file, text).unwrap();
-        let options = LoadOptions { file: Some(file.clone()), ..LoadOptions::default() };
+        let overrides = vec![("plugins.isolation.\"*\"".to_owned(), "in-process".to_owned())];
+        let options = LoadOptions { file: Some(file.clone()), overrides, ..LoadOptions::default() };
         let host = Host::builder()
             .config(Config::load(options.clone()).unwrap())
             .config_source(move || Config::load(options.clone()))

@@ -111,6 +111,13 @@ pub(crate) async fn upgraded(call: Call) -> Result<HttpResponse> {
     call::json(&upgrade)
 }
 
+/// `DELETE /admin/v1/plugins/{p}/quarantine`
+pub(crate) async fn unquarantine(call: Call) -> Result<HttpResponse> {
+    let id: String = call.path().await?;
+    let lifted = call.host().unquarantine(&id).await?;
+    call::json(&json!({ "plugin": id, "lifted": lifted }))
+}
+
 // ---- keys
 
 /// `GET /admin/v1/keys`

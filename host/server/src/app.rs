@@ -146,6 +146,8 @@ pub(crate) fn routes() -> Vec<Route> {
             .doc(ADMIN, "Let the installed version of a plugin take over while the host serves"),
         get("/admin/v1/plugins/{plugin}/upgrade", Admin, admin::upgraded)
             .doc(ADMIN, "Tell how the last upgrade of a plugin goes, or went"),
+        delete("/admin/v1/plugins/{plugin}/quarantine", Admin, admin::unquarantine)
+            .doc(ADMIN, "Let a plugin be started again that crashed again and again"),
         get("/admin/v1/keys", Admin, admin::keys)
             .doc(ADMIN, "List the keys, with what each has spent and has left")
             .gives::<admin::Keys>(),

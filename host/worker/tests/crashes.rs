@@ -4,7 +4,7 @@
 
 mod support;
 
-use backplane::isolation::{Confinement, Launch};
+use backplane::isolation::{Confinement, Launch, Quarantine};
 use backplane_testkit::{Answer, Code, End, Instance, Running};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -100,6 +100,33 @@ fn one_that_does_not_answer_is_ended() {
     crashed(&instance, &answer, "does not answer");
 }
 
+/// What lay in the connection of a worker that died is not lost: nobody had begun it, so the next worker does.
+#[test]
+fn work_that_no_worker_has_read_is_done_by_the_next() {
+    let (_folder, instance) = start();
+    let first = pid(&instance);
+    signal(first, "-STOP");
+    // A thread that has not stopped yet would read what comes.
+    let stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().starts_with('T')
+    };
+    let (tasks, began) = (format!("/proc/{first}/task"), Instant::now());
+    while !std::fs::read_dir(&tasks).unwrap().all(stopped) {
+        assert!(began.elapsed() < LONG, "it does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let answer = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| ask(&instance, "pid"));
+        std::thread::sleep(Duration::from_millis(300));
+        signal(first, "-9");
+        asked.join().unwrap()
+    });
+    let second = answer.json()["errno"].as_i64();
+    assert!(second.is_some_and(|second| second != first), "{} {second:?}", answer.end);
+    assert_eq!(instance.model().faults(), []);
+}
+
 /// Others that were with it fail too, once each; who waits for the memory of one request does not.
 #[test]
 fn all_requests_of_a_worker_end_with_it() {
@@ -111,6 +138,22 @@ fn all_requests_of_a_worker_end_with_it() {
         assert_eq!(answer.failure().map(|why| &*why.reason), Some("worker_crashed"), "{}", answer.end);
     }
     crashed(&instance, &answer, "SIGSEGV");
+}
+
+/// What says of itself that it is broken for good is not asked again: its worker is another one, and the request had its
+/// own answer.
+#[test]
+fn one_that_cannot_serve_any_more_is_started_again() {
+    let (_folder, instance) = start();
+    let (first, other) = (pid(&instance), stream(&instance));
+    let failure = ask(&instance, "fatal").failure().cloned().unwrap();
+    assert!(
+        failure.canonical() == Some(Code::Internal) && failure.message.contains("the driver"),
+        "{failure}"
+    );
+    let answer = other.wait();
+    crashed(&instance, &answer, "said that it cannot serve any more");
+    assert_ne!(pid(&instance), first);
 }
 
 #[test]
@@ -132,7 +175,8 @@ fn a_request_that_crashed_it_twice_is_refused_and_others_are_not() {
 fn one_that_crashes_again_and_again_is_not_started_any_more_nor_by_the_next_host() {
     let (folder, library) = faulty(None);
     let note = folder.path().join("quarantine");
-    let launch = Launch { quarantine: Some(note.clone()), ..faulty_launch(library, Confinement::Nothing) };
+    let launch =
+        Launch { quarantine: Some(Quarantine::at(&note)), ..faulty_launch(library, Confinement::Nothing) };
     let instance = through(launch.clone()).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
     for crash in 0..5 {
         // Each time another request.

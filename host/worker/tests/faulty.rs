@@ -5,7 +5,7 @@
 
 mod support;
 
-use backplane::isolation::{Confinement, Launch};
+use backplane::isolation::{Confinement, Granted, Launch};
 use backplane_testkit::{Answer, End, Instance, PluginTest};
 use std::fmt::Write as _;
 use std::os::linux::net::SocketAddrExt;
@@ -53,6 +53,10 @@ const fn misuses(does: &'static str, what: &'static str) -> Case {
     Case { does, what, in_process: "refused", worker: "refused", by: "the table", without: ("", "") }
 }
 
+const BY_SECCOMP: (&str, &str) = ("seccomp", "succeeds");
+/// Of a host that is root its workers are less than equal.
+const BY_SECCOMP_OR_RIGHTS: (&str, &str) = ("seccomp capabilities", "succeeds");
+
 /// What the plugin ends is a process: the host's, or its worker's.
 const CASES: &[Case] = &[
     crash("segv", "a null pointer is written to", "SIGSEGV"),
@@ -96,6 +100,7 @@ const CASES: &[Case] = &[
         "seccomp; landlock",
         ("seccomp landlock", "succeeds"),
     ),
+    tries("sigio", "a signal to the host, of a descriptor whose owner it is", "EPERM", "seccomp", BY_SECCOMP),
     tries(
         "ptrace",
         "`ptrace(host)`",
@@ -110,8 +115,27 @@ const CASES: &[Case] = &[
         "seccomp; landlock; no capabilities",
         ("seccomp landlock capabilities", "succeeds"),
     ),
-    tries("fork", "`fork()`", "EPERM", "seccomp", ("seccomp", "succeeds")),
-    tries("exec", "`execve()`", "EPERM", "seccomp", ("seccomp", "succeeds")),
+    tries("fork", "`fork()`", "EPERM", "seccomp", BY_SECCOMP),
+    tries("exec", "`execve()`", "EPERM", "seccomp", BY_SECCOMP),
+    tries("outlive", "not to end with the host", "EPERM", "seccomp", BY_SECCOMP),
+    tries("chmod", "`chmod()` of a file of the host's", "EPERM", "seccomp", BY_SECCOMP),
+    tries("utimes", "the times of a file of the host's", "EPERM", "seccomp", BY_SECCOMP),
+    tries(
+        "truncate",
+        "`truncate()` of a file of the host's",
+        "EPERM",
+        "seccomp; landlock",
+        ("seccomp landlock", "succeeds"),
+    ),
+    tries("watch", "what others open in `/tmp`", "EPERM", "seccomp", BY_SECCOMP),
+    tries("priority", "the host's priority", "EPERM", "seccomp; no capabilities", BY_SECCOMP_OR_RIGHTS),
+    tries(
+        "affinity",
+        "the processors that the host may use",
+        "EPERM",
+        "seccomp; no capabilities",
+        BY_SECCOMP_OR_RIGHTS,
+    ),
     tries("descriptors", "2000 descriptors", "EMFILE", "limits", ("limits", "succeeds")),
     tries("memory", "64 GiB of address space", "ENOMEM", "limits", ("limits", "succeeds")),
     tries("leak", "512 MiB that are never freed, 256 granted", "ENOMEM", "limits", ("ungranted", "succeeds")),
@@ -160,6 +184,18 @@ const CASES: &[Case] = &[
     ),
     forges("unsealed", "an arena that it can still write to", "not in the protocol", "seals are looked at"),
     forges("sealed-noise", "an arena whose lengths lead outside", "not in the protocol", "strict decoding"),
+    forges(
+        "sparse",
+        "an arena of holes, for the host to fill",
+        "not in the protocol",
+        "its blocks are counted",
+    ),
+    forges(
+        "deaf",
+        "questions without end, and no answer is read",
+        "does not read what it is told",
+        "time limit",
+    ),
     misuses("handles", "handles that it guessed: push, finish, release"),
     misuses("finish-twice", "finish twice, then push"),
     misuses("outside", "a tensor that reaches beyond its buffer"),
@@ -167,7 +203,7 @@ const CASES: &[Case] = &[
 
 /// Limits under which the cases about limits are run.
 fn granted() -> Confinement {
-    Confinement::Cpu { read: Vec::new(), memory: 256 << 20, threads: 64 }
+    Confinement::Sandbox(Granted { memory: 256 << 20, threads: 64, ..Granted::default() })
 }
 
 fn instance(test: PluginTest) -> Instance {
@@ -231,12 +267,13 @@ fn seen(case: &Case, answer: &Answer, before: &OwnState) -> String {
     how.split(" (").next().unwrap_or_default().to_owned()
 }
 
-/// In a worker; after a crash the next request has to be served.
+/// In a worker, or in one of these; after a crash the next request has to be served.
 fn in_worker(case: &Case, library: &Path, lacks: &str) -> String {
-    let confinement = if lacks == "ungranted" { cpu_of_many() } else { granted() };
+    let ungranted = lacks == "without ungranted";
+    let confinement = if ungranted { cpu_of_many() } else { granted() };
     let mut launch = faulty_launch(library.to_owned(), confinement);
-    if !["", "ungranted"].contains(&lacks) {
-        launch = Launch { program: weakened(&format!("without {lacks}")), ..launch };
+    if !lacks.is_empty() && !ungranted {
+        launch = Launch { program: weakened(lacks), ..launch };
     }
     let before = own_state();
     let instance = instance(through(launch));
@@ -250,7 +287,7 @@ fn in_worker(case: &Case, library: &Path, lacks: &str) -> String {
 }
 
 fn cpu_of_many() -> Confinement {
-    Confinement::Cpu { read: Vec::new(), memory: 0, threads: 100_000 }
+    Confinement::Sandbox(Granted { threads: 100_000, ..Granted::default() })
 }
 
 /// In the process of a host: another one, since that is what most of it ends.
@@ -315,6 +352,8 @@ fn every_case_is_stopped_and_by_what_is_said_to_stop_it() {
     // What `abstract` looks for.
     let mut name = format!("backplane-faulty-{}", std::process::id()).into_bytes();
     name.resize(107, 0);
+    let own = format!("/tmp/backplane-faulty-own-{}", std::process::id());
+    std::fs::write(&own, "the host's").unwrap();
     let _listens = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
     let queue = std::sync::Mutex::new(CASES.iter());
     let wrong = std::sync::Mutex::new(Vec::new());
@@ -328,6 +367,10 @@ fn every_case_is_stopped_and_by_what_is_said_to_stop_it() {
                     }
                 };
                 check("in a worker", in_worker(case, &library, ""), case.worker);
+                if case.by.contains("landlock") || case.by.contains("seccomp") {
+                    // Linux 5.13 knows of Landlock what is asked for, and the other mechanisms the rest.
+                    check("on Linux 5.13", in_worker(case, &library, "knows 1"), case.worker);
+                }
                 if denied_here(case) {
                     println!("{}: this machine denies it to everybody", case.does);
                     continue;
@@ -338,7 +381,8 @@ fn every_case_is_stopped_and_by_what_is_said_to_stop_it() {
                 if let (lacks, expected) = case.without
                     && !lacks.is_empty()
                 {
-                    check(&format!("without {lacks}"), in_worker(case, &library, lacks), expected);
+                    let lacks = format!("without {lacks}");
+                    check(&lacks, in_worker(case, &library, &lacks), expected);
                 }
             }
         };
@@ -346,6 +390,7 @@ fn every_case_is_stopped_and_by_what_is_said_to_stop_it() {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     let _made = std::fs::remove_file(format!("/tmp/backplane-faulty-{}", std::process::id()));
+    std::fs::remove_file(own).unwrap();
     let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -79,6 +79,9 @@ async fn it_is_served_killed_and_served_again() {
     assert_eq!(answer.json::<Value>().unwrap()[0]["text"], "hello");
     let before = workers();
     assert_eq!(before.len(), 1);
+    let group = Command::new("ps").args(["-o", "pgid=", "-p", &before[0].to_string()]).output().unwrap();
+    let group = String::from_utf8(group.stdout).unwrap();
+    assert_eq!(group.trim(), before[0].to_string(), "Ctrl+C at the host's terminal would end it");
 
     // In the middle of a stream.
     let mut reply =
@@ -110,6 +113,56 @@ async fn it_is_served_killed_and_served_again() {
         assert!(Instant::now() < deadline, "a worker outlives its host");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// What one instance's worker takes with it is that instance's, and nobody else's.
+#[tokio::test]
+async fn with_a_worker_for_each_instance_the_others_do_not_notice() {
+    let _alone = ALONE.lock().await;
+    let state = tempfile::tempdir().unwrap();
+    std::fs::create_dir(state.path().join("plugins")).unwrap();
+    std::fs::copy(echo_library(), state.path().join("plugins/libecho.so")).unwrap();
+    let mut config = config();
+    config.plugins.isolation = [("*".to_owned(), Isolation::WorkerPerInstance)].into();
+    config.models.overrides.insert(
+        "echo-serial".to_owned(),
+        backplane::config::Override { instances: Some(3), ..Default::default() },
+    );
+    let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
+    let plugin = host.plugins().remove(0);
+    assert_eq!((plugin.isolation, plugin.ready), ("worker-per-instance", true), "{:?}", plugin.problem);
+    host.load("echo-serial", None).await.unwrap();
+    let before = workers();
+    assert_eq!(before.len(), 4, "three, and the plugin's own");
+
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let slowly = json!({"text": "slowly", "chunks": 200, "chunk_delay_ms": 20});
+        let mut reply = host.serve(echo(slowly).model("echo-serial")).await.unwrap();
+        assert!(matches!(reply.next().await.unwrap(), Next::Chunk(_)));
+        streams.push(reply);
+    }
+    // The last one started is an instance's.
+    kill(*before.iter().max().unwrap());
+    let ended = futures::future::join_all(streams.into_iter().map(backplane::Reply::collect)).await;
+    let (served, failed): (Vec<_>, Vec<_>) = ended.into_iter().partition(Result::is_ok);
+    let lost: Vec<_> = failed.into_iter().filter_map(Result::err).collect();
+    assert!(served.len() == 2 && lost.len() == 1, "{lost:?}");
+    assert_eq!(lost[0].reason, "worker_crashed");
+    for served in served {
+        assert_eq!(served.unwrap().chunks.len(), 199, "and the first one");
+    }
+    for _ in 0..6 {
+        let again = echo(json!({"text": "again"})).model("echo-serial");
+        host.serve(again).await.unwrap().collect().await.unwrap();
+    }
+    host.unload("echo-serial").await.unwrap();
+    let deadline = Instant::now() + LONG;
+    while workers().len() != 1 {
+        assert!(Instant::now() < deadline, "{:?}: a closed instance's worker is there", workers());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    host.shutdown(Duration::from_secs(5)).await;
 }
 
 /// Packs echo, signs it, and installs it in a state directory that trusts the key.

@@ -4,10 +4,10 @@
 
 mod support;
 
-use backplane::isolation::Confinement;
+use backplane::isolation::{Confinement, Launch};
 use backplane_testkit::{Answer, DType, Instance, PluginTest, TensorInput};
 use serde_json::json;
-use support::{cases, echo, in_process};
+use support::{cases, cpu, echo, echo_library, in_process, launch, through};
 
 #[test]
 fn one_request() {
@@ -19,6 +19,12 @@ fn one_request() {
 #[test]
 fn the_whole_suite() {
     echo(Confinement::Nothing).check_conformance(&cases()).assert_ok();
+}
+
+#[test]
+fn the_whole_suite_with_a_worker_for_each_instance() {
+    let launch = Launch { per_instance: true, ..launch(echo_library(), cpu()) };
+    through(launch).rounds(20).check_conformance(&cases()).assert_ok();
 }
 
 /// An answer as text, tensors and all; figures of time are none of it.

@@ -112,7 +112,10 @@ impl Scene {
             match answer {
                 Err(error) if error.reason == "plugin_quarantined" => {
                     assert_eq!(error.code, ErrorCode::Unavailable);
-                    assert!(error.message.contains(FAULTY) && error.message.contains("note"), "{error}");
+                    assert!(
+                        error.message.contains(FAULTY) && error.message.contains("unquarantine"),
+                        "{error}"
+                    );
                     if is {
                         return;
                     }
@@ -260,8 +263,11 @@ async fn nobody_waits_for_a_plugin_in_quarantine() {
     scene.until_quarantined(true).await;
     let plugin = scene.host.plugins().into_iter().find(|plugin| plugin.id == FAULTY).unwrap();
     assert!(plugin.problem.as_ref().is_some_and(|why| why.contains("quarantine")), "{:?}", plugin.problem);
-    std::fs::remove_file(&note).unwrap();
+    assert!(scene.host.unquarantine(FAULTY).await.unwrap() && !note.exists());
     scene.until_quarantined(false).await;
+    assert!(!scene.host.unquarantine(FAULTY).await.unwrap(), "it is in none");
+    let unknown = scene.host.unquarantine("com.example.nobody").await.unwrap_err();
+    assert_eq!((unknown.code, &*unknown.reason), (ErrorCode::NotFound, "plugin_not_found"));
 
     quarantine();
     let Scene { host, state } = scene;
@@ -269,5 +275,35 @@ async fn nobody_waits_for_a_plugin_in_quarantine() {
     drop(host);
     let scene = start_in(state, Isolation::Worker);
     scene.until_quarantined(true).await;
+    // It was not loaded by this host, and now it is.
+    assert!(scene.host.unquarantine(FAULTY).await.unwrap());
+    scene.all_is_well("its quarantine").await;
+    scene.host.shutdown(Duration::from_secs(1)).await;
+}
+
+/// A plugin that takes all threads of the machine, asks for more without end, and gives none back: the host has no thread for
+/// each question, and ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn threads_that_a_plugin_keeps_come_back() {
+    let scene = start(Isolation::Worker);
+    scene.all_is_well("nothing").await;
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    assert_eq!(scene.errno("greedy").await, 0);
+    let none = r#"backplane_compute_granted_threads{model="faulty"} 0"#;
+    let free = || scene.host.metrics().render().lines().any(|line| line == none);
+    scene.until("they are taken", || !free()).await;
+    assert!(threads() < before + 100, "{} threads", threads());
+    scene.all_is_well("taking all threads").await;
+    let count = format!("backplane_plugin_faults_total{{kind=\"hoards\",plugin=\"{FAULTY}\"}} 1");
+    scene.until(&count, || scene.host.metrics().render().contains(&count)).await;
+    let began = Instant::now();
+    while !free() {
+        let figures = scene.host.metrics().render();
+        let figures: Vec<_> = figures.lines().filter(|line| line.contains("_compute_")).collect();
+        assert!(began.elapsed() < Duration::from_secs(20), "they are not back: {figures:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    scene.all_is_well("its end").await;
     scene.host.shutdown(Duration::from_secs(1)).await;
 }

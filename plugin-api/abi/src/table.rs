@@ -33,6 +33,7 @@ pub const BP_BAD_STRUCT: bp_code = -4;
 pub const BP_SUB_NONE: i32 = 0;
 pub const BP_SUB_PANIC: i32 = 1;
 pub const BP_SUB_POISONED: i32 = 2;
+pub const BP_SUB_FATAL: i32 = 3;
 
 pub const BP_FLAG_REQUIRED_MASK: u32 = 0xFFFF_0000;
 pub const BP_TENSOR_READ_ONLY: u32 = 1;

@@ -26,6 +26,8 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// Whether the instance that failed can serve no more; the host replaces it.
     pub poisons: bool,
+    /// Whether nothing in this process can serve any more, which poisons, too; a worker is ended for it.
+    pub fatal: bool,
     pub(crate) panicked: bool,
 }
 
@@ -39,6 +41,7 @@ impl Error {
             details: Box::default(),
             retry_after: None,
             poisons: false,
+            fatal: false,
             panicked: false,
         }
     }
@@ -94,6 +97,13 @@ impl Error {
     /// Says that the instance can serve no more.
     pub fn poisons(mut self) -> Self {
         self.poisons = true;
+        self
+    }
+
+    /// Says that nothing in this process can serve any more: a sticky error of a GPU's driver, a library that lost its
+    /// mind. In a worker the process is ended and started again; in-process only the instance can be replaced.
+    pub fn fatal(mut self) -> Self {
+        (self.fatal, self.poisons) = (true, true);
         self
     }
 

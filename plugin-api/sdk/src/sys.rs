@@ -559,9 +559,10 @@ fn with_raw<R>(error: &Error, with: impl FnOnce(&bp_error) -> R) -> R {
     };
     with(&bp_error {
         code: error.code as bp_code,
-        sub: match (error.panicked, error.poisons) {
-            (true, _) => BP_SUB_PANIC,
-            (false, true) => BP_SUB_POISONED,
+        sub: match (error.panicked, error.fatal, error.poisons) {
+            (true, ..) => BP_SUB_PANIC,
+            (_, true, _) => BP_SUB_FATAL,
+            (_, _, true) => BP_SUB_POISONED,
             _ => BP_SUB_NONE,
         },
         retry_after_ms: error

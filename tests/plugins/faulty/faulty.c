@@ -20,9 +20,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -146,6 +150,52 @@ static int try_open(const char *path, int flags) {
   if (fd < 0) return errno;
   close(fd);
   return 0;
+}
+
+/* A file of the user's whom the host runs as, made by the test. */
+static const char *own_file(void) {
+  static char path[64];
+  snprintf(path, sizeof path, "/tmp/backplane-faulty-own-%d", (int)getppid());
+  return path;
+}
+
+static int try_watch(void) {
+  int watch = inotify_init1(0), result;
+  if (watch < 0) return errno;
+  result = tried(inotify_add_watch(watch, "/tmp", IN_CREATE | IN_OPEN) < 0);
+  close(watch);
+  return result;
+}
+
+/* To what it is anyway: that it may be set is all that is asked. */
+static int try_priority(void) {
+  int now = getpriority(PRIO_PROCESS, (id_t)getppid());
+  return tried(setpriority(PRIO_PROCESS, (id_t)getppid(), now) != 0);
+}
+
+static int try_affinity(void) {
+  cpu_set_t now;
+  if (sched_getaffinity(getppid(), sizeof now, &now) != 0) return errno;
+  return tried(sched_setaffinity(getppid(), sizeof now, &now) != 0);
+}
+
+/* A signal by way of a descriptor whose owner the host is. */
+static int try_sigio(void) {
+  int ends[2], result;
+  if (pipe(ends) != 0) return errno;
+  result = tried(fcntl(ends[0], F_SETOWN, getppid()) != 0);
+  close(ends[0]);
+  close(ends[1]);
+  return result;
+}
+
+/* The same call by its number in the x32 ABI, for which a filter has to look. Kernels without it say ENOSYS. */
+static int try_x32(void) {
+#ifdef __x86_64__
+  return tried(syscall(0x40000000 | SYS_getpid) < 0);
+#else
+  return EPERM;
+#endif
 }
 
 static int try_descriptors(void) {
@@ -348,6 +398,49 @@ static void forged(unsigned char tag) {
   }
 }
 
+/* Sealed, and never written: it would be the host that has it allocated. */
+static void sparse(void) {
+  int arena = memfd_create("arena", MFD_ALLOW_SEALING);
+  ftruncate(arena, (off_t)1 << 27);
+  fcntl(arena, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL);
+  packet("\1", 1, arena);
+}
+
+static void forever(int number) {
+  (void)number;
+  for (;;) pause();
+}
+
+/* Questions without end (11: the licence's bytes) on the main connection, which is the standard input, too; and nobody who
+ * would read an answer. */
+static void deaf(void) {
+  unsigned char frame[11] = {11};
+  signal(SIGUSR1, forever);
+  syscall(SYS_tgkill, getpid(), getpid(), SIGUSR1);
+  for (;;) send(0, frame, sizeof frame, MSG_NOSIGNAL);
+}
+
+static bp_ticket the_ticket;
+
+/* Threads (5), which it never gives back, so that each question after the first has to wait: a day long. */
+static int greedy(void) {
+  unsigned char frame[30] = {5};
+  uint32_t want = 1024;
+  struct timespec now;
+  int64_t deadline;
+  uint64_t ask;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  deadline = ((int64_t)now.tv_sec + 86400) * 1000000000;
+  memcpy(frame + 9, &the_ticket, 8);
+  memcpy(frame + 17, &want, 4);
+  memcpy(frame + 21, &deadline, 8);
+  for (ask = 1; ask <= 5000; ask++) {
+    memcpy(frame + 1, &ask, 8);
+    if (send(0, frame, sizeof frame, MSG_NOSIGNAL) < 0) return errno;
+  }
+  return 0;
+}
+
 static void serve(const bp_request *r) {
   char json[128];
   bp_str p = r->params_json;
@@ -370,6 +463,8 @@ static void serve(const bp_request *r) {
   if (is(p, "unsealed")) unsealed();
   if (is(p, "sealed-noise")) sealed_noise();
   if (is(p, "oversized")) oversized();
+  if (is(p, "sparse")) sparse();
+  if (is(p, "deaf")) deaf();
   if (is(p, "loop"))
     for (;;) top = 1;
   if (is(p, "garbage")) garbage();
@@ -385,7 +480,7 @@ static void serve(const bp_request *r) {
     }
   }
   if (is(p, "garbage") || is(p, "forged-finish") || is(p, "forged-push") || is(p, "unsealed") || is(p, "sealed-noise") ||
-      is(p, "oversized"))
+      is(p, "sparse") || is(p, "oversized"))
     nap(3600 * 1000);
   if (is(p, "shadow")) e = try_open("/etc/shadow", O_RDONLY);
   if (is(p, "write-tmp")) {
@@ -398,6 +493,17 @@ static void serve(const bp_request *r) {
     snprintf(path, sizeof path, "/proc/%d/environ", (int)getppid());
     e = try_open(path, O_RDONLY);
   }
+  if (is(p, "chmod")) e = tried(chmod(own_file(), 0666) != 0);
+  if (is(p, "utimes")) e = tried(utimensat(AT_FDCWD, own_file(), NULL, 0) != 0);
+  if (is(p, "truncate")) e = tried(truncate(own_file(), 0) != 0);
+  if (is(p, "cut")) e = try_open(own_file(), O_RDONLY | O_TRUNC);
+  if (is(p, "watch")) e = try_watch();
+  if (is(p, "priority")) e = try_priority();
+  if (is(p, "affinity")) e = try_affinity();
+  if (is(p, "sigio")) e = try_sigio();
+  if (is(p, "x32")) e = try_x32();
+  if (is(p, "greedy")) e = greedy();
+  if (is(p, "outlive")) e = tried(prctl(PR_SET_PDEATHSIG, 0) != 0);
   if (is(p, "connect")) e = try_connect();
   if (is(p, "ptrace")) e = try_ptrace();
   if (is(p, "kill-parent")) e = tried(kill(getppid(), 0) != 0);
@@ -432,6 +538,21 @@ static void serve(const bp_request *r) {
   if (is(p, "lies")) {
     say(r->sink, "{\"errno\":0}");
     finish_with(r->sink, "{\"prompt_tokens\":-7,\"completion_tokens\":1e300}", NAN);
+    return;
+  }
+  if (is(p, "fatal")) {
+    bp_error error;
+    bp_done done;
+    memset(&error, 0, sizeof error);
+    error.struct_size = sizeof error;
+    error.code = BP_INTERNAL;
+    error.sub = BP_SUB_FATAL;
+    error.message = str("the driver says the same about everything from now on");
+    memset(&done, 0, sizeof done);
+    done.struct_size = sizeof done;
+    done.error = &error;
+    done.confidence = -1.0;
+    the_host->finish(the_host, r->sink, &done);
     return;
   }
   if (is(p, "many-tokens")) {
@@ -492,8 +613,8 @@ static const void *m_extension(bp_model *self, bp_str id) {
 
 static bp_code m_instance_new(bp_model *self, const bp_placement *placement, bp_instance **out, bp_err err) {
   (void)self;
-  (void)placement;
   (void)err;
+  the_ticket = placement->ticket;
   instance.struct_size = sizeof instance;
   instance.submit = i_submit;
   instance.destroy = i_destroy;

@@ -4,7 +4,7 @@
 use super::author::{New, Report};
 use super::check::Check;
 use super::package::{Index, Install, Keygen, Pack, Remove, Rollback, Sign, Trust, Upgrade, Verify};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 /// See the plugins, install them, and write them.
 #[derive(Debug, Subcommand)]
@@ -35,9 +35,19 @@ pub enum Plugin {
     /// Remove an installed package
     #[command(visible_alias = "rm")]
     Remove(Remove),
+    /// Let a plugin be started again that crashed again and again
+    Unquarantine(Unquarantine),
     /// Say whose packages are believed
     #[command(subcommand)]
     Trust(Trust),
     /// Make or renew a registry: a tree of files that any web server, or none, hands out
     Index(Index),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  backplane plugin unquarantine com.acme.speech")]
+pub struct Unquarantine {
+    /// Id of the plugin
+    pub id: String,
 }

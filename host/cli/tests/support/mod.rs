@@ -29,14 +29,17 @@ pub fn command_of(program: &Path, state: &Path) -> Command {
     command
 }
 
-/// The worker, built beside the program.
+/// The worker, built beside the program: cargo builds none for the tests of another package.
 pub fn worker() -> PathBuf {
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "-p", "backplane-worker"])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .status()
-        .unwrap();
-    assert!(built.success(), "the worker did not build");
+    static BUILT: std::sync::Once = std::sync::Once::new();
+    BUILT.call_once(|| {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "-p", "backplane-worker"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+            .status()
+            .unwrap();
+        assert!(built.success(), "the worker did not build");
+    });
     Path::new(env!("CARGO_BIN_EXE_backplane")).with_file_name("backplane-worker")
 }
 
@@ -72,6 +75,7 @@ impl Server {
 
     /// A program that lies elsewhere.
     pub fn start_of(program: &Path, folder: &Path, state: &Path, more: &[&str]) -> Self {
+        worker();
         let mut child = command_of(program, state)
             .current_dir(folder)
             .args(["serve", "--json", "--address", "127.0.0.1:0"])

@@ -248,10 +248,16 @@ pub fn plugin_options(config: &Config, state: &Path, first: &[PathBuf]) -> Plugi
         isolation: config.plugins.isolation.clone().into_iter().collect(),
         worker: Workers {
             granted: config.plugins.workers.clone().into_iter().collect(),
-            ..Workers::beside_the_program(state)
+            ..Workers::beside_the_program(state, files_of(&config.models.cards))
         },
         load_timeout: PLUGIN_LOAD_TIMEOUT,
     }
+}
+
+/// The files of these cards: they may lie anywhere, and workers read them.
+fn files_of(cards: &[PathBuf]) -> Vec<PathBuf> {
+    let known = cards.iter().filter_map(|card| Installed::local(card).ok());
+    known.flat_map(|model| model.files).filter_map(|file| std::path::absolute(file.path).ok()).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use crate::config::{Isolation, WorkerConfig};
 use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
 use crate::license;
 use crate::loader::{
-    BidQuery, Confinement, Launch, LoadError, OnCrash, Plugin, Shared, Waits, in_quarantine, load,
+    BidQuery, Confinement, Granted, Launch, LoadError, OnCrash, Plugin, Quarantine, Shared, Waits,
+    in_quarantine, load,
 };
 use backplane_registry::license::Gate;
 use backplane_registry::package::{Level, Plugins, Trust, Version, seal};
@@ -88,55 +89,78 @@ pub struct Workers {
     pub program: PathBuf,
     /// What they may read: where models and runtimes are.
     pub read: Vec<PathBuf>,
-    /// Where it is noted that a plugin crashed again and again.
-    pub quarantine: PathBuf,
+    /// The state directory, in which it is noted that a plugin crashed again and again.
+    pub state: PathBuf,
     /// What each is granted.
     pub granted: HashMap<String, WorkerConfig>,
 }
 
 impl Workers {
     /// The program that was installed with this one.
-    pub fn beside_the_program(state: &Path) -> Self {
+    pub fn beside_the_program(state: &Path, files: Vec<PathBuf>) -> Self {
         let beside = std::env::current_exe().unwrap_or_default();
         // As installed, as packaged, and as cargo builds a test.
         let places = ["backplane-worker", "../lib/backplane/backplane-worker", "../backplane-worker"];
         let mut programs = places.map(|place| beside.with_file_name(place)).into_iter();
         let program =
             programs.find(|program| program.exists()).unwrap_or_else(|| beside.with_file_name(places[0]));
-        let read = ["models", "runtimes"].map(|folder| state.join(folder)).into();
-        Self { program, read, quarantine: state.join("quarantine"), granted: HashMap::new() }
+        let mut read: Vec<_> = ["models", "runtimes"].map(|folder| state.join(folder)).into();
+        read.extend(files);
+        Self { program, read, state: state.to_owned(), granted: HashMap::new() }
     }
 
     /// How this plugin is started.
-    fn launch(&self, file: &PluginFile, limit: Duration) -> Launch {
+    fn launch(&self, file: &PluginFile, isolation: Isolation, limit: Duration) -> Launch {
         let manifest = &file.manifest;
-        let granted = named(&self.granted, &manifest.id);
-        // What is not there yet is made by the first pull, and read after a restart.
-        let mut read: Vec<_> = self.read.iter().filter(|path| path.exists()).cloned().collect();
-        read.extend(granted.read);
         Launch {
             program: self.program.clone(),
             library: std::path::absolute(&file.path).unwrap_or_else(|_| file.path.clone()),
             sealed: file.sealed.clone(),
             id: manifest.id.clone(),
             version: manifest.version.clone(),
-            confinement: Confinement::Cpu {
-                read,
-                memory: granted.memory.unwrap_or(0),
-                threads: granted.threads,
-            },
+            confinement: Confinement::Sandbox(self.granted_to(file)),
+            per_instance: isolation == Isolation::WorkerPerInstance,
             on_crash: OnCrash::default(),
             // Before the loader gives up, so that no process is left.
             limit: limit.mul_f32(0.8),
-            // Another version is another plugin, and may be better.
-            quarantine: Some(self.note_of(file)),
+            quarantine: Some(self.quarantine_of(file)),
         }
     }
 
-    /// The note whose presence says that this build of a plugin is in quarantine.
-    fn note_of(&self, file: &PluginFile) -> PathBuf {
-        let build = &file.sha256[..file.sha256.len().min(16)];
-        self.quarantine.join(format!("{}-{build}", file.manifest.id))
+    fn granted_to(&self, file: &PluginFile) -> Granted {
+        let (manifest, granted) = (&file.manifest, named(&self.granted, &file.manifest.id));
+        // What is not there yet is made by the first pull, and read after a restart.
+        let mut read: Vec<_> = self.read.iter().filter(|path| path.exists()).cloned().collect();
+        read.extend(granted.read);
+        // What an install shows that it asks for was agreed to; of a library that somebody put into a folder nobody was
+        // shown anything.
+        let agreed = file.sealed.is_some();
+        Granted {
+            read,
+            memory: granted.memory.unwrap_or(0),
+            threads: granted.threads,
+            network: granted.network.unwrap_or(agreed && manifest.resources.network),
+            gpu: granted.gpu.unwrap_or(agreed && manifest.resources.gpu),
+        }
+    }
+
+    /// What this plugin asks for and does not have in its worker, for people.
+    fn withheld_from(&self, file: &PluginFile) -> Option<String> {
+        let (id, asked, granted) = (&file.manifest.id, &file.manifest.resources, self.granted_to(file));
+        let lacks = |what: &str, key: &str| {
+            format!(
+                "it asks for {what}, which its worker does not have; `plugins.workers.\"{id}\".{key} = true` grants it"
+            )
+        };
+        match (asked.network && !granted.network, asked.gpu && !granted.gpu) {
+            (true, _) => Some(lacks("the network", "network")),
+            (_, true) => Some(lacks("a GPU", "gpu")),
+            _ => None,
+        }
+    }
+
+    fn quarantine_of(&self, file: &PluginFile) -> Quarantine {
+        Quarantine::of(&self.state, &file.manifest.id, &file.sha256)
     }
 }
 
@@ -161,8 +185,10 @@ pub struct Found {
     pub shadowed_by: Option<String>,
     /// It was to be loaded, and could not be.
     pub refused: bool,
-    /// Its note, there or not, when it runs in a worker.
-    quarantine: Option<PathBuf>,
+    /// Where it would be noted, when it runs in a worker.
+    quarantine: Option<Quarantine>,
+    /// What it asks for and its worker does not have.
+    withheld: Option<String>,
     /// A thread is still inside it: it was given up, and must not be entered again.
     hangs: bool,
     /// Which file it was read from.
@@ -206,7 +232,7 @@ impl Found {
             signer: self.signer.clone(),
             ready: self.plugin.is_some(),
             share: None,
-            problem: self.problem.clone().or(replaced).or(quarantine).or(hint),
+            problem: self.problem.clone().or(replaced).or(quarantine).or(hint).or(self.withheld.clone()),
             license: self.licence.as_deref().map(license::info),
             shadowed_by: self.shadowed_by.clone(),
             file,
@@ -220,7 +246,7 @@ impl Found {
 
     /// It crashed again and again, and is not started.
     pub fn is_quarantined(&self) -> bool {
-        self.quarantine.as_ref().is_some_and(|note| note.exists())
+        self.quarantine.as_ref().is_some_and(Quarantine::holds)
     }
 
     /// Whether its models are there: who asks for one is answered, or told why its plugin does not serve.
@@ -372,7 +398,7 @@ pub fn start(
     shared: &Arc<Shared>,
 ) -> Result<Arc<Plugin>, LoadError> {
     let settings = options.settings_of(&file.manifest);
-    let launch = (isolation == Isolation::Worker).then(|| options.worker.launch(file, options.load_timeout));
+    let launch = isolation.has_worker().then(|| options.worker.launch(file, isolation, options.load_timeout));
     load(file, settings, shared.clone(), options.load_timeout, launch)
 }
 
@@ -432,7 +458,13 @@ impl Source {
 fn sources(options: &PluginOptions) -> Vec<Source> {
     let dev = |path| Source::File(path, Level::Dev);
     let mut all: Vec<Source> = options.files.iter().cloned().map(dev).collect();
-    all.extend(options.dirs.iter().flat_map(|dir| libraries(dir)).map(dev));
+    let own: Vec<PathBuf> = options.own.iter().filter_map(|dir| dir.canonicalize().ok()).collect();
+    for dir in &options.dirs {
+        // What is part of the program stays so when its folder is named.
+        let is_own = dir.canonicalize().is_ok_and(|dir| own.contains(&dir));
+        let level = if is_own { Level::Core } else { Level::Dev };
+        all.extend(libraries(dir).into_iter().map(|path| Source::File(path, level)));
+    }
     match Plugins::at(&options.state).active() {
         Ok(packages) => all.extend(packages.into_iter().map(Source::Package)),
         Err(error) => tracing::error!(%error, "the installed packages cannot be listed"),
@@ -502,7 +534,9 @@ fn check(
     found.manifest = Some(file.manifest.clone());
     found.sha256.clone_from(&file.sha256);
     found.isolation = options.isolation_of(&file.manifest, found.level);
-    found.quarantine = (found.isolation == Isolation::Worker).then(|| options.worker.note_of(&file));
+    let worker = found.isolation.has_worker();
+    found.withheld = worker.then(|| options.worker.withheld_from(&file)).flatten();
+    found.quarantine = worker.then(|| options.worker.quarantine_of(&file));
     if found.level < options.least {
         return Err(format!(
             "nobody signed it: it is of the level `{}`, and `plugins.trust` asks for `{}`; install it as a package",

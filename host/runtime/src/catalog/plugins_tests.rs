@@ -8,7 +8,8 @@ use std::time::Instant;
 const HANGS: &str = "INIT_MS=3600000";
 
 fn options(dir: &Path, limit: Duration) -> PluginOptions {
-    PluginOptions { dirs: vec![dir.to_owned()], load_timeout: limit, ..PluginOptions::default() }
+    let isolation = [("*".to_owned(), Isolation::InProcess)].into();
+    PluginOptions { dirs: vec![dir.to_owned()], isolation, load_timeout: limit, ..PluginOptions::default() }
 }
 
 fn files(found: &[Found]) -> Vec<String> {
@@ -140,5 +141,7 @@ fn auto_looks_at_who_made_a_plugin_and_at_what_it_asks_for() {
     }
     let trusted = said(&[("*", Isolation::Auto), ("com.example.x", Isolation::InProcess)]);
     assert_eq!(of(&trusted, Level::Dev, "any"), Isolation::InProcess, "what is said of one goes first");
-    assert_eq!(of(&said(&[]), Level::Dev, "worker"), Isolation::InProcess, "nothing is said");
+    let nothing = said(&[]);
+    assert_eq!(of(&nothing, Level::Dev, "in_process"), Isolation::Worker, "nothing is said");
+    assert_eq!(of(&nothing, Level::Core, "any"), Isolation::InProcess, "nothing is said");
 }

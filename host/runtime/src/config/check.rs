@@ -223,6 +223,8 @@ fn worker(own: &raw::Worker) -> WorkerConfig {
         memory: own.memory.map(|memory| memory.0),
         threads: own.threads.unwrap_or(default.threads),
         read: own.read.clone(),
+        network: own.network,
+        gpu: own.gpu,
     }
 }
 

@@ -104,7 +104,7 @@ pub struct PluginsConfig {
     pub disabled: Vec<String>,
     /// How the new version of a plugin takes over.
     pub upgrade: UpgradeConfig,
-    /// Plugin id to where it runs, `"*"` for the others; in-process unless it is said.
+    /// Plugin id to where it runs, `"*"` for the others; `auto` unless it is said.
     pub isolation: BTreeMap<String, Isolation>,
     /// Plugin id to what its worker is granted, `"*"` for the others.
     pub workers: BTreeMap<String, WorkerConfig>,
@@ -134,12 +134,16 @@ pub struct WorkerConfig {
     pub threads: u32,
     /// Files and folders that it may read besides models and runtimes.
     pub read: Vec<PathBuf>,
+    /// Whether it may reach others by the network; `None`: if it is a package that asks for it.
+    pub network: Option<bool>,
+    /// Whether it may use GPUs; `None`: as `network`.
+    pub gpu: Option<bool>,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
         // More than any backend starts on a large machine, and far less than what a machine minds.
-        Self { memory: None, threads: 1024, read: Vec::new() }
+        Self { memory: None, threads: 1024, read: Vec::new(), network: None, gpu: None }
     }
 }
 
@@ -337,6 +341,8 @@ impl Config {
             ("server.address", "127.0.0.1:0"),
             ("server.workers", "2"),
             ("server.drain", "2s"),
+            // Tests load what they built from wherever it lies, and few of them are about workers.
+            ("plugins.isolation.\"*\"", "in-process"),
             ("models.max_queue", "8"),
             ("models.default_deadline", "30s"),
             ("models.load_timeout", "30s"),

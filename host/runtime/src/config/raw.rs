@@ -157,10 +157,11 @@ pub struct Plugins {
     pub disabled: Vec<String>,
     /// How the new version of a plugin takes over while the server runs.
     pub upgrade: Upgrade,
-    /// Where a plugin runs, by its id, `"*"` for those that are not named: "in-process" (the default), "worker", a
-    /// sandboxed process of its own that has no network and reads no files but models, or "auto", which is in-process
-    /// for plugins that came with the program and do not ask for a worker, and a worker for all others.
-    #[schemars(extend("x-example" = "[plugins.isolation]\n\"*\" = \"auto\"\n\"com.example.stranger\" = \"worker\""))]
+    /// Where a plugin runs, by its id, `"*"` for those that are not named: "in-process"; "worker", a sandboxed process
+    /// of its own that has no network and reads no files but models; "worker-per-instance", one for each instance of its
+    /// models; or "auto" (the default), which is in-process for plugins that came with the program and do not ask for a
+    /// worker, and a worker for all others.
+    #[schemars(extend("x-example" = "[plugins.isolation]\n\"*\" = \"auto\"\n\"com.example.mine\" = \"in-process\""))]
     pub isolation: BTreeMap<String, Isolation>,
     /// What the worker of a plugin is granted, by the plugin's id, `"*"` for those that are not named.
     #[schemars(extend("x-example" = WORKER_EXAMPLE))]
@@ -195,7 +196,9 @@ impl Default for Upgrade {
 const WORKER_EXAMPLE: &str = r#"[plugins.workers."com.example.stranger"]
 memory = "2GiB"
 threads = 256
-read = ["/srv/dictionaries"]"#;
+read = ["/srv/dictionaries"]
+network = false
+gpu = false"#;
 
 /// `[plugins.workers."id"]`
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -209,6 +212,13 @@ pub struct Worker {
     pub threads: Option<u32>,
     /// Files and folders that it may read besides models and runtimes.
     pub read: Vec<PathBuf>,
+    /// Whether it may reach others by the network, this machine's own services among them. If it is not said: if it is an
+    /// installed package that asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<bool>,
+    /// Whether it may use GPUs. If it is not said: as `network`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<bool>,
 }
 
 /// Where a plugin runs.
@@ -216,20 +226,28 @@ pub struct Worker {
 #[serde(rename_all = "kebab-case")]
 pub enum Isolation {
     /// In the host.
-    #[default]
     InProcess,
     /// In a process of its own.
     Worker,
+    /// Each instance of its models in a process of its own.
+    WorkerPerInstance,
     /// In the host if it came with the program and does not ask for a worker, and in a worker otherwise.
+    #[default]
     Auto,
 }
 
 impl Isolation {
+    /// Whether it is outside of the host.
+    pub fn has_worker(self) -> bool {
+        matches!(self, Isolation::Worker | Isolation::WorkerPerInstance)
+    }
+
     /// As it is written.
     pub fn name(self) -> &'static str {
         match self {
             Isolation::InProcess => "in-process",
             Isolation::Worker => "worker",
+            Isolation::WorkerPerInstance => "worker-per-instance",
             Isolation::Auto => "auto",
         }
     }

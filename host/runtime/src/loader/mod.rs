@@ -28,7 +28,9 @@ pub use exchange::{End, Exchange, ExchangeSpec};
 pub use library::{LoadError, load};
 pub use plugin::{Bid, BidQuery, Class, HealthState, Instance, Model, Plugin, Waits};
 pub(crate) use table::{PluginCall, Shared};
-pub use worker::{Confinement, Launch, OnCrash, QUARANTINED, WorkerEntry, in_quarantine};
+pub use worker::{
+    Confinement, Granted, Launch, OnCrash, QUARANTINED, Quarantine, WorkerEntry, in_quarantine,
+};
 
 /// Gives memory that the allocator holds back to the system, after a model was opened or closed.
 pub fn trim_memory() {

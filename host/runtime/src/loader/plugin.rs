@@ -474,7 +474,7 @@ impl Instance {
             return Ok(());
         }
         let failure = reason(code, failure, "take the request", &self.model.plugin.id);
-        let poisoned = failure.sub == BP_SUB_PANIC || failure.sub == BP_SUB_POISONED;
+        let poisoned = failure.poisons();
         for exchange in batch {
             // After a panic some rows may have been finished, and threads of the plugin may still read the others.
             if context.exchanges.remove(exchange.handle()).is_some() {
@@ -551,7 +551,10 @@ impl Drop for Instance {
             // SAFETY: called once; the lane drops it with no request open.
             unsafe { destroy(self.table) };
         }
-        self.model.plugin.context.tickets.remove(self.ticket);
+        // A thread that waits for permits for it keeps its seat alive, and with it what the seat holds.
+        if let Some(seat) = self.model.plugin.context.tickets.remove(self.ticket) {
+            seat.close();
+        }
     }
 }
 

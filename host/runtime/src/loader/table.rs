@@ -210,6 +210,13 @@ pub struct Failure {
     pub sub: i32,
 }
 
+impl Failure {
+    /// Whether the instance that said so can serve no more.
+    pub fn poisons(&self) -> bool {
+        matches!(self.sub, BP_SUB_PANIC | BP_SUB_POISONED | BP_SUB_FATAL)
+    }
+}
+
 impl PluginContext {
     /// A context that lives as long as the process.
     pub fn leak(plugin: &str, licence: Option<Arc<Gate>>, shared: Arc<Shared>) -> &'static PluginContext {
@@ -597,7 +604,7 @@ unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp
                 error: Error::internal(format!("plugin `{}` failed without saying why", context.plugin)),
                 sub: BP_SUB_NONE,
             });
-            poisoned = failure.sub == BP_SUB_PANIC || failure.sub == BP_SUB_POISONED;
+            poisoned = failure.poisons();
             let mut error = failure.error;
             if error.code == ErrorCode::DeadlineExceeded && error.reason.is_empty() {
                 error.reason = Cow::Borrowed("deadline_exceeded");

@@ -3,7 +3,8 @@
  * figures, but for the first time, WORK_MS for a request, and CANCEL_MS to be told of a cancel. It answers with its version; with ECHO=1 with the
  * parameters. To open a model it takes OPEN_MB and gives them back. For tests of upgrades it answers in PIECES, each after
  * WORK_MS; fails to start with INIT_FAILS=1; fails each request whose number FAIL_EVERY divides, before its first piece or
- * with FAIL_LATE=1 after it; claims BID_MB for a model; and with EXAMPLE=1 gives an example of a request.
+ * with FAIL_LATE=1 after it; claims BID_MB for a model; and with EXAMPLE=1 gives an example of a request. With STATE=1 it
+ * remembers: each piece says from which opening of its model it comes, and how many pieces that has given so far.
  *
  *   cc -std=c99 -shared -fPIC -fvisibility=hidden -I plugin-api/include -DID='"com.example.x"' slow.c -o libx.so
  */
@@ -11,9 +12,11 @@
 #include "backplane.h"
 
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #ifndef VERSION
 #define VERSION "1.0.0"
@@ -60,6 +63,9 @@
 #ifndef EXAMPLE
 #define EXAMPLE 0
 #endif
+#ifndef STATE
+#define STATE 0
+#endif
 #ifndef STATS_MS
 #define STATS_MS 0
 #endif
@@ -74,6 +80,8 @@ static bp_model model;
 static bp_instance instance;
 static bp_stats_1 stats;
 static int32_t readings, requests_seen;
+/* Of STATE. */
+static int32_t openings, given;
 
 static bp_str str(const char *text) {
   bp_str s;
@@ -89,6 +97,13 @@ static void sleep_ms(long ms) {
   if (ms != 0) nanosleep(&pause, NULL);
 }
 
+static const char *remembered(char *into, size_t len, int32_t opening) {
+  int32_t number = __atomic_add_fetch(&given, 1, __ATOMIC_RELAXED);
+  snprintf(into, len, "{\"text\":\"" VERSION "\",\"opening\":\"" VERSION " in %d, number %d\",\"given\":%d}", (int)getpid(),
+           (int)opening, (int)number);
+  return into;
+}
+
 static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n, uint32_t stride, bp_err err) {
   uint32_t i;
   (void)self;
@@ -99,6 +114,8 @@ static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n,
     bp_done done;
     bp_error error;
     int piece;
+    char memory[160];
+    int32_t opening = __atomic_load_n(&openings, __ATOMIC_RELAXED);
     int32_t number = __atomic_add_fetch(&requests_seen, 1, __ATOMIC_RELAXED);
     int fails = FAIL_EVERY != 0 && number % (FAIL_EVERY + (FAIL_EVERY == 0)) == 0;
     memset(&chunk, 0, sizeof chunk);
@@ -107,6 +124,7 @@ static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n,
     if (ECHO) chunk.json = request->params_json;
     for (piece = 0; piece < PIECES && !(fails && piece == FAIL_LATE); piece++) {
       sleep_ms(WORK_MS);
+      if (STATE) chunk.json = str(remembered(memory, sizeof memory, opening));
       the_host->push(the_host, request->sink, &chunk);
     }
     memset(&done, 0, sizeof done);
@@ -198,6 +216,8 @@ static bp_code model_open(bp_plugin *self, bp_str model_json, bp_model **out, bp
   (void)model_json;
   (void)err;
   use_memory(OPEN_MB * 16);
+  __atomic_add_fetch(&openings, 1, __ATOMIC_RELAXED);
+  __atomic_store_n(&given, 0, __ATOMIC_RELAXED);
   *out = &model;
   return BP_OK;
 }

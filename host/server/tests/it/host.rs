@@ -45,7 +45,12 @@ pub fn start_with(settings: &[(&str, &str)]) -> Running {
     let state = tempfile::tempdir().unwrap();
     let plugins = tempfile::tempdir_in(state.path()).unwrap();
     std::fs::copy(plugin(), plugins.path().join("libscripted.so")).unwrap();
-    let defaults = [("server.address", "127.0.0.1:0"), ("server.workers", "1"), ("auth.enabled", "false")];
+    let defaults = [
+        ("server.address", "127.0.0.1:0"),
+        ("server.workers", "1"),
+        ("auth.enabled", "false"),
+        ("plugins.isolation.\"*\"", "in-process"),
+    ];
     let overrides =
         defaults.iter().chain(settings).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     let config =

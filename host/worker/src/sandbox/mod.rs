@@ -5,19 +5,20 @@
 //!
 //! | mechanism | what it stops |
 //! |---|---|
-//! | `landlock` | files but those that are named, signals to and tracing of other processes, TCP, abstract sockets |
-//! | `seccomp` | sockets, new processes and programs, tracing, namespaces, the kernel's rarely used doors |
+//! | `landlock` | files but those that are named; from Linux 6.12 on signals, TCP and abstract sockets, too |
+//! | `seccomp` | sockets, new processes and programs, signals, tracing, other files' modes and owners, namespaces, the kernel's rarely used doors |
 //! | `limits` | descriptors without end, memory beyond what was granted |
 //! | `capabilities` | what root may that others may not |
 //! | `namespaces` | the machine's network and System V memory; where the system allows it, since `seccomp` stops both |
 
+mod denied;
 mod files;
 mod syscalls;
 
 use crate::library::Source;
 use backplane_abi::worker::{Channel, Confine, NOT_CONFINED};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, setrlimit};
-use rustix::process::{set_dumpable_behavior, set_parent_process_death_signal};
+use rustix::process::{set_dumpable_behavior, set_parent_process_death_signal, setsid};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 
 /// Descriptors this process may have: each lane is one.
@@ -30,6 +31,8 @@ pub struct Sandbox {
     pub off: Vec<String>,
     /// Mechanisms that are made absent first, as on a kernel that was built without them.
     pub absent: Vec<String>,
+    /// The newest version of Landlock that is used, as on a kernel that knows no newer one.
+    pub newest: Option<u8>,
 }
 
 impl Sandbox {
@@ -52,13 +55,15 @@ impl Sandbox {
         // Whoever starts workers keeps the thread that starts them for as long as it lives.
         set_parent_process_death_signal(Some(Signal::KILL))
             .map_err(|error| failed("end with the parent", error))?;
+        // Ctrl+C at a terminal is for the host, which lets its requests finish first.
+        let _already = setsid();
         syscalls::close_all_but(main, library.sealed())
             .map_err(|error| failed("close what was inherited", error))?;
         // When the machine runs out of memory, it is not the host that is ended for it. Best effort: not every system has it.
         let _kept = std::fs::write("/proc/self/oom_score_adj", "1000");
         let no_core = Rlimit { current: Some(0), maximum: Some(0) };
         setrlimit(Resource::Core, no_core).map_err(|error| failed("no core dumps", error))?;
-        let Confine::Cpu { read, memory } = confine else { return Ok(()) };
+        let Confine::Sandbox { read, memory, network, gpu } = confine else { return Ok(()) };
 
         set_no_new_privs(true).map_err(|error| failed("no new privileges", error))?;
         for mechanism in &self.absent {
@@ -69,14 +74,19 @@ impl Sandbox {
             limit(Resource::Nofile, DESCRIPTORS).map_err(|error| failed("descriptors", error))?;
             if *memory != 0 {
                 limit(Resource::Data, *memory).map_err(|error| failed("memory", error))?;
+                limit(Resource::Fsize, *memory).map_err(|error| failed("file size", error))?;
             }
         }
         if on("namespaces") {
-            syscalls::leave_namespaces();
+            syscalls::leave_namespaces(*network);
         }
-        if on("landlock") {
-            files::confine(read, library.file())?;
-        }
+        let cuts = match on("landlock") {
+            true => {
+                let files = files::Files { read, library: library.file(), network: *network, gpu: *gpu };
+                files.confine(self.newest.unwrap_or(u8::MAX))?
+            }
+            false => true,
+        };
         // Root is nobody special any more, and no other user is either.
         if on("capabilities") {
             let none = CapabilitySet::empty();
@@ -86,7 +96,7 @@ impl Sandbox {
         // The process's memory is nobody else's to read; after what needed /proc/self to be its own.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| failed("no dumps", error))?;
         if on("seccomp") {
-            syscalls::filter()?;
+            syscalls::filter(cuts, *network)?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
     reason = "close_range and unshare have no safe form: both can be made while others rely on what they take"
 )]
 
+use super::denied::{DENIED, DENIED_HERE};
 use backplane_abi::worker::{Channel, NOT_CONFINED};
 use rustix::io::Errno;
 use seccompiler::{
@@ -12,87 +13,6 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-
-/// Denied altogether.
-const DENIED: &[i64] = &[
-    // Other processes: to make, to become, to look into.
-    libc::SYS_execve,
-    libc::SYS_execveat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_fork,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_vfork,
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_process_madvise,
-    libc::SYS_pidfd_open,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_pidfd_send_signal,
-    libc::SYS_kcmp,
-    libc::SYS_tkill,
-    libc::SYS_prlimit64,
-    // The network: a pair of connected sockets within the process is all there is.
-    libc::SYS_socket,
-    libc::SYS_connect,
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_accept,
-    libc::SYS_accept4,
-    // Namespaces and mounts.
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_chroot,
-    libc::SYS_pivot_root,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_mount_setattr,
-    libc::SYS_name_to_handle_at,
-    libc::SYS_open_by_handle_at,
-    // Doors of the kernel's that a plugin has no use for.
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_userfaultfd,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_fanotify_init,
-    libc::SYS_personality,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-    libc::SYS_settimeofday,
-    libc::SYS_clock_settime,
-    libc::SYS_adjtimex,
-    libc::SYS_clock_adjtime,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-    libc::SYS_shmget,
-    libc::SYS_shmat,
-    libc::SYS_msgget,
-    libc::SYS_semget,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_iopl,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_ioperm,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_modify_ldt,
-];
 
 /// Closes what was inherited and is not ours: the standard streams, the main connection and a sealed library stay.
 pub fn close_all_but(main: &Channel, sealed: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
@@ -114,36 +34,116 @@ pub fn close_all_but(main: &Channel, sealed: Option<BorrowedFd<'_>>) -> Result<(
     Ok(())
 }
 
-/// A network and System V memory of its own, without anything in them, where the system allows it.
-pub fn leave_namespaces() {
+/// System V memory and, if it has none of the machine's, a network of its own, without anything in them, where the system
+/// allows it.
+pub fn leave_namespaces(network: bool) {
+    let left = libc::CLONE_NEWIPC | if network { 0 } else { libc::CLONE_NEWNET };
     // SAFETY: this process has one thread, and relies on nothing that it leaves.
     unsafe {
-        if libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWIPC) != 0 {
+        if libc::unshare(left) != 0 {
             // Who is not root may do so as root of a user namespace.
-            libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC);
+            libc::unshare(libc::CLONE_NEWUSER | left);
         }
     }
 }
 
 /// Denies what a plugin has no use for: the call answers EPERM, and `clone3` ENOSYS, so that the C library asks in the
-/// way that can be looked into.
-pub fn filter() -> Result<(), String> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
-    let when = |operator, value| {
-        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, value);
-        let rule = condition.and_then(|condition| SeccompRule::new(vec![condition]));
-        rule.map(|rule| vec![rule]).map_err(|error| failed(error.into()))
-    };
+/// way that can be looked into. `cuts`: whether Landlock knows what it means to cut a file short; `network`: whether others
+/// may be reached.
+pub fn filter(cuts: bool, network: bool) -> Result<(), String> {
+    let denied = DENIED.iter().chain(DENIED_HERE);
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = denied.map(|call| (*call, Vec::new())).collect();
+    if network {
+        // To others, and from nobody: sockets of the internet's two families, and no names of this machine's.
+        let families = [libc::AF_INET, libc::AF_INET6].map(|family| u64::from(family.cast_unsigned()));
+        let others = families.map(|family| condition(0, SeccompCmpOp::Ne, family));
+        let others = others.into_iter().collect::<Result<_, _>>()?;
+        rules.insert(libc::SYS_socket, vec![SeccompRule::new(others).map_err(|error| failed(error.into()))?]);
+        rules.remove(&libc::SYS_connect);
+    }
     // A thread, but no process.
     let thread = libc::CLONE_THREAD as u64;
-    rules.insert(libc::SYS_clone, when(SeccompCmpOp::MaskedEq(thread), 0)?);
+    rules.insert(libc::SYS_clone, vec![when(0, SeccompCmpOp::MaskedEq(thread), 0)?]);
     // Signals to itself only: abort() needs them.
     let own = u64::from(std::process::id());
     for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo] {
-        rules.insert(call, when(SeccompCmpOp::Ne, own)?);
+        rules.insert(call, vec![when(0, SeccompCmpOp::Ne, own)?]);
     }
+    // And none by way of a descriptor that is given an owner, or of a lease that is broken.
+    let roundabout = [F_SETOWN, F_SETSIG, F_SETOWN_EX, libc::F_SETLEASE, libc::F_NOTIFY];
+    let roundabout = roundabout.map(|command| when(1, SeccompCmpOp::Eq, u64::from(command.cast_unsigned())));
+    rules.insert(libc::SYS_fcntl, roundabout.into_iter().collect::<Result<_, _>>()?);
+    let owners = [FIOSETOWN, SIOCSPGRP].map(|request| when(1, SeccompCmpOp::Eq, request));
+    rules.insert(libc::SYS_ioctl, owners.into_iter().collect::<Result<_, _>>()?);
+    // How fast others run. A thread's own it may change, by the name 0.
+    for call in [
+        libc::SYS_sched_setaffinity,
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
+    ] {
+        rules.insert(call, vec![when(0, SeccompCmpOp::Ne, 0)?]);
+    }
+    for (call, process) in [(libc::SYS_setpriority, libc::PRIO_PROCESS as u64), (libc::SYS_ioprio_set, 1)] {
+        rules.insert(call, vec![when(0, SeccompCmpOp::Ne, process)?, when(1, SeccompCmpOp::Ne, 0)?]);
+    }
+    // It ends with its host.
+    let death = u64::from(libc::PR_SET_PDEATHSIG.cast_unsigned());
+    rules.insert(libc::SYS_prctl, vec![when(0, SeccompCmpOp::Eq, death)?]);
+    let mut absent = vec![libc::SYS_clone3];
+    if !cuts {
+        let cut = libc::O_TRUNC as u64;
+        rules.insert(libc::SYS_openat, vec![when(2, SeccompCmpOp::MaskedEq(cut), cut)?]);
+        #[cfg(target_arch = "x86_64")]
+        rules.extend([
+            (libc::SYS_open, vec![when(1, SeccompCmpOp::MaskedEq(cut), cut)?]),
+            (libc::SYS_creat, Vec::new()),
+        ]);
+        // Its flags lie where a filter cannot look.
+        absent.push(libc::SYS_openat2);
+    }
+    other_tables()?;
     install(rules, libc::EPERM)?;
-    install(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
+    install(absent.into_iter().map(|call| (call, Vec::new())).collect(), libc::ENOSYS)
+}
+
+// As the kernel has them; not all of them are in libc.
+const F_SETOWN: i32 = 8;
+const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
+const FIOSETOWN: u64 = 0x8901;
+const SIOCSPGRP: u64 = 0x8902;
+
+/// A rule for one argument of a call.
+fn when(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, String> {
+    SeccompRule::new(vec![condition(argument, operator, value)?]).map_err(|error| failed(error.into()))
+}
+
+fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, String> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+        .map_err(|error| failed(error.into()))
+}
+
+/// On x86-64 the calls have a second set of numbers, those of the x32 ABI, by which every rule could be walked around.
+#[cfg(target_arch = "x86_64")]
+fn other_tables() -> Result<(), String> {
+    use seccompiler::sock_filter;
+    const X32: u32 = 0x4000_0000;
+    let step = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    let program = [
+        // The number is the first member of what a filter is given.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, denied),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    apply_filter(&program).map_err(failed)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn other_tables() -> Result<(), String> {
+    Ok(())
 }
 
 /// Makes a mechanism absent, as on a kernel that was built without it.

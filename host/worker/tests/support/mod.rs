@@ -1,7 +1,7 @@
 //! What the tests of the worker share.
 #![allow(dead_code, reason = "each test uses its part")]
 
-use backplane::isolation::{Confinement, Launch, OnCrash, WorkerEntry};
+use backplane::isolation::{Confinement, Granted, Launch, OnCrash, WorkerEntry};
 use backplane_testkit::{Case, PluginTest, TensorInput, library};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +21,7 @@ pub fn launch(library: PathBuf, confinement: Confinement) -> Launch {
         version: "0.1.0".to_owned(),
         confinement,
         limit: LONG,
+        per_instance: false,
         on_crash: OnCrash::default(),
         quarantine: None,
     }
@@ -117,7 +118,7 @@ pub const FAULTY: &str = "com.example.faulty";
 
 /// Confined as a plugin of a stranger is.
 pub fn cpu() -> Confinement {
-    Confinement::Cpu { read: Vec::new(), memory: 0, threads: 1024 }
+    Confinement::Sandbox(Granted::default())
 }
 
 /// A worker `without` these mechanisms, or on a system where they are `absent`: `examples/weakened.rs` under that name.

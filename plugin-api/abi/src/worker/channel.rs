@@ -232,9 +232,14 @@ fn map(arena: &OwnedFd) -> io::Result<Body> {
     if !seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE) {
         return Err(bad("an arena is not sealed"));
     }
-    let len = usize::try_from(fstat(arena)?.st_size).map_err(|_| bad("an arena has no length"))?;
+    let stat = fstat(arena)?;
+    let len = usize::try_from(stat.st_size).map_err(|_| bad("an arena has no length"))?;
     if len == 0 || MAX_FRAME < len {
         return Err(bad("an arena is empty or too long"));
+    }
+    // A hole becomes memory of whoever reads it first: its sender would have us allocate what it was not granted.
+    if u64::try_from(stat.st_blocks).map_or(true, |blocks| blocks.saturating_mul(512) < len as u64) {
+        return Err(bad("an arena has holes"));
     }
     // SAFETY: a new mapping, of the file's length, which cannot shrink; read-only, of what nobody can write.
     let at = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, arena, 0) }?;

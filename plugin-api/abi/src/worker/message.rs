@@ -204,8 +204,8 @@ messages! {
     enum Confine<'a> {
         /// Not at all: to see that it is the sandbox which stops a case.
         0 Nothing {}
-        /// For plugins that need the processor only. `read`: files and folders that may be read; `memory`: bytes of its
-        /// own, 0 for no limit.
-        1 Cpu { read: Vec<Text<'a>>, memory: u64, }
+        /// To this. `read`: files and folders that may be read; `memory`: bytes of its own, 0 for no limit; `network`:
+        /// whether it may reach others by it; `gpu`: whether it may use the machine's GPUs.
+        1 Sandbox { read: Vec<Text<'a>>, memory: u64, network: bool, gpu: bool, }
     }
 }

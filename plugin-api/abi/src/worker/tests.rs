@@ -159,6 +159,11 @@ fn memory_that_could_change_is_refused() {
     }
     send(&ours, &OwnedFd::from(tempfile::tempfile().unwrap()));
     assert!(theirs.receive().unwrap_err().to_string().contains("not a memfd"));
+    let sparse = memfd();
+    rustix::fs::ftruncate(&sparse, 1 << 30).unwrap();
+    all.into_iter().for_each(|seal| fcntl_add_seals(&sparse, seal).unwrap());
+    send(&ours, &sparse);
+    assert!(theirs.receive().unwrap_err().to_string().contains("has holes"));
     let good = memfd();
     all.into_iter().for_each(|seal| fcntl_add_seals(&good, seal).unwrap());
     send(&ours, &good);

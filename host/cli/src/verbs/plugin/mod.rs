@@ -7,6 +7,7 @@ mod keys;
 mod live;
 mod ls;
 mod new;
+mod quarantine;
 mod registry;
 mod report;
 mod root;
@@ -34,6 +35,7 @@ pub fn run(context: &Context, verb: Plugin) -> Result<()> {
         Plugin::Upgrade(args) => install::upgrade(context, &args),
         Plugin::Rollback(args) => install::rollback(context, &args),
         Plugin::Remove(args) => install::remove(context, &args),
+        Plugin::Unquarantine(args) => quarantine::lift(context, &args),
         Plugin::Trust(verb) => trust::run(context, verb),
         Plugin::Index(args) => registry::index(context, &args),
     }

@@ -14,11 +14,12 @@ use backplane_abi::worker::{
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
-use std::collections::{HashMap, VecDeque};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,17 @@ const MISSED: u32 = 3;
 const TICK: Duration = Duration::from_millis(5);
 /// The same while nothing is open.
 const IDLE: Duration = Duration::from_millis(200);
+/// How long a worker may leave unread what it is told, when no more fits into its connection.
+const UNREAD: Duration = Duration::from_secs(2);
+/// Questions for threads that may wait for an answer, each with a thread of ours. Who asks once more works without.
+const MOST_WAITING: u32 = 32;
+/// Calls to other capabilities that a worker may have under way.
+const MOST_CALLS: usize = 1024;
+/// How long an instance may keep threads without a word while its worker has requests, and while it has none; how often
+/// that is looked at.
+const KEPT: Duration = Duration::from_secs(30);
+const KEPT_IDLE: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(1);
 /// Why a worker is ended that answers a call with what is no answer.
 const NO_ANSWER: Why = Why::Protocol("sent an answer that is not in the protocol");
 
@@ -41,16 +53,29 @@ pub struct Link {
     pub generation: u64,
     pub pid: u32,
     lanes: Mutex<Vec<Channel>>,
+    /// The numbers of models that are open in it.
+    pub models: Mutex<HashSet<u64>>,
     open: Mutex<Requests>,
     heard: Mutex<u64>,
     progress: Condvar,
-    granted: Mutex<HashMap<bp_ticket, u32>>,
+    granted: Mutex<HashMap<bp_ticket, Grant>>,
+    /// Threads that wait for permits for it.
+    waiting: AtomicU32,
     /// Calls to other capabilities: the worker's number, the host's handle (0 while it is being started).
     calls: Mutex<HashMap<u64, bp_req>>,
     killed: OnceLock<Why>,
     closing: AtomicBool,
     death: Mutex<Option<Death>>,
     dead: Condvar,
+}
+
+/// Threads of the machine that an instance has.
+struct Grant {
+    held: u32,
+    /// Those that it kept for too long: others have them, and it may still say that it gives them back.
+    lapsed: u32,
+    /// When it last asked for some or gave some back.
+    since: Instant,
 }
 
 /// How a worker ended.
@@ -148,8 +173,18 @@ impl Link {
     pub fn start(launch: &Arc<Launch>, host: HostSide) -> Result<Arc<Link>, String> {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
         let (main, theirs) = Channel::pair().map_err(|error| error.to_string())?;
-        let mut child = process::spawn(launch, theirs)
-            .map_err(|error| format!("`{}` cannot be started: {error}", launch.program.display()))?;
+        set_socket_timeout(&main, Timeout::Send, Some(UNREAD)).map_err(|error| error.to_string())?;
+        let mut child = process::spawn(launch, theirs).map_err(|error| {
+            let program = launch.program.display();
+            match error.kind() {
+                std::io::ErrorKind::NotFound => format!(
+                    "`{program}` is not there: install it beside this program, or set `plugins.isolation.\"{}\" = \
+                     \"in-process\"` at your own risk",
+                    launch.id
+                ),
+                _ => format!("`{program}` cannot be started: {error}"),
+            }
+        })?;
         let ready = greet(&main, launch);
         if let Err(why) = ready {
             let ended = process::reap(&mut child, Duration::from_millis(200));
@@ -166,10 +201,12 @@ impl Link {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             pid: child.id(),
             lanes: Mutex::default(),
+            models: Mutex::default(),
             open: Mutex::default(),
             heard: Mutex::new(0),
             progress: Condvar::new(),
             granted: Mutex::default(),
+            waiting: AtomicU32::new(0),
             calls: Mutex::default(),
             killed: OnceLock::new(),
             closing: AtomicBool::new(false),
@@ -218,9 +255,14 @@ impl Link {
         let _gone = rustix::net::shutdown(&self.main, Shutdown::Both);
     }
 
-    /// Says something on the main connection. Whether it could be sent.
+    /// Says something on the main connection. Whether it could be sent: a worker that does not read is ended, so that
+    /// nobody here waits for it.
     pub fn tell(&self, out: &Out<'_>) -> bool {
-        self.main.send(out).is_ok()
+        let sent = self.main.send(out);
+        if sent.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
+            self.kill(Why::Deaf);
+        }
+        sent.is_ok()
     }
 
     // ---- calls ------------------------------------------------------------------------------------------------
@@ -361,7 +403,7 @@ impl Link {
         }
     }
 
-    /// Whether this is a request that the worker has.
+    /// A call to another capability has ended.
     pub fn call_ended(&self, number: u64) {
         self.calls.lock().remove(&number);
     }
@@ -381,6 +423,7 @@ impl Link {
     fn hear(self: &Arc<Self>) -> Option<Why> {
         let (mut last, mut missed, mut number) = (Instant::now(), 0, 0);
         let mut watch = Watch::new(self.pid, &self.launch.confinement);
+        let mut looked = Instant::now();
         loop {
             let wait = if self.open.lock().all.is_empty() { IDLE } else { TICK };
             if readable(&self.main, wait) {
@@ -409,6 +452,12 @@ impl Link {
             if let Some(why) = watch.look(Instant::now()) {
                 return Some(why);
             }
+            if EVERY < looked.elapsed() {
+                looked = Instant::now();
+                if self.hoards(looked) {
+                    return Some(Why::Hoards);
+                }
+            }
             self.tick();
         }
     }
@@ -430,7 +479,7 @@ impl Link {
                 entry.parked.push_back(body.clone());
                 self.offer(request, entry);
             }
-            ToHost::Finish { request, .. } => {
+            ToHost::Finish { request, ref error, .. } => {
                 let mut open = self.open.lock();
                 let entry = open.all.get_mut(&request)?;
                 if entry.end.is_some() {
@@ -441,6 +490,9 @@ impl Link {
                     let entry = open.all.remove(&request)?;
                     drop(open);
                     self.finish(&entry);
+                }
+                if error.as_ref().is_some_and(|error| error.sub == BP_SUB_FATAL) {
+                    self.kill(Why::Broken);
                 }
             }
             ToHost::Log { level, message, fields } => self.host.log(level, message, fields),
@@ -464,13 +516,20 @@ impl Link {
             ToHost::Release { ticket, granted } => {
                 let mut all = self.granted.lock();
                 let has = all.get_mut(&ticket)?;
-                *has = has.checked_sub(granted)?;
+                let held = granted.min(has.held);
+                has.lapsed = has.lapsed.checked_sub(granted - held)?;
+                has.held -= held;
+                has.since = Instant::now();
                 drop(all);
-                self.host.release(ticket, granted);
+                if 0 < held {
+                    self.host.release(ticket, held);
+                }
             }
             ToHost::CallStart { ask, call, parent, .. } => {
                 let parent = self.open.lock().all.get(&parent).map(|open| open.sink);
+                let full = MOST_CALLS <= self.calls.lock().len();
                 let (code, handle) = match parent {
+                    Some(_) if full => (BP_RESOURCE_EXHAUSTED, 0),
                     Some(parent) => {
                         if self.calls.lock().insert(call, 0).is_some() {
                             return None;
@@ -562,12 +621,18 @@ impl Link {
         if code != BP_DEADLINE_EXCEEDED || 0 < deadline_ns && deadline_ns <= clock::now_ns() {
             return self.grant(ask, ticket, code, granted);
         }
+        if MOST_WAITING <= self.waiting.fetch_add(1, Ordering::Relaxed) {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return self.grant(ask, ticket, BP_RESOURCE_EXHAUSTED, 0);
+        }
         let this = self.clone();
         let waiting = std::thread::Builder::new().name("worker permits".to_owned()).spawn(move || {
             let (code, granted) = this.host.acquire(ticket, want, deadline_ns);
+            this.waiting.fetch_sub(1, Ordering::Relaxed);
             this.grant(ask, ticket, code, granted);
         });
         if waiting.is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.grant(ask, ticket, BP_DEADLINE_EXCEEDED, 0);
         }
     }
@@ -580,9 +645,33 @@ impl Link {
                 drop(all);
                 return self.host.release(ticket, granted);
             }
-            *all.entry(ticket).or_default() += granted;
+            let grant = all.entry(ticket).or_insert(Grant { held: 0, lapsed: 0, since: Instant::now() });
+            grant.held += granted;
+            grant.since = Instant::now();
         }
         self.tell(&frame(&ToWorker::Answer { ask, code, value: u64::from(granted), bytes: b"" }));
+    }
+
+    /// Takes back what instances keep: threads are for a burst of work, and nobody waits for one that holds them for
+    /// longer. Whether the worker keeps some though there is nothing that they could be for.
+    fn hoards(&self, now: Instant) -> bool {
+        let idle = self.open.lock().all.is_empty();
+        let mut back = Vec::new();
+        for (ticket, grant) in &mut *self.granted.lock() {
+            let kept = now.saturating_duration_since(grant.since);
+            if 0 < grant.held && idle && KEPT_IDLE < kept {
+                return true;
+            }
+            if 0 < grant.held && KEPT < kept {
+                back.push((*ticket, grant.held));
+                grant.lapsed += std::mem::take(&mut grant.held);
+            }
+        }
+        for (ticket, granted) in back {
+            tracing::warn!(plugin = self.launch.id, granted, "threads that a plugin kept are taken back");
+            self.host.release(ticket, granted);
+        }
+        false
     }
 
     /// What is done from time to time: cancel words are looked at, and parked pieces offered.
@@ -646,9 +735,9 @@ impl Link {
         self.dead.notify_all();
         self.progress.notify_all();
         self.end(had, &how);
-        for (ticket, granted) in std::mem::take(&mut *self.granted.lock()) {
-            if 0 < granted {
-                self.host.release(ticket, granted);
+        for (ticket, grant) in std::mem::take(&mut *self.granted.lock()) {
+            if 0 < grant.held {
+                self.host.release(ticket, grant.held);
             }
         }
         for handle in std::mem::take(&mut *self.calls.lock()).into_values() {
@@ -683,13 +772,14 @@ impl Link {
 
 /// Says what to load, and waits until it is.
 fn greet(main: &Channel, launch: &Launch) -> Result<(), Option<String>> {
-    let paths: Vec<&[u8]> = match &launch.confinement {
-        Confinement::Nothing => Vec::new(),
-        Confinement::Cpu { read, .. } => read.iter().map(|path| path.as_os_str().as_bytes()).collect(),
-    };
     let confine = match &launch.confinement {
         Confinement::Nothing => Confine::Nothing {},
-        Confinement::Cpu { memory, .. } => Confine::Cpu { read: paths, memory: *memory },
+        Confinement::Sandbox(granted) => Confine::Sandbox {
+            read: granted.read.iter().map(|path| path.as_os_str().as_bytes()).collect(),
+            memory: granted.memory,
+            network: granted.network,
+            gpu: granted.gpu,
+        },
     };
     let library = launch.library.as_os_str().as_bytes();
     let start = frame(&ToWorker::Start { protocol: PROTOCOL, library, confine });

@@ -7,15 +7,18 @@
 //! - `host`: calls of the host's table, with what a worker said.
 //! - `link`: one worker that runs: its connections, and the requests it has.
 //! - `watch`: whether it has more memory or threads than it was granted.
+//! - `quarantine`: plugins that crashed again and again, over restarts.
 //! - `proxy`: the tables. A worker that died is started again when it is next needed.
 
 pub use proxy::end;
+pub use quarantine::{QUARANTINED, Quarantine, in_quarantine};
 
 mod crashes;
 mod host;
 mod link;
 mod process;
 mod proxy;
+mod quarantine;
 mod watch;
 
 use backplane_registry::package::SealedFile;
@@ -39,12 +42,14 @@ pub struct Launch {
     pub version: String,
     /// How the worker is confined.
     pub confinement: Confinement,
+    /// Each instance has a worker of its own, and the plugin one more, which is asked what concerns no instance.
+    pub per_instance: bool,
     /// How long it may take to start.
     pub limit: Duration,
     /// Who counts its crashes.
     pub on_crash: OnCrash,
-    /// The file whose presence says that it crashed again and again, and is not to be started.
-    pub quarantine: Option<PathBuf>,
+    /// Where it is noted that it crashed again and again, and is not to be started.
+    pub quarantine: Option<Quarantine>,
 }
 
 /// Is told of each crash: the plugin, and how its worker ended, in a word of few.
@@ -73,45 +78,9 @@ impl std::fmt::Debug for OnCrash {
 }
 
 impl Launch {
-    /// Whether it is in quarantine: what to do about it.
-    fn quarantined(&self) -> Option<String> {
-        let note = self.quarantine.as_ref().filter(|note| note.exists())?;
-        Some(format!(
-            "it crashed again and again and is in quarantine; install another version, or remove `{}` to try it again",
-            note.display()
-        ))
+    fn is_quarantined(&self) -> bool {
+        self.quarantine.as_ref().is_some_and(Quarantine::holds)
     }
-
-    /// Puts it there. Whether that is noted down.
-    fn put_in_quarantine(&self, how: &str) -> bool {
-        let Some(note) = &self.quarantine else { return false };
-        let text = format!(
-            "plugin `{}` {} crashed again and again; the last time its worker {how}\n",
-            self.id, self.version
-        );
-        let written =
-            note.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(note, text));
-        match &written {
-            Ok(()) => {
-                tracing::error!(plugin = self.id, note = %note.display(), "a plugin is put in quarantine")
-            }
-            Err(error) => {
-                tracing::error!(plugin = self.id, %error, "the quarantine of a plugin cannot be noted down")
-            }
-        }
-        written.is_ok()
-    }
-}
-
-/// The reason of an error that says that a plugin is in quarantine.
-pub const QUARANTINED: &str = "plugin_quarantined";
-
-/// What to say of it to who asks for one of its models.
-pub fn in_quarantine(id: &str) -> String {
-    format!(
-        "plugin `{id}` crashed again and again and is in quarantine; install another version of it, or remove its note \
-         in `<state>/quarantine` to try it again"
-    )
 }
 
 /// How a worker is confined.
@@ -120,16 +89,29 @@ pub enum Confinement {
     /// Not at all: a crash stays within it, and nothing else does.
     #[default]
     Nothing,
-    /// For plugins that need the processor only: no network, no files but these and the system's libraries, no other
-    /// processes.
-    Cpu {
-        /// Files and folders it may read.
-        read: Vec<PathBuf>,
-        /// Bytes that it may have of its own; 0 for no limit.
-        memory: u64,
-        /// Threads that it may have.
-        threads: u32,
-    },
+    /// To the processor, the system's libraries, and this.
+    Sandbox(Granted),
+}
+
+/// What a worker is granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Files and folders it may read.
+    pub read: Vec<PathBuf>,
+    /// Bytes that it may have of its own; 0 for no limit.
+    pub memory: u64,
+    /// Threads that it may have.
+    pub threads: u32,
+    /// Whether it may reach others by the network: any of them.
+    pub network: bool,
+    /// Whether it may use the machine's GPUs.
+    pub gpu: bool,
+}
+
+impl Default for Granted {
+    fn default() -> Self {
+        Self { read: Vec::new(), memory: 0, threads: 1024, network: false, gpu: false }
+    }
 }
 
 /// What stands for `bp_entry_v1` of a plugin in a worker. Each host that enters gets a worker of its own.

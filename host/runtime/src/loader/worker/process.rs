@@ -100,6 +100,8 @@ pub fn reap(child: &mut Child, patience: Duration) -> io::Result<ExitStatus> {
 pub enum Why {
     /// It does not answer to heartbeats.
     Silent,
+    /// It does not read what it is told.
+    Deaf,
     /// A call took too long.
     Slow,
     /// It keeps a request whose caller left.
@@ -108,6 +110,10 @@ pub enum Why {
     Memory,
     /// It has more threads than it is granted.
     Threads,
+    /// It said that nothing in it can serve any more.
+    Broken,
+    /// It keeps threads of the machine, and has no request.
+    Hoards,
     /// It said what it may not say.
     Protocol(&'static str),
 }
@@ -117,9 +123,12 @@ impl Why {
     pub fn words(self) -> &'static str {
         match self {
             Why::Silent => "does not answer",
+            Why::Deaf => "does not read what it is told",
             Why::Slow => "did not answer a call in time",
             Why::Stuck => "did not give up a request after its caller had left",
             Why::Memory => "took more memory than it is granted",
+            Why::Broken => "said that it cannot serve any more",
+            Why::Hoards => "kept threads of the machine without a request",
             Why::Threads => "started more threads than it is granted",
             Why::Protocol(words) => words,
         }
@@ -128,9 +137,12 @@ impl Why {
     fn kind(self) -> &'static str {
         match self {
             Why::Silent => "silent",
+            Why::Deaf => "deaf",
             Why::Slow => "slow",
             Why::Stuck => "stuck",
             Why::Memory => "memory",
+            Why::Broken => "fatal",
+            Why::Hoards => "hoards",
             Why::Threads => "threads",
             Why::Protocol(_) => "protocol",
         }

@@ -111,8 +111,8 @@ impl Enter for WorkerEntry {
             *self.problem.lock() = Some(why);
             UNAVAILABLE
         };
-        if let Some(why) = self.launch.quarantined() {
-            return failed(why);
+        if self.launch.is_quarantined() {
+            return failed(in_quarantine(&self.launch.id));
         }
         let link = match Link::start(&self.launch, host) {
             Ok(link) => link,
@@ -208,31 +208,54 @@ impl Proxy {
     /// The worker; a new one when the last one died.
     fn link(&self) -> Result<Arc<Link>, Said> {
         let mut state = self.state.lock();
+        if let Some(link) = state.link.as_ref().filter(|link| !link.is_dead() && !state.shut) {
+            return Ok(link.clone());
+        }
+        let gone = state.link.take();
+        let link = self.replace(&mut state, gone.as_deref())?;
+        state.link = Some(link.clone());
+        Ok(link)
+    }
+
+    /// The worker for an instance, in the place of `gone`: the plugin's, or one of its own.
+    fn link_for_instance(&self, gone: Option<&Link>) -> Result<Arc<Link>, Said> {
+        match self.launch.per_instance {
+            true => self.replace(&mut self.state.lock(), gone),
+            false => self.link(),
+        }
+    }
+
+    /// An instance has left this worker, which ends if it was its own.
+    fn leave(&self, link: &Link) {
+        if self.launch.per_instance {
+            // One that does not come back is ended with its process.
+            let _lost = link.call(&Call::Shutdown {}, Some(PROMPT));
+            link.close();
+        }
+    }
+
+    /// A new worker, if there may be one now.
+    fn replace(&self, state: &mut State, gone: Option<&Link>) -> Result<Arc<Link>, Said> {
         if state.shut {
             return Err(Said::new(BP_BAD_STATE, "the plugin was shut down", ""));
         }
-        if let Some(link) = &state.link {
-            if !link.is_dead() {
-                return Ok(link.clone());
-            }
-            let (death, generation) = (link.death(), link.generation);
-            state.link = None;
-            // One that kept a request whose caller had left did not crash: who leaves early must not be able to take a
-            // plugin from all others.
-            if let Some(death) = death.filter(|death| !death.stuck) {
-                let mut crashes = self.crashes.lock();
-                crashes.add(death.at);
-                crashes.suspect(death.at, generation, &death.had);
-                let quarantined = crashes.may_start(death.at) == Err(Refused::Quarantined);
-                drop(crashes);
-                if quarantined {
-                    state.noted = self.launch.put_in_quarantine(&death.how);
-                }
+        // One that kept a request whose caller had left did not crash: who leaves early must not be able to take a plugin
+        // from all others.
+        let death = gone.and_then(Link::death).filter(|death| !death.stuck);
+        if let (Some(gone), Some(death)) = (gone, death) {
+            let mut crashes = self.crashes.lock();
+            crashes.add(death.at);
+            crashes.suspect(death.at, gone.generation, &death.had);
+            let quarantined = crashes.may_start(death.at) == Err(Refused::Quarantined);
+            drop(crashes);
+            if quarantined {
+                let Launch { id, version, quarantine, .. } = &*self.launch;
+                state.noted = quarantine.as_ref().is_some_and(|note| note.put(id, version, &death.how));
             }
         }
         let id = &self.launch.id;
         let quarantined = || Said::new(UNAVAILABLE, in_quarantine(id), QUARANTINED);
-        if self.launch.quarantined().is_some() {
+        if self.launch.is_quarantined() {
             state.noted = true;
             return Err(quarantined());
         }
@@ -253,8 +276,9 @@ impl Proxy {
         }
         let link =
             self.revive(state.config.as_deref()).inspect_err(|_| self.crashes.lock().add(Instant::now()))?;
-        tracing::warn!(plugin = id, pid = link.pid, "a worker was started again");
-        state.link = Some(link.clone());
+        if gone.is_some() {
+            tracing::warn!(plugin = id, pid = link.pid, "a worker was started again");
+        }
         Ok(link)
     }
 
@@ -404,14 +428,10 @@ struct Model {
     json: Vec<u8>,
     describe: Vec<u8>,
     functions: u8,
-    /// In which worker it is open, and under which number.
-    open: Mutex<Option<(u64, u64)>>,
-}
-
-/// Opens a model in a worker; the number under which it is known there.
-fn open_in(link: &Link, json: &[u8]) -> Result<(u64, Returned), Lost> {
-    let id = number();
-    Ok((id, link.call(&Call::Open { model: id, json }, None)?))
+    /// Its number, in whatever worker.
+    id: u64,
+    /// Held while it is opened in a worker.
+    opening: Mutex<()>,
 }
 
 unsafe extern "C" fn model_open(
@@ -429,7 +449,8 @@ unsafe extern "C" fn model_open(
         Ok(link) => link,
         Err(said) => return plugin.fail(err, &said),
     };
-    let Ok((id, returned)) = open_in(&link, &json) else {
+    let id = number();
+    let Ok(returned) = link.call(&Call::Open { model: id, json: &json }, None) else {
         return plugin.fail(err, &plugin.lost(&link, "opening a model"));
     };
     let returned = returned.read();
@@ -465,8 +486,10 @@ unsafe extern "C" fn model_open(
         json,
         describe: describe.to_vec(),
         functions,
-        open: Mutex::new(Some((link.generation, id))),
+        id,
+        opening: Mutex::default(),
     }));
+    link.models.lock().insert(id);
     model.table.describe_json = text(&model.describe);
     model.table.self_ = (&raw mut *model).cast();
     // SAFETY: not null, and a place to write to. Given back in `close`.
@@ -482,35 +505,31 @@ impl Model {
         unsafe { &*(*model).self_.cast::<Model>() }
     }
 
-    /// Its number in this worker, where it is opened if need be.
-    fn in_worker(&self, link: &Link) -> Result<u64, Said> {
-        let mut open = self.open.lock();
-        if let Some((_, id)) = open.filter(|(generation, _)| *generation == link.generation) {
-            return Ok(id);
+    /// Sees to it that it is open in this worker.
+    fn open_in(&self, link: &Link) -> Result<(), Said> {
+        let _alone = self.opening.lock();
+        if link.models.lock().contains(&self.id) {
+            return Ok(());
         }
-        let (id, returned) =
-            open_in(link, &self.json).map_err(|_| self.plugin.lost(link, "opening a model"))?;
+        let returned = link
+            .call(&Call::Open { model: self.id, json: &self.json }, None)
+            .map_err(|_| self.plugin.lost(link, "opening a model"))?;
         let returned = returned.read();
         if returned.code != BP_OK {
             let message = returned.error.map_or_else(
                 || format!("code {}", returned.code),
                 |error| String::from_utf8_lossy(error.message).into_owned(),
             );
-            return Err(Said::new(
-                returned.code,
-                format!("the model could not be opened again: {message}"),
-                "",
-            ));
+            let message = format!("the model could not be opened in another worker: {message}");
+            return Err(Said::new(returned.code, message, ""));
         }
-        *open = Some((link.generation, id));
-        Ok(id)
+        link.models.lock().insert(self.id);
+        Ok(())
     }
 
-    /// Its number in the worker that lives, if it is open there.
-    fn alive(&self) -> Option<(Arc<Link>, u64)> {
-        let link = self.plugin.alive()?;
-        let (generation, id) = (*self.open.lock())?;
-        (generation == link.generation).then_some((link, id))
+    /// The plugin's worker, if it lives and has this model.
+    fn alive(&self) -> Option<Arc<Link>> {
+        self.plugin.alive().filter(|link| link.models.lock().contains(&self.id))
     }
 }
 
@@ -541,8 +560,8 @@ unsafe extern "C" fn count(
         return BP_NULL_ARGUMENT;
     }
     // Who cannot count now is asked to do without.
-    let Some((link, id)) = this.alive() else { return BP_UNIMPLEMENTED };
-    let Ok(returned) = link.call(&Call::Count { model: id, capability, params }, Some(PROMPT)) else {
+    let Some(link) = this.alive() else { return BP_UNIMPLEMENTED };
+    let Ok(returned) = link.call(&Call::Count { model: this.id, capability, params }, Some(PROMPT)) else {
         return this.plugin.fail(err, &this.plugin.lost(&link, "counting tokens"));
     };
     let returned = returned.read();
@@ -560,8 +579,8 @@ unsafe extern "C" fn stats(
 ) -> bp_code {
     // SAFETY: our table.
     let this = unsafe { Model::of(model) };
-    let (Some(each), Some((link, id))) = (each, this.alive()) else { return BP_OK };
-    if let Ok(returned) = link.call(&Call::Stats { model: id }, Some(PROMPT))
+    let (Some(each), Some(link)) = (each, this.alive()) else { return BP_OK };
+    if let Ok(returned) = link.call(&Call::Stats { model: this.id }, Some(PROMPT))
         && let Value::Figures { figures } = returned.read().value
     {
         for figure in figures {
@@ -575,8 +594,9 @@ unsafe extern "C" fn stats(
 unsafe extern "C" fn close(model: *mut bp_model) {
     // SAFETY: our table, which nobody uses after this call.
     let this = unsafe { Box::from_raw((*model).self_.cast::<Model>()) };
-    if let Some((link, id)) = this.alive() {
-        let _lost = link.call(&Call::Close { model: id }, None);
+    if let Some(link) = this.alive() {
+        link.models.lock().remove(&this.id);
+        let _lost = link.call(&Call::Close { model: this.id }, None);
     }
 }
 
@@ -608,14 +628,23 @@ impl Seat {
     }
 }
 
-/// Makes an instance in a worker.
-fn seat(model: &Model, placement: Placement, link: Arc<Link>) -> Result<(Seat, Returned), Said> {
+/// Makes an instance in a worker; in the place of one that was in `gone`.
+fn seat(model: &Model, placement: Placement, gone: Option<&Link>) -> Result<(Seat, Returned), Said> {
+    let link = model.plugin.link_for_instance(gone)?;
+    let made = seat_in(model, placement, link.clone());
+    if !made.as_ref().is_ok_and(|(_, returned)| returned.read().code == BP_OK) {
+        model.plugin.leave(&link);
+    }
+    made
+}
+
+fn seat_in(model: &Model, placement: Placement, link: Arc<Link>) -> Result<(Seat, Returned), Said> {
     let id = number();
-    let of = model.in_worker(&link)?;
+    model.open_in(&link)?;
     let lost = |_| model.plugin.lost(&link, "making an instance");
     let lane = link.lane().map_err(lost)?;
     let returned =
-        link.call_on(&lane, &Call::New { model: of, instance: id, placement }, None).map_err(lost)?;
+        link.call_on(&lane, &Call::New { model: model.id, instance: id, placement }, None).map_err(lost)?;
     let lane = if model.table.exec_class == BP_SERIAL {
         Some(lane)
     } else {
@@ -644,7 +673,7 @@ unsafe extern "C" fn instance_new(
         index: raw.index,
     };
     let plugin = model.plugin;
-    let (seat, returned) = match plugin.link().and_then(|link| seat(model, placement, link)) {
+    let (seat, returned) = match seat(model, placement, None) {
         Ok(made) => made,
         Err(said) => return plugin.fail(err, &said),
     };
@@ -689,8 +718,7 @@ impl Instance {
     fn seat(&self) -> Result<Arc<Seat>, Said> {
         let mut now = self.seat.lock();
         if now.link.is_dead() {
-            let link = self.model.plugin.link()?;
-            let (seat, returned) = seat(self.model, self.placement, link)?;
+            let (seat, returned) = seat(self.model, self.placement, Some(&now.link))?;
             let code = returned.read().code;
             if code != BP_OK {
                 return Err(Said::new(code, "the instance could not be made again", "worker_crashed"));
@@ -762,6 +790,9 @@ unsafe extern "C" fn submit(
                     seat.link.submitted(&ids, |had| suspects(seat.link.generation, had));
                 } else {
                     seat.link.forget(&ids);
+                    if returned.error.as_ref().is_some_and(|error| error.sub == BP_SUB_FATAL) {
+                        seat.link.kill(Why::Broken);
+                    }
                 }
                 return report(&plugin.host, err, &returned);
             }
@@ -878,6 +909,7 @@ unsafe extern "C" fn destroy(instance: *mut bp_instance) {
     if seat.link.is_dead() || seat.call(&Call::Destroy { instance: seat.id }, None).is_err() {
         return;
     }
+    this.model.plugin.leave(&seat.link);
     if let Some(Seat { link, lane: Some(lane), .. }) = Arc::into_inner(seat) {
         link.give_back(lane);
     }

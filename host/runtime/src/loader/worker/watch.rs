@@ -23,7 +23,7 @@ impl Watch {
     pub fn new(pid: u32, confinement: &Confinement) -> Self {
         let (memory, threads) = match confinement {
             Confinement::Nothing => (0, u64::MAX),
-            Confinement::Cpu { memory, threads, .. } => (*memory, u64::from(*threads)),
+            Confinement::Sandbox(granted) => (granted.memory, u64::from(granted.threads)),
         };
         let memory = if memory == 0 { u64::MAX } else { memory };
         Self { status: format!("/proc/{pid}/status").into(), memory, threads, last: None }
@@ -67,6 +67,7 @@ fn used(status: &str) -> Used {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Granted;
     use super::*;
 
     #[test]
@@ -79,7 +80,8 @@ mod tests {
 
     #[test]
     fn it_looks_now_and_then() {
-        let granted = |memory, threads| Confinement::Cpu { read: Vec::new(), memory, threads };
+        let granted =
+            |memory, threads| Confinement::Sandbox(Granted { memory, threads, ..Granted::default() });
         let (own, now) = (std::process::id(), Instant::now());
         assert_eq!(Watch::new(own, &granted(1 << 40, 10_000)).look(now), None);
         assert_eq!(Watch::new(own, &granted(1, 10_000)).look(now), Some(Why::Memory));
