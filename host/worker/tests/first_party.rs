@@ -124,8 +124,10 @@ fn remote() {
 
     // And without the network it reaches nobody.
     let alone = confined("backplane-remote", "dev.backplane.remote", false);
-    let asked = alone.open(&model).unwrap().instance().unwrap().submit("chat", &chat(""), vec![]).wait();
-    assert!(asked.failure().is_some(), "{}", asked.end);
+    let opened = alone.open(&model).and_then(|model| model.instance());
+    // It may not even read which servers are to be believed.
+    let answer = opened.ok().map(|instance| instance.submit("chat", &chat(""), vec![]).wait());
+    assert!(answer.is_none_or(|answer| answer.failure().is_some()), "it reached a server");
 }
 
 #[test]
