@@ -187,14 +187,14 @@ fn named(code: CUresult) -> Error {
             format!("the kernel did something that the GPU does not allow ({is}); it is loaded anew, and its card or source is wrong"),
         )
         .with_reason("kernel_fault")
-        .poisons(),
+        .fatal(),
         C::CUDA_ERROR_ECC_UNCORRECTABLE | C::CUDA_ERROR_NVLINK_UNCORRECTABLE | C::CUDA_ERROR_DEVICE_UNAVAILABLE
         | C::CUDA_ERROR_CONTEXT_IS_DESTROYED | C::CUDA_ERROR_UNKNOWN => Error::new(
             Code::Unavailable,
             format!("the GPU is lost ({is}); the kernel is loaded anew, and if that fails, the GPU needs its operator"),
         )
         .with_reason("device_lost")
-        .poisons(),
+        .fatal(),
         _ => Error::internal(format!("the NVIDIA driver refused a call ({is})")).with_reason("device_error"),
     }
 }
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn failures_of_the_driver_have_names() {
-        for (code, canonical, reason, poisons) in [
+        for (code, canonical, reason, fatal) in [
             (CUresult::CUDA_ERROR_OUT_OF_MEMORY, Code::ResourceExhausted, "device_memory", false),
             (CUresult::CUDA_ERROR_NO_DEVICE, Code::FailedPrecondition, "device_missing", false),
             (CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, Code::Internal, "kernel_fault", true),
@@ -213,10 +213,7 @@ mod tests {
             (CUresult::CUDA_ERROR_INVALID_VALUE, Code::Internal, "device_error", false),
         ] {
             let error = named(code);
-            assert_eq!(
-                (error.code, error.reason.as_deref(), error.poisons),
-                (canonical, Some(reason), poisons)
-            );
+            assert_eq!((error.code, error.reason.as_deref(), error.fatal), (canonical, Some(reason), fatal));
             assert!(error.message.contains("CUDA_ERROR_"), "{error}");
         }
     }
