@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 JOBS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? n : (n > 8 ? 8 : n) )))
 CARGO := cargo
-PLUGINS := cuda echo llama onnx remote vector
+PLUGINS := cuda echo llama onnx remote translation vector
 # Plugins to copy: built, so that they stay right, and not delivered.
 EXAMPLES := metered-echo
 # What `make install` takes, and where it puts it.
@@ -19,7 +19,7 @@ COMPLETIONS = $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions
 CACHE := $(CURDIR)/.cache
 # Models that tests use, kept between runs; a fresh clone fetches them (800 MB).
 TEST_STATE := $(CACHE)/state
-TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika onnxruntime nvrtc
+TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika lid.176 onnxruntime nvrtc
 VENV := $(CACHE)/venv
 # `-p e2e` would choose other features of what the workspace shares, and cargo would build all of it again.
 E2E := $(shell sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/--test \1/p' tests/Cargo.toml)

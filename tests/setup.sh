@@ -15,6 +15,9 @@ ldconfig -p 2>/dev/null | grep -q libclang || ls /usr/lib/llvm-*/lib/libclang*.s
 command -v python3 >/dev/null || missing+=(python3)
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+# The translation plugin's tests translate with it; the plugin itself takes whatever pairs are installed.
+need apertium apertium
+[ -e /usr/share/apertium/modes/eng-spa.mode ] || missing+=(apertium-eng-spa)
 
 if ! command -v cargo >/dev/null; then
     echo "cargo is missing: install Rust with rustup (the toolchain itself is pinned in rust-toolchain.toml)" >&2

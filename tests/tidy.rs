@@ -24,6 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("backplane-metered-echo", &["backplane-plugin"]),
     ("backplane-onnx", &["backplane-plugin"]),
     ("backplane-remote", &["backplane-plugin"]),
+    ("backplane-translation", &["backplane-plugin"]),
     ("backplane-vector", &["backplane-plugin"]),
     ("e2e", &[]),
 ];

@@ -85,8 +85,15 @@ mod tests {
                 assert!(file.sources().unwrap().iter().all(|source| source.is_remote()), "{}", card.name);
             }
         }
-        for name in ["smollm2", "qwen2.5-coder:0.5b", "qwen2.5-coder:1.5b", "minilm", "magika", "onnxruntime"]
-        {
+        for name in [
+            "smollm2",
+            "qwen2.5-coder:0.5b",
+            "qwen2.5-coder:1.5b",
+            "minilm",
+            "magika",
+            "lid.176",
+            "onnxruntime",
+        ] {
             assert!(names.contains(name), "{name}");
         }
     }

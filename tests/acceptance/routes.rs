@@ -116,6 +116,7 @@ pub fn write(document: &mut Document, server: &Serving) -> BTreeSet<(String, Str
     let mut caller = Caller { document, server, client, asked: BTreeSet::new() };
     openai(&mut caller);
     capabilities(&mut caller);
+    translation(&mut caller);
     open_inference(&mut caller);
     administration(&mut caller);
     host(&mut caller);
@@ -307,6 +308,32 @@ fn administration(caller: &mut Caller<'_>) {
     caller.ask("POST", "/admin/v1/config/reload", None, 200, &[]);
     caller.ask("POST", "/admin/v1/cache/flush", None, 200, &[]);
     caller.ask("GET", "/admin/v1/health", None, 200, &[]);
+}
+
+fn translation(caller: &mut Caller<'_>) {
+    caller.document.section("LibreTranslate", "Words in English, by Apertium's pair English-Spanish.");
+    let text = json!({"q": "The house is big.", "source": "en", "target": "es"});
+    caller.ask("POST", "/translate", Some(text.clone()), 200, &[]);
+    let html = json!({"q": ["<p>The <b>house</b></p>"], "source": "en", "target": "es", "format": "html"});
+    caller.ask("POST", "/translate", Some(html), 200, &[]);
+    caller.ask("POST", "/translate", Some(json!({"q": "x", "source": "en", "target": "xx"})), 400, &[]);
+    caller.ask_as(None, "POST", "/translate", Some(text), 400, &[]);
+    caller.ask("POST", "/detect", Some(json!({"q": "Où est la gare, s'il vous plaît ?"})), 200, &[]);
+    caller.page("/languages", 200, |text| {
+        let languages: Value = serde_json::from_str(text).unwrap();
+        let languages = languages.as_array().unwrap();
+        let english = languages.iter().find(|language| language["code"] == "en").unwrap();
+        let targets = english["targets"].as_array().unwrap().len();
+        format!(
+            "{} languages; `{}` ({}) can be translated into {targets}",
+            languages.len(),
+            english["code"],
+            english["name"]
+        )
+    });
+    caller.ask("POST", "/translate_file", Some(json!({"source": "en", "target": "es"})), 400, &[]);
+    caller.ask("GET", "/download_file/nothing.md", None, 404, &[]);
+    caller.ask("GET", "/frontend/settings", None, 200, &[]);
 }
 
 fn host(caller: &mut Caller<'_>) {

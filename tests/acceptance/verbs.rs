@@ -167,6 +167,18 @@ pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
     shell.ask(document, &["embed", "minilm", "-"], 0, Ask { input: Some("one line\nanother\n"), ..PLAIN });
     shell.run(document, &["embed", "smolm2", "x"], 3);
 
+    document.section("translate", "A file, or standard input; what it is written in is told by its name.");
+    let page = "# The house\n\nThe **house** is `big`.\n";
+    let translated = Ask { input: Some(page), ..PLAIN };
+    shell.ask(
+        document,
+        &["translate", "--from", "en", "--to", "es", "-", "--format", "markdown"],
+        0,
+        translated,
+    );
+    shell.ask(document, &["translate", "--from", "en", "--to", "xx"], 1, translated);
+    shell.run(document, &["translate", "--to", "es", "nothing.md"], 3);
+
     document.section("infer", "Any capability, whether or not the host has heard of it.");
     shell.run(document, &["infer", "echo", "--params", r#"{"text":"hello"}"#], 0);
     shell.run(document, &["infer", "echo", "--params", r#"{"text":"hello","chunks":3}"#, "--stream"], 0);

@@ -57,12 +57,13 @@ pub struct Built {
 }
 
 /// The plugins that come with the program.
-const PLUGINS: [&str; 6] = [
+const PLUGINS: [&str; 7] = [
     "backplane_cuda",
     "backplane_echo",
     "backplane_llama",
     "backplane_onnx",
     "backplane_remote",
+    "backplane_translation",
     "backplane_vector",
 ];
 

@@ -103,6 +103,8 @@ pub enum Verb {
     License(License),
     /// Turn texts into vectors
     Embed(Embed),
+    /// Translate a file, with its format kept
+    Translate(Translate),
     /// Ask any capability
     Infer(Infer),
     /// Make, list and revoke API keys
@@ -284,6 +286,34 @@ pub struct Embed {
     /// Cut the vectors to this many dimensions
     #[arg(long)]
     pub dimensions: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  backplane translate --to es README.md > README.es.md
+  backplane translate --from en --to es - < page.html --format html
+  backplane translate --to es notes.md --keep Backplane --glossary server=servidor --json")]
+pub struct Translate {
+    /// The file; `-`, or none, reads standard input. The end of its name says what it is written in
+    pub file: Option<PathBuf>,
+    /// The language it is in; without it it is detected
+    #[arg(long, value_name = "LANGUAGE")]
+    pub from: Option<String>,
+    /// The language it is to be in
+    #[arg(long, value_name = "LANGUAGE")]
+    pub to: String,
+    /// What it is written in, instead of what its name says
+    #[arg(long, value_parser = ["text", "markdown", "html"])]
+    pub format: Option<String>,
+    /// A term that stays as it is
+    #[arg(long, value_name = "TERM")]
+    pub keep: Vec<String>,
+    /// How a term is to be translated
+    #[arg(long, value_name = "TERM=TRANSLATION")]
+    pub glossary: Vec<String>,
+    /// The model; without it the router chooses
+    #[arg(short, long, add = complete::installed())]
+    pub model: Option<String>,
 }
 
 #[derive(Debug, Args)]

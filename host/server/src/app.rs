@@ -1,9 +1,11 @@
 //! Every route, in one list, and what they all share.
 
-use crate::caller::Scope::{Admin, Metrics, Open, User};
+use crate::caller::Scope::{Admin, InBody, Metrics, Open, User};
 use crate::oip::{infer, metadata, repository, settings, statistics, wire as oip};
 use crate::openai::{chat, completions, embeddings, models};
 use crate::route::{Route, delete, get, post};
+use crate::translate::files::Files;
+use crate::translate::routes as libre;
 use crate::{admin, capabilities, health, openapi, page};
 use backplane::Host;
 
@@ -12,6 +14,7 @@ pub(crate) struct App {
     pub host: Host,
     pub body_limit: usize,
     pub json_depth: usize,
+    pub files: Files,
 }
 
 impl App {
@@ -26,6 +29,7 @@ impl App {
 pub(crate) fn routes() -> Vec<Route> {
     const CHAT: &str = "OpenAI";
     const OIP: &str = "Open Inference Protocol";
+    const LIBRE: &str = "LibreTranslate";
     const ANY: &str = "Capabilities";
     const ADMIN: &str = "Administration";
     const HOST: &str = "Host";
@@ -65,6 +69,24 @@ pub(crate) fn routes() -> Vec<Route> {
         get("/v1/capabilities/{capability}", User, capabilities::retrieve)
             .doc(ANY, "Tell which models and plugins offer a capability"),
         get("/v1/capabilities", User, capabilities::list).doc(ANY, "List what can be asked for"),
+        // ---- LibreTranslate
+        post("/translate", InBody, libre::translate)
+            .doc(LIBRE, "Translate a text, or several; JSON or a form")
+            .takes::<libre::Request>()
+            .gives::<libre::Translated>(),
+        post("/detect", InBody, libre::detect)
+            .doc(LIBRE, "Tell which language a text is in")
+            .gives::<Vec<libre::Detected>>(),
+        get("/languages", Open, libre::languages)
+            .doc(LIBRE, "List the languages, and what each can be translated into")
+            .gives::<Vec<libre::Language>>(),
+        post("/translate_file", InBody, libre::translate_file)
+            .doc(LIBRE, "Translate a file of text, Markdown or HTML, sent as a form")
+            .gives::<libre::TranslatedFile>(),
+        get("/download_file/{name}", Open, libre::download)
+            .doc(LIBRE, "Give a translated file")
+            .media("application/octet-stream"),
+        get("/frontend/settings", Open, libre::settings).doc(LIBRE, "Tell a translation page what it may do"),
         // ---- Open Inference Protocol
         post("/v2/models/{model:.+}/versions/{version}/infer", User, infer::infer)
             .doc(OIP, "Infer, with a version of a model")

@@ -9,6 +9,7 @@ use crate::options::Options;
 use crate::parse::{self, Parsed};
 use crate::route::path_param;
 use crate::stream::{Body, Encoder};
+use crate::translate::files::Files;
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
 };
@@ -46,6 +47,31 @@ impl Call {
 
     pub(crate) fn host(&self) -> &Host {
         &self.app.host
+    }
+
+    /// Lets the caller in by the key in `authorization`, else by this one.
+    ///
+    /// # Errors
+    /// When neither is a key.
+    pub(crate) fn claim(&mut self, key: Option<&str>) -> Result<()> {
+        self.caller = crate::caller::claim(&self.app, &self.http, key)?;
+        Ok(())
+    }
+
+    /// What follows the path.
+    pub(crate) fn query(&self) -> &str {
+        self.http.query_string()
+    }
+
+    /// Where the client reaches this server.
+    pub(crate) fn own_url(&self) -> String {
+        let connection = self.http.connection_info();
+        format!("{}://{}", connection.scheme(), connection.host())
+    }
+
+    /// Translated files that wait to be fetched.
+    pub(crate) fn files(&self) -> &Files {
+        &self.app.files
     }
 
     pub(crate) fn headers(&self) -> &HeaderMap {

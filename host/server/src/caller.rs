@@ -15,6 +15,8 @@ pub(crate) enum Scope {
     Open,
     /// Whoever has a key.
     User,
+    /// The same, where the key may also be in the body: the handler lets the caller in, by [`Call::claim`](crate::call::Call::claim).
+    InBody,
     /// Administrators.
     Admin,
     /// Anybody on this machine that no proxy speaks for, else administrators.
@@ -32,7 +34,7 @@ pub(crate) fn admit(app: &App, scope: Scope, http: &HttpRequest) -> Result<Calle
     }
     check_origin(app, http)?;
     match scope {
-        Scope::Open => Ok(Caller::internal("anonymous")),
+        Scope::Open | Scope::InBody => Ok(Caller::internal("anonymous")),
         Scope::Metrics if is_local(http) => Ok(Caller::internal("anonymous")),
         Scope::User => identify(app, http),
         Scope::Admin | Scope::Metrics => {
@@ -48,7 +50,18 @@ fn not_admin() -> Error {
 }
 
 fn identify(app: &App, http: &HttpRequest) -> Result<Caller> {
-    let credential = credential(http)?;
+    identify_by(app, http, credential(http)?)
+}
+
+/// Lets a caller in who may show the key in the body instead of the header.
+///
+/// # Errors
+/// As [`admit`].
+pub(crate) fn claim(app: &App, http: &HttpRequest, key: Option<&str>) -> Result<Caller> {
+    identify_by(app, http, credential(http)?.or(key))
+}
+
+fn identify_by(app: &App, http: &HttpRequest, credential: Option<&str>) -> Result<Caller> {
     // The peer, whatever a header says: no proxy is told to be believed, and a guesser could name any address.
     match http.peer_addr() {
         Some(peer) => app.host.identify_from(credential, peer.ip()),

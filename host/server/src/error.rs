@@ -15,14 +15,20 @@ use std::time::Duration;
 pub(crate) enum Dialect {
     /// `{"error": {"message", "type", "param", "code"}}`.
     OpenAi,
-    /// `{"error": "…"}`.
+    /// `{"error": "…"}`; LibreTranslate has the same.
     Oip,
 }
 
 impl Dialect {
     /// The dialect of a path that no route has.
     pub(crate) fn of_path(path: &str) -> Self {
-        if path == "/v2" || path.starts_with("/v2/") { Dialect::Oip } else { Dialect::OpenAi }
+        const LIBRE: [&str; 5] =
+            ["/translate", "/detect", "/languages", "/translate_file", "/frontend/settings"];
+        let says_error = path == "/v2"
+            || path.starts_with("/v2/")
+            || LIBRE.contains(&path)
+            || path.starts_with("/download_file/");
+        if says_error { Dialect::Oip } else { Dialect::OpenAi }
     }
 }
 

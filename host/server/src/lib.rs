@@ -40,6 +40,7 @@ mod parse;
 mod route;
 mod sse;
 mod stream;
+mod translate;
 
 use actix_web::{dev, web};
 use backplane::Host;
@@ -80,7 +81,7 @@ impl Server {
         let listener = TcpListener::bind(config.address)?;
         let address = listener.local_addr()?;
         let (body_limit, json_depth) = (config.body_limit, config.json_depth);
-        let shared = web::Data::new(app::App { host, body_limit, json_depth });
+        let shared = web::Data::new(app::App { host, body_limit, json_depth, files: Default::default() });
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("server".to_owned()).spawn(move || {
             actix_web::rt::System::new().block_on(async move {

@@ -123,7 +123,7 @@ fn operation(route: &Route, takes: &mut SchemaGenerator, gives: &mut SchemaGener
         "security": security(route.scope),
         "x-role": match route.scope {
             Scope::Open => "anybody",
-            Scope::User => "user",
+            Scope::User | Scope::InBody => "user",
             Scope::Admin => "admin",
             Scope::Metrics => "admin, or anybody on the same machine",
         },
@@ -131,7 +131,7 @@ fn operation(route: &Route, takes: &mut SchemaGenerator, gives: &mut SchemaGener
     let mut parameters: Vec<Value> = path_parameters(route.path);
     if let Some(schema) = doc.takes {
         operation["requestBody"] = body(route, &schema(takes).to_value());
-        if route.scope == Scope::User {
+        if matches!(route.scope, Scope::User | Scope::InBody) {
             parameters.extend(header_references());
         }
     }

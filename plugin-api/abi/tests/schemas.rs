@@ -6,7 +6,9 @@
 mod support;
 
 use backplane_abi::payload::tensor::Description;
-use backplane_abi::payload::{Usage, chat, classify, complete, embed, rerank, tensor, vector};
+use backplane_abi::payload::{
+    Usage, chat, classify, complete, detect, embed, languages, rerank, tensor, translate, vector,
+};
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
@@ -80,6 +82,38 @@ fn the_published_schemas_are_those_of_the_types() {
             document("classify/1", "Texts in, one chunk with labels and scores for each out.", |parts| {
                 parts.add::<classify::Params>("params").add::<classify::Chunk>("chunk").add::<Usage>("usage");
             }),
+        ),
+        (
+            translate::CAPABILITY,
+            document("translate/1", "Texts in one language in, the same in another out.", |parts| {
+                parts
+                    .add::<translate::Params>("params")
+                    .add::<translate::Chunk>("chunk")
+                    .add::<Usage>("usage");
+            }),
+        ),
+        (
+            detect::CAPABILITY,
+            document(
+                "language.detect/1",
+                "Texts in, one chunk with the languages each may be in out.",
+                |parts| {
+                    parts.add::<detect::Params>("params").add::<detect::Chunk>("chunk").add::<Usage>("usage");
+                },
+            ),
+        ),
+        (
+            languages::CAPABILITY,
+            document(
+                "language.list/1",
+                "One chunk with the languages, and what each can be translated into.",
+                |parts| {
+                    parts
+                        .add::<languages::Params>("params")
+                        .add::<languages::Chunk>("chunk")
+                        .add::<Usage>("usage");
+                },
+            ),
         ),
         (
             tensor::CAPABILITY,

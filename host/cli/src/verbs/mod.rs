@@ -18,6 +18,7 @@ mod run;
 mod serve;
 mod show;
 mod stop;
+mod translate;
 
 pub use show::describe;
 
@@ -40,6 +41,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Plugin(verb) => plugin::run(context, verb),
         Verb::License(verb) => license::run(context, verb),
         Verb::Embed(args) => embed::run(context, &args),
+        Verb::Translate(args) => translate::run(context, &args),
         Verb::Infer(args) => infer::run(context, &args),
         Verb::Key(verb) => key::run(context, verb),
         Verb::Config(verb) => config::run(context, verb),

@@ -7,9 +7,12 @@
 pub mod chat;
 pub mod classify;
 pub mod complete;
+pub mod detect;
 pub mod embed;
+pub mod languages;
 pub mod rerank;
 pub mod tensor;
+pub mod translate;
 pub mod vector;
 
 use schemars::JsonSchema;

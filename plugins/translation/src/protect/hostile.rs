@@ -1,0 +1,325 @@
+//! Whatever an engine does, nothing that is kept comes to harm.
+
+use super::document::{Outcome, Rendering, translate};
+use super::inline::Piece;
+use super::spans::{self, Rules};
+use super::weave::Part;
+use super::{Bone, Format};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// What an engine does to a sentence.
+#[derive(Clone, Debug)]
+enum Deed {
+    Drop(usize),
+    Double(usize),
+    Swap(usize, usize),
+    Add(usize),
+    Say(String),
+    Upper,
+    Reverse,
+    Empty,
+    Honest,
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let nasty = prop_oneof![
+        "[a-zäж猫 *_`<>#|$&~\\\\\\[\\]{}%\n\r0-9.:-]{0,24}",
+        prop::sample::select(vec![
+            "{x}",
+            "<b>",
+            "</p>",
+            "**bold**",
+            "`code`",
+            "https://evil.example/",
+            "%s",
+            "- item",
+            "1. item",
+            "# head",
+            "\n\n",
+            "⟦0⟧",
+            "⟦1⟧",
+            "&amp;",
+            "| a |",
+            "a\u{2028}b",
+            "[x](y)",
+            "<!--",
+            "```",
+            "---",
+            "5 5 5",
+        ])
+        .prop_map(str::to_owned),
+    ];
+    prop_oneof![
+        any::<usize>().prop_map(Deed::Drop),
+        any::<usize>().prop_map(Deed::Double),
+        (any::<usize>(), any::<usize>()).prop_map(|(one, other)| Deed::Swap(one, other)),
+        any::<usize>().prop_map(Deed::Add),
+        nasty.prop_map(Deed::Say),
+        Just(Deed::Upper),
+        Just(Deed::Reverse),
+        Just(Deed::Empty),
+        Just(Deed::Honest),
+    ]
+}
+
+impl Deed {
+    fn to(&self, sentence: &[Part]) -> Vec<Part> {
+        let mut parts = sentence.to_vec();
+        let at = |index: usize| index % sentence.len().max(1);
+        match self {
+            Deed::Drop(index) => {
+                parts.remove(at(*index));
+            }
+            Deed::Double(index) => parts.push(sentence[at(*index)].clone()),
+            Deed::Swap(one, other) => parts.swap(at(*one), at(*other)),
+            Deed::Add(mark) => parts.push(Part::Mark(mark % 9)),
+            Deed::Say(words) => parts.push(Part::Text(words.clone())),
+            Deed::Upper => {
+                for part in &mut parts {
+                    if let Part::Text(text) = part {
+                        *text = text.to_uppercase();
+                    }
+                }
+            }
+            Deed::Reverse => parts.reverse(),
+            Deed::Empty => parts.clear(),
+            Deed::Honest => {}
+        }
+        parts
+    }
+}
+
+/// A document of pieces that are likely to break.
+fn document(format: Format) -> impl Strategy<Value = String> {
+    let common = vec![
+        "Hello world. ",
+        "The cat, ",
+        "{name}",
+        " {{ x }} ",
+        " %s ",
+        "%d",
+        " https://example.com/a?b=c. ",
+        "me@example.org ",
+        "1,234.5 ",
+        "2026-11-21",
+        "\n",
+        "\n\n",
+        "  ",
+        "\t",
+        "ünïcödé ",
+        "猫が好き。",
+        "a_b_c",
+        " 5 * 3 ",
+        "{n, plural, other {#}}",
+        "100% ",
+        "Mr. X said: ",
+        "&",
+        "<",
+        ">",
+        "\r\n",
+        "&nbsp;",
+        "⟦0⟧",
+    ];
+    let markdown = vec![
+        "# Head\n",
+        "**bold** ",
+        "*it* ",
+        "`code` ",
+        "[link](https://a.b \"t\") ",
+        "![alt](x.png) ",
+        "- item\n",
+        "1. one\n",
+        "> quote\n",
+        "```\ncode\n```\n",
+        "| a | b |\n|---|---|\n| c | d |\n",
+        "<b>x</b> ",
+        "<https://a.b>",
+        "\\* ",
+        "[^1] ",
+        "---\n",
+        "    code\n",
+        "[r]: u\n",
+        "**",
+        "_",
+        "[",
+        "](",
+        "$x$ ",
+        "- [ ] todo\n",
+        "<div>\nhi\n</div>\n",
+        "line\nline\n> more\n",
+        "  \n",
+    ];
+    let html = vec![
+        "<p>",
+        "</p>",
+        "<b>",
+        "</b>",
+        "<a href='x>y'>",
+        "</a>",
+        "<br>",
+        "<img src=x>",
+        "<code>let x</code>",
+        "<pre>\n a\n</pre>",
+        "<script>1<2</script>",
+        "<!-- c -->",
+        "<span translate=no>Brand</span>",
+        "<li>",
+        "<table><tr><td>",
+        "&lt;",
+        "&eacute;",
+        "</i>",
+        "<i>",
+        "<!doctype html>",
+        "<textarea>x",
+        "<",
+    ];
+    let pieces = match format {
+        Format::Text => common,
+        Format::Markdown => [common, markdown].concat(),
+        Format::Html => [common, html].concat(),
+    };
+    prop::collection::vec(prop::sample::select(pieces), 0..24).prop_map(|pieces| pieces.concat())
+}
+
+fn run(text: &str, format: Format, deeds: &[Deed]) -> Outcome {
+    let mut turn = 0;
+    let outcome = translate(text, format, &Rules::default(), 200, |sentences| {
+        let answers = sentences.iter().map(|sentence| {
+            turn += 1;
+            Rendering { parts: deeds[turn % deeds.len()].to(sentence), confidence: 0.9 }
+        });
+        let mut answers: Vec<_> = answers.collect();
+        if deeds.len().is_multiple_of(3) {
+            answers.pop();
+        }
+        Ok::<_, ()>(answers)
+    });
+    outcome.unwrap()
+}
+
+/// How often each number is in the words of a text, outside of what is kept.
+fn numbers(text: &str, format: Format) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for inline in format.units(text, &Rules::default()).into_iter().flat_map(|unit| unit.inlines) {
+        if let Piece::Text(words) = inline.piece {
+            for number in spans::numbers(&words) {
+                *counts.entry(number.to_owned()).or_default() += 1;
+            }
+        }
+    }
+    counts
+}
+
+fn check(text: &str, format: Format, deeds: &[Deed]) -> Result<(), TestCaseError> {
+    let outcome = run(text, format, deeds);
+    prop_assert_eq!(
+        format.skeleton(&outcome.text),
+        format.skeleton(text),
+        "{:?} became {:?}",
+        text,
+        outcome.text
+    );
+    let after = numbers(&outcome.text, format);
+    for (number, count) in numbers(text, format) {
+        prop_assert!(
+            after.get(&number).is_some_and(|found| count <= *found),
+            "{} is lost: {:?}",
+            number,
+            outcome.text
+        );
+    }
+    if format == Format::Text {
+        let ends = |text: &str| -> Vec<(String, String)> {
+            let blank = |line: &str| line.len() - line.trim_start().len();
+            text.split('\n')
+                .map(|line| (line[..blank(line)].to_owned(), line[line.trim_end().len()..].to_owned()))
+                .collect()
+        };
+        prop_assert_eq!(ends(&outcome.text), ends(text));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn nothing_in_plain_text_comes_to_harm(text in document(Format::Text), deeds in prop::collection::vec(deed(), 1..8)) {
+        check(&text, Format::Text, &deeds)?;
+    }
+
+    #[test]
+    fn nothing_in_markdown_comes_to_harm(text in document(Format::Markdown), deeds in prop::collection::vec(deed(), 1..8)) {
+        check(&text, Format::Markdown, &deeds)?;
+    }
+
+    #[test]
+    fn nothing_in_html_comes_to_harm(text in document(Format::Html), deeds in prop::collection::vec(deed(), 1..8)) {
+        check(&text, Format::Html, &deeds)?;
+    }
+
+    #[test]
+    fn what_an_engine_leaves_as_it_is_stays_as_it_is(text in document(Format::Markdown)) {
+        for format in [Format::Text, Format::Markdown, Format::Html] {
+            prop_assert_eq!(run(&text, format, &[Deed::Honest]).text, text.clone());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_taken_apart_without_a_gap(text in "\\PC{0,200}") {
+        for format in [Format::Text, Format::Markdown, Format::Html] {
+            for unit in format.units(&text, &Rules::default()) {
+                let ends: Vec<_> = unit.inlines.iter().map(|inline| inline.range.clone()).collect();
+                prop_assert!(ends.windows(2).all(|pair| pair[0].end == pair[1].start), "{:?}", unit);
+            }
+            prop_assert_eq!(run(&text, format, &[Deed::Honest]).text, text.clone());
+        }
+    }
+}
+
+/// What an honest engine would do: words become other words.
+fn shout(text: &str, format: Format, rules: &Rules) -> String {
+    let outcome = translate(text, format, rules, 1000, |sentences| {
+        let upper = |part: &Part| match part {
+            Part::Text(text) => Part::Text(text.to_uppercase()),
+            mark => mark.clone(),
+        };
+        let render =
+            |sentence: &Vec<Part>| Rendering { parts: sentence.iter().map(upper).collect(), confidence: 0.9 };
+        Ok::<_, ()>(sentences.iter().map(render).collect())
+    });
+    outcome.unwrap().text
+}
+
+#[test]
+fn words_are_translated_and_nothing_else() {
+    let markdown = "# Install it\n\nRun `make run` and open [the *page*](http://a.b/c \"t\"),\nthen say **hello {name}**.\n\n\
+                    - [x] done & good\n- see <b>bold</b>\n\n```sh\nmake run\n```\n\n| key | what |\n|---|---|\n| `a` | the a |\n";
+    let expected = "# INSTALL IT\n\nRUN `make run` AND OPEN [THE *PAGE*](http://a.b/c \"t\"),\nTHEN SAY **HELLO {name}**.\n\n\
+                    - [x] DONE & GOOD\n- SEE <b>BOLD</b>\n\n```sh\nmake run\n```\n\n| KEY | WHAT |\n|---|---|\n| `a` | THE A |\n";
+    assert_eq!(shout(markdown, Format::Markdown, &Rules::default()), expected);
+    let html = "<html><body class=x>\n <p>Hello <b>big</b>\n world &amp; caf&eacute;</p><pre>keep</pre></body></html>";
+    let expected = "<html><body class=x>\n <p>HELLO <b>BIG</b>\n WORLD &amp; CAF&eacute;</p><pre>keep</pre></body></html>";
+    assert_eq!(shout(html, Format::Html, &Rules::default()), expected);
+    let text = "  Hello %s,\r\n\tyou have {n} of 5 files.\n\n";
+    assert_eq!(shout(text, Format::Text, &Rules::default()), "  HELLO %s,\r\n\tYOU HAVE {n} OF 5 FILES.\n\n");
+}
+
+#[test]
+fn terms_are_kept_or_replaced() {
+    let glossary = [("black cat".to_owned(), "gato negro".to_owned())];
+    let rules = Rules::new(&["Backplane".to_owned()], &glossary).unwrap();
+    let text = "Backplane likes the Black Cat, and category theory.";
+    assert_eq!(shout(text, Format::Markdown, &rules), "Backplane LIKES THE gato negro, AND CATEGORY THEORY.");
+}
+
+#[test]
+fn a_skeleton_tells_documents_apart() {
+    let skeleton = |text| Format::Markdown.skeleton(text);
+    assert_eq!(skeleton("a *b* {c}"), skeleton("x *y* {c}"));
+    for other in ["a b {c}", "a *b*", "a *b* {d}", "- a *b* {c}", "a **b** {c}"] {
+        assert_ne!(skeleton("a *b* {c}"), skeleton(other), "{other}");
+    }
+    assert!(matches!(skeleton("").as_slice(), [Bone::Outside("")]));
+}

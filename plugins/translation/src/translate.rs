@@ -1,0 +1,248 @@
+//! One request to translate.
+
+use crate::Counters;
+use crate::detect::Detector;
+use crate::engine::{Engine, Pair, Work};
+use crate::languages::{self, Language};
+use crate::protect::Format;
+use crate::protect::document::{self, Outcome};
+use crate::protect::spans::Rules;
+use backplane_plugin::payload::translate::{self as payload, Chunk as Answer, Params, Translation};
+use backplane_plugin::payload::{detect as detect_payload, languages as list};
+use backplane_plugin::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Most texts in one request.
+const TEXTS: usize = 1000;
+/// Most alternatives to a translation.
+const ALTERNATIVES: u32 = 5;
+
+/// A model that translates.
+pub struct Translator {
+    /// The preferred one first.
+    pub engines: Vec<Arc<dyn Engine>>,
+}
+
+impl Translator {
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// When it asks for what is not here, and those of the engines.
+    pub fn serve(&self, request: &Request, counters: &Counters) -> Result<Done> {
+        let params: Params = request.params()?;
+        let target = check(&params)?;
+        let glossary: Vec<_> =
+            params.glossary.iter().map(|term| (term.source.clone(), term.target.clone())).collect();
+        let rules =
+            Rules::new(&params.keep, &glossary).map_err(|why| Error::invalid(why).with_param("glossary"))?;
+        let format = match params.format {
+            payload::Format::Text => Format::Text,
+            payload::Format::Markdown => Format::Markdown,
+            payload::Format::Html => Format::Html,
+        };
+        let sources = sources(&params, request)?;
+        let (mut confidence, mut usage) = (1.0_f64, backplane_plugin::payload::Usage::default());
+        for (text, (source, detected)) in params.text.iter().zip(sources) {
+            let mut translation = if source == target {
+                Translation {
+                    text: text.clone(),
+                    engine: "none".to_owned(),
+                    confidence: 1.0,
+                    ..Translation::default()
+                }
+            } else {
+                let pair = Pair { from: source, to: target };
+                self.text(text, format, &rules, pair, params.alternatives.unwrap_or(0), request, counters)?
+            };
+            translation.source = source.code.to_owned();
+            translation.detected = detected;
+            // A text is as sure as its language and its translation are, and a request as its least sure text.
+            confidence = confidence.min(translation.confidence * detected.unwrap_or(1.0));
+            usage.prompt_tokens += crate::words(text);
+            usage.completion_tokens += crate::words(&translation.text);
+            request.push_json(&Answer { translations: vec![translation], ..Answer::default() })?;
+        }
+        Ok(Done { usage: Some(usage), confidence: Some(confidence) })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a request says of a text")]
+    fn text(
+        &self,
+        text: &str,
+        format: Format,
+        rules: &Rules,
+        pair: Pair,
+        alternatives: u32,
+        request: &Request,
+        counters: &Counters,
+    ) -> Result<Translation> {
+        let mut engines = self.engines.iter().filter(|engine| engine.serves(pair));
+        let Some(first) = engines.next() else { return Err(self.unserved(pair)) };
+        let run = |engine: &Arc<dyn Engine>, variant: u32| -> Result<Outcome> {
+            let work = Work { request, variant };
+            let outcome = document::translate(text, format, rules, engine.longest(), |sentences| {
+                engine.translate(pair, sentences, &work)
+            })?;
+            counters.sentences.fetch_add(outcome.sentences as u64, Ordering::Relaxed);
+            counters.pieced.fetch_add(outcome.pieced as u64, Ordering::Relaxed);
+            counters.untranslated.fetch_add(outcome.untranslated as u64, Ordering::Relaxed);
+            Ok(outcome)
+        };
+        // An engine that asks others of this host finds nobody there.
+        let best = run(first, 0)
+            .map_err(|error| if error.code == Code::NotFound { self.unserved(pair) } else { error })?;
+        let mut others: Vec<String> = Vec::new();
+        if alternatives > 0 {
+            // The other engines' first words, then what the last one says when it is asked again.
+            let mut runs: Vec<(&Arc<dyn Engine>, u32)> = engines.map(|engine| (engine, 0)).collect();
+            let last = runs.last().map_or(first, |(engine, _)| *engine);
+            runs.extend((1..=alternatives).filter(|_| last.is_general()).map(|variant| (last, variant)));
+            for (engine, variant) in runs {
+                if others.len() == alternatives as usize {
+                    break;
+                }
+                // An alternative that fails is one that there is not.
+                let other = match run(engine, variant) {
+                    Ok(other) => other.text,
+                    Err(error) if matches!(error.code, Code::Cancelled | Code::DeadlineExceeded) => {
+                        return Err(error);
+                    }
+                    Err(_) => continue,
+                };
+                if other != best.text && !others.contains(&other) {
+                    others.push(other);
+                }
+            }
+        }
+        Ok(Translation {
+            text: best.text,
+            engine: first.name().to_owned(),
+            confidence: best.confidence,
+            alternatives: others,
+            pieced: best.pieced as u64,
+            untranslated: best.untranslated as u64,
+            ..Translation::default()
+        })
+    }
+
+    fn unserved(&self, pair: Pair) -> Error {
+        let message = format!(
+            "{} (`{}`) cannot be translated into {} (`{}`) here: install a pair of Apertium, or let `engines` of the model have \
+             `chat`",
+            pair.from.name, pair.from.code, pair.to.name, pair.to.code
+        );
+        Error::new(Code::NotFound, message).with_reason("language_pair_not_found").with_param("target")
+    }
+
+    /// Answers which languages there are, and what each can be translated into.
+    ///
+    /// # Errors
+    /// When the caller has left.
+    pub fn list(&self, request: &Request) -> Result<Done> {
+        let list: list::Params = request.params()?;
+        if let Some(name) = list.extra.keys().next() {
+            return Err(
+                Error::invalid(format!("`{name}` is not known; there are no parameters")).with_param(name)
+            );
+        }
+        let language = |from: &'static Language| {
+            let into = |to: &&'static Language| {
+                let served =
+                    |engine: &&Arc<dyn Engine>| !engine.is_general() && engine.serves(Pair { from, to });
+                self.engines.iter().any(|engine| served(&engine))
+            };
+            list::Language {
+                code: from.code.to_owned(),
+                name: from.name.to_owned(),
+                scripts: from.scripts.iter().map(|script| (*script).to_owned()).collect(),
+                targets: languages::LANGUAGES.iter().filter(into).map(|to| to.code.to_owned()).collect(),
+            }
+        };
+        let languages = languages::LANGUAGES.iter().map(language).collect();
+        let chat = self.engines.iter().any(|engine| engine.is_general());
+        request.push_json(&list::Chunk { languages, chat, ..list::Chunk::default() })?;
+        Ok(Done::new())
+    }
+
+    /// Its engines.
+    pub fn names(&self) -> Value {
+        self.engines.iter().map(|engine| engine.name()).collect()
+    }
+}
+
+/// What is wrong with a request before any work; else the language it wants.
+fn check(params: &Params) -> Result<&'static Language> {
+    if let Some(name) = params.extra.keys().next() {
+        let known = "`text`, `source`, `target`, `format`, `alternatives`, `glossary` and `keep`";
+        return Err(Error::invalid(format!("`{name}` is not known; {known} are")).with_param(name));
+    }
+    if params.text.is_empty() {
+        return Err(Error::invalid("`text` is empty; at least one text is needed").with_param("text"));
+    }
+    if TEXTS < params.text.len() {
+        let message = format!("`text` has {} texts, and at most {TEXTS} are taken", params.text.len());
+        return Err(Error::new(Code::OutOfRange, message).with_param("text"));
+    }
+    if params.alternatives.is_some_and(|wanted| ALTERNATIVES < wanted) {
+        let message = format!("`alternatives` is more than {ALTERNATIVES}");
+        return Err(Error::new(Code::OutOfRange, message).with_param("alternatives"));
+    }
+    if params.target.is_empty() {
+        return Err(Error::invalid("`target` is missing: the language to translate into, such as `es`")
+            .with_param("target"));
+    }
+    language(&params.target, "target")
+}
+
+fn language(code: &str, param: &str) -> Result<&'static Language> {
+    languages::find(code).ok_or_else(|| {
+        let message = format!("`{code}` is no language that is known here; docs/languages.md has the codes");
+        Error::invalid(message).with_reason("language_not_supported").with_param(param)
+    })
+}
+
+/// The language of each text, and how sure it is where it was detected.
+fn sources(params: &Params, request: &Request) -> Result<Vec<(&'static Language, Option<f64>)>> {
+    if !matches!(&*params.source, "" | "auto") {
+        let source = language(&params.source, "source")?;
+        return Ok(params.text.iter().map(|_| (source, None)).collect());
+    }
+    let found = detected(params, request)?;
+    let source = |(text, languages): (&String, Vec<detect_payload::Candidate>)| {
+        let known =
+            languages.iter().find_map(|found| Some((languages::find(&found.language)?, found.confidence)));
+        match known {
+            Some((language, confidence)) => Ok((language, Some(confidence))),
+            // Nothing to tell by is nothing to translate.
+            None if !text.chars().any(char::is_alphabetic) => {
+                Ok((language(&params.target, "target")?, Some(0.0)))
+            }
+            None => Err(Error::invalid("the language of the text could not be told; name it in `source`")
+                .with_reason("language_not_detected")
+                .with_param("source")),
+        }
+    };
+    params.text.iter().zip(found).map(source).collect()
+}
+
+/// Asks whatever tells languages here; the plugin's own detector where the host has none.
+fn detected(params: &Params, request: &Request) -> Result<Vec<Vec<detect_payload::Candidate>>> {
+    let asked = json!({"text": params.text, "top": 3});
+    let answer = request
+        .call(detect_payload::CAPABILITY)
+        .params(&asked)?
+        .wait()
+        .and_then(|answer| answer.chunks::<detect_payload::Chunk>());
+    match answer {
+        Ok(chunks) => {
+            let results: Vec<_> = chunks.into_iter().flat_map(|chunk| chunk.results).collect();
+            if results.len() == params.text.len() {
+                return Ok(results.into_iter().map(|result| result.languages).collect());
+            }
+        }
+        Err(error) if matches!(error.code, Code::Cancelled | Code::DeadlineExceeded) => return Err(error),
+        Err(_) => {}
+    }
+    Ok(params.text.iter().map(|text| Detector::Whatlang.detect(text, 3)).collect())
+}

@@ -1,0 +1,166 @@
+//! Translation through the running program: a document with its format intact, LibreTranslate's API with its own client, the
+//! command line. Needs Apertium's pair English-Spanish, which `make setup` installs.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure is the test's")]
+
+use e2e::{Server, root, state_with_models_of};
+use serde_json::{Value, json};
+use std::process::Command;
+use std::sync::OnceLock;
+
+const MARKDOWN: &str = "# The house\n\n- The **house** is big.\n- Read [the page](https://a.b/c) with `make run`.\n\n\
+                        ```sh\nmake run   # the house\n```\n\n| the city | {name} |\n|---|---|\n| the garden | 1,234.5 |\n";
+const SPANISH: &str = "# La casa\n\n- La **casa** es grande.\n- Leído [la página](https://a.b/c) con `make run`.\n\n\
+                       ```sh\nmake run   # the house\n```\n\n| La ciudad | {name} |\n|---|---|\n| El jardín | 1,234.5 |\n";
+
+/// One server for all: nothing here changes it.
+fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    // No chat model: what Apertium does not serve is not served.
+    SERVER.get_or_init(|| Server::start_on(state_with_models_of(&["lid.176"]), ""))
+}
+
+#[test]
+fn a_markdown_file_is_translated_with_its_format_intact() {
+    let server = server();
+    let params = json!({"text": [MARKDOWN], "source": "en", "target": "es", "format": "markdown"});
+    let (status, answer) = server.post("/v1/capabilities/translate", &json!({"params": params}));
+    assert_eq!(status, 200, "{answer}");
+    let translation = &answer["result"]["translations"][0];
+    assert_eq!(translation["text"], SPANISH);
+    assert_eq!(translation["engine"], "apertium");
+    assert!((0.5..1.0).contains(&answer["confidence"].as_f64().unwrap()), "{answer}");
+
+    let file = server.state.path().join("house.md");
+    std::fs::write(&file, MARKDOWN).unwrap();
+    let output = server.cli(&["translate", "--from", "en", "--to", "es", file.to_str().unwrap()]);
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        SPANISH,
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn libretranslate_s_own_client_is_answered() {
+    let python = std::env::var("BACKPLANE_TEST_PYTHON")
+        .unwrap_or_else(|_| root().join(".cache/venv/bin/python").display().to_string());
+    let script = "import sys, json\n\
+                  from libretranslatepy import LibreTranslateAPI\n\
+                  api = LibreTranslateAPI(sys.argv[1], sys.argv[2])\n\
+                  codes = {l['code']: l['targets'] for l in api.languages()}\n\
+                  print(json.dumps([api.translate('The house is big.', 'en', 'es'),\n\
+                  api.translate('La casa es grande y bonita, y mi hermano vive en ella.', 'auto', 'en'),\n\
+                  api.detect('La casa es grande y bonita, y mi hermano vive en ella.')[0]['language'], codes['en'], codes['es']]))\n";
+    let output = Command::new(python).args(["-c", script, &server().url, &server().key]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let answers: Value = serde_json::from_str(&said)
+        .unwrap_or_else(|_| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(answers[0], "La casa es grande.");
+    assert!(answers[1].as_str().unwrap().starts_with("The house is big"), "{answers}");
+    assert_eq!(answers[2], "es");
+    assert!(answers[3].as_array().unwrap().contains(&json!("es")), "{answers}");
+    assert!(answers[4].as_array().unwrap().contains(&json!("en")), "{answers}");
+}
+
+/// A request without our header: as LibreTranslate's clients send it.
+fn ask(path: &str, kind: &str, body: &str) -> (u16, Value) {
+    let client = reqwest::blocking::Client::new();
+    let request =
+        client.post(format!("{}{path}", server().url)).header("content-type", kind).body(body.to_owned());
+    let answer = request.send().unwrap();
+    (answer.status().as_u16(), answer.json().unwrap())
+}
+
+fn json_of(mut body: Value) -> (u16, Value) {
+    body["api_key"] = server().key.clone().into();
+    ask("/translate", "application/json", &body.to_string())
+}
+
+#[test]
+fn libretranslate_s_requests_are_understood_and_refused_in_its_words() {
+    let (status, answer) = json_of(json!({"q": ["The house", "The city"], "source": "en", "target": "es"}));
+    assert_eq!((status, &answer["translatedText"]), (200, &json!(["La casa", "La ciudad"])));
+    let html = json!({"q": "<p>The <b>house</b> &amp; the city</p>", "source": "en", "target": "es", "format": "html"});
+    assert_eq!(json_of(html).1["translatedText"], "<p>La <b>casa</b> &amp; la ciudad</p>");
+    let auto =
+        json!({"q": "My brother lives in a big house.", "source": "auto", "target": "es", "alternatives": 2});
+    let (_, answer) = json_of(auto);
+    assert_eq!(answer["detectedLanguage"]["language"], "en");
+    assert!(answer["detectedLanguage"]["confidence"].as_f64().unwrap() > 50.0, "{answer}");
+    assert!(answer["alternatives"].is_array());
+
+    let form = format!("q=The+house&source=en&target=es&api_key={}", server().key);
+    let (status, answer) = ask("/translate", "application/x-www-form-urlencoded", &form);
+    assert_eq!((status, &answer["translatedText"]), (200, &json!("La casa")));
+
+    for (body, status, error) in [
+        (json!({"source": "en", "target": "es"}), 400, "Invalid request: missing q parameter"),
+        (json!({"q": "x", "target": "es"}), 400, "Invalid request: missing source parameter"),
+        (json!({"q": "x", "source": "en"}), 400, "Invalid request: missing target parameter"),
+        (json!({"q": "x", "source": "xx", "target": "es"}), 400, "xx is not supported"),
+        (json!({"q": "x", "source": "en", "target": "xx"}), 400, "xx is not supported"),
+        (
+            json!({"q": "x", "source": "en", "target": "es", "format": "rtf"}),
+            400,
+            "rtf format is not supported",
+        ),
+    ] {
+        assert_eq!(json_of(body.clone()), (status, json!({"error": error})), "{body}");
+    }
+    let (status, answer) = ask("/translate", "application/json", r#"{"q":"x","source":"en","target":"es"}"#);
+    assert_eq!(
+        (status, answer),
+        (400, json!({"error": "Please contact the server operator to get an API key"}))
+    );
+    let (status, answer) = ask("/detect", "application/json", r#"{"q":"x","api_key":"sk-wrong"}"#);
+    assert_eq!((status, answer), (403, json!({"error": "Invalid API key"})));
+    let (status, answer) = ask("/translate", "application/json", "[1]");
+    assert_eq!((status, answer), (400, json!({"error": "Invalid JSON format"})));
+    assert_eq!(server().get("/frontend/settings").1["keyRequired"], true);
+}
+
+#[test]
+fn a_file_is_translated_and_fetched() {
+    let part =
+        |head: &str, body: &str| format!("--b\r\ncontent-disposition: form-data; {head}\r\n\r\n{body}\r\n");
+    let form = [
+        part("name=\"source\"", "en"),
+        part("name=\"target\"", "es"),
+        part("name=\"file\"; filename=\"../house x.md\"\r\ncontent-type: text/markdown", MARKDOWN),
+        "--b--\r\n".to_owned(),
+    ];
+    let request =
+        server().request("POST", "/translate_file").header("content-type", "multipart/form-data; boundary=b");
+    let answer = request.body(form.concat()).send().unwrap();
+    assert_eq!(answer.status(), 200);
+    let url = answer.json::<Value>().unwrap()["translatedFileUrl"].as_str().unwrap().to_owned();
+    assert!(url.starts_with(&server().url) && url.ends_with(".house_x_es.md"), "{url}");
+    let file = reqwest::blocking::get(url).unwrap();
+    assert_eq!(file.headers()["content-disposition"], "attachment; filename=\"house_x_es.md\"");
+    assert_eq!(file.text().unwrap(), SPANISH);
+    assert_eq!(server().get("/download_file/nothing.md").0, 404);
+}
+
+#[test]
+fn a_chat_model_translates_what_nothing_else_does_and_harms_nothing() {
+    let server = Server::start_on(state_with_models_of(&["qwen2.5-coder%3a0.5b"]), "");
+    let text =
+        "# Good morning\n\nThe **house** is big, {name}.\n\n```sh\nmake run\n```\n\nSee <https://a.b/c>.\n";
+    let params = json!({"text": [text], "source": "en", "target": "de", "format": "markdown"});
+    let (status, answer) = server.post("/v1/capabilities/translate", &json!({"params": params}));
+    assert_eq!(status, 200, "{answer}");
+    let translation = &answer["result"]["translations"][0];
+    assert_eq!(translation["engine"], "chat");
+    let german = translation["text"].as_str().unwrap();
+    // How good it is is the model's business; what is kept is ours.
+    assert!(
+        german != text && german.starts_with("# ") && german.contains("\n\n```sh\nmake run\n```\n\n"),
+        "{german}"
+    );
+    for kept in ["**", "{name}", "<https://a.b/c>"] {
+        assert_eq!(german.matches(kept).count(), text.matches(kept).count(), "{kept}: {german}");
+    }
+    assert!((0.0..1.0).contains(&translation["confidence"].as_f64().unwrap()), "{answer}");
+}
