@@ -149,7 +149,10 @@ fn a_chat_model_translates_what_nothing_else_does_and_harms_nothing() {
     let text =
         "# Good morning\n\nThe **house** is big, {name}.\n\n```sh\nmake run\n```\n\nSee <https://a.b/c>.\n";
     let params = json!({"text": [text], "source": "en", "target": "de", "format": "markdown"});
-    let (status, answer) = server.post("/v1/capabilities/translate", &json!({"params": params}));
+    // The first bid of llama.cpp may come too late on a machine that is busy; it is asked for again.
+    let ask = || server.post("/v1/capabilities/translate", &json!({"params": params}));
+    let mut answers = std::iter::repeat_with(ask).take(5);
+    let (status, answer) = answers.find(|(status, _)| *status != 503).expect("five times 503");
     assert_eq!(status, 200, "{answer}");
     let translation = &answer["result"]["translations"][0];
     assert_eq!(translation["engine"], "chat");
