@@ -52,7 +52,10 @@ fn confined(package: &str, id: &str, network: bool) -> PluginTest {
 #[test]
 fn llama() {
     let parameters = json!({"context": 512, "threads": 1, "prompt_threads": 1});
-    let model = pulled("smollm2", parameters).to_string();
+    let mut model = pulled("smollm2", parameters);
+    // Its card leaves `embed` out; any model of the format can.
+    model["capabilities"] = json!(["chat", "complete", "embed"]);
+    let model = model.to_string();
     let request = |mut params: Value, max_tokens: u32| {
         params["temperature"] = json!(0);
         params["max_tokens"] = json!(max_tokens);
