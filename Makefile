@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 JOBS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? n : (n > 8 ? 8 : n) )))
 CARGO := cargo
-PLUGINS := cuda echo llama onnx remote translation vector
+PLUGINS := cuda echo llama onnx remote translation vector vision
 # Plugins to copy: built, so that they stay right, and not delivered.
 EXAMPLES := metered-echo
 # What `make install` takes, and where it puts it.
@@ -19,7 +19,7 @@ COMPLETIONS = $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions
 CACHE := $(CURDIR)/.cache
 # Models that tests use, kept between runs; a fresh clone fetches them (800 MB).
 TEST_STATE := $(CACHE)/state
-TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika lid.176 onnxruntime nvrtc
+TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika lid.176 pp-ocr onnxruntime nvrtc
 VENV := $(CACHE)/venv
 # `-p e2e` would choose other features of what the workspace shares, and cargo would build all of it again.
 E2E := $(shell sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/--test \1/p' tests/Cargo.toml)
@@ -74,6 +74,9 @@ $(VENV)/ready: tests/clients/requirements.txt
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --no-binary=openai \
 		--dest $(CACHE)/sdist $$(grep -o '^openai.*' $< | sed 's/\[.*\]//')
+# RapidOCR asks for an OpenCV with windows; of scikit-image, two pictures are wanted.
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps rapidocr-onnxruntime==1.4.4
+	@$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --dest $(CACHE)/sdist scikit-image==0.26.0
 	@touch $@
 
 test: setup lint unit e2e ## Everything CI runs.
@@ -86,9 +89,10 @@ lint: ## Formatting and lints.
 
 # Tests make plugins panic; where one should not, `RUST_BACKTRACE=1 cargo test` tells more.
 unit e2e: export RUST_BACKTRACE := 0
-unit: setup models ## Tests of every crate but the end-to-end ones.
+unit: setup models $(VENV)/ready ## Tests of every crate but the end-to-end ones.
 	@$(call say,tests of every crate but the end-to-end ones)
-	@BACKPLANE_TEST_MODELS=$(TEST_STATE) $(CARGO) test -j $(JOBS) --quiet --no-fail-fast --workspace --exclude e2e
+	@BACKPLANE_TEST_MODELS=$(TEST_STATE) BACKPLANE_TEST_PYTHON=$(VENV)/bin/python \
+		$(CARGO) test -j $(JOBS) --quiet --no-fail-fast --workspace --exclude e2e
 
 e2e: setup models $(VENV)/ready ## The real program, real plugins, real models, real clients.
 	@$(call say,end-to-end tests)

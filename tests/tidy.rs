@@ -26,6 +26,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("backplane-remote", &["backplane-plugin"]),
     ("backplane-translation", &["backplane-plugin"]),
     ("backplane-vector", &["backplane-plugin"]),
+    ("backplane-vision", &["backplane-plugin"]),
     ("e2e", &[]),
 ];
 

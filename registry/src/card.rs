@@ -3,7 +3,7 @@
 //! A card is the whole truth about an installed model. `pull` writes one from the catalogue or makes one up for a
 //! bare file; a person can write one next to files of their own, naming them by `path`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -60,8 +60,39 @@ pub struct Card {
     /// Handed to the plugin as it stands: context, slots, pooling, pre- and post-processing.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub parameters: serde_json::Map<String, serde_json::Value>,
+    /// Models within this one, each by the role of its file: the graphs that a task is made of. See [`Card::graph`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub graphs: BTreeMap<String, Graph>,
     #[serde(default)]
     pub files: Vec<FileSpec>,
+}
+
+/// A model within a model: another plugin opens it, by the name `MODEL.ROLE`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Graph {
+    #[serde(default = "onnx", skip_serializing_if = "is_onnx")]
+    pub format: String,
+    /// Empty in the file means the default of its format.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<Capability>,
+    /// For the plugin that opens it.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What a file is to the graph of this role, if it is a file of it.
+pub(crate) fn role_within(graph: &str, file: &str) -> Option<String> {
+    let rest = file.strip_prefix(graph)?;
+    Some(if rest.is_empty() { "model" } else { rest.strip_prefix('.')? }.to_owned())
+}
+
+fn onnx() -> String {
+    "onnx".to_owned()
+}
+
+fn is_onnx(format: &str) -> bool {
+    format == "onnx"
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -167,14 +198,15 @@ pub fn platform() -> String {
 }
 
 /// What a model of this format can do when its card does not say.
-fn default_capabilities(format: &str) -> &'static [&'static str] {
-    match format {
+fn default_capabilities(format: &str) -> Vec<Capability> {
+    let names: &[&str] = match format {
         "gguf" => &["chat", "complete"],
         "onnx" | "cuda" => &["tensor.infer"],
         "openai" => &["chat", "complete"],
         "oip" => &["tensor.infer"],
         _ => &[],
-    }
+    };
+    names.iter().map(|name| Capability::new(name, 1)).collect()
 }
 
 /// Whether a model of this format is a file. Of one that is not, such as a model of another server, the card says all.
@@ -188,8 +220,7 @@ impl Card {
         let invalid = |reason| RegistryError::InvalidCard { origin: origin.to_owned(), reason };
         let mut card: Self = strict::from_toml(text).map_err(invalid)?;
         if card.capabilities.is_empty() {
-            card.capabilities =
-                default_capabilities(&card.format).iter().map(|name| Capability::new(name, 1)).collect();
+            card.capabilities = default_capabilities(&card.format);
         }
         card.check().map_err(invalid)?;
         Ok(card)
@@ -260,6 +291,40 @@ impl Card {
         Ok(Digest::of(canonical.to_toml()?.as_bytes()).short())
     }
 
+    /// The model that its file with this role is, if it is one: `det` of `pp-ocr` is the model `pp-ocr.det`, whose file
+    /// has the role `model`. A file with the role `det.external` is its `external`.
+    ///
+    /// # Errors
+    /// When `MODEL.ROLE` cannot be a name.
+    pub fn graph(&self, role: &str) -> Option<Result<Self>> {
+        let graph = self.graphs.get(role)?;
+        let own = |file: &FileSpec| Some(FileSpec { role: role_within(role, &file.role)?, ..file.clone() });
+        let of = |name| Self {
+            name,
+            aliases: Vec::new(),
+            kind: Kind::Model,
+            version: None,
+            description: Some(format!("graph `{role}` of `{}`", self.name)),
+            licence: self.licence.clone(),
+            homepage: None,
+            plugin: None,
+            format: graph.format.clone(),
+            capabilities: match &graph.capabilities[..] {
+                [] => default_capabilities(&graph.format),
+                some => some.to_vec(),
+            },
+            languages: Vec::new(),
+            labels: Vec::new(),
+            context: None,
+            memory: MemoryHint::default(),
+            limits: Limits::default(),
+            parameters: graph.parameters.clone(),
+            graphs: BTreeMap::new(),
+            files: self.files.iter().filter_map(own).collect(),
+        };
+        Some(format!("{}.{role}", self.name).parse().map(of))
+    }
+
     fn check(&self) -> Result<(), String> {
         let wanted = match self.kind {
             Kind::Model => "model",
@@ -294,7 +359,16 @@ impl Card {
                 _ => {}
             }
         }
-        let nothing_to_open = self.files.is_empty() && self.kind == Kind::Model && !is_file(&self.format);
+        for role in self.graphs.keys() {
+            let graph = self.graph(role).transpose().map_err(|error| format!("`graphs.{role}`: {error}"))?;
+            graph.map_or(Ok(()), |graph| graph.check()).map_err(|reason| {
+                format!("`graphs.{role}` is the file with the role `{role}`, opened as a model: {reason}")
+            })?;
+        }
+        // What a model of other models is made of, it does not open itself.
+        let nothing_to_open = self.kind == Kind::Model
+            && !is_file(&self.format)
+            && (self.files.is_empty() || !self.graphs.is_empty());
         if roles.contains(wanted) || nothing_to_open {
             Ok(())
         } else if elsewhere.is_empty() {
@@ -421,6 +495,7 @@ mod tests {
              format = 'onnx'\ncapabilities = ['embed/2', 'tensor.infer']\nlanguages = ['en']\nlabels = ['a']\ncontext = 8\n\
              [memory]\nscratch = 1\nper_token = 2\n[limits]\nconcurrency = 1\nqueue = 2\noutput_tokens = 3\n\
              [parameters]\npooling = 'mean'\n[parameters.deep]\nlist = [1, 2.5, true]\n\
+             [graphs.model]\nparameters = {{ threads = 2 }}\n\
              [[files]]\nrole = 'model'\nsha256 = '{0}'\nsize = 3\ndownload = 4\nparts = ['file:///a', 'file:///b']\n\
              [[files]]\nrole = 'tokenizer'\nname = 't.json'\nsource = 'hf:o/r/t.json@v1'\n",
             Digest::of(b"x")
@@ -467,10 +542,32 @@ mod tests {
                 "needs a `version`",
             ),
             (file("path = 'a'\nplatform = 'plan9/vax'"), "only for plan9/vax"),
+            (format!("{MINIMAL}[graphs.det]\n"), "`graphs.det` is the file with the role `det`"),
+            (format!("{MINIMAL}[graphs.model]\nformat = 'odd'\n"), "`capabilities` is missing"),
+            (format!("{MINIMAL}[graphs.model]\nthreads = 1\n"), "unknown key"),
         ] {
             let refused = refusal(&text);
             assert!(refused.contains(says), "{text}\n=> {refused}");
         }
+    }
+
+    #[test]
+    fn a_file_can_be_a_model_of_its_own() {
+        let text = "name = 'acme/reader:v4'\nformat = 'vision'\ncapabilities = ['vision.ocr']\nlicence = 'MIT'\n\
+                    [graphs.det.parameters]\nthreads = 2\n\
+                    [[files]]\nrole = 'det'\npath = 'd.onnx'\n\
+                    [[files]]\nrole = 'det.external'\npath = 'd.data'\n\
+                    [[files]]\nrole = 'dictionary'\npath = 'd.txt'\n";
+        let card = Card::parse(text, "x").unwrap();
+        assert_eq!(Card::parse(&card.to_toml().unwrap(), "again").unwrap(), card);
+        let graph = card.graph("det").unwrap().unwrap();
+        assert_eq!(graph.name.to_string(), "acme/reader:v4.det");
+        assert_eq!((graph.format.as_str(), graph.licence.as_deref()), ("onnx", Some("MIT")));
+        assert_eq!(graph.capabilities, [Capability::new("tensor.infer", 1)]);
+        assert_eq!(graph.parameters["threads"], 2);
+        let roles: Vec<_> = graph.files.iter().map(|file| file.role.as_str()).collect();
+        assert_eq!(roles, ["model", "external"]);
+        assert!(card.graph("dictionary").is_none(), "it is not listed under `graphs`");
     }
 
     #[test]

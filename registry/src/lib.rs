@@ -37,7 +37,7 @@ mod strict;
 pub mod trust;
 
 pub use capability::Capability;
-pub use card::{Card, FileSpec, Input, Kind, Limits, MemoryHint, platform};
+pub use card::{Card, FileSpec, Graph, Input, Kind, Limits, MemoryHint, platform};
 pub use catalogue::Catalogue;
 pub use convert::Convert;
 pub use digest::{Digest, NotADigest};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::card::{Card, FileSpec, Kind};
+use crate::card::{Card, FileSpec, Kind, role_within};
 use crate::catalogue::Catalogue;
 use crate::digest::Digest;
 use crate::error::{RegistryError, Result, nearest};
@@ -69,6 +69,26 @@ impl Installed {
             })?;
         model.id = model.id_as_written()?;
         Ok(model)
+    }
+
+    /// The models that it is made of: one for each entry under `graphs` of its card.
+    pub fn graphs(&self) -> Vec<Self> {
+        let graph = |role: &String| {
+            let card = self.card.graph(role)?.ok()?;
+            let own = |file: &InstalledFile| {
+                Some(InstalledFile { role: role_within(role, &file.role)?, ..file.clone() })
+            };
+            let files: Vec<_> = self.files.iter().filter_map(own).collect();
+            Some(Self {
+                name: card.name.clone(),
+                id: Digest::of(format!("{} {role}", self.id).as_bytes()).short(),
+                size: files.iter().map(|file| file.size).sum(),
+                modified: self.modified,
+                files,
+                card,
+            })
+        };
+        self.card.graphs.keys().filter_map(graph).collect()
     }
 
     /// The id with the time that each file was last written. Files that lie where a person put them can be replaced, and

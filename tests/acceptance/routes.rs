@@ -228,6 +228,9 @@ fn capabilities(caller: &mut Caller<'_>) {
         {"name": "attention_mask", "datatype": "INT64", "shape": [1, 3], "data": [1, 1, 1]},
         {"name": "token_type_ids", "datatype": "INT64", "shape": [1, 3], "data": [0, 0, 0]}]});
     caller.ask("POST", "/v1/capabilities/tensor.infer", Some(tensors), 200, &[]);
+    // Pages that are read stand in `tests/vision`: here no model reads.
+    caller.ask("POST", "/v1/vision/ocr", Some(json!({"image": "aGVsbG8="})), 404, &[]);
+    caller.ask("POST", "/ocr", Some(json!({"image": "aGVsbG8="})), 400, &[]);
 }
 
 fn open_inference(caller: &mut Caller<'_>) {

@@ -179,6 +179,9 @@ pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
     shell.ask(document, &["translate", "--from", "en", "--to", "xx"], 1, translated);
     shell.run(document, &["translate", "--to", "es", "nothing.md"], 3);
 
+    document.section("ocr", "Pages that are read stand in `tests/vision`.");
+    shell.run(document, &["ocr", "no-such-page.png"], 3);
+
     document.section("infer", "Any capability, whether or not the host has heard of it.");
     shell.run(document, &["infer", "echo", "--params", r#"{"text":"hello"}"#], 0);
     shell.run(document, &["infer", "echo", "--params", r#"{"text":"hello","chunks":3}"#, "--stream"], 0);

@@ -57,7 +57,7 @@ pub struct Built {
 }
 
 /// The plugins that come with the program.
-const PLUGINS: [&str; 7] = [
+const PLUGINS: [&str; 8] = [
     "backplane_cuda",
     "backplane_echo",
     "backplane_llama",
@@ -65,6 +65,7 @@ const PLUGINS: [&str; 7] = [
     "backplane_remote",
     "backplane_translation",
     "backplane_vector",
+    "backplane_vision",
 ];
 
 /// Builds the program and its plugins, once for each test binary.

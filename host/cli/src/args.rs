@@ -105,6 +105,8 @@ pub enum Verb {
     Embed(Embed),
     /// Translate a file, with its format kept
     Translate(Translate),
+    /// Read the text of pictures
+    Ocr(Ocr),
     /// Ask any capability
     Infer(Infer),
     /// Make, list and revoke API keys
@@ -314,6 +316,26 @@ pub struct Translate {
     /// The model; without it the router chooses
     #[arg(short, long, add = complete::installed())]
     pub model: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  backplane ocr page.png
+  backplane ocr scan-*.jpg --markdown > book.md
+  backplane ocr - --json < photo.jpg          lines with their places and scores")]
+pub struct Ocr {
+    /// The pictures; `-` reads one from standard input
+    #[arg(required = true, value_name = "PICTURE")]
+    pub pictures: Vec<PathBuf>,
+    /// The model; without it the router chooses
+    #[arg(short, long, add = complete::installed())]
+    pub model: Option<String>,
+    /// Write headings and lists as Markdown
+    #[arg(long)]
+    pub markdown: bool,
+    /// Tell the place of each word too, with `--json`
+    #[arg(long)]
+    pub words: bool,
 }
 
 #[derive(Debug, Args)]

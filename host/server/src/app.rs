@@ -6,8 +6,9 @@ use crate::openai::{chat, completions, embeddings, models};
 use crate::route::{Route, delete, get, post};
 use crate::translate::files::Files;
 use crate::translate::routes as libre;
-use crate::{admin, capabilities, health, openapi, page};
-use backplane::Host;
+use crate::{admin, capabilities, health, openapi, page, vision};
+use backplane::{Host, payload};
+use std::collections::BTreeMap;
 
 /// What every route may use.
 pub(crate) struct App {
@@ -30,6 +31,7 @@ pub(crate) fn routes() -> Vec<Route> {
     const CHAT: &str = "OpenAI";
     const OIP: &str = "Open Inference Protocol";
     const LIBRE: &str = "LibreTranslate";
+    const VISION: &str = "Pictures";
     const ANY: &str = "Capabilities";
     const ADMIN: &str = "Administration";
     const HOST: &str = "Host";
@@ -60,6 +62,16 @@ pub(crate) fn routes() -> Vec<Route> {
             .also_at(&["/openai/v1/models/{model:.+}"])
             .doc(CHAT, "Describe a model, by name, alias or route")
             .gives::<models::Model>(),
+        // ---- pictures
+        post("/v1/vision/ocr", User, vision::ocr)
+            .doc(VISION, "Read the text of a picture, sent in JSON, as a form, or as it is")
+            .takes::<vision::Asked<payload::ocr::Params>>()
+            .form::<vision::Asked<payload::ocr::Params>>()
+            .gives::<vision::Told<payload::ocr::Chunk>>(),
+        post("/ocr", User, vision::rapid_ocr)
+            .doc(VISION, "Read the text of a picture, as RapidOCR's server does")
+            .form::<vision::RapidForm>()
+            .gives::<BTreeMap<usize, vision::RapidLine>>(),
         // ---- any capability
         post("/v1/capabilities/{capability}", User, capabilities::call)
             .doc(ANY, "Ask a capability, whatever it is")

@@ -31,6 +31,7 @@ mod gate;
 mod head;
 mod health;
 mod limits;
+mod multipart;
 mod oip;
 mod openai;
 mod openapi;
@@ -41,6 +42,7 @@ mod route;
 mod sse;
 mod stream;
 mod translate;
+mod vision;
 
 use actix_web::{dev, web};
 use backplane::Host;

@@ -129,8 +129,15 @@ fn operation(route: &Route, takes: &mut SchemaGenerator, gives: &mut SchemaGener
         },
     });
     let mut parameters: Vec<Value> = path_parameters(route.path);
+    let mut content = Map::new();
     if let Some(schema) = doc.takes {
-        operation["requestBody"] = body(route, &schema(takes).to_value());
+        content.insert("application/json".to_owned(), json!({ "schema": schema(takes).to_value() }));
+    }
+    if let Some(schema) = doc.form {
+        content.insert("multipart/form-data".to_owned(), json!({ "schema": schema(takes).to_value() }));
+    }
+    if !content.is_empty() {
+        operation["requestBody"] = body(route, content);
         if matches!(route.scope, Scope::User | Scope::InBody) {
             parameters.extend(header_references());
         }
@@ -163,11 +170,11 @@ fn path_parameters(path: &str) -> Vec<Value> {
         .collect()
 }
 
-fn body(route: &Route, schema: &Value) -> Value {
-    let mut content = json!({ "application/json": { "schema": schema } });
+fn body(route: &Route, mut content: Map<String, Value>) -> Value {
     if route.path.ends_with("/infer") || route.path.ends_with("/{capability}") {
         // JSON, and tensors behind it; `inference-header-content-length` says where the JSON ends.
-        content["application/octet-stream"] = json!({ "schema": { "type": "string", "format": "binary" } });
+        let bytes = json!({ "schema": { "type": "string", "format": "binary" } });
+        content.insert("application/octet-stream".to_owned(), bytes);
     }
     let optional =
         route.scope == Scope::Admin && !route.path.ends_with("/keys") || route.path.ends_with("/index");

@@ -45,6 +45,8 @@ pub(crate) struct Doc {
     pub summary: &'static str,
     pub tag: &'static str,
     pub takes: Option<SchemaOf>,
+    /// The fields of a form, where it takes one.
+    pub form: Option<SchemaOf>,
     pub gives: Option<SchemaOf>,
     /// The pieces of a stream, where the answer can be one.
     pub streams: Option<SchemaOf>,
@@ -112,6 +114,12 @@ impl Route {
     /// The body it takes.
     pub(crate) fn takes<T: JsonSchema>(mut self) -> Self {
         self.doc.takes = Some(SchemaGenerator::subschema_for::<T>);
+        self
+    }
+
+    /// The form it takes.
+    pub(crate) fn form<T: JsonSchema>(mut self) -> Self {
+        self.doc.form = Some(SchemaGenerator::subschema_for::<T>);
         self
     }
 

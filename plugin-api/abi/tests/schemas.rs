@@ -7,7 +7,7 @@ mod support;
 
 use backplane_abi::payload::tensor::Description;
 use backplane_abi::payload::{
-    Usage, chat, classify, complete, detect, embed, languages, rerank, tensor, translate, vector,
+    Usage, chat, classify, complete, detect, embed, languages, ocr, rerank, tensor, translate, vector,
 };
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
@@ -114,6 +114,12 @@ fn the_published_schemas_are_those_of_the_types() {
                         .add::<Usage>("usage");
                 },
             ),
+        ),
+        (
+            ocr::CAPABILITY,
+            document("vision.ocr/1", "A picture in, one chunk with its lines of text out.", |parts| {
+                parts.add::<ocr::Params>("params").add::<ocr::Chunk>("chunk").add::<Usage>("usage");
+            }),
         ),
         (
             tensor::CAPABILITY,

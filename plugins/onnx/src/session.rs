@@ -82,7 +82,7 @@ impl Source {
             name: model.name.clone(),
             graph: model.file("model")?.to_owned(),
             external: external.collect(),
-            threads: parameters.threads,
+            threads: parameters.threads.min(cores()),
         })
     }
 
@@ -144,6 +144,11 @@ impl Source {
         }
         builder.commit_from_memory(graph)
     }
+}
+
+/// How many threads can run at once: more in one run would only take turns.
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
 }
 
 fn signature(session: &Session, model: &str) -> Result<Signature> {

@@ -10,6 +10,7 @@ mod key;
 mod license;
 mod logs;
 mod ls;
+mod ocr;
 mod plugin;
 mod ps;
 mod pull;
@@ -42,6 +43,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::License(verb) => license::run(context, verb),
         Verb::Embed(args) => embed::run(context, &args),
         Verb::Translate(args) => translate::run(context, &args),
+        Verb::Ocr(args) => ocr::run(context, &args),
         Verb::Infer(args) => infer::run(context, &args),
         Verb::Key(verb) => key::run(context, verb),
         Verb::Config(verb) => config::run(context, verb),

@@ -38,12 +38,14 @@ pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Li
             tracing::warn!(model = &*model.name, plugins = ?model.plugins, "another model has this name already");
         }
     };
-    for model in listing.models {
-        add(installed(&model, plugins, config));
-    }
+    let mut add_installed = |model: &Installed| {
+        add(installed(model, plugins, config));
+        model.graphs().iter().for_each(|graph| add(installed(graph, plugins, config)));
+    };
+    listing.models.iter().for_each(&mut add_installed);
     for path in &config.models.cards {
         match Installed::local(path) {
-            Ok(model) => add(installed(&model, plugins, config)),
+            Ok(model) => add_installed(&model),
             Err(error) => {
                 tracing::error!(card = %path.display(), %error, "a model of the configuration cannot be used")
             }

@@ -10,6 +10,7 @@ pub mod complete;
 pub mod detect;
 pub mod embed;
 pub mod languages;
+pub mod ocr;
 pub mod rerank;
 pub mod tensor;
 pub mod translate;

@@ -1,0 +1,78 @@
+//! The parameters and the picture of a request, in whichever form they come.
+
+use crate::call::Call;
+use crate::multipart::{self, Part};
+use crate::openai::wire::invalid;
+use crate::parse::{self, Parsed};
+use actix_web::http::header::CONTENT_TYPE;
+use backplane::{DType, Result, Tensor};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+/// Parameters, and a picture beside them where it did not come in base64 within.
+#[derive(Debug, Default)]
+pub(crate) struct Input {
+    pub params: Map<String, Value>,
+    pub tensors: Vec<Tensor>,
+    pub ignored: Vec<String>,
+}
+
+impl Input {
+    /// What a request has: a JSON object; a form whose file is the picture and whose other fields are the parameters; or
+    /// the bytes of the picture alone, as `image/…` or `application/octet-stream`.
+    ///
+    /// # Errors
+    /// When it is none of these.
+    pub(crate) async fn read(call: &mut Call) -> Result<Self> {
+        let kind = content_type(call);
+        let body = call.bytes().await?;
+        if let Some(boundary) = multipart::boundary(&kind) {
+            return Self::of_form(multipart::parse(&body, &boundary?)?);
+        }
+        if kind.starts_with("image/") || kind == "application/octet-stream" {
+            return Ok(Self { tensors: vec![picture(&body)?], ..Self::default() });
+        }
+        let Parsed { value: params, ignored } = parse::json(&body, call.json_depth())?;
+        Ok(Self { params, tensors: Vec::new(), ignored })
+    }
+
+    /// A file called `image` or `file` is the picture. Other fields are JSON where they can be read so, else text.
+    fn of_form(parts: Vec<Part>) -> Result<Self> {
+        let mut input = Self::default();
+        for part in parts {
+            if matches!(part.name.as_str(), "image" | "file") && part.file_name.is_some() {
+                input.tensors.push(picture(&part.data)?);
+                continue;
+            }
+            let text = part.text()?;
+            let value = match serde_json::from_str(text) {
+                Ok(value @ (Value::Bool(_) | Value::Number(_))) => value,
+                _ => Value::from(text),
+            };
+            if input.params.insert(part.name.clone(), value).is_some() {
+                return Err(invalid(
+                    part.name.as_str(),
+                    format!("the form has the field `{}` twice", part.name),
+                ));
+            }
+        }
+        if 1 < input.tensors.len() {
+            return Err(invalid("image", "the form has two pictures, and one is read at a time"));
+        }
+        Ok(input)
+    }
+}
+
+/// The media type of a body, with its parameters.
+pub(crate) fn content_type(call: &Call) -> String {
+    let header = call.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    header.unwrap_or_default().trim().to_owned()
+}
+
+/// The bytes of a file, as the tensor that a plugin takes beside the parameters.
+pub(crate) fn picture(file: &Bytes) -> Result<Tensor> {
+    let length =
+        u32::try_from(file.len()).map_err(|_| invalid("image", "the picture has more than 4 GiB"))?;
+    let data = [&length.to_le_bytes()[..], file].concat();
+    Tensor::new("image", DType::Bytes, vec![1], data)
+}

@@ -1,0 +1,100 @@
+//! `/ocr` as RapidOCR's server has it: a form with `image_file`, or `image_data` in base64, and an object whose members
+//! are the lines, called by their numbers.
+
+use super::input::{content_type, picture};
+use crate::call::{Call, refuse_ignored};
+use crate::multipart;
+use crate::openai::wire::invalid;
+use actix_web::HttpResponse;
+use backplane::payload::ocr;
+use backplane::{Error, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The fields of the form.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "RapidOcrRequest")]
+#[allow(dead_code, reason = "a schema")]
+pub(crate) struct Form {
+    /// The picture: a file.
+    image_file: Option<String>,
+    /// The picture: a file in base64, where there is no `image_file`.
+    image_data: Option<String>,
+    /// Whether to look for lines; without, the whole picture is one.
+    use_det: Option<bool>,
+    /// Whether to turn lines that stand on their head.
+    use_cls: Option<bool>,
+    /// Whether to read the lines.
+    use_rec: Option<bool>,
+    /// Not RapidOCR's: which model is to read.
+    model: Option<String>,
+}
+
+/// A line.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "RapidOcrLine")]
+pub(crate) struct Line {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rec_txt: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dt_boxes: Option<[[f32; 2]; 4]>,
+    /// With four decimals, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<String>,
+}
+
+/// `POST /ocr`
+pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
+    let options = call.options()?;
+    let kind = content_type(&call);
+    let Some(boundary) = multipart::boundary(&kind) else {
+        return Err(Error::invalid(
+            "`/ocr` takes a form, `multipart/form-data`, with the picture as the file `image_file`",
+        ));
+    };
+    let parts = multipart::parse(&call.bytes().await?, &boundary?)?;
+    let (mut params, mut tensors, mut model, mut ignored) = (ocr::Params::default(), vec![], None, vec![]);
+    for part in parts {
+        match part.name.as_str() {
+            "image_file" => tensors.push(picture(&part.data)?),
+            "image_data" => params.image = Some(part.text()?.to_owned()),
+            "use_det" => params.detect = Some(flag("use_det", part.text()?)?),
+            "use_cls" => params.direction = Some(flag("use_cls", part.text()?)?),
+            "use_rec" => params.recognize = Some(flag("use_rec", part.text()?)?),
+            "model" => model = Some(part.text()?.to_owned()),
+            other => ignored.push(other.to_owned()),
+        }
+    }
+    if tensors.is_empty() && params.image.is_none() {
+        return Err(invalid("image_file", "`image_file` is missing: the picture, as a file of the form"));
+    }
+    // As there: a file goes before base64.
+    if !tensors.is_empty() {
+        params.image = None;
+    }
+    refuse_ignored(&options, &ignored)?;
+    let (places, texts) = (params.detect.unwrap_or(true), params.recognize.unwrap_or(true));
+    let answer = call.ask(call.request(ocr::CAPABILITY, model, &params, tensors, &options)?).await?;
+    let read: ocr::Chunk = serde_json::from_value(super::object(&answer)?.into())
+        .map_err(|error| crate::fault::schema(&answer.route.plugin, &error))?;
+    let line = |(index, line): (usize, ocr::Line)| {
+        let line = Line {
+            rec_txt: texts.then_some(line.text),
+            dt_boxes: places.then_some(line.corners),
+            score: texts.then(|| format!("{:.4}", line.score)),
+        };
+        (index, line)
+    };
+    let lines: BTreeMap<usize, Line> = read.lines.into_iter().enumerate().map(line).collect();
+    call.answer(&answer, &ignored, &lines)
+}
+
+/// A truth value of a form.
+fn flag(name: &str, text: &str) -> Result<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "on" | "yes" => Ok(true),
+        "false" | "0" | "off" | "no" => Ok(false),
+        _ => Err(invalid(name, format!("`{name}` is `{text}`, and is `true` or `false`"))),
+    }
+}

@@ -1,0 +1,86 @@
+//! `[parameters]` of a model's card: one section for each task, named after its capability without `vision.`.
+
+use backplane_plugin::prelude::*;
+use serde::de::DeserializeOwned;
+use serde_json::Map;
+
+/// The format this plugin opens.
+pub const FORMAT: &str = "vision";
+
+/// The sections of a card.
+pub struct Sections<'a> {
+    model: &'a str,
+    sections: &'a Map<String, Value>,
+}
+
+impl<'a> Sections<'a> {
+    /// Those of a model: only for what it is to serve.
+    ///
+    /// # Errors
+    /// When there is a section that no capability of the model reads.
+    pub fn of(model: &'a ModelSpec) -> Result<Self> {
+        let tasks: Vec<&str> =
+            model.capabilities.iter().filter_map(|capability| capability.strip_prefix("vision.")).collect();
+        if let Some(unknown) = model.parameters.keys().find(|section| !tasks.contains(&section.as_str())) {
+            let message = format!(
+                "[parameters.{unknown}] of model `{}` is read by none of its capabilities; there may be sections for `{}`",
+                model.name,
+                tasks.join("`, `")
+            );
+            return Err(Error::invalid(message).with_param("parameters"));
+        }
+        Ok(Self { model: &model.name, sections: &model.parameters })
+    }
+
+    /// The section for a task, its defaults where the card says nothing.
+    ///
+    /// # Errors
+    /// When it does not fit; the message names the section.
+    pub fn read<T: DeserializeOwned + Default>(&self, task: &str) -> Result<T> {
+        let Some(section) = self.sections.get(task) else { return Ok(T::default()) };
+        T::deserialize(section).map_err(|error| {
+            Error::invalid(format!("[parameters.{task}] of model `{}`: {error}", self.model))
+                .with_param("parameters")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Section {
+        top: u32,
+    }
+
+    fn spec(parameters: Value) -> ModelSpec {
+        let Value::Object(parameters) = parameters else { panic!("an object") };
+        let capabilities = vec!["vision.classify".to_owned(), "vision.embed".to_owned()];
+        ModelSpec { name: "m".to_owned(), capabilities, parameters, ..ModelSpec::default() }
+    }
+
+    #[test]
+    fn a_task_reads_its_own_section() {
+        let model = spec(json!({"classify": {"top": 3}}));
+        let sections = Sections::of(&model).unwrap();
+        assert_eq!(sections.read::<Section>("classify").unwrap(), Section { top: 3 });
+        assert_eq!(sections.read::<Section>("embed").unwrap(), Section::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let refused = Sections::of(&spec(json!({"ocr": {}}))).err().unwrap();
+        assert!(
+            refused.message.contains("[parameters.ocr]") && refused.message.contains("`classify`, `embed`")
+        );
+        let model = spec(json!({"classify": {"tpo": 3}}));
+        let refused = Sections::of(&model).unwrap().read::<Section>("classify").unwrap_err();
+        assert!(
+            refused.message.contains("[parameters.classify]") && refused.message.contains("`tpo`"),
+            "{refused}"
+        );
+    }
+}

@@ -1,0 +1,98 @@
+//! Pictures: reads them, prepares them for graphs that another plugin runs, and makes sense of what comes back.
+//!
+//! - [`picture`]: from the bytes of a request to pixels, within limits; resizing; pixels to the numbers of a tensor.
+//! - [`graph`]: the graphs of a model, run through the host by whatever serves `tensor.infer`.
+//! - [`card`]: what a model's card may say.
+//! - [`task`]: what serves one capability of a model; [`ocr`] is one.
+//!
+//! No engine is linked here. A model of the format `vision` lists its graphs under `[graphs]` of its card; each is a model
+//! of its own to the host, which chooses the plugin that opens it.
+
+mod card;
+mod graph;
+mod ocr;
+mod picture;
+mod task;
+
+use backplane_plugin::payload::ocr as ocr_payload;
+use backplane_plugin::prelude::*;
+use picture::Limits;
+use std::sync::Arc;
+use task::{Job, Task};
+
+/// Requests of a model that may be under way at once. Most of their time goes to the graphs, which run elsewhere.
+const MAX_INFLIGHT: u32 = 8;
+
+/// The library.
+struct VisionPlugin {
+    limits: Limits,
+}
+
+impl Plugin for VisionPlugin {
+    const ID: &'static str = "dev.backplane.vision";
+
+    fn init(_host: Host, config: &Value) -> Result<Self> {
+        let limits = serde_json::from_value(config.clone())
+            .map_err(|error| Error::invalid(format!("settings of the vision plugin: {error}")))?;
+        Ok(Self { limits })
+    }
+
+    fn bid(&self, query: &Query<'_>) -> Bid {
+        let format = query.model().unwrap_or_default().format;
+        if query.format != card::FORMAT && format != card::FORMAT {
+            return Bid::no(BidReason::Format, format!("only the format `{}` can be opened", card::FORMAT));
+        }
+        // Its own share; the graphs are models with memory of their own.
+        Bid { host_bytes: 16 << 20, ..Bid::default() }
+    }
+
+    fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
+        let sections = card::Sections::of(model)?;
+        let mut tasks: Vec<(String, Box<dyn Task>)> = Vec::new();
+        for capability in &model.capabilities {
+            let task: Box<dyn Task> = match capability.as_str() {
+                ocr_payload::CAPABILITY => Box::new(ocr::Ocr::of(model, &sections)?),
+                other => {
+                    let message = format!(
+                        "model `{}` is to serve `{other}`, which the vision plugin does not",
+                        model.name
+                    );
+                    return Err(Error::new(Code::Unimplemented, message).with_param("capabilities"));
+                }
+            };
+            tasks.push((capability.clone(), task));
+        }
+        Ok(Box::new(VisionModel { tasks: tasks.into(), limits: self.limits }))
+    }
+}
+
+/// An opened model.
+struct VisionModel {
+    /// By capability.
+    tasks: Arc<[(String, Box<dyn Task>)]>,
+    limits: Limits,
+}
+
+impl Model for VisionModel {
+    fn execution(&self) -> Execution {
+        Execution::Concurrent { max_inflight: MAX_INFLIGHT, max_batch: 1 }
+    }
+
+    fn describe(&self) -> Description {
+        Description { platform: Some(card::FORMAT.to_owned()), ..Description::default() }
+    }
+
+    fn instance(&self, seat: &Seat) -> Result<Box<dyn Instance>> {
+        let (tasks, limits, seat) = (self.tasks.clone(), self.limits, *seat);
+        Ok(each(move |request| {
+            let Some((_, task)) = tasks.iter().find(|(capability, _)| capability == request.capability())
+            else {
+                let message = format!("the model does not serve `{}`", request.capability());
+                return Err(Error::new(Code::Unimplemented, message));
+            };
+            task.serve(&Job::new(request, seat, limits))
+        }))
+    }
+}
+
+export_plugin!(VisionPlugin, include_str!("../plugin.toml"));

@@ -1,0 +1,178 @@
+//! Pictures: from the bytes of a request to pixels, and from pixels to the numbers of a tensor.
+//!
+//! - [`source`]: where a request has its picture.
+//! - [`decode`]: from the bytes of a file to pixels, within [`Limits`]; [`frames`] finds files with more than one picture.
+//! - [`scale`]: to another size.
+//! - [`numbers`]: to what a graph takes.
+
+mod decode;
+mod frames;
+mod numbers;
+mod scale;
+mod source;
+
+pub use numbers::{Channels, Numbers};
+pub use source::Source;
+
+use backplane_plugin::prelude::*;
+use serde::Deserialize;
+
+/// How large a picture may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    pub max_pixels: u64,
+    pub max_side: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_pixels: 40_000_000, max_side: 32_768 }
+    }
+}
+
+impl Limits {
+    /// The shortest side of a picture that can show anything.
+    const MIN_SIDE: u32 = 2;
+
+    /// Whether a picture of this size may be read.
+    ///
+    /// # Errors
+    /// When it is too large, or too small to show anything.
+    pub fn check(&self, width: u32, height: u32) -> Result<()> {
+        let too = |what: String| Err(invalid(format!("the picture is {width}x{height} pixels, and {what}")));
+        if width.max(height) > self.max_side {
+            return too(format!("a side may have {} at most", self.max_side));
+        }
+        if u64::from(width) * u64::from(height) > self.max_pixels {
+            return too(format!("may have {} pixels in all; send it smaller, or in parts", self.max_pixels));
+        }
+        if width.min(height) < Self::MIN_SIDE {
+            return too(format!("a side has to have {} at least", Self::MIN_SIDE));
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a picture.
+fn invalid(message: impl Into<String>) -> Error {
+    Error::invalid(message).with_param("image")
+}
+
+/// A picture: red, green and blue of each pixel, row by row.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Picture {
+    width: u32,
+    height: u32,
+    pixels: Vec<u8>,
+}
+
+impl std::fmt::Debug for Picture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Picture({}x{})", self.width, self.height)
+    }
+}
+
+impl Picture {
+    /// Of pixels row by row, three bytes each. What is missing is black.
+    pub fn new(width: u32, height: u32, mut pixels: Vec<u8>) -> Self {
+        pixels.resize(width as usize * height as usize * 3, 0);
+        Self { width, height, pixels }
+    }
+
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// The pixels of a row.
+    pub fn row(&self, y: u32) -> &[u8] {
+        let length = self.width as usize * 3;
+        &self.pixels[y as usize * length..][..length]
+    }
+
+    /// One pixel; beyond the edge, the nearest.
+    pub fn pixel(&self, x: i64, y: i64) -> [u8; 3] {
+        let x = x.clamp(0, i64::from(self.width) - 1) as usize;
+        let y = y.clamp(0, i64::from(self.height) - 1) as usize;
+        let at = (y * self.width as usize + x) * 3;
+        [self.pixels[at], self.pixels[at + 1], self.pixels[at + 2]]
+    }
+
+    /// Turned by half a turn.
+    pub fn upside_down(&self) -> Self {
+        let pixels = self.pixels.chunks_exact(3).rev().flatten().copied().collect();
+        Self { pixels, ..*self }
+    }
+
+    /// Turned by a quarter, counterclockwise.
+    pub fn turned_left(&self) -> Self {
+        let (width, height) = (self.height, self.width);
+        let mut pixels = Vec::with_capacity(self.pixels.len());
+        for y in 0..height {
+            for x in 0..width {
+                pixels.extend(self.pixel(i64::from(height - 1 - y), i64::from(x)));
+            }
+        }
+        Self { width, height, pixels }
+    }
+
+    /// With this many black rows above and below.
+    pub fn padded(&self, rows: u32) -> Self {
+        let beside = vec![0; rows as usize * self.width as usize * 3];
+        let pixels = [&beside, &self.pixels, &beside].into_iter().flatten().copied().collect();
+        Self { width: self.width, height: self.height + 2 * rows, pixels }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two columns, three rows; the red of each pixel says which it is.
+    fn six() -> Picture {
+        Picture::new(2, 3, (0..6).flat_map(|n| [n, 0, 0]).collect())
+    }
+
+    fn reds(picture: &Picture) -> Vec<u8> {
+        picture.pixels.chunks_exact(3).map(|pixel| pixel[0]).collect()
+    }
+
+    #[test]
+    fn turning_moves_every_pixel_to_its_place() {
+        assert_eq!(reds(&six().upside_down()), [5, 4, 3, 2, 1, 0]);
+        let left = six().turned_left();
+        assert_eq!((left.width(), left.height()), (3, 2));
+        assert_eq!(reds(&left), [1, 3, 5, 0, 2, 4]);
+        assert_eq!(left.turned_left(), six().upside_down());
+    }
+
+    #[test]
+    fn beyond_the_edge_is_the_nearest_pixel() {
+        assert_eq!(six().pixel(-5, 9), [4, 0, 0]);
+        assert_eq!(six().pixel(1, 1), [3, 0, 0]);
+    }
+
+    #[test]
+    fn padding_is_black() {
+        let padded = six().padded(1);
+        assert_eq!((padded.width(), padded.height()), (2, 5));
+        assert_eq!(reds(&padded), [0, 0, 0, 1, 2, 3, 4, 5, 0, 0]);
+    }
+
+    #[test]
+    fn sizes_are_limited_and_the_message_has_the_figures() {
+        let limits = Limits { max_pixels: 100, max_side: 50 };
+        assert!(limits.check(10, 10).is_ok());
+        for (width, height, says) in
+            [(60_000, 60_000, "50 at most"), (11, 10, "100 pixels"), (1, 1, "2 at least")]
+        {
+            let refused = limits.check(width, height).unwrap_err();
+            assert_eq!(refused.code, Code::InvalidArgument);
+            assert!(refused.message.contains(&format!("{width}x{height}")) && refused.message.contains(says));
+        }
+    }
+}

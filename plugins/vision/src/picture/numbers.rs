@@ -1,0 +1,79 @@
+//! To the numbers that a graph takes.
+
+use super::Picture;
+use serde::Deserialize;
+
+/// The order of a pixel's colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Channels {
+    #[default]
+    Rgb,
+    Bgr,
+}
+
+/// How a byte becomes a number: `(byte * scale - mean) / std`, for each colour in the order of `channels`.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Numbers {
+    pub channels: Channels,
+    pub scale: f32,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self { channels: Channels::Rgb, scale: 1.0 / 255.0, mean: [0.0; 3], std: [1.0; 3] }
+    }
+}
+
+impl Numbers {
+    /// What each byte becomes, for each colour of the tensor, with the place of that colour in a pixel.
+    fn tables(&self) -> [(usize, [f32; 256]); 3] {
+        std::array::from_fn(|channel| {
+            let number = |byte: usize| (byte as f32 * self.scale - self.mean[channel]) / self.std[channel];
+            let place = match self.channels {
+                Channels::Rgb => channel,
+                Channels::Bgr => 2 - channel,
+            };
+            (place, std::array::from_fn(number))
+        })
+    }
+
+    /// Writes a picture into the upper left of planes `width` x `height`, one for each colour, one after the other: a row
+    /// of a tensor [n, 3, height, width]. What the picture does not cover is left as it is.
+    pub fn planes(&self, picture: &Picture, width: usize, height: usize, planes: &mut [f32]) {
+        for ((place, table), plane) in self.tables().iter().zip(planes.chunks_exact_mut(width * height)) {
+            for (y, row) in (0..picture.height()).zip(plane.chunks_exact_mut(width)) {
+                let bytes = picture.row(y).iter().skip(*place).step_by(3);
+                row.iter_mut().zip(bytes).for_each(|(number, byte)| *number = table[usize::from(*byte)]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_go_to_their_planes() {
+        let picture = Picture::new(2, 1, vec![0, 51, 102, 255, 204, 153]);
+        let numbers = Numbers {
+            channels: Channels::Bgr,
+            mean: [0.0, 0.2, 1.0],
+            std: [1.0, 0.5, 2.0],
+            ..Numbers::default()
+        };
+        let mut planes = vec![9.0; 3 * 3 * 2];
+        numbers.planes(&picture, 3, 2, &mut planes);
+        let rounded: Vec<f32> = planes.iter().map(|number| (number * 100.0).round() / 100.0).collect();
+        #[rustfmt::skip]
+        assert_eq!(rounded, [
+            0.4, 0.6, 9.0,   9.0, 9.0, 9.0,
+            0.0, 1.2, 9.0,   9.0, 9.0, 9.0,
+            -0.5, 0.0, 9.0,  9.0, 9.0, 9.0,
+        ]);
+    }
+}

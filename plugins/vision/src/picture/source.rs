@@ -1,0 +1,150 @@
+//! Where a request has its picture: the member `image` of its parameters, or the tensor `image` beside them.
+
+use super::{Limits, Picture, decode, invalid};
+use backplane_plugin::prelude::*;
+use base64::Engine;
+use base64::alphabet::{STANDARD, URL_SAFE};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use std::borrow::Cow;
+
+/// A picture that was sent, not read yet.
+#[derive(Debug)]
+pub enum Source<'a> {
+    /// The bytes of a file.
+    File(Cow<'a, [u8]>),
+    /// Pixels, row by row.
+    Pixels { width: u32, height: u32, channels: usize, data: Cow<'a, [u8]> },
+}
+
+impl<'a> Source<'a> {
+    /// That of a request.
+    ///
+    /// # Errors
+    /// When there is none or two, or it is not of a form that can hold a picture.
+    pub fn of(request: &'a Request, image: Option<&str>) -> Result<Self> {
+        let tensors = request.tensors()?;
+        if let Some(unknown) = tensors.iter().find(|tensor| tensor.name() != "image") {
+            return Err(Error::invalid(format!(
+                "there is no use for tensor `{}`; one named `image` may hold the picture",
+                unknown.name()
+            ))
+            .with_param(unknown.name()));
+        }
+        match (image, &tensors[..]) {
+            (Some(text), []) => Self::of_text(text),
+            (None, [tensor]) => Self::of_tensor(tensor),
+            (None, []) => Err(invalid(
+                "`image` is missing: the bytes of a picture in base64 or as a `data:` URL, or a tensor of that name",
+            )),
+            _ => Err(invalid(
+                "there are two pictures, and one is read at a time: `image` stands in the parameters and beside them",
+            )),
+        }
+    }
+
+    fn of_text(text: &str) -> Result<Self> {
+        let text = text.trim();
+        let scheme = text.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+        let base64 = match scheme.as_deref() {
+            None => text,
+            Some("data") => match text.split_once(',') {
+                Some((head, data)) if head.to_ascii_lowercase().ends_with(";base64") => data,
+                _ => {
+                    return Err(invalid(
+                        "`image` is a `data:` URL, and not one in base64: `data:image/png;base64,…`",
+                    ));
+                }
+            },
+            Some("http" | "https") => {
+                return Err(invalid(
+                    "`image` is an address, and pictures are not fetched from elsewhere: send the picture itself, in base64 or as a `data:` URL",
+                ));
+            }
+            Some(_) => return Err(invalid("`image` is neither base64 nor a `data:` URL")),
+        };
+        Ok(Self::File(Cow::Owned(unwrapped(base64)?)))
+    }
+
+    fn of_tensor(tensor: &TensorView<'a>) -> Result<Self> {
+        match (tensor.dtype(), tensor.shape()) {
+            (DType::Bytes, _) if tensor.len() == 1 => {
+                Ok(Self::File(Cow::Borrowed(tensor.strings()?.first().copied().unwrap_or_default())))
+            }
+            (DType::Uint8, &[height, width, channels @ (1 | 3 | 4)]) => {
+                let side =
+                    |side: i64| u32::try_from(side).map_err(|_| invalid("a side of `image` is too long"));
+                let (width, height, data) = (side(width)?, side(height)?, tensor.elements::<u8>()?);
+                Ok(Self::Pixels { width, height, channels: channels as usize, data })
+            }
+            (dtype, shape) => Err(invalid(format!(
+                "tensor `image` is {} {shape:?}, and must be BYTES [1] (a file) or UINT8 [height, width, channels] with 1, 3 or 4 channels",
+                dtype.name()
+            ))),
+        }
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is no picture, or larger than it may be.
+    pub fn read(&self, limits: &Limits) -> Result<Picture> {
+        match self {
+            Self::File(bytes) => decode::file(bytes, limits),
+            Self::Pixels { width, height, channels, data } => {
+                limits.check(*width, *height)?;
+                Ok(Picture::new(*width, *height, decode::flat(data, *channels)))
+            }
+        }
+    }
+}
+
+/// Base64, with or without padding, of either alphabet, broken into lines or not.
+fn unwrapped(text: &str) -> Result<Vec<u8>> {
+    const EITHER: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let text: Cow<'_, str> = match text.contains(|c: char| c.is_ascii_whitespace()) {
+        true => text.split_ascii_whitespace().collect::<String>().into(),
+        false => text.into(),
+    };
+    let alphabet = if text.contains(['-', '_']) { URL_SAFE } else { STANDARD };
+    GeneralPurpose::new(&alphabet, EITHER)
+        .decode(text.as_bytes())
+        .map_err(|error| invalid(format!("`image` is not base64: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Vec<u8>> {
+        match Source::of_text(text)? {
+            Source::File(bytes) => Ok(bytes.into_owned()),
+            Source::Pixels { .. } => panic!("a file"),
+        }
+    }
+
+    #[test]
+    fn base64_comes_in_many_forms() {
+        for text in
+            ["+/8=", "+/8", "-_8", "-_8=", " +/\n8= ", "data:image/png;base64,+/8=", "DATA:;BASE64,+/8="]
+        {
+            assert_eq!(file(text).unwrap(), [0xfb, 0xff], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_picture_is_refused_by_what_it_is() {
+        for (text, says) in [
+            ("https://example.com/x.png", "not fetched from elsewhere"),
+            ("HTTP://127.0.0.1/", "not fetched from elsewhere"),
+            ("file:///etc/passwd", "neither base64 nor"),
+            ("data:image/png,raw", "not one in base64"),
+            ("data:image/svg+xml;base64", "not one in base64"),
+            ("!", "not base64"),
+        ] {
+            let refused = file(text).unwrap_err();
+            assert_eq!((refused.code, &refused.details["param"]), (Code::InvalidArgument, &json!("image")));
+            assert!(refused.message.contains(says), "{text}: {refused}");
+        }
+    }
+}

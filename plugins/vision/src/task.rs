@@ -1,0 +1,71 @@
+//! What serves one capability of a model, and what it is given to serve a request with.
+
+use crate::picture::{self, Limits, Picture};
+use backplane_plugin::prelude::*;
+use std::time::{Duration, Instant};
+
+/// Serves one capability of a model.
+pub trait Task: Send + Sync {
+    /// Answers a request: pushes pieces, and says how it ended.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or what a graph said.
+    fn serve(&self, job: &Job<'_>) -> Result<Done>;
+}
+
+/// A request on an instance's seat.
+pub struct Job<'a> {
+    /// What is asked.
+    pub request: &'a Request,
+    seat: Seat,
+    limits: Limits,
+}
+
+impl<'a> Job<'a> {
+    pub fn new(request: &'a Request, seat: Seat, limits: Limits) -> Self {
+        Self { request, seat, limits }
+    }
+
+    /// The picture of the request: the member `image` of its parameters, or the tensor `image` beside them.
+    ///
+    /// # Errors
+    /// When there is none, or it is not a picture that can be read within the limits.
+    pub fn picture(&self, image: Option<&str>) -> Result<Picture> {
+        let source = picture::Source::of(self.request, image)?;
+        self.work(|| source.read(&self.limits))?
+    }
+
+    /// Does a burst of work of its own with a CPU thread of the host's pool. Not to be held while a graph runs: the
+    /// plugin that runs it asks for threads itself.
+    ///
+    /// # Errors
+    /// When nobody waits for the answer any more.
+    pub fn work<T>(&self, burst: impl FnOnce() -> T) -> Result<T> {
+        /// How long a request that was cancelled may go unnoticed here.
+        const LOOK: Duration = Duration::from_millis(100);
+        let _permit = loop {
+            self.wanted()?;
+            match self.seat.threads(1, Some(Instant::now() + LOOK)) {
+                Err(error) if error.code == Code::DeadlineExceeded => continue,
+                granted => break granted?,
+            }
+        };
+        Ok(burst())
+    }
+
+    /// Whether anybody still waits for the answer.
+    ///
+    /// # Errors
+    /// When nobody does.
+    pub fn wanted(&self) -> Result<()> {
+        if self.request.is_cancelled() {
+            return Err(Error::cancelled());
+        }
+        match self.request.deadline() {
+            Some(deadline) if deadline <= Instant::now() => {
+                Err(Error::new(Code::DeadlineExceeded, "the deadline passed before the answer was complete"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Pictures through the real program: graphs run by the onnx plugin, asked for by the vision plugin through the host, over
+//! every route and on the command line. What the text is held against stands in `plugins/vision/tests/parity`.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
+
+use e2e::{Server, python, state_with_models_of};
+use serde_json::{Value, json};
+
+const PAGE: &str = "from PIL import Image, ImageDraw, ImageFont; import sys
+page = Image.new('RGB', (640, 240), 'white')
+write = lambda y, text: ImageDraw.Draw(page).text((40, y), text, fill='black', font=ImageFont.load_default(28))
+write(40, 'Nothing is dropped silently')
+write(140, 'Total: 144.50')
+page.save(sys.argv[1])";
+
+#[test]
+fn a_page_is_read_over_every_route_and_on_the_command_line() {
+    let server = Server::start_on(state_with_models_of(&["pp-ocr", "onnxruntime"]), "");
+    let file = server.state.path().join("page.png");
+    let path = file.to_str().unwrap();
+    assert!(python().args(["-c", PAGE, path]).status().unwrap().success());
+    let page = std::fs::read(&file).unwrap();
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &page);
+
+    // By its capability alone: nobody names a model.
+    let (status, any) = server.post("/v1/capabilities/vision.ocr", &json!({"params": {"image": base64}}));
+    assert_eq!((status, &any["model"]), (200, &json!("pp-ocr")), "{any}");
+    let lines = any["result"]["lines"].as_array().unwrap();
+    let texts: Vec<&str> = lines.iter().map(|line| line["text"].as_str().unwrap()).collect();
+    assert_eq!(texts.len(), 2, "{any}");
+    let same = |text: &str| text.replace(' ', "");
+    assert_eq!((&*same(texts[0]), &*same(texts[1])), ("Nothingisdroppedsilently", "Total:144.50"));
+
+    let routed = |body: reqwest::blocking::RequestBuilder| -> Value {
+        let answer = body.send().unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        answer.json().unwrap()
+    };
+    let form = |name: &str| {
+        let head =
+            format!("--x\r\ncontent-disposition: form-data; name=\"{name}\"; filename=\"page.png\"\r\n\r\n");
+        [head.as_bytes(), &page, b"\r\n--x--\r\n"].concat()
+    };
+    let post = |path: &str, kind: &str, body: Vec<u8>| {
+        routed(server.request("POST", path).header("content-type", kind).body(body))
+    };
+    let json = json!({"image": format!("data:image/png;base64,{base64}"), "model": "pp-ocr"}).to_string();
+    for answer in [
+        post("/v1/vision/ocr", "application/json", json.into_bytes()),
+        post("/v1/vision/ocr", "image/png", page.clone()),
+        post("/v1/vision/ocr", "multipart/form-data; boundary=x", form("image")),
+    ] {
+        assert_eq!((&answer["model"], &answer["lines"]), (&json!("pp-ocr"), &any["result"]["lines"]));
+    }
+
+    let rapid = post("/ocr", "multipart/form-data; boundary=x", form("image_file"));
+    assert_eq!((&rapid["0"]["rec_txt"], &rapid["1"]["rec_txt"]), (&lines[0]["text"], &lines[1]["text"]));
+    assert_eq!(rapid["0"]["dt_boxes"], lines[0]["box"]);
+    let score: f64 = rapid["0"]["score"].as_str().unwrap().parse().unwrap();
+    assert!((score - lines[0]["score"].as_f64().unwrap()).abs() < 1e-4);
+
+    let said = server.cli(&["ocr", path]);
+    let text = format!("{}\n", any["result"]["text"].as_str().unwrap());
+    assert_eq!((String::from_utf8(said.stdout).unwrap(), said.status.code()), (text, Some(0)));
+    let said = server.cli(&["ocr", path, "--json", "--words"]);
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert!(said["lines"][0]["words"].is_array());
+
+    let (status, refused) = server.post("/v1/vision/ocr", &json!({"image": "aGVsbG8="}));
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("image")), "{refused}");
+
+    // Every graph is a model that can be seen, and goes with the one that it is part of.
+    let (_, models) = server.get("/v1/models");
+    let names: Vec<&str> =
+        models["data"].as_array().unwrap().iter().filter_map(|model| model["id"].as_str()).collect();
+    assert!(
+        ["pp-ocr", "pp-ocr.det", "pp-ocr.cls", "pp-ocr.rec"].iter().all(|name| names.contains(name)),
+        "{names:?}"
+    );
+}
