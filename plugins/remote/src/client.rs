@@ -1,9 +1,10 @@
 //! The connection to an upstream: its pool, its keys in turn, its breaker, and what is tried again.
 
 use crate::breaker::Breaker;
-use crate::fault::{self, Said, UNREACHABLE};
+use crate::fault::{self, Blame, Said, UNREACHABLE};
 use crate::hop;
 use crate::keys::{Keys, REFUSED};
+use crate::memory::{Budget, Full, Limit, Share, TOGETHER, values};
 use crate::secret::Secret;
 use crate::settings::{Flavour, Upstream};
 use backplane_plugin::prelude::*;
@@ -12,13 +13,11 @@ use futures::StreamExt;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Most bytes of an answer that is not a stream.
-const MAX_BODY: usize = 256 << 20;
 /// Most bytes of a refusal that are read.
 const MAX_REFUSAL: usize = 64 << 10;
 /// Waits before a connection that could not be made is tried again: nothing was sent, so nothing is done twice.
@@ -37,6 +36,8 @@ pub struct Client {
     /// All that no text of the server's may repeat.
     secrets: Vec<Secret>,
     state: Mutex<State>,
+    /// What the answers that are being read take.
+    memory: Budget,
     pub counts: Counts,
 }
 
@@ -111,6 +112,7 @@ impl Client {
             credentials,
             secrets,
             state: Mutex::new(state),
+            memory: Budget::default(),
             counts: Counts::default(),
         })
     }
@@ -119,15 +121,36 @@ impl Client {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the server said, without our secrets.
+    /// Takes our secrets out of what the server said.
+    pub fn redact(&self, text: &mut String) {
+        self.secrets.iter().for_each(|secret| secret.redact(text));
+    }
+
+    /// As [`Client::redact`], all texts in a value.
+    pub fn redact_value(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => self.redact(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.redact_value(item)),
+            Value::Object(members) => self.redact_members(members),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    /// As [`Client::redact_value`], names as well.
+    pub fn redact_members(&self, members: &mut Map<String, Value>) {
+        let redacted = std::mem::take(members).into_iter().map(|(mut name, mut value)| {
+            self.redact(&mut name);
+            self.redact_value(&mut value);
+            (name, value)
+        });
+        *members = redacted.collect();
+    }
+
+    /// A refusal without our secrets.
     pub fn redacted(&self, mut said: Said) -> Said {
-        let redact =
-            |text: &str| self.secrets.iter().fold(text.to_owned(), |text, secret| secret.redact(&text));
-        said.message = redact(&said.message);
+        self.redact(&mut said.message);
         for value in [&mut said.param, &mut said.code, &mut said.kind].into_iter().flatten() {
-            if let Value::String(text) = value {
-                *text = redact(text);
-            }
+            self.redact_value(value);
         }
         said
     }
@@ -192,20 +215,23 @@ impl Client {
             // The API itself: `/v2`, not `/v2/`.
             url.set_path(self.base.path().trim_end_matches('/'));
         }
-        let mut refused = None;
+        let (mut refused, mut tried) = (None, Vec::new());
         // Each key once.
-        for _ in 0..self.credentials.len() {
-            let key = match self.admit() {
+        while tried.len() < self.credentials.len() {
+            let key = match self.admit(&tried) {
                 Ok(key) => key,
                 Err(error) => return Err(refused.unwrap_or(error)),
             };
+            tried.push(key);
             if refused.is_some() {
                 count(&self.counts.again);
             }
             let answer = self.try_to_connect(&method, &url, key, &headers, body.as_ref()).await?;
             let status = answer.status();
             if status.is_success() {
-                self.state().breaker.answered();
+                let mut state = self.state();
+                state.breaker.answered();
+                state.keys.taken(key);
                 return Ok(answer);
             }
             let error = self.refusal(answer, key).await;
@@ -220,11 +246,11 @@ impl Client {
         Err(refused.unwrap_or_else(|| Error::internal("an upstream without a row of headers")))
     }
 
-    /// A key that may be used now, if the server may be asked at all.
-    fn admit(&self) -> Result<usize> {
+    /// A key that may be used now and is none of those `tried`, if the server may be asked at all.
+    fn admit(&self, tried: &[usize]) -> Result<usize> {
         let now = Instant::now();
         let mut state = self.state();
-        let key = state.keys.pick(now).map_err(|wait| {
+        let key = state.keys.pick(now, tried).map_err(|wait| {
             Error::new(
                 Code::ResourceExhausted,
                 format!("every key of this host for upstream `{}` is limited or refused for now", self.name),
@@ -299,7 +325,7 @@ impl Client {
         let now = Instant::now();
         let header = |name: &str| answer.headers().get(name)?.to_str().ok();
         let retry_after = fault::retry_after(header, SystemTime::now());
-        let body = read(answer, MAX_REFUSAL, self.idle_timeout).await.unwrap_or_default();
+        let body = read(answer, MAX_REFUSAL, self.idle_timeout, &mut self.share()).await.unwrap_or_default();
         let said = self.redacted(Said::read(&body));
         let error = fault::of_status(&self.name, status.as_u16(), &said, retry_after);
         let mut state = self.state();
@@ -309,42 +335,115 @@ impl Client {
         } else {
             state.breaker.answered();
         }
-        match status {
-            StatusCode::TOO_MANY_REQUESTS => {
-                count(&self.counts.limited);
-                state.keys.rest(key, now + error.retry_after.unwrap_or(REFUSED));
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            count(&self.counts.limited);
+        }
+        match said.blames(status.as_u16(), self.flavour, retry_after) {
+            Blame::Key => {
+                // The only one is tried again each time: who mends it need not wait.
+                if self.credentials.len() > 1 {
+                    state.keys.rest(key, now + REFUSED);
+                }
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.credentials.len() > 1 => {
-                state.keys.rest(key, now + REFUSED);
-            }
-            _ => {}
+            Blame::Limit(wait) => state.keys.rest(key, now + wait),
+            Blame::Unclear => state.keys.suspect(key, now),
+            Blame::Request => state.keys.taken(key),
+            Blame::Server => {}
         }
         error
     }
 
-    /// The whole answer as a type.
+    /// The whole answer as a type, and what it takes, as [`Client::body`] has it.
     ///
     /// # Errors
-    /// When the connection breaks, or it is not what was asked for.
+    /// When the connection breaks, it is too large, or it is not what was asked for.
     pub async fn json<T: serde::de::DeserializeOwned>(
         &self,
         answer: Response,
+        limit: Limit,
         wait: Option<Duration>,
-    ) -> Result<T> {
-        let body = self.body(answer, wait).await?;
-        serde_json::from_slice(&body).map_err(|error| fault::malformed(&self.name, error))
+    ) -> Result<(T, Share)> {
+        let (body, mut share) = self.body(answer, limit, wait).await?;
+        self.hold(&mut share, body.len() + self.count(&body, limit)?)?;
+        let read = serde_json::from_slice(&body).map_err(|error| fault::malformed(&self.name, error))?;
+        Ok((read, share))
     }
 
-    /// The whole answer.
+    /// The whole answer, and what it takes of this upstream's memory: to be kept as long as the answer.
     ///
     /// # Errors
     /// When the connection breaks, or it is too large.
-    pub async fn body(&self, answer: Response, wait: Option<Duration>) -> Result<Vec<u8>> {
-        read(answer, MAX_BODY, wait.unwrap_or(Duration::MAX)).await.map_err(|unread| match unread {
+    pub async fn body(
+        &self,
+        answer: Response,
+        limit: Limit,
+        wait: Option<Duration>,
+    ) -> Result<(Vec<u8>, Share)> {
+        let mut share = self.share();
+        let body = read(answer, limit.bytes, wait.unwrap_or(Duration::MAX), &mut share).await;
+        let body = body.map_err(|unread| match unread {
             Unread::Lost(error) => self.lost(&error),
             Unread::Silent => self.silent(),
-            Unread::TooLarge => fault::malformed(&self.name, "its answer has no end"),
+            Unread::TooLarge => {
+                let bytes = limit.bytes;
+                fault::malformed(
+                    &self.name,
+                    format!("its answer takes more than {bytes} bytes, which what was asked for does not"),
+                )
+            }
+            Unread::Full => self.full(),
+        })?;
+        Ok((body, share))
+    }
+
+    /// What an answer may take a share of.
+    pub fn share(&self) -> Share {
+        self.memory.share()
+    }
+
+    /// How many bytes the values of `json` take once they are read.
+    ///
+    /// # Errors
+    /// When they are more than it may have.
+    pub fn count(&self, json: &[u8], limit: Limit) -> Result<usize> {
+        match values(json) {
+            count if count <= limit.values => Ok(count.saturating_mul(limit.each)),
+            count => {
+                let what = format!("its answer has {count} values, which what was asked for has not");
+                Err(fault::malformed(&self.name, what))
+            }
+        }
+    }
+
+    /// Takes `bytes` for an answer.
+    ///
+    /// # Errors
+    /// When it is too large by itself, or [`Client::full`].
+    pub fn hold(&self, share: &mut Share, bytes: usize) -> Result<()> {
+        share.hold(bytes).map_err(|Full| match bytes {
+            0..=TOGETHER => self.full(),
+            _ => {
+                let (takes, most) = (bytes >> 20, TOGETHER >> 20);
+                let what = format!(
+                    "its answer would take {takes} MiB once it is read, of {most}; tensors take least as binary data"
+                );
+                fault::malformed(&self.name, what)
+            }
         })
+    }
+
+    /// The answers that are being read take all the memory that they may.
+    fn full(&self) -> Error {
+        let most = TOGETHER >> 20;
+        Error::new(
+            Code::ResourceExhausted,
+            format!(
+                "answers of upstream `{}` take more than the {most} MiB that all of a model may at once",
+                self.name
+            ),
+        )
+        .with_reason("overloaded")
+        .with_retry_after(Duration::from_secs(1))
     }
 }
 
@@ -358,9 +457,10 @@ enum Unread {
     Lost(reqwest::Error),
     Silent,
     TooLarge,
+    Full,
 }
 
-async fn read(answer: Response, most: usize, wait: Duration) -> Result<Vec<u8>, Unread> {
+async fn read(answer: Response, most: usize, wait: Duration, share: &mut Share) -> Result<Vec<u8>, Unread> {
     let mut body = Vec::new();
     let mut pieces = answer.bytes_stream();
     loop {
@@ -369,7 +469,10 @@ async fn read(answer: Response, most: usize, wait: Duration) -> Result<Vec<u8>, 
             Ok(None) => return Ok(body),
             Ok(Some(Err(error))) => return Err(Unread::Lost(error)),
             Ok(Some(Ok(piece))) if most - body.len() < piece.len() => return Err(Unread::TooLarge),
-            Ok(Some(Ok(piece))) => body.extend_from_slice(&piece),
+            Ok(Some(Ok(piece))) => {
+                share.hold(body.len() + piece.len()).map_err(|Full| Unread::Full)?;
+                body.extend_from_slice(&piece);
+            }
         }
     }
 }
@@ -424,4 +527,22 @@ fn chain(error: &reqwest::Error) -> String {
     }
     // Without the address, which may hold what is nobody's business.
     last.unwrap_or_else(|| if error.is_timeout() { "it took too long".to_owned() } else { error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_take_too_much_together_wait() {
+        let upstream = toml::from_str("url = 'http://127.0.0.1:1/v1'").unwrap();
+        let client = Client::new(&upstream).unwrap();
+        let (mut one, mut two) = (client.share(), client.share());
+        client.hold(&mut one, TOGETHER).unwrap();
+        let told = client.hold(&mut two, 1).unwrap_err();
+        assert_eq!((told.code, told.reason.as_deref()), (Code::ResourceExhausted, Some("overloaded")));
+        assert!(told.message.contains("`127.0.0.1:1`") && told.retry_after.is_some(), "{told}");
+        drop(one);
+        client.hold(&mut two, 1).unwrap();
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::fault::UNREACHABLE;
+use crate::memory::Limit;
 use crate::settings::nearest;
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
@@ -53,14 +54,14 @@ impl Listed {
 pub async fn context(client: &Client, model: &str) -> Result<Option<u32>> {
     let asked = async {
         let answer = client.get("models").await?;
-        client.json::<Value>(answer, Some(PATIENCE)).await
+        client.json::<Value>(answer, Limit::DESCRIPTION, Some(PATIENCE)).await
     };
     let slow = || {
         Error::new(Code::Unavailable, format!("upstream `{}` did not list its models in time", client.name))
             .with_reason(UNREACHABLE)
     };
     let list = match tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(slow())) {
-        Ok(list) => list,
+        Ok((list, _share)) => list,
         // It lives and has no such route; a request will tell.
         Err(error)
             if matches!(

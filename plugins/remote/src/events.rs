@@ -5,11 +5,11 @@
 
 use crate::client::Client;
 use crate::fault;
+use crate::memory::{Limit, Share};
 use backplane_plugin::prelude::*;
-use futures::{StreamExt, TryStreamExt};
-use std::io;
-use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
-use tokio_util::io::StreamReader;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::BoxStream;
 
 /// Most bytes of a line: far above what any piece of an answer takes.
 const MAX_LINE: usize = 8 << 20;
@@ -17,43 +17,32 @@ const MAX_LINE: usize = 8 << 20;
 /// The events of an answer.
 pub struct Events<'a> {
     client: &'a Client,
-    lines: futures::stream::BoxStream<'static, Result<String, LinesCodecError>>,
+    limit: Limit,
+    pieces: BoxStream<'static, reqwest::Result<Bytes>>,
+    /// What came and has not been read as lines; up to `searched` it has no end of a line.
+    rest: BytesMut,
+    searched: usize,
     data: String,
+    share: Share,
 }
 
 impl<'a> Events<'a> {
-    pub fn new(client: &'a Client, answer: reqwest::Response) -> Self {
-        let bytes = answer.bytes_stream().map_err(io::Error::other);
-        let lines =
-            FramedRead::new(StreamReader::new(bytes), LinesCodec::new_with_max_length(MAX_LINE)).boxed();
-        Self { client, lines, data: String::new() }
+    pub fn new(client: &'a Client, answer: reqwest::Response, limit: Limit) -> Self {
+        let pieces = answer.bytes_stream().boxed();
+        let (rest, data, share) = (BytesMut::new(), String::new(), client.share());
+        Self { client, limit, pieces, rest, searched: 0, data, share }
     }
 
     /// The data of the next event. `None` at the end: whether that was the end of the answer is for others to say.
     ///
     /// # Errors
-    /// When the connection breaks, the server says nothing for too long, or a line has no end.
+    /// When the connection breaks, the server says nothing for too long, or an event has no end or too many values.
     pub async fn next(&mut self) -> Result<Option<String>> {
-        loop {
-            let line = tokio::time::timeout(self.client.idle_timeout, self.lines.next()).await;
-            let line = match line.map_err(|_| self.client.silent())? {
-                None => return Ok(None),
-                Some(Err(LinesCodecError::MaxLineLengthExceeded)) => {
-                    return Err(fault::malformed(&self.client.name, "a line of its stream has no end"));
-                }
-                Some(Err(LinesCodecError::Io(error))) => {
-                    return Err(
-                        match error.get_ref().and_then(|error| error.downcast_ref::<reqwest::Error>()) {
-                            Some(error) => self.client.lost(error),
-                            None => fault::malformed(&self.client.name, error),
-                        },
-                    );
-                }
-                Some(Ok(line)) => line,
-            };
+        while let Some(line) = self.line().await? {
+            let line = std::str::from_utf8(&line).map_err(|error| self.malformed(&error))?;
             if line.is_empty() {
                 if !self.data.is_empty() {
-                    return Ok(Some(std::mem::take(&mut self.data)));
+                    return self.event().map(Some);
                 }
             } else if let Some(data) = line.strip_prefix("data:") {
                 if !self.data.is_empty() {
@@ -61,9 +50,53 @@ impl<'a> Events<'a> {
                 }
                 self.data.push_str(data.strip_prefix(' ').unwrap_or(data));
                 if MAX_LINE < self.data.len() {
-                    return Err(fault::malformed(&self.client.name, "an event of its stream has no end"));
+                    return Err(self.malformed(&"an event of its stream has no end"));
                 }
             }
         }
+        Ok(None)
+    }
+
+    /// Takes the event that is complete.
+    fn event(&mut self) -> Result<String> {
+        let data = std::mem::take(&mut self.data);
+        let values = self.client.count(data.as_bytes(), self.limit)?;
+        // Held until the next piece is asked for: by then it has been read and handed over.
+        self.hold(self.rest.len() + data.len() + values)?;
+        Ok(data)
+    }
+
+    /// The next line, without its end; one that the connection's end cuts short is none.
+    async fn line(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if let Some(end) = self.rest[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let mut line = self.rest.split_to(self.searched + end + 1).freeze();
+                line.truncate(line.len() - if line.ends_with(b"\r\n") { 2 } else { 1 });
+                self.searched = 0;
+                return Ok(Some(line));
+            }
+            self.searched = self.rest.len();
+            self.hold(self.rest.len() + self.data.len())?;
+            let piece = tokio::time::timeout(self.client.idle_timeout, self.pieces.next());
+            match piece.await.map_err(|_| self.client.silent())? {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(self.client.lost(&error)),
+                Some(Ok(piece)) if MAX_LINE < self.rest.len() + piece.len() => {
+                    return Err(self.malformed(&"a line of its stream has no end"));
+                }
+                Some(Ok(piece)) => {
+                    self.hold(self.rest.len() + piece.len() + self.data.len())?;
+                    self.rest.extend_from_slice(&piece);
+                }
+            }
+        }
+    }
+
+    fn hold(&mut self, bytes: usize) -> Result<()> {
+        self.client.hold(&mut self.share, bytes)
+    }
+
+    fn malformed(&self, what: &dyn std::fmt::Display) -> Error {
+        fault::malformed(&self.client.name, what)
     }
 }

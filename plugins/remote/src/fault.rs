@@ -3,6 +3,7 @@
 //! The caller is told what it can act on. It is not the caller's fault that our key was refused, so a 401 of theirs is
 //! not a 401 of ours; and what such an answer says is not repeated, since servers quote the key in it.
 
+use crate::settings::Flavour;
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +17,8 @@ pub const UNREACHABLE: &str = "upstream_unreachable";
 const REFUSED_KEY: &str = "upstream_auth";
 const LIMITED: &str = "upstream_rate_limited";
 const BROKEN: &str = "upstream_error";
+/// A budget or an account is used up.
+const SPENT: &str = "insufficient_quota";
 /// The stream ended before the answer did.
 pub const CUT: &str = "upstream_cut";
 
@@ -30,7 +33,47 @@ pub struct Said {
     pub kind: Option<Value>,
 }
 
+/// Whose fault a refusal is, as far as the server tells. A key is shared by all callers, so that it rests only for what
+/// is its own.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The key is wrong, or may not.
+    Key,
+    /// The key is limited for so long.
+    Limit(Duration),
+    /// The key's or the request's.
+    Unclear,
+    /// The request's, which said nothing against the key.
+    Request,
+    /// The server's, which says nothing of the key.
+    Server,
+}
+
 impl Said {
+    /// Whose fault it is.
+    pub fn blames(&self, status: u16, flavour: Flavour, retry_after: Option<Duration>) -> Blame {
+        let ours = flavour == Flavour::Backplane;
+        match (status, retry_after) {
+            (401, _) => Blame::Key,
+            (403, _) if self.is_of_key() => Blame::Key,
+            (403, _) if ours => Blame::Request,
+            // Too much for what is left of the key's budget: a smaller request is served.
+            (429, _) if ours && self.code() == SPENT => Blame::Request,
+            (429, Some(wait)) => Blame::Limit(wait),
+            (403 | 429, _) => Blame::Unclear,
+            (500.., _) => Blame::Server,
+            _ => Blame::Request,
+        }
+    }
+
+    /// Whether a 403 says that it is for the key, and not for what was asked.
+    fn is_of_key(&self) -> bool {
+        let kind = self.kind.as_ref().and_then(Value::as_str);
+        matches!(self.code(), "admin_only" | "account_deactivated")
+            || self.code().contains("api_key")
+            || kind == Some("authentication_error")
+    }
+
     /// Reads the body of an answer, whatever it is.
     pub fn read(body: &[u8]) -> Self {
         let Ok(Value::Object(mut body)) = serde_json::from_slice::<Value>(body) else {
@@ -82,6 +125,11 @@ pub fn of_status(server: &str, status: u16, said: &Said, retry_after: Option<Dur
                 None => error,
             }
         }
+        403 if !said.code().is_empty() && !said.is_of_key() => with(
+            Code::FailedPrecondition,
+            BROKEN,
+            format!("upstream `{server}` does not serve this request ({}): {says}", said.code()),
+        ),
         401 | 403 => with(
             Code::FailedPrecondition,
             REFUSED_KEY,
@@ -97,10 +145,10 @@ pub fn of_status(server: &str, status: u16, said: &Said, retry_after: Option<Dur
         408 | 504 => {
             with(Code::Unavailable, BROKEN, format!("upstream `{server}` took too long ({status}): {says}"))
         }
-        429 if said.code() == "insufficient_quota" => with(
+        429 if said.code() == SPENT => with(
             Code::FailedPrecondition,
             LIMITED,
-            format!("the account of this host at upstream `{server}` is used up: {says}"),
+            format!("what this host has left at upstream `{server}` is too little for this request: {says}"),
         ),
         429 => {
             let error = with(
@@ -191,6 +239,28 @@ mod tests {
         }
         let long = Said { code: Some("context_length_exceeded".into()), ..Said::default() };
         assert_eq!(of_status("h", 400, &long, None).reason.as_deref(), Some("context_length_exceeded"));
+    }
+
+    #[test]
+    fn a_key_is_blamed_for_what_is_its_own() {
+        let wait = Duration::from_secs(3);
+        let blames = |status, code: &str, flavour, wait| {
+            let said = Said { code: Some(code.into()), ..Said::default() };
+            said.blames(status, flavour, wait)
+        };
+        for flavour in [Flavour::Backplane, Flavour::Openai] {
+            assert_eq!(blames(401, "", flavour, None), Blame::Key);
+            assert_eq!(blames(403, "admin_only", flavour, None), Blame::Key);
+            assert_eq!(blames(403, "invalid_api_key", flavour, None), Blame::Key);
+            assert_eq!(blames(429, "rate_limit_exceeded", flavour, Some(wait)), Blame::Limit(wait));
+            assert_eq!(blames(429, "rate_limit_exceeded", flavour, None), Blame::Unclear);
+            assert_eq!(blames(400, "invalid_value", flavour, None), Blame::Request);
+            assert_eq!(blames(503, "overloaded", flavour, Some(wait)), Blame::Server);
+        }
+        assert_eq!(blames(429, SPENT, Flavour::Backplane, Some(wait)), Blame::Request);
+        assert_eq!(blames(429, SPENT, Flavour::Openai, None), Blame::Unclear);
+        assert_eq!(blames(403, "feature_not_licensed", Flavour::Backplane, None), Blame::Request);
+        assert_eq!(blames(403, "unsupported_country", Flavour::Openai, None), Blame::Unclear);
     }
 
     #[test]

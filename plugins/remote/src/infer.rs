@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::discover::PATIENCE;
 use crate::fault::{self, UNREACHABLE};
+use crate::memory::Limit;
 use crate::settings::InferenceParameters;
 use crate::wire::tensor::{self, BINARY, HEADER_LENGTH, Metadata, Server};
 use backplane_plugin::payload::tensor::Params;
@@ -30,11 +31,14 @@ impl Graph {
             path.push_str(&format!("/versions/{}", segment(version)));
         }
         let asked = async {
-            let metadata: Metadata = client.json(client.get(&path).await?, Some(PATIENCE)).await?;
+            let about = Limit::DESCRIPTION;
+            let (metadata, _): (Metadata, _) =
+                client.json(client.get(&path).await?, about, Some(PATIENCE)).await?;
             let binary = match card.binary {
                 Some(binary) => binary,
                 None => {
-                    let server: Server = client.json(client.get("").await?, Some(PATIENCE)).await?;
+                    let (server, _): (Server, _) =
+                        client.json(client.get("").await?, about, Some(PATIENCE)).await?;
                     server.extensions.iter().any(|extension| extension == BINARY)
                 }
             };
@@ -71,7 +75,10 @@ impl Graph {
                 Some(length.ok_or_else(|| malformed(format!("`{HEADER_LENGTH}` is no number")))?)
             }
         };
-        let body = client.body(answer, None).await?;
+        let (body, mut share) = client.body(answer, Limit::TENSORS, None).await?;
+        let text = &body[..json.unwrap_or(body.len()).min(body.len())];
+        // The bytes of tensors are there twice while they are copied out.
+        client.hold(&mut share, 2 * body.len() + client.count(text, Limit::TENSORS)?)?;
         tensor::answer(&body, json).map_err(malformed)
     }
 }

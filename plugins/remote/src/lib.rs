@@ -7,6 +7,7 @@
 //!
 //! - `settings`, `secret`: what a card and the configuration say; keys by reference.
 //! - `client`: pool, keys in turn, breaker, what is tried again. `keys` and `breaker` are pure.
+//! - `memory`: how much of it answers may take.
 //! - `wire`: between our payloads and the upstream's API, pure. `events`: the pieces of a stream.
 //! - `serve`: one request. `instance`: many, as tasks of one runtime with two threads.
 //! - `infer`: a graph, looked up once and asked with tensors.
@@ -22,6 +23,7 @@ mod hop;
 mod infer;
 mod instance;
 mod keys;
+mod memory;
 mod secret;
 mod serve;
 mod settings;

@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::events::Events;
 use crate::fault::{self, CUT};
 use crate::infer::Graph;
+use crate::memory::Limit;
 use crate::wire::{self, Mean};
 use backplane_plugin::payload::embed::EMBEDDINGS;
 use backplane_plugin::payload::tensor as infer;
@@ -11,8 +12,8 @@ use backplane_plugin::payload::{FinishReason, TokenLogprob, Usage, chat, complet
 use backplane_plugin::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
-use std::collections::BTreeSet;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A model at an upstream.
@@ -39,7 +40,7 @@ pub async fn serve(target: &Target, request: &Request) -> Result<Done> {
         }
         chat::CAPABILITY => {
             let params: chat::Params = request.params()?;
-            let asked = Asked::of(params.logprobs.is_some(), params.n, params.max_tokens);
+            let asked = Asked::of(request, params.logprobs, params.n, params.max_tokens, 0);
             let body = {
                 let tensors = request.tensors()?;
                 wire::chat::request(params, model, client.flavour, request.wants_confidence(), &tensors)?
@@ -48,7 +49,8 @@ pub async fn serve(target: &Target, request: &Request) -> Result<Done> {
         }
         complete::CAPABILITY => {
             let params: complete::Params = request.params()?;
-            let asked = Asked::of(params.logprobs.is_some(), params.n, params.max_tokens);
+            let repeated = wire::complete::repeated(&params);
+            let asked = Asked::of(request, params.logprobs, params.n, params.max_tokens, repeated);
             let body = wire::complete::request(params, model, client.flavour, request.wants_confidence())?;
             generate::<wire::complete::Answer>(client, "completions", body, asked, request).await
         }
@@ -57,7 +59,8 @@ pub async fn serve(target: &Target, request: &Request) -> Result<Done> {
             let count = params.input.len();
             let body = wire::embed::request(params, model, client.flavour)?;
             let answer = client.post("embeddings", &body, request).await?;
-            let mut answer: wire::embed::Answer = client.json(answer, None).await?;
+            let (mut answer, _share): (wire::embed::Answer, _) =
+                client.json(answer, Limit::vectors(count), None).await?;
             let usage = answer.usage.take();
             let (vectors, length) = answer.vectors(&client.name, count)?;
             let tensor = Tensor::new(EMBEDDINGS, &[count as i64, length as i64], vectors)?;
@@ -77,12 +80,14 @@ trait Generated: DeserializeOwned + Send {
     fn index(chunk: &Self::Chunk) -> u32;
     fn finish(chunk: &Self::Chunk) -> Option<FinishReason>;
     fn logprobs(chunk: &mut Self::Chunk) -> &mut Vec<TokenLogprob>;
-    /// Whether there is nothing in it.
+    /// Whether there is nothing in it, but for what its choice ended with.
     fn is_empty(chunk: &Self::Chunk) -> bool;
+    /// Takes the keys of this host out of its texts.
+    fn redact(chunk: &mut Self::Chunk, client: &Client);
 }
 
 macro_rules! generated {
-    ($capability:ident, |$chunk:ident| $empty:expr) => {
+    ($capability:ident, |$chunk:ident| $empty:expr, |$texts:ident| $each:expr) => {
         impl Generated for wire::$capability::Answer {
             type Chunk = $capability::Chunk;
 
@@ -104,17 +109,34 @@ macro_rules! generated {
             }
 
             fn is_empty($chunk: &Self::Chunk) -> bool {
-                $empty
-                    && $chunk.logprobs.is_empty()
-                    && $chunk.finish_reason.is_none()
-                    && $chunk.extra.is_empty()
+                $empty && $chunk.logprobs.is_empty() && $chunk.extra.values().all(is_nothing)
+            }
+
+            fn redact($texts: &mut Self::Chunk, client: &Client) {
+                $each.for_each(|text| client.redact(text));
+                client.redact_members(&mut $texts.extra);
             }
         }
     };
 }
 
-generated!(chat, |chunk| chunk.content.is_empty() && chunk.tool_calls.is_empty());
-generated!(complete, |chunk| chunk.text.is_empty());
+generated!(chat, |chunk| chunk.content.is_empty() && chunk.tool_calls.is_empty(), |chunk| {
+    let calls = chunk.tool_calls.iter_mut();
+    let calls = calls.flat_map(|call| [call.id.as_mut(), call.name.as_mut(), Some(&mut call.arguments)]);
+    calls.flatten().chain([&mut chunk.content])
+});
+generated!(complete, |chunk| chunk.text.is_empty(), |chunk| [&mut chunk.text].into_iter());
+
+/// Whether a member that we do not know says nothing, as many do in the last pieces of a stream.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
 
 /// What of a request an answer has to keep to.
 #[derive(Clone, Copy)]
@@ -123,13 +145,24 @@ struct Asked {
     choices: u32,
     /// Most pieces: each has a token at least, but for those that begin and end a choice.
     pieces: u64,
+    /// What it may take, whole or a piece of it.
+    limit: Limit,
 }
 
 impl Asked {
-    fn of(logprobs: bool, choices: Option<u32>, max_tokens: Option<u32>) -> Self {
+    fn of(
+        request: &Request,
+        logprobs: Option<u8>,
+        choices: Option<u32>,
+        max_tokens: Option<u32>,
+        repeated: usize,
+    ) -> Self {
         let choices = choices.unwrap_or(1).max(1);
         let each = max_tokens.map(|tokens| u64::from(tokens) + BEGIN_AND_END);
-        Self { logprobs, choices, pieces: each.map_or(u64::MAX, |each| each * u64::from(choices)) }
+        let pieces = each.map_or(u64::MAX, |each| each.saturating_mul(u64::from(choices)));
+        let alternatives = logprobs.or(request.wants_confidence().then_some(0));
+        let limit = Limit::generated(max_tokens, choices, alternatives, repeated);
+        Self { logprobs: logprobs.is_some(), choices, pieces, limit }
     }
 }
 
@@ -142,9 +175,8 @@ struct Progress {
     pieces: u64,
     usage: Option<Usage>,
     mean: Mean,
-    /// Choices that began and have not ended.
-    open: BTreeSet<u32>,
-    ended: usize,
+    /// Choices that ended, and why.
+    ended: BTreeMap<u32, FinishReason>,
 }
 
 impl Progress {
@@ -171,20 +203,25 @@ impl Progress {
             if asked.pieces < self.pieces {
                 return Err(fault::malformed(&client.name, "it did not keep to `max_tokens`"));
             }
+            let (index, finish, empty) = (A::index(&chunk), A::finish(&chunk), A::is_empty(&chunk));
+            match (self.ended.get(&index), finish) {
+                // Beside the usage some servers send a choice once more, with nothing in it.
+                (Some(_), None) if empty => continue,
+                (Some(before), Some(again)) if empty && *before == again => continue,
+                (Some(_), _) => {
+                    let what = format!("choice {index} went on after its end");
+                    return Err(fault::malformed(&client.name, what));
+                }
+                (None, Some(finish)) => _ = self.ended.insert(index, finish),
+                (None, None) if empty => continue,
+                (None, None) => {}
+            }
             self.mean.add(A::logprobs(&mut chunk));
             if !asked.logprobs {
                 A::logprobs(&mut chunk).clear();
             }
-            match A::finish(&chunk) {
-                Some(_) => {
-                    self.open.remove(&A::index(&chunk));
-                    self.ended += 1;
-                }
-                None => _ = self.open.insert(A::index(&chunk)),
-            }
-            if !A::is_empty(&chunk) {
-                push(request, &Chunk::json(&chunk)?).await?;
-            }
+            A::redact(&mut chunk, client);
+            push(request, &Chunk::json(&chunk)?).await?;
         }
         Ok(())
     }
@@ -208,32 +245,35 @@ async fn generate<A: Generated>(
     let mut progress = Progress::default();
     if !request.is_stream() {
         let answer = client.post(path, &body, request).await?;
-        let answer: A = client.json(answer, None).await?;
+        let (answer, _share): (A, _) = client.json(answer, asked.limit, None).await?;
         progress.add(client, answer, asked, request).await?;
-        return finished(client, progress, true);
+        return finished(client, progress, asked, true);
     }
     body.insert("stream".to_owned(), true.into());
     body.insert("stream_options".to_owned(), json!({"include_usage": true}));
     let answer = tokio::time::timeout(client.idle_timeout, client.post(path, &body, request));
-    let mut events = Events::new(client, answer.await.map_err(|_| client.silent())??);
+    let mut events = Events::new(client, answer.await.map_err(|_| client.silent())??, asked.limit);
     while let Some(data) = events.next().await? {
         if data == "[DONE]" {
-            return finished(client, progress, true);
+            return finished(client, progress, asked, true);
         }
         let piece = serde_json::from_str(&data).map_err(|error| fault::malformed(&client.name, error))?;
         progress.add::<A>(client, piece, asked, request).await?;
     }
-    finished(client, progress, false)
+    finished(client, progress, asked, false)
 }
 
-/// An answer is whole when every choice that began has ended. A server that forgets `[DONE]` is forgiven, one that
+/// An answer is whole when every choice that was asked for has ended. A server that forgets `[DONE]` is forgiven, one that
 /// forgets the rest of its answer is not.
-fn finished(client: &Client, progress: Progress, said_so: bool) -> Result<Done> {
-    if progress.open.is_empty() && progress.ended > 0 {
+fn finished(client: &Client, progress: Progress, asked: Asked, said_so: bool) -> Result<Done> {
+    let ended = progress.ended.len();
+    if ended == asked.choices as usize {
         return Ok(progress.done());
     }
     let how = if said_so { "ended its answer before it was complete" } else { "broke off in its answer" };
-    Err(Error::new(Code::Unavailable, format!("upstream `{}` {how}", client.name)).with_reason(CUT))
+    let what =
+        format!("upstream `{}` {how}: {ended} of {} choices came to an end", client.name, asked.choices);
+    Err(Error::new(Code::Unavailable, what).with_reason(CUT))
 }
 
 /// Hands a piece over, and waits without a thread while the reader is behind.

@@ -9,7 +9,7 @@ use backplane_testkit::{
 };
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use upstream::{Upstream, json_reply, well_behaved};
+use upstream::{Reply, Upstream, bytes_reply, json_reply, stream_reply, well_behaved};
 
 fn plugin() -> PluginTest {
     PluginTest::of(backplane_remote::backplane_export::bp_entry_v1)
@@ -286,6 +286,186 @@ fn a_key_that_is_refused_or_limited_gives_way_to_the_next_and_is_told_to_nobody(
     assert!(failure(&told).2.ends_with("no, [key]"), "{told:?}");
 }
 
+/// An upstream with so many keys of this host.
+fn keyed(upstream: &Upstream, flavour: &str, count: usize) -> (tempfile::TempDir, Instance) {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = (0..count).map(|number| {
+        let path = folder.path().join(number.to_string());
+        std::fs::write(&path, format!("sk-{number}-0123456789\n")).unwrap();
+        format!("file:{}", path.display())
+    });
+    let upstream = json!({"url": upstream.url, "flavour": flavour, "keys": keys.collect::<Vec<_>>()});
+    let model = open_with(json!({"upstream": upstream})).unwrap();
+    (folder, model)
+}
+
+#[test]
+fn one_who_asks_for_too_much_does_not_take_the_key_from_the_others() {
+    let upstream = Upstream::start();
+    for count in [1, 2] {
+        let (_keys, model) = keyed(&upstream, "backplane", count);
+        for _ in 0..12 {
+            let spent = json!({"status": 429, "code": "insufficient_quota", "says": "3900 of 3000"});
+            let told = ask(&model, spent);
+            assert_eq!(failure(&told).1, "upstream_rate_limited");
+            assert!(failure(&told).2.ends_with("too little for this request: 3900 of 3000"), "{told:?}");
+            let told =
+                ask(&model, json!({"status": 403, "code": "feature_not_licensed", "says": "no vision"}));
+            let (_, reason, message) = failure(&told);
+            assert_eq!(reason, "upstream_error");
+            assert!(message.ends_with("this request (feature_not_licensed): no vision"), "{message}");
+        }
+        assert!(ask(&model, json!({})).is_done(), "{count} keys");
+    }
+    // What is the key's own makes it rest, and with it the others are served.
+    let (_keys, model) = keyed(&upstream, "backplane", 2);
+    let told = ask(&model, json!({"status": 403, "code": "admin_only"}));
+    assert_eq!(failure(&told).1, "upstream_auth");
+    let told = ask(&model, json!({}));
+    assert_eq!(failure(&told).0, Code::ResourceExhausted, "both keys were refused and rest: {told:?}");
+}
+
+#[test]
+fn a_server_that_does_not_say_whose_fault_it_is_is_believed_after_several_times() {
+    let upstream = Upstream::start();
+    for doubt in [
+        json!({"status": 429}),
+        json!({"status": 429, "code": "insufficient_quota"}),
+        json!({"status": 403}),
+        json!({"status": 403, "code": "moderated"}),
+    ] {
+        let (_keys, model) = keyed(&upstream, "openai", 1);
+        for _ in 0..2 {
+            (0..4).for_each(|_| assert!(!ask(&model, doubt.clone()).is_done()));
+            assert!(ask(&model, json!({})).is_done(), "{doubt}");
+        }
+        (0..5).for_each(|_| assert!(!ask(&model, doubt.clone()).is_done()));
+        let rests = ask(&model, json!({}));
+        assert_eq!(failure(&rests).0, Code::ResourceExhausted, "{doubt}");
+        let wait = rests.failure().unwrap().retry_after_ms;
+        assert!((1..=1000).contains(&wait), "{wait} ms, so that one who does it keeps it for a moment only");
+    }
+}
+
+/// Answers with a text so many times over, which is too long to be made as a value.
+fn around(begin: &str, text: &str, times: usize, end: &str) -> Reply {
+    bytes_reply(200, [begin, &text.repeat(times), end].concat().into_bytes())
+}
+
+#[test]
+fn an_answer_takes_no_more_memory_than_what_was_asked_for() {
+    let model = |reply: fn() -> Reply| {
+        let upstream = Upstream::answering(move |seen| match seen.path.ends_with("/models") {
+            true => well_behaved(seen),
+            false => reply(),
+        });
+        open_with(json!({"upstream": {"url": upstream.url}})).unwrap()
+    };
+    let long = model(|| {
+        let end = r#""},"finish_reason":"stop"}]}"#;
+        around(r#"{"choices":[{"message":{"content":""#, "word ", 2 << 20, end)
+    });
+    assert_eq!(text(&ask_whole(&long, "chat", &chat(json!({"max_tokens": 60_000})))).len(), 10 << 20);
+    let told = ask_whole(&long, "chat", &chat(json!({"max_tokens": 5})));
+    assert_eq!(failure(&told).1, "upstream_error");
+    assert!(failure(&told).2.contains("its answer takes more than 8389888 bytes"), "{}", failure(&told).2);
+    // Small where it travels, large where it is read.
+    let swollen = [
+        model(|| {
+            around(r#"{"choices":[{"message":{"x":["#, "0,", 1 << 17, r#"0]},"finish_reason":"stop"}]}"#)
+        }),
+        model(|| around(r#"{"choices":["#, "{},", 1 << 17, "{}]}")),
+        model(|| around(r#"{"error":{"message":"no","code":["#, "0,", 1 << 17, "0]}}")),
+    ];
+    for model in &swollen {
+        let told = ask_whole(model, "chat", &chat(json!({"max_tokens": 5})));
+        assert!(failure(&told).2.contains("values, which what was asked for has not"), "{told:?}");
+    }
+    let told = ask_whole(&swollen[0], "embed", r#"{"input":["a"]}"#);
+    assert!(failure(&told).2.contains("values, which"), "{told:?}");
+    let piece = model(|| around(r#"data: {"choices":[{"delta":{"x":["#, "0,", 1 << 17, "0]}}]}\n\n"));
+    let told = ask(&piece, json!({"max_tokens": 5}));
+    assert!(failure(&told).2.contains("values, which"), "{told:?}");
+}
+
+#[test]
+fn a_key_in_a_good_answer_is_told_to_nobody() {
+    let message = |key: &str| {
+        json!({"content": format!("hi {key}"), "reasoning_content": key, "more": [{key: {"a": key}}], key: 1,
+            "tool_calls": [{"index": 0, "id": key, "function": {"name": key, "arguments": key}}]})
+    };
+    let upstream = Upstream::answering(move |seen| {
+        let choice = |member: &str| {
+            json!({"choices": [{"index": 0, member: message(&seen.key), "text": seen.key,
+                "finish_reason": seen.key}]})
+        };
+        match &seen.body["stream"] {
+            _ if seen.path.ends_with("/models") => well_behaved(seen),
+            Value::Bool(true) => stream_reply(&[choice("delta")]),
+            _ => json_reply(200, &choice("message")),
+        }
+    });
+    let (_keys, model) = keyed(&upstream, "openai", 1);
+    for answer in [ask(&model, json!({})), ask_whole(&model, "chat", &chat(json!({})))] {
+        assert!(answer.is_done(), "{answer:?}");
+        let said = &answer.chunks[0].json;
+        assert_eq!(
+            (&said["content"], &said["reasoning_content"]),
+            (&json!("hi Bearer [key]"), &json!("Bearer [key]"))
+        );
+        assert_eq!(said["more"][0]["Bearer [key]"]["a"], "Bearer [key]");
+        assert_eq!(said["upstream_finish_reason"], "Bearer [key]");
+        assert_eq!(said["tool_calls"][0]["arguments"], "Bearer [key]");
+        assert!(!format!("{answer:?}").contains("0123456789"), "{answer:?}");
+    }
+    let said = ask_whole(&model, "complete", r#"{"prompt":"x"}"#);
+    assert!(said.is_done() && !format!("{said:?}").contains("0123456789"), "{said:?}");
+}
+
+#[test]
+fn each_choice_ends_once_and_all_do() {
+    let piece = |index: u32, text: &str, finish: Option<&str>| json!({"choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]});
+    let told = |pieces: Vec<Value>, n: u32| {
+        let upstream = Upstream::answering(move |seen| match &seen.body["stream"] {
+            _ if seen.path.ends_with("/models") => well_behaved(seen),
+            Value::Bool(true) => stream_reply(&pieces),
+            _ => {
+                let choices = pieces.iter().map(|piece| {
+                    let mut choice = piece["choices"][0].clone();
+                    choice["message"] = choice["delta"].take();
+                    choice.as_object_mut().unwrap().remove("delta");
+                    choice
+                });
+                json_reply(200, &json!({"choices": choices.collect::<Vec<_>>()}))
+            }
+        });
+        let model = open(&upstream);
+        [ask(&model, json!({"n": n})), ask_whole(&model, "chat", &chat(json!({"n": n})))]
+    };
+    let end = Some("stop");
+    for (pieces, n, says) in [
+        (vec![piece(0, "one", end), piece(0, "two", end)], 1, "choice 0 went on after its end"),
+        (vec![piece(0, "one", end), piece(0, "two", None)], 1, "choice 0 went on after its end"),
+        (vec![piece(0, "one", end), piece(0, "", Some("length"))], 1, "choice 0 went on after its end"),
+        (vec![piece(1, "one", end)], 2, "1 of 2 choices came to an end"),
+        (vec![piece(0, "one", end), piece(1, "half", None)], 2, "1 of 2 choices came to an end"),
+        (vec![], 1, "0 of 1 choices came to an end"),
+    ] {
+        for answer in told(pieces.clone(), n) {
+            assert!(failure(&answer).2.contains(says), "{answer:?}");
+        }
+    }
+    // What good servers do: an empty piece beside the usage, the end said again.
+    let mut usage = piece(0, "", None);
+    usage["choices"][0]["delta"] =
+        json!({"role": "assistant", "content": "", "reasoning_content": null, "annotations": []});
+    usage["usage"] = json!({"prompt_tokens": 7});
+    for answer in told(vec![piece(0, "one", end), usage, piece(0, "", end)], 1) {
+        assert!(answer.is_done(), "{answer:?}");
+        assert_eq!((text(&answer).as_str(), answer.chunks.len()), ("one", 1));
+    }
+}
+
 #[test]
 fn a_caller_who_leaves_ends_it_at_the_upstream_too() {
     let upstream = Upstream::start();
@@ -302,7 +482,7 @@ fn a_deadline_ends_it() {
     let upstream = Upstream::start();
     let model = open(&upstream);
     let input = RequestInput {
-        deadline: Deadline::In(Duration::from_millis(200)),
+        deadline: Deadline::In(Duration::from_secs(1)),
         ..RequestInput::new("chat", &chat(json!({"mode": "slow"})), vec![])
     };
     let start = Instant::now();

@@ -161,6 +161,20 @@ fn a_server_that_lies_is_told_so() {
 }
 
 #[test]
+fn tensors_that_would_take_all_memory_once_they_are_read_are_refused() {
+    let upstream = server(false, |_| {
+        let numbers = "0,".repeat(9 << 20);
+        let output = format!(r#"{{"name":"x","datatype":"INT8","shape":[1],"data":[{numbers}0]}}"#);
+        bytes_reply(200, format!(r#"{{"outputs":[{output}]}}"#).into_bytes())
+    });
+    let model = open_with(&upstream, json!({})).unwrap();
+    let answer = ask(&model, json!({}));
+    let (code, reason, message) = refused(&answer);
+    assert_eq!((code, reason), (Code::Unavailable, "upstream_error"), "{message}");
+    assert!(message.contains("MiB once it is read, of 512; tensors take least as binary"), "{message}");
+}
+
+#[test]
 fn a_graph_that_is_not_there_says_so() {
     let upstream = server(true, echo);
     let told = open_with(&upstream, json!({"model": "h"})).err().unwrap();

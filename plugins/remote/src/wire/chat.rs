@@ -116,6 +116,9 @@ fn picture(name: &str, tensors: &[TensorView<'_>]) -> Result<String> {
     Ok(format!("data:{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
 }
 
+/// Members of a piece of `chat/1` that an upstream has elsewhere, and must not say twice.
+const OURS: [&str; 4] = ["index", "logprobs", "finish_reason", "truncated"];
+
 /// A whole answer has `message` where a piece has `delta`.
 pub type Answer = super::Answer<Choice>;
 
@@ -167,7 +170,7 @@ impl Choice {
     /// As a piece of `chat/1`, with all the log-probabilities there are.
     pub fn chunk(self) -> Chunk {
         let mut extra = self.delta.extra;
-        extra.retain(|_, value| !value.is_null());
+        extra.retain(|name, value| !value.is_null() && !OURS.contains(&name.as_str()));
         let finish_reason = finish_reason(self.finish_reason, &mut extra);
         let calls = self.delta.tool_calls.unwrap_or_default().into_iter().enumerate();
         let tokens = self.logprobs.and_then(|logprobs| logprobs.content).unwrap_or_default();

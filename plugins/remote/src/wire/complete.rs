@@ -39,6 +39,16 @@ pub fn request(params: Params, model: &str, flavour: Flavour, confidence: bool) 
     Ok(body)
 }
 
+/// About how many bytes of the prompt come back with each choice, as JSON.
+pub fn repeated(params: &Params) -> usize {
+    match &params.prompt {
+        _ if !params.echo => 0,
+        // At worst each byte is written as `\u0000`.
+        Prompt::Text(text) => text.len().saturating_mul(6),
+        Prompt::Tokens(tokens) => tokens.len().saturating_mul(256),
+    }
+}
+
 /// A whole answer looks like a piece.
 pub type Answer = super::Answer<Choice>;
 

@@ -7,7 +7,7 @@ use backplane_plugin::payload::embed::{Input, Params};
 use backplane_plugin::prelude::*;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 /// What is sent: vectors are asked for in base64, a quarter of the text and none of the parsing.
@@ -63,8 +63,7 @@ struct Vector {
 }
 
 /// As numbers, or their bytes in base64: some servers ignore what was asked for.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 enum Numbers {
     List(Vec<f32>),
     Base64(String),
@@ -73,6 +72,37 @@ enum Numbers {
 impl Default for Numbers {
     fn default() -> Self {
         Self::List(Vec::new())
+    }
+}
+
+/// By hand: an untagged enum would keep a list as values of eight times its size before it becomes numbers.
+impl<'de> Deserialize<'de> for Numbers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Numbers;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of numbers, or base64")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Numbers, E> {
+                Ok(Numbers::Base64(text.to_owned()))
+            }
+
+            fn visit_string<E: de::Error>(self, text: String) -> Result<Numbers, E> {
+                Ok(Numbers::Base64(text))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Numbers, A::Error> {
+                let mut numbers = Vec::new();
+                while let Some(number) = list.next_element()? {
+                    numbers.push(number);
+                }
+                Ok(Numbers::List(numbers))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
     }
 }
 

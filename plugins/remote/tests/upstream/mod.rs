@@ -187,6 +187,12 @@ pub fn event(data: &Value) -> Step {
     send(format!("data: {data}\n\n"))
 }
 
+/// A stream of events with its end.
+pub fn stream_reply(events: &[Value]) -> Reply {
+    let steps = events.iter().map(event).chain([send("data: [DONE]\n\n")]).collect();
+    Reply { status: 200, headers: vec![("content-type", "text/event-stream".to_owned())], steps }
+}
+
 fn piece(chat: bool, index: usize, text: &str, finish: Option<&str>) -> Value {
     let mut choice = json!({"index": index, "finish_reason": finish, "logprobs": null});
     match chat {
@@ -229,7 +235,7 @@ pub fn well_behaved(seen: &Seen) -> Reply {
         "silent" => return streamed(vec![say(0, "half"), Step::Wait(Duration::from_secs(60))]),
         "never begins" => return streamed(vec![Step::Wait(Duration::from_secs(60))]),
         "no end of line" => {
-            return streamed((0..64).map(|_| send(format!("data: {}", "x".repeat(1 << 20)))).collect());
+            return streamed((0..12).map(|_| send(format!("data: {}", "x".repeat(1 << 20)))).collect());
         }
         "no json" => return streamed(vec![send("data: {\"choices\":\n\n")]),
         "error inside" => {
