@@ -10,9 +10,11 @@
 mod attempt;
 mod budget;
 mod cascade;
+mod count;
 mod limit;
 mod tab;
 
+pub(crate) use count::Counting;
 pub(crate) use tab::SecondChance;
 
 use crate::cache::{CacheHandle, Identity, Key};
@@ -42,6 +44,7 @@ pub(crate) struct Parts {
     pub catalog: CatalogHandle,
     pub metrics: Metrics,
     pub timer: Timer,
+    pub counting: Counting,
     /// Requests that are not settled yet.
     pub open: Arc<AtomicUsize>,
     pub stopping: AtomicBool,

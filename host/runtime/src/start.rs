@@ -19,7 +19,7 @@ use crate::loader::{PluginCall, Shared};
 use crate::metrics::Metrics;
 use crate::router::actor::RouterActor;
 use crate::router::{self, RouterHandle};
-use crate::serve::{Parts, serve};
+use crate::serve::{Counting, Parts, serve};
 use crate::store;
 use crate::supervisor::actor::{Look, SupervisorActor};
 use crate::supervisor::{Restarts, Snapshot};
@@ -236,6 +236,7 @@ fn build(
         catalog: catalog.clone(),
         metrics: metrics.clone(),
         timer,
+        counting: Counting::default(),
         open: Arc::new(AtomicUsize::new(0)),
         stopping: AtomicBool::new(false),
     });

@@ -950,6 +950,43 @@ fn a_caller_may_let_old_messages_go() {
     });
 }
 
+/// Without a bound from below each of these would take many seconds and gigabytes.
+#[test]
+fn what_is_far_too_long_costs_no_more_than_what_just_fits() {
+    let megabytes = "many words that say nothing at all ".repeat(300_000);
+    with_engine(|engine| {
+        let refused = |error: Error| {
+            assert_eq!(
+                (error.code, error.reason.as_deref()),
+                (Code::OutOfRange, Some("context_length_exceeded"))
+            );
+            assert_eq!(error.details["n_ctx"], json!(1024));
+        };
+        let mut params = asks(&megabytes, 8);
+        refused(chat(engine, &params).unwrap_err());
+        refused(engine.loaded().count_chat(&params).unwrap_err());
+        params.truncate = Some(chat::Truncate::OldestMessages);
+        refused(chat(engine, &params).unwrap_err());
+        refused(complete(engine, &continues(&megabytes, 1)).unwrap_err());
+        let embedded =
+            embed::Params { input: vec![embed::Input::Text(megabytes.clone())], ..Default::default() };
+        refused(embed(engine, &embedded).unwrap_err());
+        let cut = embed::Params { truncate: true, ..embedded };
+        assert_eq!(embed(engine, &cut).unwrap().1.prompt_tokens, 1024);
+
+        // Of very many messages the newest stay, as of few.
+        let question = "What is the capital of France? Answer in one sentence.";
+        let mut params = asks(question, 24);
+        let old = (0..40_000).map(|i| says(if i % 2 == 0 { "user" } else { "assistant" }, "So it is said."));
+        params.messages.splice(1..1, old);
+        refused(chat(engine, &params).unwrap_err());
+        params.truncate = Some(chat::Truncate::OldestMessages);
+        assert!(engine.loaded().count_chat(&params).unwrap() < 4 * 1024);
+        let (choices, usage) = chat(engine, &params).unwrap();
+        assert!(usage.prompt_tokens > 512 && !choices[0].text.is_empty(), "{usage:?}");
+    });
+}
+
 #[test]
 fn a_request_for_no_tokens_gets_none() {
     with_engine(|engine| {

@@ -24,6 +24,13 @@ impl From<Encoding> for Tokens {
     }
 }
 
+/// More bytes than a token has on the average, in whatever language.
+const BYTES_OF_A_TOKEN: usize = 64;
+/// Tokens that a text may have for a model that says nothing of it.
+const LONG: usize = 16 << 10;
+/// Bytes that are always tokenized, white space and all.
+const PIECE: usize = 64 << 10;
+
 /// A tokenizer with the model's limit.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -82,7 +89,7 @@ impl Tokenizer {
     /// # Errors
     /// `OutOfRange` with the counts when it is too long and not to be cut.
     pub fn text(&self, name: &str, text: &str, truncate: bool) -> Result<Tokens> {
-        let mut encoding = self.encode(text)?;
+        let mut encoding = self.encode(self.within(name, text, truncate)?)?;
         self.fit(name, &mut encoding, self.added(false), truncate)?;
         Ok(self.inner.post_process(encoding, None, true).map_err(|error| failed(name, &error))?.into())
     }
@@ -92,7 +99,8 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::text`].
     pub fn pair(&self, name: &str, first: &str, second: &str, truncate: bool) -> Result<Tokens> {
-        let (first, mut second) = (self.encode(first)?, self.encode(second)?);
+        let first = self.encode(self.within(name, first, false)?)?;
+        let mut second = self.encode(self.within(name, second, truncate)?)?;
         self.fit(name, &mut second, self.added(true) + first.len(), truncate)?;
         let types = vec![1; second.len()];
         second.set_type_ids(types);
@@ -120,6 +128,27 @@ impl Tokenizer {
         }
         let ids = ids[..ids.len().min(most)].to_vec();
         Ok(Tokens { types: vec![0; ids.len()], ids })
+    }
+
+    /// As much of a text as may be looked at: no text of more fits, and tokenizing takes hundreds of bytes of memory for
+    /// each of its own.
+    fn within<'a>(&self, name: &str, text: &'a str, truncate: bool) -> Result<&'a str> {
+        let most = self.max_length.unwrap_or(LONG);
+        let bytes = most.saturating_mul(BYTES_OF_A_TOKEN).max(PIECE);
+        if text.len() <= bytes {
+            return Ok(text);
+        }
+        if !truncate {
+            let message = format!(
+                "`{name}` has {} bytes, and the model takes {most} tokens, which no text of more than {bytes} bytes fits; \
+                 with `truncate` what is too much would be cut off",
+                text.len()
+            );
+            let error = Error::new(Code::OutOfRange, message).with_reason("context_length_exceeded");
+            return Err(error.with_param(name).with_detail("n_ctx", most));
+        }
+        let (kept, _) = text.split_at(text.floor_char_boundary(bytes));
+        Ok(kept.rfind(char::is_whitespace).map_or(kept, |space| &kept[..space]))
     }
 
     fn encode(&self, text: &str) -> Result<Encoding> {
@@ -188,6 +217,25 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), json.to_string()).unwrap();
         Tokenizer::open(file.path(), "m", max_length)
+    }
+
+    #[test]
+    fn of_what_is_far_too_long_no_more_is_looked_at_than_may_fit() {
+        let tokenizer = tokenizer(Some(6), None).unwrap();
+        let long = "a b c ".repeat(1 << 20);
+        let cut = tokenizer.text("t", &long, true).unwrap();
+        assert_eq!(cut.ids, [1, 3, 4, 5, 3, 2]);
+        let refused = tokenizer.text("t", &long, false).unwrap_err();
+        assert_eq!(
+            (refused.code, refused.reason.as_deref()),
+            (Code::OutOfRange, Some("context_length_exceeded"))
+        );
+        assert!(refused.message.starts_with("`t` has 6291456 bytes"), "{}", refused.message);
+        assert!(
+            tokenizer.pair("t", "a", &long, true).is_ok() && tokenizer.pair("t", &long, "a", true).is_err()
+        );
+        // White space is no token.
+        assert_eq!(tokenizer.text("t", &format!("a{}", " ".repeat(60_000)), false).unwrap().ids, [1, 3, 2]);
     }
 
     #[test]

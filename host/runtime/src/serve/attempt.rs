@@ -58,7 +58,7 @@ pub(super) async fn attempt(
             Some(waiting) => waiting,
             None => {
                 let pass = enter(parts, request, entry, &backend)?;
-                let purse = reserve(parts, request, &backend, given, admitted).inspect_err(refused)?;
+                let purse = reserve(parts, request, &backend, given, admitted).await.inspect_err(refused)?;
                 let tab = Tab::open(purse.reservation, &parts.open);
                 let paid = Paid {
                     params: purse.params.as_deref().unwrap_or(&params),

@@ -11,6 +11,7 @@
 //! In the second row the answer is cut where the tokens end.
 
 use super::Parts;
+use super::count::count;
 use super::limit::with;
 use crate::backend::Backend;
 use crate::error::Result;
@@ -111,7 +112,7 @@ pub(super) fn admit(parts: &Parts, request: &Request, id: String) -> Result<Admi
 
 /// Sets aside what the request may cost at this model. `gives`: tokens of an answer where the request says nothing of it, by
 /// the model's card or the route's default.
-pub(super) fn reserve(
+pub(super) async fn reserve(
     parts: &Parts,
     request: &Request,
     backend: &Backend,
@@ -125,7 +126,7 @@ pub(super) fn reserve(
         let price = Price { prompt: 0, most: (sent.saturating_add(ADDED), DEFAULT_MAX_TOKENS) };
         return Ok(Purse { reservation: Reservation::free(), price, params: None });
     };
-    let counted = backend.model().count_tokens(&request.capability, &request.params)?;
+    let counted = count(parts, request, backend.model()).await?;
     let prompt = counted.unwrap_or(bytes);
     let context = backend.model().description().context.map(u64::from);
     let room = context.map(|context| context.saturating_sub(prompt).max(1));

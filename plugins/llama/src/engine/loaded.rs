@@ -1,6 +1,7 @@
 //! A model in memory: what its running copies share.
 
 use super::embed::{EmbedJob, Pooling, Shape};
+use super::far;
 use super::gguf::Header;
 use super::job::Terms;
 use super::plan::Plan;
@@ -153,6 +154,13 @@ impl Loaded {
             }
             if input.len() > most && params.truncate {
                 input.truncate(most);
+            }
+            // Of one that is far too long only a part was counted.
+            if input.len() > most
+                && let embed::Input::Text(text) = &params.input[i]
+                && far::PIECE < text.len()
+            {
+                return Err(far::far_too_long(most, self.shape.context).with_param(format!("input[{i}]")));
             }
             if input.len() > most {
                 let n = input.len();

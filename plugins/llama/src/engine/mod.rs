@@ -21,6 +21,7 @@ pub mod bench;
 mod budget;
 mod choice;
 mod embed;
+mod far;
 mod gbnf;
 mod gguf;
 mod grammar;

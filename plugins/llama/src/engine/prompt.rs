@@ -1,5 +1,6 @@
 //! From a request to tokens: chat template, tokenizer, and what happens when it does not fit.
 
+use super::far::{self, Least};
 use super::template::{ChatTemplate, Conversation};
 use super::tools;
 use backplane_plugin::Code;
@@ -83,19 +84,23 @@ impl Prompter {
     /// # Errors
     /// `OutOfRange` with the counts when it does not fit; `InvalidArgument` for what the template refuses.
     pub fn chat(&self, params: &chat::Params, room: u32) -> Result<ChatPrompt> {
-        let tokens = self.render(params, &params.messages)?;
-        if tokens.len() < self.context as usize || params.truncate != Some(Truncate::OldestMessages) {
-            self.fits(tokens.len())?;
-            return Ok(ChatPrompt { tokens, dropped: 0 });
-        }
         let first = params.messages.iter().take_while(|message| message.role == "system").count();
+        let hopeless = self.hopeless(params, first)?;
+        let may_drop = params.truncate == Some(Truncate::OldestMessages);
+        if hopeless == 0 {
+            let tokens = self.render(params, &params.messages)?;
+            if tokens.len() < self.context as usize || !may_drop {
+                self.fits(tokens.len())?;
+                return Ok(ChatPrompt { tokens, dropped: 0 });
+            }
+        }
         let most = params.messages.len().saturating_sub(first + 1);
         let room = room.min(self.context / 2) as usize;
         let without = |dropped: usize| -> Result<Vec<i32>> {
             let (system, rest) = params.messages.split_at(first);
             self.render(params, &[system, &rest[dropped..]].concat())
         };
-        let (mut fits, mut too_long) = (most, 0);
+        let (mut fits, mut too_long) = (most, hopeless.saturating_sub(1));
         while fits > too_long + 1 {
             let middle = (fits + too_long) / 2;
             if without(middle)?.len() + room <= self.context as usize {
@@ -113,12 +118,34 @@ impl Prompter {
         Ok(ChatPrompt { tokens, dropped: fits as u32 })
     }
 
-    /// A conversation's tokens, whether it fits or not.
+    /// A conversation's tokens, whether it fits or not; without the messages that are far too many, where they may be
+    /// dropped.
     ///
     /// # Errors
-    /// As [`Prompter::chat`], but for the length.
+    /// As [`Prompter::chat`]; for the length only if it is far too long.
     pub fn chat_any_length(&self, params: &chat::Params) -> Result<Vec<i32>> {
-        self.render(params, &params.messages)
+        let first = params.messages.iter().take_while(|message| message.role == "system").count();
+        match self.hopeless(params, first)? {
+            0 => self.render(params, &params.messages),
+            dropped => {
+                let (system, rest) = params.messages.split_at(first);
+                self.render(params, &[system, &rest[dropped..]].concat())
+            }
+        }
+    }
+
+    /// See [`far::hopeless`]; more than none only where messages may be dropped.
+    fn hopeless(&self, params: &chat::Params, first: usize) -> Result<usize> {
+        let tools = |tool: &Tool| {
+            let texts = tool.name.len() + tool.description.as_ref().map_or(0, String::len);
+            texts + tool.parameters.as_ref().map_or(0, text_bytes)
+        };
+        let (system, rest) = params.messages.split_at(first);
+        let hopeless = far::hopeless(self, system, rest, params.tools.iter().map(tools).sum())?;
+        if hopeless > 0 && params.truncate != Some(Truncate::OldestMessages) {
+            return Err(far::far_too_long(self.context as usize, self.context));
+        }
+        Ok(hopeless)
     }
 
     /// The tokens to continue.
@@ -138,6 +165,13 @@ impl Prompter {
     /// As [`Prompter::complete`], but for the length.
     pub fn complete_any_length(&self, params: &complete::Params) -> Result<Continued> {
         let special = params.extra.get("parse_special").and_then(Value::as_bool).unwrap_or(false);
+        let mut least = Least::new(self);
+        for text in prompt_text(params).into_iter().chain(params.suffix.as_deref()) {
+            if far::PIECE < text.len() {
+                least.add(text);
+                least.check()?;
+            }
+        }
         let tokens = match (&params.prompt, &params.suffix) {
             (complete::Prompt::Text(text), None) => self.tokenize(text, true, special),
             (complete::Prompt::Tokens(tokens), None) => self.check_tokens(tokens, "prompt")?,
@@ -155,9 +189,18 @@ impl Prompter {
         Ok(Continued { echoed: 0..tokens.len(), tokens })
     }
 
-    /// Tokens of a text to embed.
+    /// Tokens of a text to embed. Of one that is far too long, those of its beginning, which are more than fit.
     pub fn text(&self, text: &str) -> Vec<i32> {
+        let text = match text.len() {
+            ..=far::PIECE => text,
+            _ => &text[..Least::new(self).add(text)],
+        };
         self.tokenize(text, true, false)
+    }
+
+    /// How many tokens a text has by itself.
+    pub fn count_plain(&self, text: &str) -> usize {
+        self.model.vocab().tokenize(text.as_bytes(), false, false).len()
     }
 
     /// Checks token numbers from a caller.
@@ -278,6 +321,23 @@ impl Prompter {
     fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<i32> {
         let tokens = self.model.vocab().tokenize(text.as_bytes(), add_special, parse_special);
         tokens.into_iter().map(|token| token.0).collect()
+    }
+}
+
+fn prompt_text(params: &complete::Params) -> Option<&str> {
+    match &params.prompt {
+        complete::Prompt::Text(text) => Some(text),
+        complete::Prompt::Tokens(_) => None,
+    }
+}
+
+/// Bytes of all texts in a value, names of members too.
+fn text_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(text_bytes).sum(),
+        Value::Object(members) => members.iter().map(|(name, member)| name.len() + text_bytes(member)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 
