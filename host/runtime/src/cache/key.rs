@@ -185,7 +185,11 @@ impl<'de> Visitor<'de> for Canonical<'_> {
                 ends.push(self.out.len());
             }
         }
-        sort(self.out, begin, &ends);
+        // Further inside the order may be a part of what is asked: the properties of a schema come in an answer, and the
+        // parameters of a tool in a prompt, as they were written.
+        if self.outermost {
+            sort(self.out, begin, &ends);
+        }
         self.out.push(b'}');
         Ok(())
     }
@@ -251,7 +255,7 @@ mod tests {
     #[test]
     fn how_a_request_is_written_does_not_matter() {
         let plain = key(r#"{"a":1,"b":{"x":[1,2],"y":"é"}}"#);
-        assert_eq!(plain, key(r#" { "b" : { "y" : "\u00e9", "x" : [ 1, 2 ] }, "a" : 1 } "#));
+        assert_eq!(plain, key(r#" { "b" : { "x" : [ 1, 2 ], "y" : "\u00e9" }, "a" : 1 } "#));
         assert_eq!(plain, key(r#"{"a":1,"stream":true,"stream_options":{"u":1},"b":{"x":[1,2],"y":"é"}}"#));
     }
 
@@ -270,6 +274,8 @@ mod tests {
             r#"{"a":{}}"#,
             r#"{"a":{"stream":true}}"#,
             r#"{"a":{"stream":false}}"#,
+            r#"{"a":{"first":1,"then":2}}"#,
+            r#"{"a":{"then":2,"first":1}}"#,
             r#"{"a":1,"b":2}"#,
             r#"{"b":1,"a":2}"#,
             r#"{"a":[1,2]}"#,
@@ -383,10 +389,10 @@ mod tests {
         })
     }
 
+    /// The same members in another order, outermost.
     fn reversed(value: &Value) -> Value {
         match value {
-            Value::Object(members) => members.iter().rev().map(|(k, v)| (k.clone(), reversed(v))).collect(),
-            Value::Array(items) => items.iter().map(reversed).collect(),
+            Value::Object(members) => members.iter().rev().map(|(k, v)| (k.clone(), v.clone())).collect(),
             other => other.clone(),
         }
     }
@@ -398,7 +404,7 @@ mod tests {
             let form = |value: &Value| of(&value.to_string());
             prop_assert_eq!(form(&one), form(&reversed(&one)));
             prop_assert_eq!(form(&one), of(&serde_json::to_string_pretty(&one).unwrap()));
-            prop_assert_eq!(form(&one) == form(&two), one == two);
+            prop_assert!(form(&one) != form(&two) || one == two);
         }
     }
 
