@@ -6,18 +6,15 @@
 use e2e::{Server, root, state_with_models_of};
 use serde_json::{Value, json};
 use std::process::Command;
-use std::sync::OnceLock;
 
 const MARKDOWN: &str = "# The house\n\n- The **house** is big.\n- Read [the page](https://a.b/c) with `make run`.\n\n\
                         ```sh\nmake run   # the house\n```\n\n| the city | {name} |\n|---|---|\n| the garden | 1,234.5 |\n";
 const SPANISH: &str = "# La casa\n\n- La **casa** es grande.\n- Leído [la página](https://a.b/c) con `make run`.\n\n\
                        ```sh\nmake run   # the house\n```\n\n| La ciudad | {name} |\n|---|---|\n| El jardín | 1,234.5 |\n";
 
-/// One server for all: nothing here changes it.
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    // No chat model: what Apertium does not serve is not served.
-    SERVER.get_or_init(|| Server::start_on(state_with_models_of(&["lid.176"]), ""))
+/// No chat model: what Apertium does not serve is not served.
+fn server() -> Server {
+    Server::start_on(state_with_models_of(&["lid.176"]), "")
 }
 
 #[test]
@@ -53,7 +50,8 @@ fn libretranslate_s_own_client_is_answered() {
                   print(json.dumps([api.translate('The house is big.', 'en', 'es'),\n\
                   api.translate('La casa es grande y bonita, y mi hermano vive en ella.', 'auto', 'en'),\n\
                   api.detect('La casa es grande y bonita, y mi hermano vive en ella.')[0]['language'], codes['en'], codes['es']]))\n";
-    let output = Command::new(python).args(["-c", script, &server().url, &server().key]).output().unwrap();
+    let server = server();
+    let output = Command::new(python).args(["-c", script, &server.url, &server.key]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let answers: Value = serde_json::from_str(&said)
         .unwrap_or_else(|_| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)));
@@ -65,34 +63,36 @@ fn libretranslate_s_own_client_is_answered() {
 }
 
 /// A request without our header: as LibreTranslate's clients send it.
-fn ask(path: &str, kind: &str, body: &str) -> (u16, Value) {
+fn ask(server: &Server, path: &str, kind: &str, body: &str) -> (u16, Value) {
     let client = reqwest::blocking::Client::new();
     let request =
-        client.post(format!("{}{path}", server().url)).header("content-type", kind).body(body.to_owned());
+        client.post(format!("{}{path}", server.url)).header("content-type", kind).body(body.to_owned());
     let answer = request.send().unwrap();
     (answer.status().as_u16(), answer.json().unwrap())
 }
 
-fn json_of(mut body: Value) -> (u16, Value) {
-    body["api_key"] = server().key.clone().into();
-    ask("/translate", "application/json", &body.to_string())
+fn json_of(server: &Server, mut body: Value) -> (u16, Value) {
+    body["api_key"] = server.key.clone().into();
+    ask(server, "/translate", "application/json", &body.to_string())
 }
 
 #[test]
 fn libretranslate_s_requests_are_understood_and_refused_in_its_words() {
-    let (status, answer) = json_of(json!({"q": ["The house", "The city"], "source": "en", "target": "es"}));
+    let server = &server();
+    let (status, answer) =
+        json_of(server, json!({"q": ["The house", "The city"], "source": "en", "target": "es"}));
     assert_eq!((status, &answer["translatedText"]), (200, &json!(["La casa", "La ciudad"])));
     let html = json!({"q": "<p>The <b>house</b> &amp; the city</p>", "source": "en", "target": "es", "format": "html"});
-    assert_eq!(json_of(html).1["translatedText"], "<p>La <b>casa</b> &amp; la ciudad</p>");
+    assert_eq!(json_of(server, html).1["translatedText"], "<p>La <b>casa</b> &amp; la ciudad</p>");
     let auto =
         json!({"q": "My brother lives in a big house.", "source": "auto", "target": "es", "alternatives": 2});
-    let (_, answer) = json_of(auto);
+    let (_, answer) = json_of(server, auto);
     assert_eq!(answer["detectedLanguage"]["language"], "en");
     assert!(answer["detectedLanguage"]["confidence"].as_f64().unwrap() > 50.0, "{answer}");
     assert!(answer["alternatives"].is_array());
 
-    let form = format!("q=The+house&source=en&target=es&api_key={}", server().key);
-    let (status, answer) = ask("/translate", "application/x-www-form-urlencoded", &form);
+    let form = format!("q=The+house&source=en&target=es&api_key={}", server.key);
+    let (status, answer) = ask(server, "/translate", "application/x-www-form-urlencoded", &form);
     assert_eq!((status, &answer["translatedText"]), (200, &json!("La casa")));
 
     for (body, status, error) in [
@@ -107,22 +107,24 @@ fn libretranslate_s_requests_are_understood_and_refused_in_its_words() {
             "rtf format is not supported",
         ),
     ] {
-        assert_eq!(json_of(body.clone()), (status, json!({"error": error})), "{body}");
+        assert_eq!(json_of(server, body.clone()), (status, json!({"error": error})), "{body}");
     }
-    let (status, answer) = ask("/translate", "application/json", r#"{"q":"x","source":"en","target":"es"}"#);
+    let (status, answer) =
+        ask(server, "/translate", "application/json", r#"{"q":"x","source":"en","target":"es"}"#);
     assert_eq!(
         (status, answer),
         (400, json!({"error": "Please contact the server operator to get an API key"}))
     );
-    let (status, answer) = ask("/detect", "application/json", r#"{"q":"x","api_key":"sk-wrong"}"#);
+    let (status, answer) = ask(server, "/detect", "application/json", r#"{"q":"x","api_key":"sk-wrong"}"#);
     assert_eq!((status, answer), (403, json!({"error": "Invalid API key"})));
-    let (status, answer) = ask("/translate", "application/json", "[1]");
+    let (status, answer) = ask(server, "/translate", "application/json", "[1]");
     assert_eq!((status, answer), (400, json!({"error": "Invalid JSON format"})));
-    assert_eq!(server().get("/frontend/settings").1["keyRequired"], true);
+    assert_eq!(server.get("/frontend/settings").1["keyRequired"], true);
 }
 
 #[test]
 fn a_file_is_translated_and_fetched() {
+    let server = &server();
     let part =
         |head: &str, body: &str| format!("--b\r\ncontent-disposition: form-data; {head}\r\n\r\n{body}\r\n");
     let form = [
@@ -132,15 +134,15 @@ fn a_file_is_translated_and_fetched() {
         "--b--\r\n".to_owned(),
     ];
     let request =
-        server().request("POST", "/translate_file").header("content-type", "multipart/form-data; boundary=b");
+        server.request("POST", "/translate_file").header("content-type", "multipart/form-data; boundary=b");
     let answer = request.body(form.concat()).send().unwrap();
     assert_eq!(answer.status(), 200);
     let url = answer.json::<Value>().unwrap()["translatedFileUrl"].as_str().unwrap().to_owned();
-    assert!(url.starts_with(&server().url) && url.ends_with(".house_x_es.md"), "{url}");
+    assert!(url.starts_with(&server.url) && url.ends_with(".house_x_es.md"), "{url}");
     let file = reqwest::blocking::get(url).unwrap();
     assert_eq!(file.headers()["content-disposition"], "attachment; filename=\"house_x_es.md\"");
     assert_eq!(file.text().unwrap(), SPANISH);
-    assert_eq!(server().get("/download_file/nothing.md").0, 404);
+    assert_eq!(server.get("/download_file/nothing.md").0, 404);
 }
 
 #[test]
