@@ -302,6 +302,8 @@ fn administration(caller: &mut Caller<'_>) {
     caller.ask_as(Some(secret), "POST", "/v1/capabilities/echo", Some(ask), 429, &[]);
     caller.ask_as(Some(secret), "GET", "/admin/v1/keys", None, 403, &[]);
     caller.document.section("Administration, continued", "");
+    let more = json!({"limits": {"requests_per_minute": 60, "tokens": {"tokens": 1000, "window": "day"}}});
+    caller.ask("PATCH", &format!("/admin/v1/keys/{id}"), Some(more), 200, &["/budget/reset_seconds"]);
     caller.ask("DELETE", &format!("/admin/v1/keys/{id}"), None, 200, &[]);
     caller.page("/admin/v1/config", 200, |text| {
         let value: Value = serde_json::from_str(text).unwrap();

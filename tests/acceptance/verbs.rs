@@ -201,6 +201,10 @@ pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
     }
     shell.run(document, &["key", "ls"], 0);
     shell.run(document, &["key", "ls", "--json"], 0);
+    shell.run(document, &["key", "show"], 0);
+    shell.run(document, &["key", "show", "web-app"], 0);
+    shell.run(document, &["key", "set", "web-app", "--tokens", "200000", "--window", "month"], 0);
+    shell.run(document, &["key", "set", "web-app"], 2);
     shell.run(document, &["key", "revoke", "laptop"], 0);
     shell.run(document, &["key", "revoke", "nobody"], 3);
 

@@ -12,8 +12,10 @@ pub use license::{Inspect, Issue, License, Revoke, Trust, TrustAdd, Usage};
 pub use plugin::{Plugin, Unquarantine};
 
 use crate::complete;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use std::convert::Infallible;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 const EXAMPLES: &str = "Examples:
   backplane run smollm2                         chat; fetches the model, starts a server
@@ -46,14 +48,14 @@ pub struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
-    /// The server: host:port or a URL. Without it the one on the state directory, or 127.0.0.1:8484
-    #[arg(long, global = true, env = "BACKPLANE_ADDR", hide_env_values = true, value_name = "ADDRESS")]
+    /// The server: host:port or a URL. Without it the one on the state directory, or 127.0.0.1:8484 [env: BACKPLANE_ADDR]
+    #[arg(long, global = true, value_name = "ADDRESS")]
     pub host: Option<String>,
-    /// The state directory: keys, models, plugins, logs [default: $XDG_STATE_HOME/backplane]
-    #[arg(long, global = true, env = "BACKPLANE_STATE", hide_env_values = true, value_name = "DIR")]
+    /// The state directory: keys, models, plugins, logs [env: BACKPLANE_STATE] [default: $XDG_STATE_HOME/backplane]
+    #[arg(long, global = true, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// The configuration file [default: backplane.toml in the state directory, if it is there]
-    #[arg(long, global = true, env = "BACKPLANE_CONFIG", hide_env_values = true, value_name = "FILE")]
+    /// The configuration file [env: BACKPLANE_CONFIG] [default: backplane.toml in the state directory, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Write results, and errors, as JSON
     #[arg(long, global = true)]
@@ -70,6 +72,18 @@ pub struct Global {
     /// Answer every question with yes
     #[arg(short, long, global = true)]
     pub yes: bool,
+}
+
+impl Global {
+    /// With what the environment says where the command line does not. (clap would do it, and then show these flags as
+    /// required in every usage line.)
+    pub fn with_environment(mut self) -> Self {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        self.host = self.host.or_else(|| Some(set("BACKPLANE_ADDR")?.to_string_lossy().into_owned()));
+        self.state = self.state.or_else(|| set("BACKPLANE_STATE").map(PathBuf::from));
+        self.config = self.config.or_else(|| set("BACKPLANE_CONFIG").map(PathBuf::from));
+        self
+    }
 }
 
 /// What can be done.
@@ -109,7 +123,7 @@ pub enum Verb {
     Ocr(Ocr),
     /// Ask any capability
     Infer(Infer),
-    /// Make, list and revoke API keys
+    /// Make, list, change and revoke API keys
     #[command(subcommand)]
     Key(Key),
     /// Check, show, write and reload the configuration
@@ -141,6 +155,9 @@ pub struct Serve {
     /// Where to listen; port 0 takes any free one [default: server.address of the configuration]
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<String>,
+    /// What fingers type; the address has it
+    #[arg(long = "port", hide = true, value_parser = port_is_in_the_address)]
+    _port: Option<Infallible>,
     /// Look for plugins here too
     #[arg(long, value_name = "DIR")]
     pub plugin_dir: Vec<PathBuf>,
@@ -150,6 +167,10 @@ pub struct Serve {
     /// Another setting, such as `models.keep_alive=forever`
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     pub settings: Vec<(String, String)>,
+}
+
+fn port_is_in_the_address(port: &str) -> Result<Infallible, String> {
+    Err(format!("the port is a part of the address: `--address 127.0.0.1:{port}`"))
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
@@ -276,14 +297,13 @@ pub struct Stop {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   backplane embed minilm \"a guitar\" \"a musical instrument\"
-  backplane embed minilm - < lines.txt        one text a line
+  backplane embed minilm < lines.txt          one text a line
   backplane embed minilm \"a guitar\" --json")]
 pub struct Embed {
     /// The model
     #[arg(add = complete::installed())]
     pub model: String,
-    /// The texts; `-` reads them from standard input, one a line
-    #[arg(required = true)]
+    /// The texts; without any, and for `-`, the lines of standard input
     pub texts: Vec<String>,
     /// Cut the vectors to this many dimensions
     #[arg(long)]
@@ -361,7 +381,7 @@ pub struct Infer {
     pub stream: bool,
 }
 
-/// Make, list and revoke API keys.
+/// Make, list, change and revoke API keys.
 #[derive(Debug, Subcommand)]
 pub enum Key {
     /// Make a key; its secret is shown once
@@ -372,10 +392,25 @@ pub enum Key {
     /// List the keys, without their secrets
     #[command(visible_alias = "list")]
     Ls,
+    /// Show your own key: what it has spent, what is left, and until when
+    #[command(
+        after_help = "Examples:\n  backplane key show             your own; needs no administrator\n  backplane key show web-app     another one"
+    )]
+    Show {
+        /// Name or id of another key, for administrators
+        #[arg(add = complete::keys())]
+        key: Option<String>,
+    },
+    /// Change the limits of a key: its next request has them; what it has spent stays spent
+    #[command(
+        after_help = "Examples:\n  backplane key set web-app --tokens 200000\n  backplane key set web-app --tokens 1000000 --window month --requests-per-minute 120\n  backplane key set web-app --tokens default     as the configuration has it for all keys"
+    )]
+    Set(KeySet),
     /// Revoke a key: the next request with it is refused
     #[command(after_help = "Examples:\n  backplane key revoke web-app\n  backplane key revoke 3f9a1c20")]
     Revoke {
         /// Name or id of the key, as `key ls` shows them
+        #[arg(add = complete::keys())]
         key: String,
     },
 }
@@ -399,6 +434,45 @@ pub struct KeyCreate {
     /// What `--tokens` counts for: minute, hour, day, month, total, or a time such as `15m`
     #[arg(long, value_name = "TIME", default_value = "day", requires = "tokens")]
     pub window: String,
+}
+
+#[derive(Debug, Args)]
+#[command(group(
+    ArgGroup::new("limits").required(true).multiple(true).args(["requests_per_minute", "tokens", "window"])
+))]
+pub struct KeySet {
+    /// Name or id of the key, as `key ls` shows them
+    #[arg(add = complete::keys())]
+    pub key: String,
+    /// Requests a minute; `default`: as configured for all
+    #[arg(long, value_name = "N")]
+    pub requests_per_minute: Option<Limit>,
+    /// Tokens within the window; `default`: as configured for all
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<Limit>,
+    /// What the tokens count for: minute, hour, day, month, total, or a time such as `15m` [default: as it is, else day]
+    #[arg(long, value_name = "TIME")]
+    pub window: Option<String>,
+}
+
+/// A limit of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// As configured for all keys.
+    Default,
+    /// The key's own.
+    Own(u64),
+}
+
+impl FromStr for Limit {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "default" => Ok(Self::Default),
+            number => number.parse().map(Self::Own).map_err(|_| "it must be a whole number, or `default`"),
+        }
+    }
 }
 
 /// Check, show, write and reload the configuration.
@@ -469,6 +543,12 @@ mod tests {
             }
         }
         walk(&Cli::command(), "backplane");
+    }
+
+    #[test]
+    fn a_port_is_told_where_it_belongs() {
+        let slip = Cli::try_parse_from(["backplane", "serve", "--port", "9000"]).unwrap_err().to_string();
+        assert!(slip.contains("`--address 127.0.0.1:9000`"), "{slip}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::context::Key;
 use crate::exit::{Exit, Failure, Result};
 use reqwest::Url;
 use reqwest::blocking::{self, Response};
+use reqwest::header::HeaderMap;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -98,6 +99,11 @@ impl Client {
         self.read(self.request("POST", path).json(body))
     }
 
+    /// `PATCH` of JSON, for JSON.
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value> {
+        self.read(self.request("PATCH", path).json(body))
+    }
+
     /// `DELETE`, for JSON.
     pub fn delete(&self, path: &str) -> Result<Value> {
         self.read(self.request("DELETE", path))
@@ -117,6 +123,14 @@ impl Client {
         }
     }
 
+    /// Says, with `--verbose`, what became of a request, and what the log calls it.
+    pub fn tell(&self, what: &str, headers: &HeaderMap, end: &str) {
+        let id = headers.get("x-request-id").and_then(|id| id.to_str().ok());
+        if let Some(id) = id.filter(|_| self.verbose) {
+            crate::logging::say(&format!("{what}: {end} (request {id})"));
+        }
+    }
+
     fn read(&self, request: blocking::RequestBuilder) -> Result<Value> {
         let answer = self.send(request)?;
         answer.json().map_err(|error| {
@@ -126,12 +140,11 @@ impl Client {
     }
 
     fn send(&self, request: blocking::RequestBuilder) -> Result<Response> {
-        let answer = request.send().map_err(|error| unreachable(&self.address, &error))?;
-        if self.verbose
-            && let Some(id) = answer.headers().get("x-request-id").and_then(|id| id.to_str().ok())
-        {
-            crate::logging::say(&format!("request {id}: {}", answer.status()));
-        }
+        let (http, request) = request.build_split();
+        let request = request.map_err(|error| unreachable(&self.address, &error))?;
+        let what = format!("{} {}", request.method(), request.url().path());
+        let answer = http.execute(request).map_err(|error| unreachable(&self.address, &error))?;
+        self.tell(&what, answer.headers(), answer.status().as_str());
         if answer.status().is_success() {
             return Ok(answer);
         }
@@ -192,9 +205,12 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
         }
         // The key has a limit, and has reached it.
         (429, _) | (_, "insufficient_quota" | "rate_limit_exceeded") => {
-            (Exit::Denied, Some("what a key has left, and until when: `backplane key ls`"))
+            (Exit::Denied, Some("what your key has left, and until when: `backplane key show`"))
         }
-        (403, "admin_only") => (Exit::Denied, Some("this needs an admin key; set `BACKPLANE_API_KEY`")),
+        (403, "admin_only") => (
+            Exit::Denied,
+            Some("your own key: `backplane key show`; what it may not do, an administrator does"),
+        ),
         (403, _) => (Exit::Denied, None),
         (_, "model_not_found") => {
             (Exit::NotFound, Some("installed: `backplane ls`; can be pulled: `backplane ls --available`"))

@@ -1,6 +1,10 @@
-//! What a shell completes: verbs, flags and files by themselves, names of models by what lies here. No server is asked.
+//! What a shell completes: verbs, flags and files by themselves, models and plugins by what lies here, and keys by what
+//! a server on this machine says; no other is asked.
 
-use crate::args::Cli;
+use crate::args::{Cli, Global};
+use crate::context::Context;
+use crate::output::Output;
+use backplane_registry::package::Plugins;
 use backplane_registry::{Catalogue, Models};
 use clap::CommandFactory;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
@@ -39,6 +43,29 @@ pub fn known() -> ArgValueCompleter {
         let fetched = Catalogue::embedded().cards().iter().map(|card| card.name.to_string());
         candidates(typed, installed_names().chain(fetched))
     })
+}
+
+/// Packages of plugins that are installed.
+pub fn plugins() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let active = backplane::default_state_dir().and_then(|state| Plugins::at(&state).active().ok());
+        candidates(typed, active.into_iter().flatten().map(|version| version.id))
+    })
+}
+
+/// Keys that are not revoked, by their names.
+pub fn keys() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| candidates(typed, key_names().unwrap_or_default().into_iter()))
+}
+
+fn key_names() -> Option<Vec<String>> {
+    let global = Global::default().with_environment();
+    let context = Context::new(global.clone(), Output::new(&global));
+    let client = context.client().ok().filter(|client| client.address.is_local() && client.is_up())?;
+    let keys = client.get("/admin/v1/keys").ok()?;
+    let works = |key: &&serde_json::Value| key["revoked_at"].is_null();
+    let name = |key: &serde_json::Value| key["name"].as_str().map(str::to_owned);
+    Some(keys["data"].as_array()?.iter().filter(works).filter_map(name).collect())
 }
 
 /// `--state` on the line that is being typed is not seen here; the environment is.

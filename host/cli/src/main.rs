@@ -51,8 +51,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return not_understood(&error).into(),
     };
-    let output = Output::new(&cli.global);
-    let context = Context::new(cli.global, output);
+    let global = cli.global.with_environment();
+    let output = Output::new(&global);
+    let context = Context::new(global, output);
     match verbs::run(&context, cli.verb).and_then(|()| context.out.unwritten().map_or(Ok(()), Err)) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {

@@ -1,6 +1,6 @@
 //! [`Host`]: what embedders, the server and the command line hold.
 
-use crate::auth::{AuthHandle, Caller, CreatedKey, KeyInfo, NewKey};
+use crate::auth::{AuthHandle, Caller, CreatedKey, KeyInfo, LimitsChange, NewKey};
 use crate::catalog::{CatalogHandle, Entry};
 use crate::config::{Config, ConfigError, reload};
 use crate::error::{Error, ErrorCode, Result};
@@ -476,11 +476,26 @@ impl Host {
     /// # Errors
     /// When auth is gone.
     pub async fn keys(&self) -> Result<Vec<ListedKey>> {
-        let listed = |info: KeyInfo| {
-            let budget = self.0.parts.limiter.budget(&info.id, &info.limits);
-            ListedKey { info, budget }
-        };
-        Ok(self.auth().list().await?.into_iter().map(listed).collect())
+        Ok(self.auth().list().await?.into_iter().map(|info| self.listed(info)).collect())
+    }
+
+    /// Changes the limits of a key; the next request with it has the new ones, and what it has spent stays spent.
+    ///
+    /// # Errors
+    /// When there is no such key or it is revoked, what is asked for cannot be, or the store cannot be written.
+    pub async fn change_key(&self, id: &str, change: LimitsChange) -> Result<ListedKey> {
+        Ok(self.listed(self.auth().change(id, change).await?))
+    }
+
+    /// The caller's own key, and what it has left; `None` for callers without one.
+    pub fn key_of(&self, caller: &Caller) -> Option<ListedKey> {
+        let info = self.auth().info(caller.key.as_deref()?)?;
+        Some(self.listed(info))
+    }
+
+    fn listed(&self, info: KeyInfo) -> ListedKey {
+        let budget = self.0.parts.limiter.budget(&info.id, &info.limits);
+        ListedKey { info, budget }
     }
 
     /// Revokes a key; the next request with it is refused.

@@ -5,7 +5,7 @@ use crate::openai::wire::invalid;
 use crate::options::KeepAliveField;
 use crate::parse::Parsed;
 use actix_web::HttpResponse;
-use backplane::auth::{KeyInfo, KeyLimits, NewKey, Role};
+use backplane::auth::{KeyInfo, KeyLimits, LimitsChange, NewKey, Role};
 use backplane::{BudgetStatus, Error, ErrorCode, LimitStatus, ListedKey, ModelInfo, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,10 +17,15 @@ const MAX_NAME: usize = 128;
 /// `GET /admin/v1/whoami`: for any key.
 pub(crate) async fn whoami(call: Call) -> Result<HttpResponse> {
     let caller = &call.caller;
+    let key = call.host().key_of(caller);
+    let info = key.as_ref().map(|key| &key.info);
     call::json(&json!({
         "tenant": caller.tenant,
         "key": caller.key,
+        "name": info.map(|info| &info.name),
         "role": caller.role,
+        "expires_at": info.and_then(|info| info.expires_at),
+        "budget": key.as_ref().and_then(|key| key.budget).map(KeyBudget::of),
         "limits": call.host().limits(caller).iter().map(limit).collect::<Vec<_>>(),
     }))
 }
@@ -159,17 +164,22 @@ struct KeyBudget {
     reset_seconds: Option<f64>,
 }
 
-impl Key {
-    fn of(ListedKey { info, budget }: ListedKey) -> Self {
-        let told = |budget: BudgetStatus| KeyBudget {
+impl KeyBudget {
+    fn of(budget: BudgetStatus) -> Self {
+        Self {
             limit: budget.limit,
             window: budget.window.to_string(),
             spent: budget.spent,
             reserved: budget.reserved,
             remaining: budget.remaining,
             reset_seconds: budget.reset.map(|reset| reset.as_secs_f64()),
-        };
-        Self { info, budget: budget.map(told) }
+        }
+    }
+}
+
+impl Key {
+    fn of(ListedKey { info, budget }: ListedKey) -> Self {
+        Self { info, budget: budget.map(KeyBudget::of) }
     }
 }
 
@@ -217,10 +227,7 @@ pub(crate) struct KeyRequest {
 /// `POST /admin/v1/keys`: the answer holds the secret, this once.
 pub(crate) async fn create_key(mut call: Call) -> Result<HttpResponse> {
     let Parsed { value: request, ignored } = call.json::<KeyRequest>().await?;
-    // A misspelt limit would be no limit.
-    if let Some(name) = ignored.first() {
-        return Err(invalid(name.as_str(), format!("`{name}` is not a member of a key")));
-    }
+    no_other_members(&ignored)?;
     let name = request.name.trim();
     if name.is_empty() || MAX_NAME < name.len() || name.chars().any(char::is_control) {
         return Err(invalid("name", format!("`name` must be 1 to {MAX_NAME} bytes of printable text")));
@@ -241,6 +248,11 @@ pub(crate) async fn create_key(mut call: Call) -> Result<HttpResponse> {
         .transpose()?;
     let new = NewKey { name: name.to_owned(), role, limits: request.limits.unwrap_or_default(), lifetime };
     let created = call.host().create_key(new).await?;
+    let info = &created.info;
+    tracing::info!(
+        key = info.id, name = info.name, role = info.role.name(), limits = ?info.limits, by = by(&call), request = call.id,
+        "key created"
+    );
     let mut response = call::json(&created)?;
     *response.status_mut() = actix_web::http::StatusCode::CREATED;
     let never = actix_web::http::header::HeaderValue::from_static("no-store");
@@ -248,10 +260,46 @@ pub(crate) async fn create_key(mut call: Call) -> Result<HttpResponse> {
     Ok(response)
 }
 
+/// A misspelt limit would be no limit.
+fn no_other_members(ignored: &[String]) -> Result<()> {
+    ignored.first().map_or(Ok(()), |name| {
+        Err(invalid(name.as_str(), format!("`{name}` is not a member of a key that can be set")))
+    })
+}
+
+/// Whose doing something is, for the log.
+fn by(call: &Call) -> &str {
+    call.caller.key.as_deref().unwrap_or("nobody: keys are off")
+}
+
+/// What is to be changed of a key.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct KeyChange {
+    /// `{"requests_per_minute", "tokens": {"tokens", "window"}}`: what is absent stays, what is `null` is as configured.
+    #[schemars(with = "serde_json::Map<String, Value>")]
+    limits: LimitsChange,
+}
+
+/// `PATCH /admin/v1/keys/{id}`: the next request of the key has the new limits.
+pub(crate) async fn change_key(mut call: Call) -> Result<HttpResponse> {
+    let id: String = call.path().await?;
+    let Parsed { value: KeyChange { limits }, ignored } = call.json::<KeyChange>().await?;
+    no_other_members(&ignored)?;
+    let key = call.host().change_key(&id, limits).await?;
+    let info = &key.info;
+    tracing::info!(
+        key = info.id, name = info.name, limits = ?info.limits, by = by(&call), request = call.id,
+        "limits of a key changed"
+    );
+    call::json(&Key::of(key))
+}
+
 /// `DELETE /admin/v1/keys/{id}`
 pub(crate) async fn revoke_key(call: Call) -> Result<HttpResponse> {
     let id: String = call.path().await?;
-    call::json(&call.host().revoke_key(&id).await?)
+    let info = call.host().revoke_key(&id).await?;
+    tracing::info!(key = info.id, name = info.name, by = by(&call), request = call.id, "key revoked");
+    call::json(&info)
 }
 
 // ---- configuration, cache

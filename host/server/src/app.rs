@@ -3,7 +3,7 @@
 use crate::caller::Scope::{Admin, InBody, Metrics, Open, User};
 use crate::oip::{infer, metadata, repository, settings, statistics, wire as oip};
 use crate::openai::{chat, completions, embeddings, models};
-use crate::route::{Route, delete, get, post};
+use crate::route::{Route, delete, get, patch, post};
 use crate::translate::files::Files;
 use crate::translate::routes as libre;
 use crate::{admin, capabilities, health, openapi, page, vision};
@@ -163,7 +163,8 @@ pub(crate) fn routes() -> Vec<Route> {
             .also_at(&["/v2/cudasharedmemory/unregister"])
             .doc(OIP, "Forget every shared memory region"),
         // ---- administration
-        get("/admin/v1/whoami", User, admin::whoami).doc(ADMIN, "Tell whose key this is, and its limits"),
+        get("/admin/v1/whoami", User, admin::whoami)
+            .doc(ADMIN, "Tell whose key this is, its limits, and what it has spent and has left"),
         get("/admin/v1/models", Admin, admin::models).doc(ADMIN, "List the models with state and figures"),
         post("/admin/v1/models/{model:.+}/load", Admin, admin::load)
             .doc(ADMIN, "Open a model and wait until it serves")
@@ -188,6 +189,9 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/admin/v1/keys", Admin, admin::create_key)
             .doc(ADMIN, "Make a key; its secret is in this answer only")
             .takes::<admin::KeyRequest>(),
+        patch("/admin/v1/keys/{key}", Admin, admin::change_key)
+            .doc(ADMIN, "Change the limits of a key; what it has spent stays spent")
+            .takes::<admin::KeyChange>(),
         delete("/admin/v1/keys/{key}", Admin, admin::revoke_key).doc(ADMIN, "Revoke a key"),
         get("/admin/v1/config", Admin, admin::config).doc(ADMIN, "Show the configuration in force"),
         post("/admin/v1/config/reload", Admin, admin::reload)

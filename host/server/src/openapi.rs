@@ -177,7 +177,7 @@ fn body(route: &Route, mut content: Map<String, Value>) -> Value {
         content.insert("application/octet-stream".to_owned(), bytes);
     }
     let optional =
-        route.scope == Scope::Admin && !route.path.ends_with("/keys") || route.path.ends_with("/index");
+        route.scope == Scope::Admin && !route.path.contains("/keys") || route.path.ends_with("/index");
     json!({ "required": !optional, "content": content })
 }
 

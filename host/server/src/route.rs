@@ -72,6 +72,15 @@ where
     route(Method::POST, path, scope, handler)
 }
 
+/// A route by PATCH.
+pub(crate) fn patch<F, Fut>(path: &'static str, scope: Scope, handler: F) -> Route
+where
+    F: Fn(Call) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<HttpResponse>> + 'static,
+{
+    route(Method::PATCH, path, scope, handler)
+}
+
 /// A route by DELETE.
 pub(crate) fn delete<F, Fut>(path: &'static str, scope: Scope, handler: F) -> Route
 where

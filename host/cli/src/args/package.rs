@@ -1,5 +1,6 @@
 //! `backplane plugin pack`, `install` and the like: what is done with packages.
 
+use crate::complete;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -79,6 +80,7 @@ pub struct Install {
   backplane plugin upgrade com.acme.speech")]
 pub struct Upgrade {
     /// The plugins
+    #[arg(add = complete::plugins())]
     pub ids: Vec<String>,
     /// As of `install`
     #[arg(long)]
@@ -91,6 +93,7 @@ pub struct Upgrade {
   backplane plugin rollback com.acme.speech --to 1.0.0")]
 pub struct Rollback {
     /// The plugin
+    #[arg(add = complete::plugins())]
     pub id: String,
     /// The version, one of the last three that were in use
     #[arg(long, value_name = "VERSION")]
@@ -103,6 +106,7 @@ pub struct Rollback {
   backplane plugin remove com.acme.speech@1.0.0        one version that is not in use")]
 pub struct Remove {
     /// `ID[@VERSION]`
+    #[arg(add = complete::plugins())]
     pub what: String,
 }
 

@@ -1,6 +1,6 @@
-//! `key create|ls|revoke`: API keys of the running server.
+//! `key create|ls|show|set|revoke`: API keys of the running server.
 
-use crate::args::{Key, KeyCreate};
+use crate::args::{Key, KeyCreate, KeySet, Limit};
 use crate::client::segment;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
@@ -13,6 +13,8 @@ pub fn run(context: &Context, verb: Key) -> Result<()> {
     match verb {
         Key::Create(args) => create(context, &args),
         Key::Ls => ls(context),
+        Key::Show { key } => show(context, key.as_deref()),
+        Key::Set(args) => set(context, &args),
         Key::Revoke { key } => revoke(context, &key),
     }
 }
@@ -88,13 +90,11 @@ fn row(key: &Value, now: SystemTime) -> [String; 10] {
     );
     let tokens =
         |member: &str| budget[member].as_u64().map_or_else(|| "-".to_owned(), |count| count.to_string());
-    let resets = match (budget.is_object(), budget["reset_seconds"].as_f64()) {
-        (true, Some(seconds)) => {
-            format!("{} from now", text::about(Duration::try_from_secs_f64(seconds).unwrap_or_default()))
-        }
-        (true, None) => "never".to_owned(),
-        (false, _) => "-".to_owned(),
+    let spent = match budget["reserved"].as_u64() {
+        None | Some(0) => tokens("spent"),
+        Some(open) => format!("{} + {open} set aside", tokens("spent")),
     };
+    let resets = if budget.is_object() { resets(budget) } else { "-".to_owned() };
     let state = match (time("revoked_at"), time("expires_at")) {
         (Some(_), _) => "revoked".to_owned(),
         (None, Some(end)) => match end.duration_since(now) {
@@ -108,13 +108,130 @@ fn row(key: &Value, now: SystemTime) -> [String; 10] {
         text("name"),
         text("role"),
         if limits.is_empty() { "-".to_owned() } else { limits.join(", ") },
-        tokens("spent"),
+        spent,
         tokens("remaining"),
         resets,
         ago("created_at").unwrap_or_default(),
         ago("last_used_at").unwrap_or_else(|| "never".to_owned()),
         state,
     ]
+}
+
+/// When the window of a budget ends.
+fn resets(budget: &Value) -> String {
+    match budget["reset_seconds"].as_f64() {
+        Some(seconds) => {
+            format!("{} from now", text::about(Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+        }
+        None => "never".to_owned(),
+    }
+}
+
+/// One's own key, else the one that is named.
+fn show(context: &Context, named: Option<&str>) -> Result<()> {
+    let client = context.client()?;
+    let key = match named {
+        None => client.get("/admin/v1/whoami")?,
+        Some(named) => listed(&client.get("/admin/v1/keys")?["data"], named)?,
+    };
+    if context.out.json {
+        context.out.value(&key);
+    } else if named.is_none() && key["key"].is_null() {
+        context.out.note("keys are turned off on this server: nothing is counted, and nothing is limited");
+    } else {
+        for (name, value) in told(&key, SystemTime::now()) {
+            context.out.line(format!("{name:<14}{}", crate::output::printable(&value)));
+        }
+    }
+    Ok(())
+}
+
+/// What there is to say of a key, whichever route told of it.
+fn told(key: &Value, now: SystemTime) -> Vec<(&'static str, String)> {
+    let text = |member: &str| key[member].as_str().map(str::to_owned);
+    let mut lines = Vec::new();
+    let mut tell = |name, value: Option<String>| lines.extend(value.map(|value| (name, value)));
+    tell("name", text("name"));
+    tell("id", text("key").or_else(|| text("id")));
+    tell("role", text("role"));
+    let left = key["limits"].as_array().into_iter().flatten().find(|limit| limit["dimension"] == "requests");
+    let rate = left.map_or(&key["limits"]["requests_per_minute"], |limit| &limit["limit"]).as_u64();
+    let left = left.map(|limit| format!(", {} left now", limit["remaining"])).unwrap_or_default();
+    tell("requests", rate.map(|rate| format!("{rate} a minute{left}")));
+    let budget = &key["budget"];
+    let window = budget["window"].as_str().unwrap_or_default();
+    tell("tokens", budget["limit"].as_u64().map(|limit| format!("{limit} ({window})")));
+    tell("spent", budget["spent"].as_u64().map(|spent| spent.to_string()));
+    let reserved = budget["reserved"].as_u64().filter(|reserved| *reserved != 0);
+    tell("set aside", reserved.map(|reserved| format!("{reserved} for requests that are open")));
+    tell("left", budget["remaining"].as_u64().map(|left| left.to_string()));
+    tell("resets", budget.is_object().then(|| resets(budget)));
+    let time = |member: &str| Some(UNIX_EPOCH + Duration::from_secs(key[member].as_u64()?));
+    let expires = time("expires_at").map(|end| match end.duration_since(now) {
+        Ok(left) => format!("{} from now", text::about(left)),
+        Err(_) => "expired".to_owned(),
+    });
+    tell("expires", expires);
+    tell("revoked", time("revoked_at").map(|then| text::ago(then, now)));
+    lines
+}
+
+/// The key of this name or id, out of all.
+fn listed(keys: &Value, named: &str) -> Result<Value> {
+    let id = find(keys, named, SystemTime::now())?;
+    let found = keys.as_array().into_iter().flatten().find(|key| key["id"] == *id);
+    found.cloned().ok_or_else(|| {
+        Failure::new(Exit::NotFound, format!("there is no key `{named}`"))
+            .next("all of them: `backplane key ls`")
+            .code("key_not_found")
+    })
+}
+
+fn set(context: &Context, args: &KeySet) -> Result<()> {
+    let client = context.client()?;
+    let key = listed(&client.get("/admin/v1/keys")?["data"], &args.key)?;
+    let limits = change(args, &key)?;
+    let id = key["id"].as_str().unwrap_or_default();
+    let key = client.patch(&format!("/admin/v1/keys/{}", segment(id)), &json!({ "limits": limits }))?;
+    if context.out.json {
+        context.out.value(&key);
+    } else {
+        for (name, value) in told(&key, SystemTime::now()) {
+            context.out.line(format!("{name:<14}{}", crate::output::printable(&value)));
+        }
+    }
+    Ok(())
+}
+
+/// The members of the limits that change. A budget is one of them, so what is not said of it is as the key has it.
+fn change(args: &KeySet, key: &Value) -> Result<Map<String, Value>> {
+    let own = &key["limits"]["tokens"];
+    let mut limits = Map::new();
+    limits.extend(args.requests_per_minute.map(|limit| {
+        let limit = match limit {
+            Limit::Default => Value::Null,
+            Limit::Own(count) => count.into(),
+        };
+        ("requests_per_minute".to_owned(), limit)
+    }));
+    let tokens = match (args.tokens, own["tokens"].as_u64()) {
+        (None, _) if args.window.is_none() => return Ok(limits),
+        (Some(Limit::Default), _) if args.window.is_some() => {
+            return Err(Failure::usage(
+                "`--window` is of a budget of the key's own, and `--tokens default` is none",
+            ));
+        }
+        (Some(Limit::Default), _) => None,
+        (Some(Limit::Own(tokens)), _) | (None, Some(tokens)) => Some(tokens),
+        (None, None) => {
+            return Err(Failure::usage(format!("key `{}` has no budget of its own", args.key))
+                .next("give it one: `--tokens N --window TIME`"));
+        }
+    };
+    let window = args.window.as_deref().or(own["window"].as_str()).unwrap_or("day");
+    let budget = tokens.map_or(Value::Null, |tokens| json!({ "tokens": tokens, "window": window }));
+    limits.insert("tokens".to_owned(), budget);
+    Ok(limits)
 }
 
 fn revoke(context: &Context, named: &str) -> Result<()> {
@@ -152,7 +269,7 @@ fn find(keys: &Value, named: &str, now: SystemTime) -> Result<String> {
                 .map(|key| format!("{} (made {})", id(key), text::ago(made(key), now)))
                 .collect();
             Err(Failure::usage(format!("{} keys are called `{named}`: {}", called.len(), all.join(", ")))
-                .next("name one by its id: `backplane key revoke ID`"))
+                .next("name one by its id"))
         }
     }
 }
@@ -170,7 +287,7 @@ mod tests {
             "limits": {"requests_per_minute": 60, "tokens": {"tokens": 1000, "window": "day"}},
             "budget": {"limit": 1000, "window": "day", "spent": 400, "reserved": 100, "remaining": 500, "reset_seconds": 7200.5},
         });
-        let budget = ["60/min, 1000 tok/day", "400", "500", "2 hours from now"];
+        let budget = ["60/min, 1000 tok/day", "400 + 100 set aside", "500", "2 hours from now"];
         let expected =
             [&["ab12", "ci", "user"][..], &budget, &["1 hour ago", "never", "expires in 1 day"]].concat();
         assert_eq!(row(&key, now).as_slice(), expected);
@@ -182,6 +299,61 @@ mod tests {
         assert_eq!(row(&key, now)[6], "never");
         key["budget"] = Value::Null;
         assert_eq!(row(&key, now)[3..7], ["60/min", "-", "-", "-"]);
+    }
+
+    #[test]
+    fn a_key_reads_the_same_by_either_route() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let budget = json!({"limit": 1000, "window": "day", "spent": 400, "reserved": 100, "remaining": 500, "reset_seconds": 7200.5});
+        let rate = json!({"scope": "key", "dimension": "requests", "limit": 60, "remaining": 59});
+        let own = json!({"key": "ab12", "name": "ci", "role": "user", "limits": [rate], "budget": budget, "expires_at": null});
+        let listed = json!({"id": "ab12", "name": "ci", "role": "user", "limits": {"requests_per_minute": 60}, "budget": budget});
+        let mut expected = vec![
+            ("name", "ci"),
+            ("id", "ab12"),
+            ("role", "user"),
+            ("requests", "60 a minute, 59 left now"),
+            ("tokens", "1000 (day)"),
+            ("spent", "400"),
+            ("set aside", "100 for requests that are open"),
+            ("left", "500"),
+            ("resets", "2 hours from now"),
+        ];
+        let lines = |key: &Value| told(key, now);
+        let same = |expected: &[(&'static str, &str)]| -> Vec<(&'static str, String)> {
+            expected.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+        };
+        assert_eq!(lines(&own), same(&expected));
+        expected[3].1 = "60 a minute";
+        assert_eq!(lines(&listed), same(&expected));
+    }
+
+    #[test]
+    fn what_is_not_said_of_a_budget_stays() {
+        let args = |requests_per_minute, tokens, window: Option<&str>| KeySet {
+            key: "ci".to_owned(),
+            requests_per_minute,
+            tokens,
+            window: window.map(str::to_owned),
+        };
+        let key = json!({"limits": {"tokens": {"tokens": 1000, "window": "month"}}});
+        let none = json!({"limits": {"tokens": null}});
+        let own = |count| Some(Limit::Own(count));
+        for (args, key, expected) in [
+            (args(own(5), None, None), &key, json!({"requests_per_minute": 5})),
+            (args(Some(Limit::Default), None, None), &key, json!({"requests_per_minute": null})),
+            (args(None, own(9), None), &key, json!({"tokens": {"tokens": 9, "window": "month"}})),
+            (args(None, own(9), None), &none, json!({"tokens": {"tokens": 9, "window": "day"}})),
+            (args(None, None, Some("day")), &key, json!({"tokens": {"tokens": 1000, "window": "day"}})),
+            (args(None, Some(Limit::Default), None), &key, json!({"tokens": null})),
+        ] {
+            assert_eq!(Value::from(change(&args, key).unwrap()), expected);
+        }
+        assert_eq!(change(&args(None, None, Some("day")), &none).unwrap_err().exit, Exit::Usage);
+        assert_eq!(
+            change(&args(None, Some(Limit::Default), Some("day")), &key).unwrap_err().exit,
+            Exit::Usage
+        );
     }
 
     #[test]

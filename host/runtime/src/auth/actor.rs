@@ -1,12 +1,14 @@
 //! The actor that owns the keys.
 
-use super::{AuthError, CreatedKey, KeyInfo, KeyRecord, KeyRing, NewKey, make, unix};
+use super::{
+    AuthError, CreatedKey, KeyInfo, KeyRecord, KeyRing, LimitsChange, NewKey, check_limits, make, unix,
+};
 use crate::actor::{Backoff, Panicked, blocking, guarded};
 use crate::store::{KeyStore, StoreError};
 use actix::fut::WrapFuture;
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture,
-    Supervised,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, Message,
+    ResponseActFuture, Supervised,
 };
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
@@ -203,6 +205,15 @@ pub struct Revoke {
     pub id: String,
 }
 
+/// Changes the limits of a key.
+#[derive(Message)]
+#[rtype(result = "Result<KeyInfo, AuthError>")]
+pub struct Change {
+    pub tenant: Arc<str>,
+    pub id: String,
+    pub change: LimitsChange,
+}
+
 impl Handler<Create> for AuthActor {
     type Result = ResponseActFuture<Self, Result<CreatedKey, AuthError>>;
 
@@ -274,6 +285,39 @@ impl Handler<Revoke> for AuthActor {
                 )
             }
         }
+    }
+}
+
+impl Handler<Change> for AuthActor {
+    /// One after the other: what one change leaves as it is may be what another changes.
+    type Result = AtomicResponse<Self, Result<KeyInfo, AuthError>>;
+
+    fn handle(&mut self, message: Change, context: &mut Self::Context) -> Self::Result {
+        let Change { tenant, id, change } = message;
+        // A revoked key that was given another budget would be revoked all the same.
+        let limits = self.guarded(context, |actor| match actor.key(&tenant, &id)? {
+            key if key.revoked_at.is_some() => Err(AuthError::Revoked(id.clone())),
+            key => {
+                let limits = change.of(key.limits);
+                check_limits(&limits).map(|()| limits)
+            }
+        });
+        AtomicResponse::new(match limits.map_err(AuthError::from).flatten() {
+            Err(error) => Box::pin(actix::fut::ready(Err(error))),
+            Ok(limits) => {
+                let (in_tenant, changed) = (tenant.clone(), id.clone());
+                self.store_then(
+                    move |store| store.set_key_limits(&in_tenant, &changed, &limits),
+                    move |actor, _| {
+                        let key = actor.key(&tenant, &id)?;
+                        key.limits = limits;
+                        let info = key.clone();
+                        actor.publish();
+                        Ok(info)
+                    },
+                )
+            }
+        })
     }
 }
 

@@ -38,6 +38,9 @@ pub enum AuthError {
     /// There is no such key to manage.
     #[error("there is no key `{0}`; see `backplane key ls`")]
     NotFound(String),
+    /// A key that is revoked was to be changed.
+    #[error("key `{0}` is revoked, and stays so; make another with `backplane key create`")]
+    Revoked(String),
     /// The store failed.
     #[error("the key store is not available, so nothing was changed; retry, and see the log")]
     Store(#[from] StoreError),
@@ -66,7 +69,7 @@ impl AuthError {
         match self {
             AuthError::Missing | AuthError::Invalid => ErrorCode::Unauthenticated,
             AuthError::TooMany { .. } => ErrorCode::ResourceExhausted,
-            AuthError::Unfit { .. } => ErrorCode::InvalidArgument,
+            AuthError::Unfit { .. } | AuthError::Revoked(_) => ErrorCode::InvalidArgument,
             AuthError::NotFound(_) => ErrorCode::NotFound,
             AuthError::Store(_) | AuthError::Restarting(_) | AuthError::Gone(_) => ErrorCode::Unavailable,
             AuthError::KeyFile { .. } | AuthError::Random(_) => ErrorCode::Internal,
@@ -81,6 +84,7 @@ impl AuthError {
             AuthError::TooMany { .. } => "too_many_invalid_keys",
             AuthError::Unfit { .. } => "invalid_value",
             AuthError::NotFound(_) => "key_not_found",
+            AuthError::Revoked(_) => "key_revoked",
             AuthError::Store(_) => "key_store_unavailable",
             AuthError::Restarting(_) | AuthError::Gone(_) => "auth_unavailable",
             AuthError::KeyFile { .. } | AuthError::Random(_) => "",

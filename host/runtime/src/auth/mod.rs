@@ -16,7 +16,7 @@ mod throttle;
 pub use actor::AuthActor;
 pub use error::AuthError;
 pub use first::{ADMIN_KEY_FILE, First};
-pub use record::{CreatedKey, KeyInfo, KeyLimits, KeyRecord, NewKey, Role, TokenBudget};
+pub use record::{CreatedKey, KeyInfo, KeyLimits, KeyRecord, LimitsChange, NewKey, Role, TokenBudget};
 pub use ring::{Caller, KeyRing};
 
 use crate::config::AuthConfig;
@@ -123,6 +123,20 @@ impl AuthHandle {
         self.actor.send(actor::Revoke { tenant: DEFAULT_TENANT.into(), id: id.to_owned() }).await?
     }
 
+    /// Changes the limits of a key. The next request with it has the new ones; what it has spent stays spent.
+    ///
+    /// # Errors
+    /// When there is no such key or it is revoked, what is asked for cannot be, or the store cannot be written: then the
+    /// old ones are in force.
+    pub async fn change(&self, id: &str, change: LimitsChange) -> Result<KeyInfo, AuthError> {
+        self.actor.send(actor::Change { tenant: DEFAULT_TENANT.into(), id: id.to_owned(), change }).await?
+    }
+
+    /// What is known of a key that works. Sends no message.
+    pub fn info(&self, id: &str) -> Option<KeyInfo> {
+        self.ring.load().info(id)
+    }
+
     /// Writes down when keys were last used, which happens once a minute otherwise.
     ///
     /// # Errors
@@ -196,17 +210,23 @@ fn check(new: &NewKey) -> Result<(), AuthError> {
     if new.name.is_empty() || MAX_NAME < new.name.len() || new.name.chars().any(char::is_control) {
         return unfit("name", "must be 1 to 128 bytes of printable text");
     }
-    if new.limits.requests_per_minute == Some(0) {
+    check_limits(&new.limits)?;
+    if new.lifetime.is_some_and(|lifetime| lifetime.as_secs() == 0) {
+        return unfit("expires_in", "must be at least a second");
+    }
+    Ok(())
+}
+
+fn check_limits(limits: &KeyLimits) -> Result<(), AuthError> {
+    let unfit = |param, problem| Err(AuthError::Unfit { param, problem });
+    if limits.requests_per_minute == Some(0) {
         return unfit("limits.requests_per_minute", "must be at least 1; to shut a key out, revoke it");
     }
-    if new.limits.tokens.is_some_and(|budget| !(1..=i64::MAX as u64).contains(&budget.tokens)) {
+    if limits.tokens.is_some_and(|budget| !(1..=i64::MAX as u64).contains(&budget.tokens)) {
         return unfit(
             "limits.tokens.tokens",
             "must be at least 1 and less than 2^63; to shut a key out, revoke it",
         );
-    }
-    if new.lifetime.is_some_and(|lifetime| lifetime.as_secs() == 0) {
-        return unfit("expires_in", "must be at least a second");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What is known of a key.
 
 use crate::limiter::Period;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +40,33 @@ pub struct KeyLimits {
     pub requests_per_minute: Option<u32>,
     /// Tokens in a window.
     pub tokens: Option<TokenBudget>,
+}
+
+/// Limits to be changed. What is absent stays as it is; `null` is as configured for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsChange {
+    /// Requests a minute.
+    #[serde(deserialize_with = "given")]
+    pub requests_per_minute: Option<Option<u32>>,
+    /// Tokens in a window.
+    #[serde(deserialize_with = "given")]
+    pub tokens: Option<Option<TokenBudget>>,
+}
+
+/// Tells `null` from what is absent.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+impl LimitsChange {
+    /// These limits with the change.
+    pub fn of(self, limits: KeyLimits) -> KeyLimits {
+        KeyLimits {
+            requests_per_minute: self.requests_per_minute.unwrap_or(limits.requests_per_minute),
+            tokens: self.tokens.unwrap_or(limits.tokens),
+        }
+    }
 }
 
 /// Tokens that may be spent in a window.

@@ -1,7 +1,7 @@
 //! The keys that work, as requests read them.
 
 use super::key;
-use super::record::{KeyLimits, KeyRecord, Role};
+use super::record::{KeyInfo, KeyLimits, KeyRecord, Role};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -41,7 +41,7 @@ pub struct KeyRing {
 struct Entry {
     hash: [u8; 32],
     caller: Caller,
-    expires_at: Option<i64>,
+    info: KeyInfo,
     /// 0: never.
     used_at: AtomicI64,
 }
@@ -57,7 +57,7 @@ impl KeyRing {
                 key: Some(info.id.as_str().into()),
                 limits: info.limits,
             },
-            expires_at: info.expires_at,
+            info: info.clone(),
             used_at: AtomicI64::new(info.last_used_at.unwrap_or(0)),
         };
         let kept = keys.into_iter().filter(|key| key.info.revoked_at.is_none());
@@ -70,12 +70,18 @@ impl KeyRing {
         let hash = shown.hash();
         let found = self.keys.get(shown.id);
         let same: bool = hash.ct_eq(&found.map_or([0; 32], |entry| entry.hash)).into();
-        let entry = found.filter(|entry| same && entry.expires_at.is_none_or(|expires| now < expires))?;
+        let entry = found.filter(|entry| same && entry.info.works(now))?;
         // To the minute, so that a busy key does not have every core write to one cache line.
         if entry.used_at.load(Ordering::Relaxed) / 60 != now / 60 {
             entry.used_at.store(now, Ordering::Relaxed);
         }
         Some(entry.caller.clone())
+    }
+
+    /// What is known of a key.
+    pub fn info(&self, id: &str) -> Option<KeyInfo> {
+        let info = &self.keys.get(id)?.info;
+        Some(KeyInfo { last_used_at: self.used_at(id), ..info.clone() })
     }
 
     /// When a key was last used, in seconds since 1970.

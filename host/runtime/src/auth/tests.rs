@@ -89,6 +89,33 @@ async fn a_key_works_from_its_making_to_its_revocation() {
 }
 
 #[actix::test]
+async fn limits_are_changed_one_by_one_at_once_and_for_good() {
+    let host = started();
+    let budget = TokenBudget { tokens: 1000, window: Period::DAY };
+    let limits = KeyLimits { requests_per_minute: Some(60), tokens: Some(budget) };
+    let key = host.auth.create(NewKey { limits, ..user() }).await.unwrap();
+    let id = &key.info.id;
+    let more = TokenBudget { tokens: 5000, window: Period::Month };
+    let (rate, tokens) = (
+        LimitsChange { requests_per_minute: Some(None), ..LimitsChange::default() },
+        LimitsChange { tokens: Some(Some(more)), ..LimitsChange::default() },
+    );
+    let (rate, tokens) = tokio::join!(host.auth.change(id, rate), host.auth.change(id, tokens));
+    let changed = KeyLimits { requests_per_minute: None, tokens: Some(more) };
+    assert_eq!((rate.is_ok(), tokens.unwrap().limits), (true, changed), "neither undoes the other");
+    let caller = host.auth.identify(Some(&key.secret), SystemTime::now()).unwrap();
+    assert_eq!((caller.limits, host.auth.info(id).unwrap().limits), (changed, changed));
+    let kept = again(&host).0.info(id).unwrap();
+    assert_eq!((kept.limits, kept.name), (changed, "app".to_owned()), "after a restart");
+    let none = LimitsChange { requests_per_minute: Some(Some(0)), ..LimitsChange::default() };
+    assert!(matches!(host.auth.change(id, none).await, Err(AuthError::Unfit { .. })));
+    assert!(matches!(host.auth.change("nobody", none).await, Err(AuthError::NotFound(_))));
+    host.auth.revoke(id).await.unwrap();
+    let later = host.auth.change(id, LimitsChange::default()).await;
+    assert!(matches!(later, Err(AuthError::Revoked(_))) && host.auth.info(id).is_none());
+}
+
+#[actix::test]
 async fn when_a_key_was_used_is_written_down_whoever_looked_at_it_before() {
     let host = started();
     let key = host.auth.create(user()).await.unwrap();
@@ -231,6 +258,9 @@ impl KeyStore for Moody {
     fn revoke_key(&self, tenant: &str, id: &str, at: i64) -> Result<bool, StoreError> {
         self.ask()?.revoke_key(tenant, id, at)
     }
+    fn set_key_limits(&self, tenant: &str, id: &str, limits: &KeyLimits) -> Result<bool, StoreError> {
+        self.ask()?.set_key_limits(tenant, id, limits)
+    }
     fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError> {
         self.ask()?.touch_keys(used)
     }
@@ -255,6 +285,9 @@ async fn while_the_store_is_down_keys_work_and_none_is_made_or_revoked() {
     let error = crate::error::Error::from(host.auth.create(user()).await.unwrap_err());
     assert_eq!(error.reason, "key_store_unavailable");
     assert!(host.auth.revoke(&key.info.id).await.is_err());
+    let change = LimitsChange { requests_per_minute: Some(Some(1)), tokens: None };
+    assert!(host.auth.change(&key.info.id, change).await.is_err());
+    assert_eq!(host.auth.info(&key.info.id).unwrap().limits, KeyLimits::default());
     assert!(lets_in(&host.auth, &key.secret), "what could not be written is not in force");
     assert_eq!(host.auth.list().await.unwrap().len(), 2);
     *store.mood.lock() = "well";

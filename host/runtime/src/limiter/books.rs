@@ -269,6 +269,7 @@ fn too_much(
             limit,
             window,
             remaining: standing.remaining,
+            reserved: standing.reserved,
             estimate,
             resets_in: standing.resets_in,
         },

@@ -21,8 +21,8 @@ pub enum LimitError {
     },
     /// The budget is used up.
     #[error(
-        "key `{key}` may spend {limit} tokens ({window}), {remaining} are left, and this request {}; {}, or {}",
-        cost(*estimate), less(*estimate),
+        "key `{key}` may spend {limit} tokens ({window}), {remaining} are left{}, and this request {}; {}, or {}",
+        beside(*reserved), cost(*estimate), less(*estimate),
         match resets_in {
             Some(wait) => format!("wait {} for the next window", shown(*wait)),
             None => "use a key with a larger budget".to_owned(),
@@ -37,6 +37,8 @@ pub enum LimitError {
         window: super::Period,
         /// What is left.
         remaining: u64,
+        /// What is set aside for requests that are open: what they do not use comes back when they end.
+        reserved: u64,
         /// What the request may cost.
         estimate: Estimate,
         /// When the window ends; `None`: never.
@@ -73,6 +75,14 @@ pub enum LimitError {
 fn cost(estimate: Estimate) -> String {
     let needs = if estimate.least == estimate.most { "may cost" } else { "costs at least" };
     format!("{needs} {}", estimate.least)
+}
+
+/// What other requests hold, which a person would else look for in vain among what was spent.
+fn beside(reserved: u64) -> String {
+    match reserved {
+        0 => String::new(),
+        tokens => format!(" beside {tokens} that are set aside for its open requests"),
+    }
 }
 
 fn less(estimate: Estimate) -> &'static str {
@@ -119,11 +129,12 @@ impl From<LimitError> for Error {
                 .with_detail("limit", limit)
                 .with_retry_after(retry_after),
             // No time to come back: a client that retries would only be refused again, for hours.
-            LimitError::BudgetExceeded { limit, remaining, estimate, .. } => out
+            LimitError::BudgetExceeded { limit, remaining, reserved, estimate, .. } => out
                 .with_reason("insufficient_quota")
                 .with_detail("dimension", "tokens")
                 .with_detail("limit", limit)
                 .with_detail("remaining", remaining)
+                .with_detail("reserved", reserved)
                 .with_detail("estimate", estimate.least),
             LimitError::TooLargeForLimit { limit, estimate, .. } => out
                 .with_reason("limit_too_small")

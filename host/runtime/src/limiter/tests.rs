@@ -64,6 +64,11 @@ async fn a_refused_request_leaves_every_limit_as_it_was() {
         for part in ["`key1`", "100", &estimate.to_string()] {
             assert!(error.message.contains(part), "{}", error.message);
         }
+        if reason == "insufficient_quota" {
+            let whole = "10 are left beside 90 that are set aside for its open requests";
+            assert!(error.message.contains(whole), "{}", error.message);
+            assert_eq!(error.details["reserved"], 90);
+        }
     }
     let standing = limiter.snapshot(&caller);
     assert_eq!((standing[0].dimension, standing[0].remaining), ("requests", 9));

@@ -11,7 +11,7 @@ mod tests;
 pub use lock::{LockError, StateLock};
 pub use sqlite::SqliteStore;
 
-use crate::auth::KeyRecord;
+use crate::auth::{KeyLimits, KeyRecord};
 use crate::limiter::Window;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
@@ -70,6 +70,12 @@ pub trait KeyStore: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot be written.
     fn revoke_key(&self, tenant: &str, id: &str, at: i64) -> Result<bool, StoreError>;
+
+    /// Replaces the limits of a key, durably. Says whether there was one.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn set_key_limits(&self, tenant: &str, id: &str, limits: &KeyLimits) -> Result<bool, StoreError>;
 
     /// Notes when keys were last used, in seconds since 1970.
     ///

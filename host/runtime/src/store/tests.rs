@@ -39,6 +39,9 @@ fn keys_and_usage_come_back_after_a_restart() {
         assert!(store.revoke_key("default", "a", 8).unwrap());
         assert!(!store.revoke_key("default", "a", 9).unwrap(), "once");
         assert!(!store.revoke_key("other", "b", 9).unwrap(), "and only by its tenant");
+        let other = KeyLimits { requests_per_minute: None, ..key("b").info.limits };
+        assert!(store.set_key_limits("default", "b", &other).unwrap());
+        assert!(!store.set_key_limits("other", "b", &KeyLimits::default()).unwrap(), "only by its tenant");
         store.touch_keys(&[("b".to_owned(), 7)]).unwrap();
         store.checkpoint(2, &[spent(1)]).unwrap();
         store.checkpoint(3, &[spent(42)]).unwrap();
@@ -46,6 +49,7 @@ fn keys_and_usage_come_back_after_a_restart() {
     let store = SqliteStore::open(dir.path()).unwrap();
     let [mut a, mut b] = [key("a"), key("b")];
     (a.info.revoked_at, b.info.last_used_at) = (Some(8), Some(7));
+    b.info.limits.requests_per_minute = None;
     assert_eq!(store.keys().unwrap(), [a, b]);
     assert_eq!(store.usage().unwrap(), (3, vec![spent(42)]));
 }

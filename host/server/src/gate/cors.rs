@@ -11,7 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 /// How long a browser need not ask again, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
-const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE");
 
 /// Tells a browser that the page may read the answer, where it may.
 pub(crate) fn write(http: &HttpRequest, headers: &mut HeaderMap) {

@@ -128,6 +128,46 @@ async fn max_tokens_are_to_be_had_or_refused_whether_the_model_is_open_or_not() 
 }
 
 #[actix_web::test]
+async fn a_budget_is_raised_at_once_and_what_is_spent_stays_spent() {
+    let keyed = Keyed::start(100).await;
+    let admin = keyed.host.host.first_key().unwrap().secret;
+    let usage = json!({ "prompt_tokens": 20, "completion_tokens": 30 });
+    let script = json!({ "chunks": [{ "content": "a" }, { "finish_reason": "stop" }], "usage": usage });
+    assert_eq!(keyed.chat(&script.to_string(), json!({})).await.status, 200);
+    assert_eq!(keyed.chat("one", json!({ "max_tokens": 90 })).await.status, 429);
+    let mine = async || {
+        let got = keyed.host.client.get(keyed.host.url("/admin/v1/whoami")).bearer_auth(&keyed.key).send();
+        Got::of(got.await.unwrap()).await.json()
+    };
+    let me = mine().await;
+    assert_eq!((&me["name"], &me["role"]), (&json!("ci"), &json!("user")));
+    let budget = |limit: u64, left: u64| json!({ "limit": limit, "window": "total", "spent": 50, "reserved": 0, "remaining": left, "reset_seconds": null });
+    assert_eq!(me["budget"], budget(100, 50));
+    let path = format!("/admin/v1/keys/{}", me["key"].as_str().unwrap());
+    let change = async |key: &str, body: Value| {
+        let patch = keyed.host.client.patch(keyed.host.url(&path)).bearer_auth(key).body(body.to_string());
+        Got::of(patch.send().await.unwrap()).await
+    };
+    let more = json!({ "limits": { "tokens": { "tokens": 200, "window": "total" } } });
+    assert_eq!(change(&keyed.key, more.clone()).await.status, 403, "by nobody but an administrator");
+    for (wrong, param) in [
+        (json!({ "limits": { "tokens": { "tokens": 0, "window": "day" } } }), "limits.tokens.tokens"),
+        (json!({ "limits": { "tokn": null } }), "limits.tokn"),
+        (json!({ "limits": {}, "role": "admin" }), "role"),
+    ] {
+        let got = change(&admin, wrong).await;
+        assert_eq!((got.status, &got.json()["error"]["param"]), (400, &json!(param)), "{}", got.text());
+    }
+    assert_eq!(mine().await["budget"], budget(100, 50));
+    let got = change(&admin, more).await;
+    assert_eq!((got.status, &got.json()["budget"]), (200, &budget(200, 150)), "{}", got.text());
+    assert_eq!(mine().await["budget"], budget(200, 150));
+    let raised = keyed.chat("one", json!({ "max_tokens": 90 })).await;
+    assert_eq!(raised.status, 200, "{}", raised.text());
+    keyed.host.stop().await;
+}
+
+#[actix_web::test]
 async fn a_large_budget_changes_nothing_and_a_spent_one_opens_no_model() {
     let keyed = Keyed::start(10_000).await;
     for got in keyed.both(TELL, json!({})).await {
@@ -135,7 +175,7 @@ async fn a_large_budget_changes_nothing_and_a_spent_one_opens_no_model() {
     }
     let usage = json!({ "prompt_tokens": 4000, "completion_tokens": 6000 });
     let script = json!({ "chunks": [{ "finish_reason": "stop" }], "usage": usage });
-    assert_eq!(keyed.chat(&script.to_string(), json!({ "max_tokens": 9000 })).await.status, 200);
+    assert_eq!(keyed.chat(&script.to_string(), json!({ "max_tokens": 3000, "n": 3 })).await.status, 200);
     keyed.host.host.unload("script").await.unwrap();
     assert_eq!(keyed.chat("one", json!({})).await.status, 429);
     assert!(keyed.host.host.model("script").unwrap().running.is_none());

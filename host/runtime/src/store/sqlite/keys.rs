@@ -54,6 +54,22 @@ impl KeyStore for SqliteStore {
         })
     }
 
+    fn set_key_limits(&self, tenant: &str, id: &str, limits: &KeyLimits) -> Result<bool, StoreError> {
+        self.with(|db| {
+            let changed = db.execute(
+                "UPDATE api_key SET requests_per_minute = ?, tokens = ?, period = ? WHERE tenant = ? AND id = ?",
+                params![
+                    limits.requests_per_minute,
+                    limits.tokens.map(|budget| signed(budget.tokens)),
+                    limits.tokens.map(|budget| budget.window.to_string()),
+                    tenant,
+                    id
+                ],
+            )?;
+            Ok(changed == 1)
+        })
+    }
+
     fn touch_keys(&self, used: &[(String, i64)]) -> Result<(), StoreError> {
         self.with(|db| {
             let step = db.transaction()?;
