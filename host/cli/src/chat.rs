@@ -126,9 +126,13 @@ impl<'a> Talk<'a> {
             response = request.send() => response.map_err(lost)?,
             _ = &mut interrupt => return Ok(Answer { stopped: true, ..answer }),
         };
+        let headers = response.headers().clone();
+        // The status of a stream is of its beginning, and says nothing of how it ends.
+        let tell = |end: &str| self.client.tell("POST /v1/chat/completions", &headers, end);
         if !response.status().is_success() {
-            let status = response.status().as_u16();
-            return Err(refused(status, &response.text().await.unwrap_or_default()));
+            let status = response.status();
+            tell(status.as_str());
+            return Err(refused(status.as_u16(), &response.text().await.unwrap_or_default()));
         }
         let decision = response.headers().get("x-route-decision").and_then(|value| value.to_str().ok());
         answer.timings.route = decision.map(route).unwrap_or_default();
@@ -151,6 +155,7 @@ impl<'a> Talk<'a> {
                     Failure::failed(format!("the server sent an event that is not JSON: {error}"))
                 })?;
                 if let Some(error) = event.get("error").filter(|error| !error.is_null()) {
+                    tell("failed within the stream");
                     return Err(failure_of(0, error, ""));
                 }
                 if let Some(text) =
@@ -170,6 +175,11 @@ impl<'a> Talk<'a> {
                 }
             }
         }
+        tell(match (answer.stopped, complete) {
+            (true, _) => "stopped",
+            (false, true) => "done",
+            (false, false) => "broke off",
+        });
         let end = Instant::now();
         let first = first.unwrap_or(end);
         (answer.timings.first, answer.timings.rest) = (first - begin, end - first);

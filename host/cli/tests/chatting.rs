@@ -57,6 +57,10 @@ fn serve(socket: TcpStream, asked: &Mutex<Vec<Value>>) -> Option<()> {
             let model = json!({"id": &path[11..], "object": "model", "capabilities": ["chat", "complete"]});
             (200, "application/json", model.to_string())
         }
+        "/v1/models/minilm" => {
+            let model = json!({"id": "minilm", "object": "model", "capabilities": ["embed"]});
+            (200, "application/json", model.to_string())
+        }
         "/v1/chat/completions" => {
             let body: Value = serde_json::from_slice(&body).unwrap();
             if body["messages"][0]["content"] == "for ever" {
@@ -70,7 +74,7 @@ fn serve(socket: TcpStream, asked: &Mutex<Vec<Value>>) -> Option<()> {
     };
     write!(
         &socket,
-        "HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\nx-route-decision: m; plugin=p; why=\"asked for\"\r\n\
+        "HTTP/1.1 {status} x\r\nx-request-id: r1\r\ncontent-type: {kind}\r\nx-route-decision: m; plugin=p; why=\"asked for\"\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{answer}",
         answer.len()
     )
@@ -164,6 +168,22 @@ fn one_question_is_answered_and_timed() {
 }
 
 #[test]
+fn what_became_of_a_stream_is_said_at_its_end_and_timings_to_who_asks() {
+    let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
+    let ask = |text: &str, more: &[&str]| {
+        pipe(server.command(state.path(), &[&["run", "a", text], more].concat()), "")
+    };
+    assert_eq!(ask("hello", &[]).expect(0).err, "");
+    for (text, end, code) in
+        [("hello", "done", 0), ("fail", "failed within the stream", 1), ("break", "broke off", 1)]
+    {
+        let done = ask(text, &["-v"]).expect(code);
+        let said = format!("POST /v1/chat/completions: {end} (request ");
+        assert!(done.err.contains(&said) && !done.err.contains("completions: 200"), "{done:?}");
+    }
+}
+
+#[test]
 fn an_answer_that_nobody_reads_is_not_waited_for() {
     let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
     let mut child = server
@@ -194,6 +214,7 @@ fn failures_have_their_exit_codes() {
     assert!(ask("a", "spend").expect(5).err.contains("the budget is spent"));
     assert!(ask("a", "break").expect(1).err.contains("broke off"));
     assert!(ask("a", "fail").expect(1).err.contains("it fell over"));
+    assert!(ask("minilm", "x").expect(2).err.contains("cannot chat"));
     assert!(ask("nobody", "x").expect(3).err.contains("not installed"));
     assert!(ask("smolm2", "x").expect(3).err.contains("did you mean `smollm2`"));
 }
@@ -250,9 +271,15 @@ fn another_model_goes_on_with_the_conversation() {
 #[test]
 fn a_chat_goes_on_after_a_mistake() {
     let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
-    let lines = "refuse\n/model nobody\n/lod x\n/set parameter seed x\n/set system Be brief.\n\"\"\"several\nlines\"\"\"\n";
+    let lines = "refuse\n/model nobody\n/model minilm\n/lod x\n/set parameter seed x\n/set system Be brief.\n\"\"\"several\nlines\"\"\"\n";
     let done = pipe(server.command(state.path(), &["run", "a", "--interactive"]), lines).expect(0);
-    for said in ["it does not fit", "not installed", "did you mean `/load`", "takes a number"] {
+    for said in [
+        "it does not fit",
+        "not installed",
+        "`minilm` cannot chat; it serves embed",
+        "did you mean `/load`",
+        "takes a number",
+    ] {
         assert!(done.err.contains(said), "{said}: {done:?}");
     }
     // What was refused is not asked again.

@@ -37,6 +37,15 @@ fn every_verb_has_help_and_a_slip_is_wrong_usage() {
     run(state.path(), &[]).expect(2);
     run(state.path(), &["ps", "--host", "a b"]).expect(2);
     run(state.path(), &["infer", "echo", "--tensor", "x"]).expect(2);
+    let slip = run(state.path(), &["show"]).expect(2);
+    assert!(
+        slip.err.contains("Usage: backplane show"),
+        "no flag is shown as needed that the environment set: {slip:?}"
+    );
+    let slip = run(state.path(), &["serve", "--port", "9000"]).expect(2);
+    assert!(slip.err.contains("--address 127.0.0.1:9000"), "{slip:?}");
+    let nothing = run(state.path(), &["embed", "m"]).expect(2);
+    assert!(nothing.err.contains("no text to embed"), "{nothing:?}");
     run(state.path(), &["pull", "a", "b", "--name", "c"]).expect(2);
     for arguments in [&["--json", "sevre"][..], &["ls", "--json", "--evrything"], &["rm", "--json"]] {
         let slip = run(state.path(), arguments).expect(2);

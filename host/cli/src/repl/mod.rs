@@ -20,7 +20,7 @@ pub fn run(context: &Context, talk: &Talk<'_>, mut chat: Chat) -> Result<()> {
     if context.out.terminal && !context.global.quiet {
         context.out.note(context.out.styled(Style::Faint, "/? shows the commands, Ctrl+D ends"));
     }
-    chat.verbose = context.global.verbose > 0 || (context.out.terminal && !context.global.quiet);
+    chat.verbose = context.global.verbose > 0;
     while let Some(text) = input.read() {
         if text.trim().is_empty() {
             continue;
@@ -69,6 +69,21 @@ pub fn answer(context: &Context, talk: &Talk<'_>, chat: &mut Chat, text: String)
     Ok(())
 }
 
+/// Refuses a model that says what it serves, and not that it chats.
+pub fn can_chat(name: &str, model: &serde_json::Value) -> Result<()> {
+    let serves: Vec<&str> = model["capabilities"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(serde_json::Value::as_str)
+        .collect();
+    if serves.is_empty() || serves.contains(&"chat") {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("`{name}` cannot chat; it serves {}", serves.join(", ")))
+        .next("what can: `backplane ls`, `backplane show NAME`; ask this one with `backplane infer`"))
+}
+
 fn obey(context: &Context, state: &std::path::Path, chat: &mut Chat, command: Command) -> Result<()> {
     let out = &context.out;
     match command {
@@ -80,7 +95,8 @@ fn obey(context: &Context, state: &std::path::Path, chat: &mut Chat, command: Co
         }
         Command::Model(name) => {
             let client = context.client()?;
-            client.get(&format!("/v1/models/{}", crate::client::segment(&name)))?;
+            let model = client.get(&format!("/v1/models/{}", crate::client::segment(&name)))?;
+            can_chat(&name, &model)?;
             out.note(format!("{name} goes on with the conversation ({} messages)", chat.messages.len()));
             chat.model = name;
         }

@@ -4,7 +4,7 @@ use crate::args::Embed;
 use crate::context::Context;
 use crate::exit::{Failure, Result};
 use serde_json::{Value, json};
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 
 pub fn run(context: &Context, args: &Embed) -> Result<()> {
     let texts = texts(&args.texts)?;
@@ -24,10 +24,16 @@ pub fn run(context: &Context, args: &Embed) -> Result<()> {
     Ok(())
 }
 
-/// The texts of the command line; `-` stands for the lines of standard input.
+/// The texts of the command line; `-` stands for the lines of standard input, and so does none at all where that is a pipe
+/// or a file.
 fn texts(words: &[String]) -> Result<Vec<String>> {
     let mut texts = Vec::new();
-    for word in words {
+    let stdin = ["-".to_owned()];
+    if words.is_empty() && std::io::stdin().is_terminal() {
+        return Err(Failure::usage("there is no text to embed")
+            .next("`backplane embed MODEL \"…\"`, or `backplane embed MODEL < lines.txt`"));
+    }
+    for word in if words.is_empty() { &stdin } else { words } {
         if word != "-" {
             texts.push(word.clone());
             continue;

@@ -35,6 +35,9 @@ pub fn run(context: &Context, args: &Logs) -> Result<()> {
         line.clear();
     }
     last.iter().for_each(|line| show(&context.out, line));
+    if let (Some(word), true) = (&args.word, last.is_empty()) {
+        context.out.note(format!("no line of the log has `{word}`"));
+    }
     if args.follow { follow(context, args, &path, file) } else { Ok(()) }
 }
 

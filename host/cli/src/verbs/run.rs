@@ -110,7 +110,7 @@ fn once(context: &Context, talk: &Talk<'_>, chat: &mut Chat, prompt: String) -> 
         }));
     } else {
         out.write("\n");
-        if context.global.verbose > 0 || (out.terminal && !context.global.quiet) {
+        if context.global.verbose > 0 {
             out.complain(out.styled(Style::Faint, &answer.timings.line()));
         }
     }
@@ -220,7 +220,7 @@ fn start_failed(log: &Path, status: &str) -> Failure {
 /// Makes sure that the server knows the model; fetches it where the catalogue has it.
 fn ensure_model(context: &Context, client: &Client, model: &str) -> Result<()> {
     let missing = match client.get(&format!("/v1/models/{}", segment(model))) {
-        Ok(_) => return Ok(()),
+        Ok(known) => return repl::can_chat(model, &known),
         Err(failure) if failure.exit == Exit::NotFound => failure,
         Err(failure) => return Err(failure),
     };
@@ -237,7 +237,7 @@ fn ensure_model(context: &Context, client: &Client, model: &str) -> Result<()> {
     let plan = models.plan_pull(model, &options)?;
     consent::pull(context, &models, model, &plan, options, Ask::Always)?;
     client.post("/admin/v1/refresh", &json!({}))?;
-    client.get(&format!("/v1/models/{}", segment(model))).map(drop)
+    repl::can_chat(model, &client.get(&format!("/v1/models/{}", segment(model)))?)
 }
 
 /// The server's words, and names that are near: of the catalogue, and of what is installed.

@@ -294,7 +294,15 @@ fn banner(out: &Output, host: &Host, address: SocketAddr) {
         }
         out.table(&table);
     }
-    try_it(out, &url, &models, config.auth.enabled);
+    let key = config.auth.enabled.then(|| host.state_dir().join(backplane::auth::ADMIN_KEY_FILE));
+    try_it(out, &url, &models, key.as_deref());
+}
+
+/// A path as one word of a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// As the API writes it.
@@ -324,16 +332,15 @@ fn key_line(config: &Config, first: Option<(&str, &Path)>, state: &Path) -> Stri
     }
 }
 
-/// Three lines to copy.
-fn try_it(out: &Output, url: &str, models: &[backplane::ModelInfo], auth: bool) {
+/// Lines to copy. `key`: the file that has one, where one is needed.
+fn try_it(out: &Output, url: &str, models: &[backplane::ModelInfo], key: Option<&Path>) {
     let serves = |capability: &str| {
         let fit = models.iter().filter(|model| model.problem.is_none());
         let fit = fit.filter(|model| model.capabilities.iter().any(|name| name == capability));
         // The smallest answers soonest.
         fit.min_by_key(|model| model.size)
     };
-    let key = if auth { "$KEY" } else { "none" };
-    let bearer = if auth { "-H \"authorization: Bearer $KEY\" " } else { "" };
+    let bearer = if key.is_some() { "-H \"authorization: Bearer $KEY\" " } else { "" };
     let (path, body) = match (serves("chat"), serves("echo")) {
         (Some(model), _) => (
             "/v1/chat/completions",
@@ -348,7 +355,11 @@ fn try_it(out: &Output, url: &str, models: &[backplane::ModelInfo], auth: bool) 
         format!(" -H 'content-type: application/json' -d '{body}'")
     };
     out.line("");
+    if let Some(file) = key {
+        out.line(format!("key     export KEY=$(cat {})", quoted(file)));
+    }
+    let key = if key.is_some() { "os.environ[\"KEY\"]" } else { "\"none\"" };
     out.line(format!("curl    curl {bearer}{url}{path}{data}"));
-    out.line(format!("Python  OpenAI(base_url=\"{url}/v1\", api_key=\"{key}\")"));
+    out.line(format!("Python  OpenAI(base_url=\"{url}/v1\", api_key={key})"));
     out.line(format!("page    open {url}/"));
 }
