@@ -61,6 +61,40 @@ fn a_real_model_answers_and_says_what_it_took() {
 }
 
 #[test]
+fn a_copy_is_open_once_and_goes_by_its_own_name() {
+    let state = e2e::state_with_models_of(&["smollm2"]);
+    let backplane = |arguments: &[&str], state: &std::path::Path| {
+        let mut command = std::process::Command::new(&e2e::built().program);
+        let done = command.args(arguments).arg("--state").arg(state).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    backplane(&["cp", "smollm2", "gpt-4o"], state.path());
+    let server = Server::start_on(state, "[cache]\nenabled = false\n");
+    let ask = |model: &str| {
+        let mut body = chat("What is the capital of France?");
+        body["model"] = json!(model);
+        let (status, answer) = server.post("/v1/chat/completions", &body);
+        assert_eq!(status, 200, "{answer}");
+        answer["choices"][0]["message"]["content"].clone()
+    };
+    assert_eq!(ask("gpt-4o"), ask("smollm2"));
+    let open = || {
+        let models = server.get("/admin/v1/models").1["data"].as_array().unwrap().clone();
+        let open = models.into_iter().filter(|model| !model["running"].is_null());
+        open.map(|model| (model["name"].clone(), model["copies"].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(open(), [(json!("smollm2"), json!(["gpt-4o"]))]);
+    let listed = server.get("/v1/models").1["data"].as_array().unwrap().clone();
+    let has = |name: &str| listed.iter().any(|model| model["id"] == name);
+    assert!(has("smollm2") && has("gpt-4o"), "{listed:?}");
+    assert_eq!(server.get("/v1/models/gpt-4o").0, 200);
+    // The name goes, and what is open stays so.
+    backplane(&["rm", "gpt-4o"], server.state.path());
+    assert_eq!(open(), [(json!("smollm2"), Value::Null)]);
+    assert_eq!(server.get("/v1/models/gpt-4o").0, 404);
+}
+
+#[test]
 fn a_prompt_one_token_too_long_is_refused_with_the_counts() {
     let server = Server::start("[models.override.smollm2]\nparameters = { context = 256, slots = 1 }\n");
     let count = |words: usize| {

@@ -24,6 +24,9 @@ pub struct Card {
     /// Other names that find this model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<ModelName>,
+    /// The model that this is a second name of: where that one is installed and the same, both are one to a host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<ModelName>,
     #[serde(default, skip_serializing_if = "Kind::is_model")]
     pub kind: Kind,
     /// Version of a runtime; it names the folder that the runtime is put in.
@@ -278,7 +281,7 @@ impl Card {
     pub fn id(&self) -> Result<String> {
         let same = ModelName::from_file_stem("id")?;
         let mut canonical = Self { name: same, aliases: Vec::new(), homepage: None, ..self.clone() };
-        canonical.description = None;
+        (canonical.description, canonical.copy_of) = (None, None);
         for file in &mut canonical.files {
             *file = FileSpec {
                 role: file.role.clone(),
@@ -302,6 +305,7 @@ impl Card {
         let of = |name| Self {
             name,
             aliases: Vec::new(),
+            copy_of: None,
             kind: Kind::Model,
             version: None,
             description: Some(format!("graph `{role}` of `{}`", self.name)),
@@ -323,6 +327,35 @@ impl Card {
             files: self.files.iter().filter_map(own).collect(),
         };
         Some(format!("{}.{role}", self.name).parse().map(of))
+    }
+
+    /// Members in which `other` is another model than this, which is installed: names and what is for people do not count,
+    /// and pins of a file only where `other` has them.
+    pub(crate) fn differences(&self, other: &Self) -> Result<Vec<String>> {
+        let plain = |card: &Self| {
+            let mut card = Self { files: Vec::new(), homepage: None, description: None, ..card.clone() };
+            (card.aliases, card.copy_of) = (Vec::new(), None);
+            card.to_toml().map(|text| toml::from_str::<toml::Table>(&text).unwrap_or_default())
+        };
+        let (ours, theirs) = (plain(self)?, plain(other)?);
+        let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let mut differ: Vec<String> =
+            names.into_iter().filter(|name| ours.get(*name) != theirs.get(*name)).cloned().collect();
+        let same_file = |file: &FileSpec| {
+            self.files_here().any(|ours| {
+                let pins = FileSpec {
+                    sha256: file.sha256.or(ours.sha256),
+                    size: file.size.or(ours.size),
+                    download: ours.download,
+                    ..file.clone()
+                };
+                pins == *ours
+            })
+        };
+        if self.files_here().count() != other.files_here().count() || !other.files_here().all(same_file) {
+            differ.push("files".to_owned());
+        }
+        Ok(differ)
     }
 
     fn check(&self) -> Result<(), String> {

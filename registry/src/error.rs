@@ -27,8 +27,12 @@ pub enum RegistryError {
     #[error("no name for a model can be made of `{file}`; give it one with `--name`")]
     NameNeeded { file: String },
 
-    #[error("the name `{name}` is taken by a different model; pick another name, or remove it first")]
-    NameTaken { name: String },
+    #[error("the name `{name}` is taken by a different model{}", otherwise(.differ))]
+    NameTaken {
+        name: String,
+        /// Members of its card that are others, of one that could be replaced.
+        differ: Vec<String>,
+    },
 
     #[error("`{source_uri}` is not a source: {reason}")]
     InvalidSource { source_uri: String, reason: String },
@@ -135,6 +139,18 @@ fn suggest(close: &[String]) -> String {
         names => format!(
             "; did you mean {}?",
             names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or ")
+        ),
+    }
+}
+
+/// What to do about a name that is taken: a card that came to take its place is told in what it differs.
+fn otherwise(differ: &[String]) -> String {
+    match differ {
+        [] => "; pick another name, or remove it first".to_owned(),
+        names => format!(
+            ": {} of its card {}; pick another name with `--name`, or `--replace` it",
+            names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" and "),
+            if names.len() == 1 { "is another" } else { "are others" },
         ),
     }
 }

@@ -201,10 +201,11 @@ impl Models {
             return if there.id == from.id {
                 Ok(there)
             } else {
-                Err(RegistryError::NameTaken { name: to.to_string() })
+                Err(RegistryError::NameTaken { name: to.to_string(), differ: Vec::new() })
             };
         }
-        let card = Card { name: to, aliases: Vec::new(), ..from.card };
+        let copy_of = from.card.copy_of.clone().or(Some(from.name));
+        let card = Card { name: to, aliases: Vec::new(), copy_of, ..from.card };
         self.read(&self.store.write_card(&card.name.file_stem(), &card.to_toml()?)?)
     }
 

@@ -134,31 +134,26 @@ impl Models {
             Some(name) if *name != card.name => {
                 card.name = name.clone();
                 card.aliases.clear();
+                card.copy_of = None;
                 Ok((card, false))
             }
             _ => Ok((card, from_catalogue)),
         }
     }
 
-    /// A name may be pulled again from where it came; to mean something else it has to be freed first.
+    /// A name may be pulled again as it came, whatever its files hold by now; to mean something else it has to be freed
+    /// first.
     fn check_name(&self, card: &Card, may_replace: bool) -> Result<()> {
         let path = self.exact_card_path(&card.name);
         if may_replace || !path.exists() {
             return Ok(());
         }
-        let origins = |card: &Card| -> BTreeSet<Vec<String>> {
-            let uris = |file: &FileSpec| {
-                let inputs = file.inputs.iter().filter_map(|input| input.source.as_ref());
-                file.source.iter().chain(&file.parts).chain(inputs).cloned().collect()
-            };
-            card.files_here().map(uris).collect()
-        };
-        match Card::read(&path) {
-            Ok(there) if origins(&there) != origins(card) => {
-                Err(RegistryError::NameTaken { name: card.name.to_string() })
-            }
-            _ => Ok(()),
+        // One that cannot be read is of no use to anybody.
+        let differ = Card::read(&path).map_or(Ok(Vec::new()), |there| there.differences(card))?;
+        if differ.is_empty() {
+            return Ok(());
         }
+        Err(RegistryError::NameTaken { name: card.name.to_string(), differ })
     }
 
     fn plan(&self, card: &Card, options: &PullOptions) -> Result<PullPlan> {

@@ -13,6 +13,9 @@ pub struct ModelInfo {
     pub name: Arc<str>,
     /// Names that mean it too.
     pub aliases: Vec<String>,
+    /// Those of them that are installed as models of their own, by `cp`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<String>,
     /// First 12 hex digits of its content's digest; empty for a model built into a plugin.
     pub id: String,
     /// Id of the plugin that serves it; empty when none that is loaded can.

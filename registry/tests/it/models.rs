@@ -174,6 +174,37 @@ fn a_name_does_not_silently_change_its_meaning() {
 }
 
 #[test]
+fn a_card_that_was_changed_takes_a_name_only_where_that_is_said_and_files_that_were_are_news() {
+    let bench = Bench::new();
+    let (card, file) = (bench.path("model.toml"), bench.path("m.gguf"));
+    let write = |more: &str| {
+        let files = "[[files]]\nrole = \"model\"\npath = \"m.gguf\"\n";
+        std::fs::write(&card, format!("name = \"m\"\nformat = \"gguf\"\n{more}{files}")).unwrap();
+    };
+    std::fs::write(&file, "one").unwrap();
+    write("description = \"first\"\n[parameters]\nslots = 2\n");
+    let pull = || bench.pull(card.to_str().unwrap());
+    let first = pull().unwrap().id;
+    // What is for people, and what lies in the files, may be others by now.
+    std::fs::write(&file, "another").unwrap();
+    write("description = \"second\"\n[parameters]\nslots = 2\n");
+    let second = pull().unwrap();
+    assert!(second.id != first && second.card.description.as_deref() == Some("second"));
+    write("context = 64\n[parameters]\nslots = 3\n");
+    let error = pull().unwrap_err();
+    assert_eq!(error.code(), "name_taken");
+    let said = error.to_string();
+    assert!(
+        said.contains("`context` and `parameters` of its card are others") && said.contains("`--replace`"),
+        "{said}"
+    );
+    assert_eq!(bench.models().resolve("m").unwrap(), second, "and nothing was changed");
+    let replace = PullOptions { replace: true, ..PullOptions::default() };
+    let third = bench.pull_with(card.to_str().unwrap(), &replace).0.unwrap();
+    assert_eq!(third.card.parameters["slots"], 3);
+}
+
+#[test]
 fn a_broken_model_hides_no_other_and_can_be_removed() {
     let bench = Bench::new();
     for name in ["good", "bad", "changed"] {

@@ -39,7 +39,9 @@ fn close(client: &Client, name: &str, force: bool) -> Result<()> {
     let path = format!("/admin/v1/models/{}", segment(name));
     // What the server does not know is not open: a runtime, a broken card.
     let Ok(model) = client.get(&path) else { return Ok(()) };
-    if model["running"].is_null() {
+    // A copy is but a name of what is open.
+    let copies = model["copies"].as_array().into_iter().flatten();
+    if model["running"].is_null() || copies.into_iter().any(|copy| copy == name) {
         return Ok(());
     }
     if !force {

@@ -33,6 +33,9 @@ fn facts(listed: &Listed) -> BTreeMap<String, Value> {
     let mut facts: BTreeMap<String, Value> = card.into_iter().chain(opened).collect();
     // A file may be another without its name or size being.
     facts.insert("files".to_owned(), Value::String(listed.files.to_string()));
+    if !listed.copies.is_empty() {
+        facts.insert("copies".to_owned(), listed.copies.clone().into());
+    }
     let below = |section: &str, members: Value| match members {
         Value::Object(members) => {
             members.into_iter().map(|(name, value)| (format!("{section}.{name}"), value)).collect()

@@ -30,6 +30,8 @@ pub struct Listed {
     pub size: u64,
     /// Seconds since 1970.
     pub installed: u64,
+    /// Second names that were installed and mean the same: `cp` made them.
+    pub copies: Vec<String>,
     /// For people.
     pub card: Value,
     /// As in `model_open`.
@@ -303,6 +305,7 @@ impl Entry {
         ModelInfo {
             name: listed.name.clone(),
             aliases,
+            copies: listed.copies.clone(),
             id: listed.id.clone(),
             plugin: plugin.or_else(|| listed.plugins.first().map(ToString::to_string)).unwrap_or_default(),
             format: listed.format.clone(),

@@ -10,6 +10,7 @@ use crate::metrics::memory;
 use crate::router::{Cascade, Names};
 use backplane_registry::{Installed, Limits, Models};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -18,7 +19,7 @@ use std::time::{Duration, UNIX_EPOCH};
 const PLUGIN_LOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every model: installed ones, those the configuration names by their card, and those built into plugins. The first
-/// with a name wins, in this order.
+/// with a name wins, in this order. A copy is no model of its own: it would be opened a second time for nothing.
 ///
 /// # Errors
 /// When the state directory cannot be read. A single broken model is logged and left out.
@@ -38,14 +39,16 @@ pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Li
             tracing::warn!(model = &*model.name, plugins = ?model.plugins, "another model has this name already");
         }
     };
-    let mut add_installed = |model: &Installed| {
-        add(installed(model, plugins, config));
+    let mut add_installed = |model: &Installed, copies: Vec<String>| {
+        add(Listed { copies, ..installed(model, plugins, config) });
         model.graphs().iter().for_each(|graph| add(installed(graph, plugins, config)));
     };
-    listing.models.iter().for_each(&mut add_installed);
+    for (model, copies) in with_copies(&listing.models, config) {
+        add_installed(model, copies);
+    }
     for path in &config.models.cards {
         match Installed::local(path) {
-            Ok(model) => add_installed(&model),
+            Ok(model) => add_installed(&model, Vec::new()),
             Err(error) => {
                 tracing::error!(card = %path.display(), %error, "a model of the configuration cannot be used")
             }
@@ -68,6 +71,7 @@ pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Li
                     "name": &*name, "format": "", "capabilities": capabilities, "files": [], "parameters": parameters,
                 })
                 .to_string(),
+                copies: Vec::new(),
                 card: json!({"description": model.description}),
                 id: String::new(),
                 format: String::new(),
@@ -84,6 +88,28 @@ pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Li
         }
     }
     Ok(all)
+}
+
+/// The installed models, each with the copies of it that may stand for it. One that was changed since, or has settings of
+/// its own in the configuration, is a model like any other; and where the original is gone, the first copy takes its place.
+fn with_copies<'a>(models: &'a [Installed], config: &Config) -> Vec<(&'a Installed, Vec<String>)> {
+    let root = |model: &'a Installed| model.card.copy_of.as_ref().unwrap_or(&model.name);
+    let settings = |model: &Installed| config.models.overrides.get(&model.name.to_string());
+    let (copies, originals): (Vec<_>, Vec<_>) = models.iter().partition(|model| model.card.copy_of.is_some());
+    let mut all: Vec<(&Installed, Vec<String>)> = Vec::new();
+    for model in originals.into_iter().chain(copies) {
+        let same = |(other, _): &&mut (&'a Installed, _)| {
+            model.card.copy_of.is_some()
+                && root(other) == root(model)
+                && other.id == model.id
+                && settings(other) == settings(model)
+        };
+        match all.iter_mut().find(same) {
+            Some((_, copies)) => copies.push(model.name.to_string()),
+            None => all.push((model, Vec::new())),
+        }
+    }
+    all
 }
 
 fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
@@ -128,6 +154,7 @@ fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
         format: card.format.clone(),
         size: model.size,
         installed: model.modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        copies: Vec::new(),
         card: json!({
             "description": card.description,
             "licence": card.licence,
@@ -172,6 +199,12 @@ fn parameters(name: &str, card: &serde_json::Map<String, Value>, config: &Config
 /// Aliases and routes of the configuration, and aliases of installed cards where those leave room.
 pub fn names(config: &Config, listed: &[Listed]) -> Names {
     let mut aliases = config.models.aliases.clone();
+    // A copy is installed, and what is installed goes before an alias of the configuration.
+    let copies: BTreeMap<&str, &str> =
+        listed.iter().flat_map(|model| model.copies.iter().map(|copy| (&**copy, &*model.name))).collect();
+    aliases.extend(copies.iter().map(|(copy, model)| ((*copy).to_owned(), (*model).to_owned())));
+    let meant =
+        |name: &String| copies.get(name.as_str()).map_or_else(|| name.clone(), |name| (*name).to_owned());
     for model in listed {
         let Some(others) = model.card["aliases"].as_array() else { continue };
         for other in others.iter().filter_map(Value::as_str) {
@@ -183,7 +216,9 @@ pub fn names(config: &Config, listed: &[Listed]) -> Names {
         .routes
         .iter()
         .map(|(name, route)| {
-            (name.clone(), Cascade { models: route.models.clone(), escalate_below: route.escalate_below })
+            let mut models: Vec<String> = route.models.iter().map(meant).collect();
+            models.dedup();
+            (name.clone(), Cascade { models, escalate_below: route.escalate_below })
         })
         .collect();
     Names { aliases, routes }
@@ -265,6 +300,39 @@ fn files_of(cards: &[PathBuf]) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RouteConfig;
+
+    #[test]
+    fn a_copy_is_another_name_until_it_is_another_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, file) = (dir.path().join("state"), dir.path().join("first.gguf"));
+        std::fs::write(&file, "GGUF, more or less").unwrap();
+        let registry = Models::at(&state);
+        registry.pull(file.to_str().unwrap(), &Default::default(), &mut |_| ()).unwrap();
+        registry.copy("first", "a-copy").unwrap();
+        registry.copy("a-copy", "copy-of-copy").unwrap();
+        let mut config = Config::for_tests();
+        let shown = |config: &Config| -> Vec<(String, Vec<String>)> {
+            let listed = models(&state, &[], config).unwrap();
+            listed.iter().map(|model| (model.name.to_string(), model.copies.clone())).collect()
+        };
+        let one = |name: &str, copies: &[&str]| {
+            (name.to_owned(), copies.iter().map(|copy| (*copy).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(shown(&config), [one("first", &["a-copy", "copy-of-copy"])]);
+        config.models.aliases.insert("a-copy".to_owned(), "elsewhere".to_owned());
+        let route =
+            RouteConfig { models: vec!["a-copy".into(), "first".into(), "x".into()], escalate_below: 0.5 };
+        config.models.routes.insert("steps".to_owned(), route);
+        let names = names(&config, &models(&state, &[], &config).unwrap());
+        assert_eq!(names.aliases["a-copy"], "first", "what is installed goes before an alias");
+        assert_eq!(names.routes["steps"].models, ["first", "x"]);
+        config.models.overrides.insert("a-copy".to_owned(), Override { pin: true, ..Override::default() });
+        assert_eq!(shown(&config), [one("first", &["copy-of-copy"]), one("a-copy", &[])]);
+        config.models.overrides.clear();
+        registry.remove("first").unwrap();
+        assert_eq!(shown(&config), [one("a-copy", &["copy-of-copy"])]);
+    }
 
     #[test]
     fn a_plugin_is_told_what_a_file_is_called() {

@@ -15,7 +15,7 @@ pub(crate) struct List {
 }
 
 /// A model; the first four members are OpenAI's.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Model {
     id: String,
     object: &'static str,
@@ -53,7 +53,14 @@ impl From<ModelInfo> for Model {
 
 /// Lists the models.
 pub(crate) async fn list(call: Call) -> Result<HttpResponse> {
-    let data = call.host().models().into_iter().map(Model::from).collect();
+    // Whoever chooses from the list looks for a copy by its own name, though it is open only once.
+    let each = |info: ModelInfo| {
+        let copies = info.copies.clone();
+        let model = Model::from(info);
+        let copies = copies.into_iter().map(|id| Model { id, aliases: Vec::new(), ..model.clone() });
+        std::iter::once(model.clone()).chain(copies.collect::<Vec<_>>())
+    };
+    let data = call.host().models().into_iter().flat_map(each).collect();
     call::json(&List { object: "list", data })
 }
 
