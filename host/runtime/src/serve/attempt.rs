@@ -2,7 +2,7 @@
 
 use super::Parts;
 use super::budget::{Admitted, BYTES_OF_A_TOKEN, Price, reserve};
-use super::limit::output_tokens;
+use super::limit::{output_tokens, within_context};
 use super::tab::{SecondChance, Tab};
 use crate::backend::{Backend, Refusal};
 use crate::catalog::{Canary, Entry};
@@ -57,6 +57,8 @@ pub(super) async fn attempt(
         let (live, tab) = match waiting {
             Some(waiting) => waiting,
             None => {
+                let context = backend.model().description().context;
+                within_context(&request.capability, &request.params, context).inspect_err(refused)?;
                 let pass = enter(parts, request, entry, &backend)?;
                 let purse = reserve(parts, request, &backend, given, admitted).await.inspect_err(refused)?;
                 let tab = Tab::open(purse.reservation, &parts.open);
