@@ -71,6 +71,30 @@ fn events(server: &Server, body: &Value) -> Vec<Value> {
 }
 
 #[test]
+fn a_card_that_is_wrong_is_told_of_when_it_is_pulled_and_is_no_mistake_of_the_callers() {
+    let (server, cards) = (Server::start_on(state_with_models_of(&[]), ""), tempfile::tempdir().unwrap());
+    let secret = "upstream = { url = 'http://127.0.0.1:9/v1', keys = ['sk-0123456789'] }";
+    for (name, parameters, says) in [
+        ("misspelt", "upstrem = 'gpu'", "upstrem"),
+        ("nowhere", "upstream = 'gpu'", "no upstream is called `gpu`"),
+        ("written-out", secret, "never written out"),
+    ] {
+        let card = cards.path().join(format!("{name}.toml"));
+        std::fs::write(&card, format!("name = '{name}'\nformat = 'openai'\n[parameters]\n{parameters}\n"))
+            .unwrap();
+        let mut pull = std::process::Command::new(&e2e::built().program);
+        let pulled = pull.arg("pull").arg(&card).arg("--state").arg(server.state.path()).output().unwrap();
+        let said = String::from_utf8(pulled.stderr).unwrap();
+        assert_eq!(pulled.status.code(), Some(1), "{said}");
+        assert!(said.contains(says) && said.contains("cannot be opened") && !said.contains("sk-0"), "{said}");
+        let (status, answer) = server.post(CHAT, &chat(name, json!({})));
+        assert_eq!((status, &answer["error"]["code"]), (422, &json!("model_invalid")), "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(says), "{answer}");
+        assert_eq!(answer["error"]["param"], Value::Null, "{answer}");
+    }
+}
+
+#[test]
 fn an_answer_is_the_same_from_near_and_far() {
     let pair = pair("[cache]\nenabled = false\n", "");
     let weather = json!({"type": "function", "function": {"name": "weather", "parameters": {"type": "object",

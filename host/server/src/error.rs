@@ -119,7 +119,8 @@ fn kind(error: &Error) -> &'static str {
         403 => "permission_error",
         404 => "not_found_error",
         429 => "rate_limit_error",
-        503 => "overloaded",
+        // It may be over soon; what the operator has to mend is not.
+        503 if error.code != ErrorCode::FailedPrecondition => "overloaded",
         status if status < 500 => "invalid_request_error",
         _ => "server_error",
     }

@@ -46,6 +46,8 @@ pub const BP_SERIAL: i32 = 0;
 pub const BP_CONCURRENT: i32 = 1;
 pub const BP_CONTINUOUS: i32 = 2;
 
+pub const BP_BID_REASON_FORMAT: i32 = 1;
+
 pub const BP_HEALTH_READY: i32 = 0;
 pub const BP_HEALTH_DEGRADED: i32 = 1;
 pub const BP_HEALTH_NOT_READY: i32 = 2;

@@ -68,15 +68,20 @@ impl Plugin for RemotePlugin {
 
     fn bid(&self, query: &Query<'_>) -> Bid {
         // Nothing of the model is here: it takes no memory and no processor.
-        let named = query.model().ok().and_then(|model| match &*model.format {
-            INFERENCE => model.parameters().ok().map(|card: InferenceParameters| card.upstream),
-            _ => model.parameters().ok().map(|card: Parameters| card.upstream),
+        if query.model_json.is_empty() || query.model().is_ok_and(|model| model.name.is_empty()) {
+            return Bid::default(); // asked about the plugin, not about a model
+        }
+        let upstream = query.model().and_then(|model| {
+            let upstream = match &*model.format {
+                INFERENCE => model.parameters::<InferenceParameters>()?.upstream,
+                _ => model.parameters::<Parameters>()?.upstream,
+            };
+            self.settings.resolve(&model.name, &upstream)
         });
-        let text = match named.and_then(|upstream| self.settings.resolve("", &upstream).ok()) {
-            Some(upstream) => format!("served by `{}`", upstream.url),
-            None => "served by an upstream".to_owned(),
-        };
-        Bid { text, ..Bid::default() }
+        match upstream {
+            Ok(upstream) => Bid { text: format!("served by `{}`", upstream.url), ..Bid::default() },
+            Err(error) => Bid::no(BidReason::Format, error.message),
+        }
     }
 
     fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Model>> {

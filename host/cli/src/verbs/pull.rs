@@ -1,12 +1,13 @@
 //! `pull`: fetches models and runtimes into the state directory.
 
 use crate::args::Pull;
+use crate::client::segment;
 use crate::consent::{self, Ask};
 use crate::context::Context;
 use crate::exit::{Failure, Result};
 use crate::output::Style;
 use crate::text;
-use backplane_registry::{ModelName, PullOptions};
+use backplane_registry::{Kind, ModelName, PullOptions};
 use serde_json::json;
 
 pub fn run(context: &Context, args: Pull) -> Result<()> {
@@ -23,7 +24,7 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
         offline: context.global.offline,
         ..PullOptions::default()
     };
-    let mut results = Vec::new();
+    let (mut results, mut models_pulled) = (Vec::new(), Vec::new());
     for what in &args.what {
         let plan = models.plan_pull(what, &options)?;
         if args.dry_run {
@@ -38,6 +39,9 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
             continue;
         }
         let installed = consent::pull(context, &models, what, &plan, options.clone(), Ask::IfNeeded)?;
+        if installed.card.kind == Kind::Model {
+            models_pulled.push(installed.name.to_string());
+        }
         if context.out.json {
             results.push(json!({
                 "name": installed.name, "id": installed.id, "size": installed.size, "was_installed": plan.installed,
@@ -58,5 +62,32 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
     if context.out.json {
         context.out.value(&results);
     }
-    if args.dry_run { Ok(()) } else { context.refresh_server() }
+    if args.dry_run {
+        return Ok(());
+    }
+    context.refresh_server()?;
+    can_be_opened(context, &models_pulled)
+}
+
+/// Asks a running server whether it could open what was pulled: its plugins know what a card may say. Opens nothing.
+fn can_be_opened(context: &Context, names: &[String]) -> Result<()> {
+    let client = context.client()?;
+    if names.is_empty() || !client.is_up() {
+        return Ok(());
+    }
+    let mut invalid = Ok(());
+    for name in names {
+        let Err(failure) = client.get(&format!("/admin/v1/models/{}/plan", segment(name))) else { continue };
+        let what = format!("`{name}` is installed, and cannot be opened: {}", failure.what);
+        match failure.code.as_deref() {
+            Some("model_invalid") => {
+                let next = "mend its card and `backplane pull --replace` it, or `backplane rm` it";
+                invalid = Err(Failure::failed(what).next(next).code("model_invalid"));
+            }
+            // A runtime or a licence may come yet.
+            Some("load_failed" | "runtime_missing") => context.out.complain(format!("warning: {what}")),
+            _ => {}
+        }
+    }
+    invalid
 }

@@ -317,7 +317,7 @@ impl Load {
             make_room(&address, MakeRoom { serial, entry: entry.clone(), bid })?;
             // What was closed for it is no part of what it takes.
             before = memory::resident_bytes();
-            let model = plugin.open(&listed.model_json)?;
+            let model = plugin.open(&listed.model_json).map_err(|error| not_opened(&listed.name, error))?;
             let names = (listed.name.clone(), plugin.id().clone());
             let backend = Backend::start(names, model, settings, shelf.pool.clone(), shelf.metrics.clone())?;
             seats.into_iter().for_each(|seats| backend.hold(seats));
@@ -336,6 +336,22 @@ impl Load {
             close_and_wait(backend, Duration::ZERO);
         }
     }
+}
+
+/// What a plugin says of a card or a file that it does not take is no mistake of who asks for the model.
+fn not_opened(model: &str, mut error: Error) -> Error {
+    let reason = match error.code {
+        ErrorCode::InvalidArgument | ErrorCode::OutOfRange => "model_invalid",
+        ErrorCode::FailedPrecondition | ErrorCode::NotFound => "load_failed",
+        _ => return error,
+    };
+    error.code = ErrorCode::FailedPrecondition;
+    error.param = None;
+    if error.reason.is_empty() {
+        error.message = format!("model `{model}` cannot be opened: {}", error.message);
+        error = error.with_reason(reason);
+    }
+    error
 }
 
 /// Waits until there is room for a model.
@@ -400,6 +416,7 @@ impl Shelf {
             return Err(error.with_reason(QUARANTINED));
         }
         match best {
+            Some((_, bid)) if bid.unfit => Err(unable(&bid.text).with_reason("model_invalid")),
             Some((_, bid)) if bid.score == 0 => Err(unable(&bid.text)),
             Some(best) => Ok(best),
             None => {

@@ -98,6 +98,8 @@ pub struct Bid {
     pub host_bytes: u64,
     /// How long the claim stands, in milliseconds.
     pub valid_ms: u32,
+    /// Where the score is 0: whether that is for what the model is, or for what its card says.
+    pub unfit: bool,
     /// For people.
     pub text: String,
 }
@@ -209,6 +211,7 @@ impl Plugin {
             quality: out.quality.min(1000),
             host_bytes: out.bytes_host,
             valid_ms: out.valid_ms,
+            unfit: out.score == 0 && out.reason == BP_BID_REASON_FORMAT,
             text,
         })
     }

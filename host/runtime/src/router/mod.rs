@@ -244,7 +244,10 @@ impl RouterHandle {
                 let stands = Duration::from_millis(u64::from(bid.valid_ms)).min(MAX_BID_AGE);
                 (bid, stands)
             }
-            Err(why) => (Bid { score: 0, quality: 0, host_bytes: 0, valid_ms: 0, text: why }, NO_BID_AGE),
+            Err(why) => (
+                Bid { score: 0, quality: 0, host_bytes: 0, valid_ms: 0, unfit: false, text: why },
+                NO_BID_AGE,
+            ),
         };
         self.shared.bids.insert(key, (bid.clone(), Instant::now() + stands));
         bid
