@@ -82,15 +82,21 @@ struct Seen {
     first: f64,
 }
 
-/// Prompts of this round; those of another process are others too.
+/// Of five digits; another in each round, and in another process.
+fn number(round: usize) -> usize {
+    10_000 + (std::process::id() as usize * 37 + round) % 90_000
+}
+
+/// Prompts of this round.
 fn prompts(round: usize, streams: usize) -> Vec<String> {
-    let number = 10_000 + (std::process::id() as usize * 37 + round) % 90_000;
+    let number = number(round);
     PROMPTS.iter().take(streams).map(|prompt| format!("{number} {prompt}")).collect()
 }
 
-/// A prompt of some 200 tokens.
+/// A prompt of some 200 tokens, which begins as none before: what it shared would be in the engine's cache.
 fn long(round: usize) -> String {
-    format!("{} {}", prompts(round, 1)[0], "and then there was bread again, of rye and of wheat. ".repeat(14))
+    let sentence = "and then there was bread again, of rye and of wheat. ";
+    format!("{} {} {}", 109_999 - number(round), PROMPTS[0], sentence.repeat(14))
 }
 
 fn median(values: impl IntoIterator<Item = f64>) -> f64 {

@@ -116,19 +116,29 @@ impl Allow for Grammar {
     }
 }
 
-/// The grammar of an answer's form; `None` for any text.
+/// Whether somebody waits yet: the steps that follow are llama.cpp's, and cannot be ended.
 ///
 /// # Errors
-/// `InvalidArgument` that names the place in the schema.
-pub fn of_format(format: &ResponseFormat) -> Result<Option<String>> {
+/// `Cancelled` when nobody does.
+fn awaited(gone: &dyn Fn() -> bool) -> Result<()> {
+    if gone() { Err(Error::cancelled()) } else { Ok(()) }
+}
+
+/// The grammar of an answer's form; `None` for any text. `gone`: whether nobody waits for it any more.
+///
+/// # Errors
+/// `InvalidArgument` that names the place in the schema; `Cancelled`.
+pub fn of_format(format: &ResponseFormat, gone: &dyn Fn() -> bool) -> Result<Option<String>> {
     Ok(match format {
         ResponseFormat::Text => None,
         ResponseFormat::JsonObject => Some(lead(&convert(&json!({"type": "object"}))?)),
         ResponseFormat::JsonSchema { schema } => {
-            let schema = Checker::new(schema, true, "#").whole().map_err(|error| {
+            let checker = Checker::new(schema, true, "#").until(gone);
+            let schema = checker.whole().map_err(|error| {
                 let param = "response_format.json_schema.schema";
                 Error::invalid(format!("the schema at `{}` {}", error.path, error.what)).with_param(param)
             })?;
+            awaited(gone)?;
             Some(lead(&convert(&schema)?))
         }
         ResponseFormat::Grammar { grammar } => {
@@ -145,7 +155,12 @@ pub fn of_format(format: &ResponseFormat) -> Result<Option<String>> {
 ///
 /// # Errors
 /// `InvalidArgument` for a named tool that is not offered, or parameters that are no schema.
-pub fn of_tools(tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Result<String> {
+pub fn of_tools(
+    tools: &[Tool],
+    choice: &ToolChoice,
+    parallel: bool,
+    gone: &dyn Fn() -> bool,
+) -> Result<String> {
     let (mut calls, mut spent) = (Vec::new(), 0);
     for (i, tool) in tools.iter().enumerate() {
         if matches!(choice, ToolChoice::Named(name) if *name != tool.name) {
@@ -153,7 +168,7 @@ pub fn of_tools(tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Result<S
         }
         let parameters = tools::parameters(tool);
         let at = format!("#/anyOf/{}/properties/arguments", calls.len());
-        let checker = Checker::new(&parameters, false, &at).after(spent);
+        let checker = Checker::new(&parameters, false, &at).after(spent).until(gone);
         let checked = checker.whole().map_err(|error| {
             let param = format!("tools[{i}].function.parameters");
             Error::invalid(format!("`{param}` at `{}` {}", error.path, error.what)).with_param(param)
@@ -174,6 +189,7 @@ pub fn of_tools(tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Result<S
         }
         .with_param("tool_choice"));
     }
+    awaited(gone)?;
     let call =
         rename_root(&convert(&json!({"anyOf": calls})).map_err(|error| error.with_param("tools"))?, "call");
     let more = if parallel {
@@ -260,7 +276,7 @@ mod tests {
             "required": ["zone", "city", "unit", "all"],
             "additionalProperties": false,
         });
-        let grammar = of_format(&ResponseFormat::JsonSchema { schema }).unwrap().unwrap();
+        let grammar = of_format(&ResponseFormat::JsonSchema { schema }, &|| false).unwrap().unwrap();
         let root = grammar.lines().find(|line| line.starts_with("alternative-0 ::=")).unwrap();
         assert!(root.find("zone-kv").unwrap() < root.find("city-kv").unwrap(), "{root}");
         assert_eq!(grammar.matches("\nroot ::=").count() + usize::from(grammar.starts_with("root ::=")), 1);
@@ -281,21 +297,22 @@ mod tests {
             ),
             tool("time", json!({"type": "object", "properties": {}})),
         ];
-        let all = of_tools(&tools, &ToolChoice::Required, true).unwrap();
+        let all = of_tools(&tools, &ToolChoice::Required, true, &|| false).unwrap();
         assert!(all.contains("weather") && all.contains("time") && all.contains("\ncall ::="), "{all}");
         assert_eq!(all.lines().filter(|line| line.starts_with("root ::=")).count(), 1);
-        let one = of_tools(&tools, &ToolChoice::Named("time".into()), false).unwrap();
+        let one = of_tools(&tools, &ToolChoice::Named("time".into()), false, &|| false).unwrap();
         assert!(!one.contains("weather") && !one.contains(")*\ngap"), "{one}");
-        let error = of_tools(&tools, &ToolChoice::Named("x".into()), true).unwrap_err();
+        let error = of_tools(&tools, &ToolChoice::Named("x".into()), true, &|| false).unwrap_err();
         assert_eq!(error.details["param"], "tool_choice");
         let bad = [tool("f", json!({"type": "object", "properties": {"a": 1}}))];
-        let error = of_tools(&bad, &ToolChoice::Auto, true).unwrap_err();
+        let error = of_tools(&bad, &ToolChoice::Auto, true, &|| false).unwrap_err();
         assert_eq!(error.details["param"], "tools[0].function.parameters");
     }
 
     #[test]
     fn a_grammar_has_a_size() {
-        let error = of_format(&ResponseFormat::Grammar { grammar: "x".repeat(70_000) }).unwrap_err();
+        let error =
+            of_format(&ResponseFormat::Grammar { grammar: "x".repeat(70_000) }, &|| false).unwrap_err();
         assert!(error.message.contains("64 KiB"), "{error}");
     }
 
@@ -311,7 +328,7 @@ mod tests {
             "required": ["n"],
             "additionalProperties": {"type": "number"},
         });
-        let grammar = of_format(&ResponseFormat::JsonSchema { schema }).unwrap().unwrap();
+        let grammar = of_format(&ResponseFormat::JsonSchema { schema }, &|| false).unwrap().unwrap();
         assert!(gbnf::parse(&grammar, &|_| None).is_ok(), "{grammar}");
     }
 }

@@ -37,7 +37,7 @@ fn write(start: &Matcher, random: &mut TestRng) -> Option<String> {
 /// Refuses a schema, or says how many answers were written; each of them was valid.
 fn held(schema: &Value, answers: usize) -> Result<usize, String> {
     let format = ResponseFormat::JsonSchema { schema: schema.clone() };
-    let text = grammar::of_format(&format).map_err(|error| error.message)?.unwrap();
+    let text = grammar::of_format(&format, &|| false).map_err(|error| error.message)?.unwrap();
     let rules = gbnf::parse(&text, &|_| None).map_err(|mistake| mistake.what)?;
     let start = Matcher::new(Arc::new(rules)).unwrap();
     let validator = jsonschema::draft202012::new(schema).map_err(|error| error.to_string())?;
@@ -77,6 +77,8 @@ fn what_is_not_refused_holds() {
         json!({"type": "array", "maxItems": 0}),
         json!({"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "string"}}),
         json!({"type": "object", "additionalProperties": {"type": "integer"}}),
+        json!({"type": "object", "properties": {"*": {"type": "integer"}, "b": {"type": "null"}}, "required": ["*"],
+               "additionalProperties": false}),
         json!({"type": "object", "properties": {"a\"]^-\\": {"const": "\u{e9}\n"}}, "required": ["a\"]^-\\"]}),
         json!({"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}, "required": ["next"]}),
         json!({"$defs": {"a/b": {"type": "null"}, "c~d": {"const": 1}, "e f": {"const": 2}, "a.b": {"const": 3}, "a-b": {"const": 4}},
@@ -220,7 +222,7 @@ fn hostile_schemas_are_refused_before_they_take_long() {
     ];
     let mut wrong = Vec::new();
     for (says, schema) in &hostile {
-        let prepared = grammar::of_format(&ResponseFormat::JsonSchema { schema: schema.clone() });
+        let prepared = grammar::of_format(&ResponseFormat::JsonSchema { schema: schema.clone() }, &|| false);
         let message = prepared.err().map_or(String::new(), |error| error.message);
         if says.is_empty() != message.is_empty() || !message.contains(says) {
             wrong.push(format!("{:.60}: {message:.200}", schema.to_string()));
@@ -231,8 +233,8 @@ fn hostile_schemas_are_refused_before_they_take_long() {
     let tools: Vec<_> = (0..40)
         .map(|i| Tool { name: format!("t{i}"), parameters: Some(doubled("allOf", 10)), ..Tool::default() })
         .collect();
-    assert!(grammar::of_tools(&tools[..1], &ToolChoice::Auto, true).is_ok());
-    let error = grammar::of_tools(&tools, &ToolChoice::Auto, true).unwrap_err();
+    assert!(grammar::of_tools(&tools[..1], &ToolChoice::Auto, true, &|| false).is_ok());
+    let error = grammar::of_tools(&tools, &ToolChoice::Auto, true, &|| false).unwrap_err();
     assert!(error.message.contains("too much work") && error.message.contains("tools["), "{error}");
     // What is large and no more is prepared.
     for schema in [
@@ -247,7 +249,7 @@ fn hostile_schemas_are_refused_before_they_take_long() {
         patterns(40, "[a-z]{2,9}"),
     ] {
         let format = ResponseFormat::JsonSchema { schema };
-        grammar::of_format(&format).unwrap();
+        grammar::of_format(&format, &|| false).unwrap();
     }
 }
 

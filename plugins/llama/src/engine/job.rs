@@ -139,12 +139,17 @@ const MOST_STOPS: usize = 16;
 const MOST_LOGPROBS: u8 = 20;
 
 impl Job {
-    /// A chat.
+    /// A chat. `gone`: whether nobody waits for it any more.
     ///
     /// # Errors
     /// For the first parameter that cannot be honoured, by name.
-    pub fn chat(loaded: &Loaded, params: &chat::Params, terms: Terms) -> Result<Self> {
-        let form = grammar::of_format(&params.response_format)?;
+    pub fn chat(
+        loaded: &Loaded,
+        params: &chat::Params,
+        terms: Terms,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Self> {
+        let form = grammar::of_format(&params.response_format, gone)?;
         let offers = !params.tools.is_empty() && params.tool_choice != ToolChoice::None;
         let demands = matches!(params.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
         if demands && form.is_some() {
@@ -160,7 +165,7 @@ impl Job {
         let calls = (offers && form.is_none())
             .then(|| {
                 let parallel = params.parallel_tool_calls.unwrap_or(true);
-                let text = grammar::of_tools(&params.tools, &params.tool_choice, parallel)?;
+                let text = grammar::of_tools(&params.tools, &params.tool_choice, parallel, gone)?;
                 Grammar::of_calls(loaded, &text)
             })
             .transpose()?;
@@ -185,8 +190,13 @@ impl Job {
     ///
     /// # Errors
     /// For the first parameter that cannot be honoured, by name.
-    pub fn complete(loaded: &Loaded, params: &complete::Params, terms: Terms) -> Result<Self> {
-        let form = grammar::of_format(&params.response_format)?;
+    pub fn complete(
+        loaded: &Loaded,
+        params: &complete::Params,
+        terms: Terms,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Self> {
+        let form = grammar::of_format(&params.response_format, gone)?;
         let form = form.map(|text| Grammar::of_answer(loaded, &text)).transpose()?;
         let Continued { tokens, echoed } = loaded.prompter.complete(params)?;
         let common = Common {

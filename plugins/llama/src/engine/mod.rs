@@ -230,12 +230,12 @@ impl Engine {
 
     /// Answers a conversation.
     pub fn chat(&self, params: &chat::Params, terms: Terms, sink: Box<dyn Sink>) {
-        self.submit(sink, || Job::chat(&self.loaded, params, terms));
+        self.submit(sink, |gone| Job::chat(&self.loaded, params, terms, gone));
     }
 
     /// Continues a text.
     pub fn complete(&self, params: &complete::Params, terms: Terms, sink: Box<dyn Sink>) {
-        self.submit(sink, || Job::complete(&self.loaded, params, terms));
+        self.submit(sink, |gone| Job::complete(&self.loaded, params, terms, gone));
     }
 
     /// Embeds texts.
@@ -258,7 +258,7 @@ impl Engine {
         }
     }
 
-    fn submit(&self, sink: Box<dyn Sink>, prepare: impl FnOnce() -> Result<Job>) {
+    fn submit(&self, sink: Box<dyn Sink>, prepare: impl FnOnce(&dyn Fn() -> bool) -> Result<Job>) {
         let Some(generator) = &self.generator else {
             let what = "this model only embeds; it has no decoder to generate with";
             return sink.finish(Err(Error::new(Code::Unimplemented, what)));
@@ -266,10 +266,11 @@ impl Engine {
         if let Err(error) = self.stats.enter(u64::from(self.loaded.max_inflight())) {
             return sink.finish(Err(error));
         }
-        match prepare() {
+        match prepare(&|| sink.is_gone()) {
             Err(error) => {
                 self.stats.leave();
-                sink.finish(Err(error));
+                // What was not finished for want of a reader says something else.
+                sink.finish(Err(if sink.is_gone() { Error::cancelled() } else { error }));
             }
             Ok(job) => {
                 if let Err(error) = generator.sender.send(Message::Job(Box::new(job), sink)) {

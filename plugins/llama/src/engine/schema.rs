@@ -32,6 +32,8 @@ pub struct Checker<'a> {
     made: Cell<usize>,
     /// Parts copied and compared so far.
     spent: Cell<usize>,
+    /// Whether nobody waits for the result any more.
+    gone: &'a dyn Fn() -> bool,
 }
 
 /// More than this in one schema makes llama.cpp's grammar too large.
@@ -137,7 +139,13 @@ impl<'a> Checker<'a> {
     /// `base`: where in a larger schema the result will stand, `#` if it is the whole.
     pub fn new(root: &'a Value, strict: bool, base: &'a str) -> Self {
         let (referred, made, spent) = Default::default();
-        Self { root, strict, base, referred, prefix: unused_name(&root.to_string()), made, spent }
+        let prefix = unused_name(&root.to_string());
+        Self { root, strict, base, referred, prefix, made, spent, gone: &|| false }
+    }
+
+    /// Ends, as one that takes too much, once nobody waits for it.
+    pub fn until(self, gone: &'a dyn Fn() -> bool) -> Self {
+        Self { gone, ..self }
     }
 
     /// Goes on with what was spent for other schemas of the same request.
@@ -161,7 +169,7 @@ impl<'a> Checker<'a> {
     /// # Errors
     /// When it is more than a schema may make.
     pub fn spend(&self, work: usize, path: &str) -> Result<(), Wrong> {
-        self.spent.set(self.spent.get().saturating_add(work));
+        self.spent.set(if (self.gone)() { usize::MAX } else { self.spent.get().saturating_add(work) });
         match self.is_exhausted() {
             true => wrong(
                 path,
@@ -400,7 +408,7 @@ impl<'a> Checker<'a> {
             out.insert("required".to_owned(), named.into());
         }
         let required = out.get("required").and_then(Value::as_array).into_iter().flatten();
-        let required: HashSet<&str> = required.filter_map(Value::as_str).collect();
+        let required: HashSet<String> = required.filter_map(Value::as_str).map(str::to_owned).collect();
         let optional = properties.map_or(0, |properties| properties.len() - required.len());
         if optional > MOST_OPTIONAL {
             if self.strict {
@@ -414,8 +422,15 @@ impl<'a> Checker<'a> {
             return Ok(());
         }
         if let Some(properties) = properties {
+            // llama.cpp takes the name for that of all other properties, which may come again and again.
+            let repeats = |name: &str| name == "*" && !required.contains(name);
+            if self.strict && properties.keys().any(|name| repeats(name)) {
+                let what = "has `*`, which can be held to only where `required` names it";
+                return wrong(&format!("{path}/properties"), what);
+            }
             let checked = properties
                 .iter()
+                .filter(|(name, _)| !repeats(name))
                 .map(|(name, schema)| Ok((name.clone(), sub(schema, &format!("properties/{name}"))?)))
                 .collect::<Result<Members, _>>()?;
             out.insert("properties".to_owned(), checked.into());
@@ -647,7 +662,8 @@ mod tests {
         let (at, what) = strict(schema.clone()).unwrap_err();
         assert_eq!(at, path, "{schema}: {what}");
         assert!(what.contains(says), "{what}");
-        let error = super::super::grammar::of_format(&ResponseFormat::JsonSchema { schema }).unwrap_err();
+        let error =
+            super::super::grammar::of_format(&ResponseFormat::JsonSchema { schema }, &|| false).unwrap_err();
         assert!(error.message.contains(path) && error.details.contains_key("param"), "{error}");
     }
 
@@ -662,6 +678,20 @@ mod tests {
         };
         assert!(strict(chain(100)).is_ok());
         refused(chain(1000), "#", "refers to 1001 places");
+    }
+
+    #[test]
+    fn a_schema_that_nobody_waits_for_is_not_gone_through() {
+        let schema =
+            json!({"anyOf": vec![json!({"type": "object", "properties": {"a": {"enum": [1, 2, 3]}}}); 500]});
+        let looks = Cell::new(0);
+        let (never, soon) = (|| false, || looks.replace(looks.get() + 1) > 20);
+        assert!(Checker::new(&schema, true, "#").until(&never).whole().is_ok());
+        let checker = Checker::new(&schema, true, "#").until(&soon);
+        assert!(checker.whole().is_err() && checker.is_exhausted());
+        assert!(looks.get() < 30, "{}", looks.get());
+        let format = ResponseFormat::JsonSchema { schema };
+        assert!(super::super::grammar::of_format(&format, &|| true).is_err());
     }
 
     #[test]
@@ -690,6 +720,11 @@ mod tests {
         refused(json!({"type": "string", "pattern": "^(?=a)a$"}), "#/pattern", "look-around");
         refused(json!({"type": "string", "maxLength": 100_000}), "#/maxLength", "at most 1000");
         refused(json!({"type": "object", "properties": {}, "required": ["a"]}), "#/required", "`a`");
+        refused(
+            json!({"type": "object", "properties": {"*": {}, "a": {}}, "required": ["a"]}),
+            "#/properties",
+            "`*`",
+        );
         refused(json!({"anyOf": []}), "#/anyOf", "list of schemas");
         refused(json!({"enum": []}), "#/enum", "list of values");
         let deep =
