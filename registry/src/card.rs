@@ -330,7 +330,7 @@ impl Card {
     }
 
     /// Members in which `other` is another model than this, which is installed: names and what is for people do not count,
-    /// and pins of a file only where `other` has them.
+    /// nor what a file holds that comes from the same place.
     pub(crate) fn differences(&self, other: &Self) -> Result<Vec<String>> {
         let plain = |card: &Self| {
             let mut card = Self { files: Vec::new(), homepage: None, description: None, ..card.clone() };
@@ -344,8 +344,8 @@ impl Card {
         let same_file = |file: &FileSpec| {
             self.files_here().any(|ours| {
                 let pins = FileSpec {
-                    sha256: file.sha256.or(ours.sha256),
-                    size: file.size.or(ours.size),
+                    sha256: ours.sha256,
+                    size: ours.size,
                     download: ours.download,
                     ..file.clone()
                 };
