@@ -270,7 +270,8 @@ impl Engine {
             Err(error) => {
                 self.stats.leave();
                 // What was not finished for want of a reader says something else.
-                sink.finish(Err(if sink.is_gone() { Error::cancelled() } else { error }));
+                let error = if sink.is_gone() { Error::cancelled() } else { error };
+                sink.finish(Err(error));
             }
             Ok(job) => {
                 if let Err(error) = generator.sender.send(Message::Job(Box::new(job), sink)) {
