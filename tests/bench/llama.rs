@@ -27,7 +27,7 @@ type Lines = Vec<HashMap<String, String>>;
 
 fn main() {
     let direct = support::example("backplane-llama", "llama_direct");
-    let model = support::model_file("smollm2");
+    let model = e2e::model_file("smollm2");
     let plugins = support::plugins(&["backplane-llama"]);
     let running = support::host(
         plugins.path(),

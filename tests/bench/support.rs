@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot measure says so and ends")]
 #![allow(clippy::print_stdout, reason = "it prints what it measured")]
 
-pub use e2e::model_file;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
