@@ -3,6 +3,7 @@
 use crate::request::Request;
 use crate::{Error, Host, Result};
 use backplane_abi::payload::tensor::Description;
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -215,6 +216,36 @@ impl ModelSpec {
     /// The file with this role, if the card names one.
     pub fn find_file(&self, role: &str) -> Option<&Path> {
         self.files.iter().find(|file| file.role == role).map(|file| file.path.as_path())
+    }
+
+    /// The names of what it tells apart, in the order of its output: `labels` of the card, or the file with that role,
+    /// one a line or a list in JSON.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn labels(&self) -> Result<Vec<String>> {
+        let invalid = |why: String| {
+            Error::invalid(format!("the labels of model `{}`: {why}", self.name)).with_param("labels")
+        };
+        let labels: Vec<String> = match (self.extra.get("labels"), self.find_file("labels")) {
+            (Some(listed @ Value::Array(some)), _) if !some.is_empty() => {
+                Vec::deserialize(listed).map_err(|error| invalid(error.to_string()))?
+            }
+            (_, Some(path)) => {
+                let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
+                match text.trim_start().starts_with('[') {
+                    true => serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?,
+                    false => text.lines().map(str::to_owned).collect(),
+                }
+            }
+            (_, None) => Vec::new(),
+        };
+        match labels.is_empty() {
+            true => Err(invalid(
+                "there are none; list them as `labels` in its card, or in a file with that role".to_owned(),
+            )),
+            false => Ok(labels),
+        }
     }
 
     /// All parameters as a type; with `#[serde(deny_unknown_fields)]` a misspelt one is an error.

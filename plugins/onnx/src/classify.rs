@@ -28,7 +28,7 @@ impl Classify {
         tokenizer: Arc<Tokenizer>,
         model: &ModelSpec,
     ) -> Result<(Self, Port)> {
-        let labels = labels(model)?;
+        let labels = model.labels()?;
         let count = labels.len() as i64;
         let fits = |port: &Port| matches!(port.shape[..], [_, numbers] if numbers == count || numbers == -1);
         let named = parameters.output.as_deref();
@@ -51,33 +51,6 @@ impl Classify {
         }
         let texts = params.input.iter().enumerate();
         texts.map(|(place, text)| self.tokenizer.text(&format!("input[{place}]"), text, false)).collect()
-    }
-}
-
-/// The names of the graph's numbers: the card's `labels`, or a file with one a line or a list in JSON.
-fn labels(model: &ModelSpec) -> Result<Vec<String>> {
-    let invalid = |why: String| {
-        Error::invalid(format!("the labels of model `{}`: {why}", model.name)).with_param("labels")
-    };
-    let listed = model.extra.get("labels").cloned().unwrap_or_default();
-    let labels: Vec<String> = match (listed, model.find_file("labels")) {
-        (Value::Array(listed), _) if !listed.is_empty() => {
-            serde_json::from_value(Value::Array(listed)).map_err(|error| invalid(error.to_string()))?
-        }
-        (_, Some(path)) => {
-            let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
-            match text.trim_start().starts_with('[') {
-                true => serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?,
-                false => text.lines().map(str::to_owned).collect(),
-            }
-        }
-        (_, None) => Vec::new(),
-    };
-    match labels.is_empty() {
-        true => Err(invalid(
-            "there are none; list them as `labels` in its card, or in a file with that role".to_owned(),
-        )),
-        false => Ok(labels),
     }
 }
 
