@@ -8,6 +8,7 @@ mod support;
 use backplane_abi::payload::tensor::Description;
 use backplane_abi::payload::{
     Usage, chat, classify, complete, detect, embed, languages, ocr, rerank, tensor, translate, vector,
+    vision_classify, vision_detect, vision_embed, vision_faces,
 };
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
@@ -120,6 +121,46 @@ fn the_published_schemas_are_those_of_the_types() {
             document("vision.ocr/1", "A picture in, one chunk with its lines of text out.", |parts| {
                 parts.add::<ocr::Params>("params").add::<ocr::Chunk>("chunk").add::<Usage>("usage");
             }),
+        ),
+        (
+            vision_detect::CAPABILITY,
+            document(
+                "vision.detect/1",
+                "A picture in, one chunk with what it shows and where out.",
+                |parts| {
+                    parts
+                        .add::<vision_detect::Params>("params")
+                        .add::<vision_detect::Chunk>("chunk")
+                        .add::<Usage>("usage");
+                },
+            ),
+        ),
+        (
+            vision_classify::CAPABILITY,
+            document("vision.classify/1", "A picture in, one chunk with labels and scores out.", |parts| {
+                parts.add::<vision_classify::Params>("params").add::<vision_classify::Chunk>("chunk");
+                parts.add::<Usage>("usage");
+            }),
+        ),
+        (
+            vision_faces::CAPABILITY,
+            document("vision.faces/1", "A picture in, one chunk with its faces out.", |parts| {
+                parts
+                    .add::<vision_faces::Params>("params")
+                    .add::<vision_faces::Chunk>("chunk")
+                    .add::<Usage>("usage");
+            }),
+        ),
+        (
+            vision_embed::CAPABILITY,
+            document(
+                "vision.embed/1",
+                "Pictures in, one chunk with the tensor `embeddings`, FP32 [pictures, dimensions], out.",
+                |parts| {
+                    parts.add::<vision_embed::Params>("params").add::<vision_embed::Chunk>("chunk");
+                    parts.add::<Usage>("usage");
+                },
+            ),
         ),
         (
             tensor::CAPABILITY,

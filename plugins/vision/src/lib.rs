@@ -3,18 +3,28 @@
 //! - [`picture`]: from the bytes of a request to pixels, within limits; resizing; pixels to the numbers of a tensor.
 //! - [`graph`]: the graphs of a model, run through the host by whatever serves `tensor.infer`.
 //! - [`card`]: what a model's card may say.
-//! - [`task`]: what serves one capability of a model; [`ocr`] is one.
+//! - [`fit`]: a picture in the size that a graph takes; [`rows`]: what comes back, picture by picture.
+//! - [`task`]: what serves one capability of a model: [`ocr`], [`detect`], [`classify`], [`faces`], [`embed`].
+//! - [`draw`]: boxes and labels on a picture.
 //!
 //! No engine is linked here. A model of the format `vision` lists its graphs under `[graphs]` of its card; each is a model
 //! of its own to the host, which chooses the plugin that opens it.
 
 mod card;
+mod classify;
+mod detect;
+mod draw;
+mod embed;
+mod faces;
+mod fit;
 mod graph;
 mod ocr;
 mod picture;
+mod range;
+mod rows;
 mod task;
 
-use backplane_plugin::payload::ocr as ocr_payload;
+use backplane_plugin::payload;
 use backplane_plugin::prelude::*;
 use picture::Limits;
 use std::sync::Arc;
@@ -51,7 +61,11 @@ impl Plugin for VisionPlugin {
         let mut tasks: Vec<(String, Box<dyn Task>)> = Vec::new();
         for capability in &model.capabilities {
             let task: Box<dyn Task> = match capability.as_str() {
-                ocr_payload::CAPABILITY => Box::new(ocr::Ocr::of(model, &sections)?),
+                payload::ocr::CAPABILITY => Box::new(ocr::Ocr::of(model, &sections)?),
+                payload::vision_detect::CAPABILITY => Box::new(detect::Detect::of(model, &sections)?),
+                payload::vision_classify::CAPABILITY => Box::new(classify::Classify::of(model, &sections)?),
+                payload::vision_faces::CAPABILITY => Box::new(faces::Faces::of(model, &sections)?),
+                payload::vision_embed::CAPABILITY => Box::new(embed::Embed::of(model, &sections)?),
                 other => {
                     let message = format!(
                         "model `{}` is to serve `{other}`, which the vision plugin does not",

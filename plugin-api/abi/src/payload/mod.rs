@@ -15,6 +15,10 @@ pub mod rerank;
 pub mod tensor;
 pub mod translate;
 pub mod vector;
+pub mod vision_classify;
+pub mod vision_detect;
+pub mod vision_embed;
+pub mod vision_faces;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

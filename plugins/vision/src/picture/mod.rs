@@ -88,6 +88,11 @@ impl Picture {
         self.height
     }
 
+    /// Red, green and blue of each pixel, row by row.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
     /// The pixels of a row.
     pub fn row(&self, y: u32) -> &[u8] {
         let length = self.width as usize * 3;

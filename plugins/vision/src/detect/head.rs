@@ -1,0 +1,132 @@
+//! What a detector's graph gives: its two shapes, and the boxes in them.
+
+use super::boxes::{Edges, Found};
+use serde::Deserialize;
+
+/// How the numbers of a box stand, each beginning with the centre and the size of the box in pixels of the graph's input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Head {
+    /// [1, boxes, 5 + classes]: whether there is anything, then what; the score is the product. YOLO 3, 4, 5 and 7.
+    #[default]
+    Objectness,
+    /// [1, 4 + classes, boxes]: what, and that is the score. YOLO 8 and later.
+    Classes,
+}
+
+impl Head {
+    /// The boxes whose best class is at least this certain.
+    ///
+    /// # Errors
+    /// What is odd about the shape, for a message about the graph.
+    pub fn read(
+        self,
+        shape: &[i64],
+        numbers: &[f32],
+        classes: usize,
+        min_score: f32,
+    ) -> Result<Vec<Found>, String> {
+        let (boxes, each) = match (self, shape) {
+            (Self::Objectness, &[1, boxes, each]) => (boxes as usize, each as usize),
+            (Self::Classes, &[1, each, boxes]) => (boxes as usize, each as usize),
+            _ => {
+                return Err(format!(
+                    "gave {shape:?}, and one picture with {} was expected",
+                    self.expected(classes)
+                ));
+            }
+        };
+        let before = if self == Self::Objectness { 5 } else { 4 };
+        if each != before + classes || numbers.len() != boxes * each {
+            return Err(format!(
+                "gave {shape:?}, and for its {classes} labels {} is expected",
+                self.expected(classes)
+            ));
+        }
+        let found = |at: usize| {
+            let number = |which: usize| match self {
+                Self::Objectness => numbers[at * each + which],
+                Self::Classes => numbers[which * boxes + at],
+            };
+            let sure = if self == Self::Objectness { number(4) } else { 1.0 };
+            // Most boxes are nothing: their classes need not be looked at.
+            if sure.is_nan() || sure < min_score {
+                return None;
+            }
+            let (class, best) = (0..classes)
+                .map(|class| (class, number(before + class)))
+                .fold((0, f32::NEG_INFINITY), |best, other| if other.1 > best.1 { other } else { best });
+            let score = (sure * best).min(1.0);
+            let edges = Edges::around(number(0), number(1), number(2), number(3));
+            (score >= min_score && edges.is_finite()).then_some(Found { class, score, edges })
+        };
+        Ok((0..boxes).filter_map(found).collect())
+    }
+
+    fn expected(self, classes: usize) -> String {
+        match self {
+            Self::Objectness => format!("[1, boxes, {}]", 5 + classes),
+            Self::Classes => format!("[1, {}, boxes]", 4 + classes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ROWS: [f32; 21] = [
+        10.0, 20.0, 4.0, 6.0, 0.9, 0.1, 0.8, // something of class 1
+        10.0, 20.0, 4.0, 6.0, 0.1, 0.9, 0.9, // hardly anything
+        50.0, 50.0, 10.0, 10.0, 0.9, 0.2, 0.1, // something, unknown what
+    ];
+
+    #[test]
+    fn both_shapes_say_the_same() {
+        let rows = Head::Objectness.read(&[1, 3, 7], &ROWS, 2, 0.25).unwrap();
+        let edges = Edges { left: 8.0, top: 17.0, right: 12.0, bottom: 23.0 };
+        assert_eq!(rows, [Found { class: 1, score: 0.9 * 0.8, edges }]);
+
+        // The same boxes, their scores multiplied, box by box beside each other.
+        let multiplied =
+            ROWS.as_chunks::<7>().0.iter().map(|&[x, y, w, h, sure, a, b]| [x, y, w, h, sure * a, sure * b]);
+        let rows_of_6: Vec<[f32; 6]> = multiplied.collect();
+        let columns: Vec<f32> =
+            (0..6).flat_map(|which| rows_of_6.iter().map(move |row| row[which])).collect();
+        assert_eq!(Head::Classes.read(&[1, 6, 3], &columns, 2, 0.25).unwrap(), rows);
+    }
+
+    #[test]
+    fn another_shape_is_named() {
+        for (head, shape) in [
+            (Head::Objectness, &[1, 7, 3][..]),
+            (Head::Objectness, &[2, 3, 7]),
+            (Head::Objectness, &[3, 7]),
+            (Head::Classes, &[1, 3, 7]),
+        ] {
+            let odd = head.read(shape, &ROWS, 2, 0.25).unwrap_err();
+            assert!(odd.contains(&format!("{shape:?}")) && odd.contains("boxes"), "{odd}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_nothing() {
+        for at in 0..7 {
+            let mut row = [10.0, 20.0, 4.0, 6.0, 0.9, 0.1, 0.8];
+            row[at] = f32::NAN;
+            let found = Head::Objectness.read(&[1, 1, 7], &row, 2, 0.25).unwrap();
+            assert_eq!(found.len(), usize::from(at == 5), "without the best class {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_numbers_are_read(numbers in prop::collection::vec(any::<f32>(), 42), objectness: bool) {
+            let (head, shape) = if objectness { (Head::Objectness, [1, 6, 7]) } else { (Head::Classes, [1, 6, 7]) };
+            let classes = 2;
+            let found = head.read(&shape, &numbers, classes, 0.1).unwrap();
+            prop_assert!(found.iter().all(|it| it.class < classes && (0.1..=1.0).contains(&it.score) && it.edges.is_finite()));
+        }
+    }
+}
