@@ -19,7 +19,7 @@ COMPLETIONS = $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions
 CACHE := $(CURDIR)/.cache
 # Models that tests use, kept between runs; a fresh clone fetches them (800 MB).
 TEST_STATE := $(CACHE)/state
-TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika lid.176 pp-ocr onnxruntime nvrtc
+TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika lid.176 pp-ocr yolov3-tiny efficientnet-lite0 mtcnn onnxruntime nvrtc
 VENV := $(CACHE)/venv
 # `-p e2e` would choose other features of what the workspace shares, and cargo would build all of it again.
 E2E := $(shell sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/--test \1/p' tests/Cargo.toml)

@@ -196,6 +196,11 @@ fn openai(caller: &mut Caller<'_>) {
     caller.ask("POST", "/v1/embeddings", Some(texts), 200, &[]);
     let base64 = json!({"model": "minilm", "input": "a guitar", "encoding_format": "base64"});
     caller.ask("POST", "/v1/embeddings", Some(base64), 200, &["/data/0/embedding"]);
+    // No model of this state looks at pictures.
+    for task in ["detect", "classify", "faces", "embed"] {
+        let picture = json!({"image": "iVBORw0KGgo="});
+        caller.ask("POST", &format!("/v1/vision/{task}"), Some(picture), 404, &[]);
+    }
     caller.ask("GET", "/v1/models", None, 200, &[]);
     caller.ask("GET", "/v1/models/smollm2", None, 200, &[]);
 }

@@ -182,6 +182,13 @@ pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
     document.section("ocr", "Pages that are read stand in `tests/vision`.");
     shell.run(document, &["ocr", "no-such-page.png"], 3);
 
+    document.section("detect", "");
+    shell.run(document, &["detect", "missing.jpg"], 3);
+    shell.run(document, &["detect", "a.jpg", "b.jpg", "--draw", "out.png"], 2);
+
+    document.section("classify", "");
+    shell.run(document, &["classify", "missing.jpg", "--top", "1"], 3);
+
     document.section("infer", "Any capability, whether or not the host has heard of it.");
     shell.run(document, &["infer", "echo", "--params", r#"{"text":"hello"}"#], 0);
     shell.run(document, &["infer", "echo", "--params", r#"{"text":"hello","chunks":3}"#, "--stream"], 0);

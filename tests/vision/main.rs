@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
+mod objects;
+
 use e2e::{Server, python, state_with_models_of};
 use serde_json::{Value, json};
 

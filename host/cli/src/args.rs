@@ -121,6 +121,10 @@ pub enum Verb {
     Translate(Translate),
     /// Read the text of pictures
     Ocr(Ocr),
+    /// Find what pictures show, or faces, and where
+    Detect(Detect),
+    /// Tell what pictures show as a whole
+    Classify(Classify),
     /// Ask any capability
     Infer(Infer),
     /// Make, list, change and revoke API keys
@@ -356,6 +360,45 @@ pub struct Ocr {
     /// Tell the place of each word too, with `--json`
     #[arg(long)]
     pub words: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  backplane detect photo.jpg
+  backplane detect photo.jpg --draw out.png
+  backplane detect *.jpg --faces --json")]
+pub struct Detect {
+    /// The pictures; `-` reads one from standard input
+    #[arg(required = true, value_name = "PICTURE")]
+    pub pictures: Vec<PathBuf>,
+    /// The model; without it the router chooses
+    #[arg(short, long, add = complete::installed())]
+    pub model: Option<String>,
+    /// Look for faces
+    #[arg(long)]
+    pub faces: bool,
+    /// Leave out what is less certain, 0 to 1
+    #[arg(long, value_name = "SCORE")]
+    pub min_score: Option<f32>,
+    /// Write the picture with the boxes drawn, as a PNG file
+    #[arg(long, value_name = "FILE")]
+    pub draw: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  backplane classify photo.jpg
+  backplane classify photo.jpg --top 1 --json")]
+pub struct Classify {
+    /// The pictures; `-` reads one from standard input
+    #[arg(required = true, value_name = "PICTURE")]
+    pub pictures: Vec<PathBuf>,
+    /// The model; without it the router chooses
+    #[arg(short, long, add = complete::installed())]
+    pub model: Option<String>,
+    /// Only the likeliest so many
+    #[arg(short = 'k', long)]
+    pub top: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,10 @@
 //! The verbs, one file each.
 
+mod classify;
 mod completions;
 mod config;
 mod cp;
+mod detect;
 mod doctor;
 mod embed;
 mod infer;
@@ -44,6 +46,8 @@ pub fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Embed(args) => embed::run(context, &args),
         Verb::Translate(args) => translate::run(context, &args),
         Verb::Ocr(args) => ocr::run(context, &args),
+        Verb::Detect(args) => detect::run(context, &args),
+        Verb::Classify(args) => classify::run(context, &args),
         Verb::Infer(args) => infer::run(context, &args),
         Verb::Key(verb) => key::run(context, verb),
         Verb::Config(verb) => config::run(context, verb),

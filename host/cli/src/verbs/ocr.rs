@@ -36,7 +36,7 @@ pub fn run(context: &Context, args: &Ocr) -> Result<()> {
 }
 
 /// The bytes of a picture; `-` is standard input.
-fn bytes(picture: &Path) -> Result<Vec<u8>> {
+pub fn bytes(picture: &Path) -> Result<Vec<u8>> {
     if picture != Path::new("-") {
         return std::fs::read(picture).map_err(|error| Failure::io("read", picture, &error));
     }

@@ -6,11 +6,14 @@ mod rapid;
 pub(crate) use rapid::{Form as RapidForm, Line as RapidLine, ocr as rapid_ocr};
 
 use crate::call::{Call, refuse_ignored};
+use crate::elements::Flat;
 use crate::fault;
 use crate::openai::wire::invalid;
 use actix_web::HttpResponse;
 use backplane::payload;
-use backplane::{Answer, Result};
+use backplane::{Answer, DType, Result, Tensor};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use input::Input;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -19,6 +22,48 @@ use serde_json::{Map, Value};
 /// `POST /v1/vision/ocr`
 pub(crate) async fn ocr(call: Call) -> Result<HttpResponse> {
     ask(call, payload::ocr::CAPABILITY).await
+}
+
+/// `POST /v1/vision/detect`
+pub(crate) async fn detect(call: Call) -> Result<HttpResponse> {
+    ask(call, payload::vision_detect::CAPABILITY).await
+}
+
+/// `POST /v1/vision/classify`
+pub(crate) async fn classify(call: Call) -> Result<HttpResponse> {
+    ask(call, payload::vision_classify::CAPABILITY).await
+}
+
+/// `POST /v1/vision/faces`
+pub(crate) async fn faces(call: Call) -> Result<HttpResponse> {
+    ask(call, payload::vision_faces::CAPABILITY).await
+}
+
+/// `POST /v1/vision/embed`
+pub(crate) async fn embed(call: Call) -> Result<HttpResponse> {
+    ask(call, payload::vision_embed::CAPABILITY).await
+}
+
+/// An answer with a picture. Documents it.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "VisionDrawn")]
+#[allow(dead_code, reason = "a schema")]
+pub(crate) struct Drawn<T> {
+    #[serde(flatten)]
+    answer: T,
+    /// A PNG file in base64: the picture with what was found drawn, where `draw` asks for it.
+    drawn: Option<String>,
+}
+
+/// An answer with features. Documents it.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "VisionEmbedded")]
+#[allow(dead_code, reason = "a schema")]
+pub(crate) struct Embedded {
+    #[serde(flatten)]
+    answer: payload::vision_embed::Chunk,
+    /// For each picture its features, of length 1.
+    embeddings: Vec<Vec<f32>>,
 }
 
 /// A request about a picture: the parameters of its capability, and which model. Documents it; the plugin reads it.
@@ -57,10 +102,30 @@ async fn ask(mut call: Call, capability: &str) -> Result<HttpResponse> {
     call.answer(&answer, &ignored, &told)
 }
 
-/// The one piece of JSON of an answer.
+/// The one piece of JSON of an answer, with its tensors as members.
 fn object(answer: &Answer) -> Result<Map<String, Value>> {
+    let odd = |error: serde_json::Error| fault::schema(&answer.route.plugin, &error);
     let json = answer.chunks.iter().map(|chunk| &chunk.json).find(|json| !json.is_empty());
-    json.map_or(Ok(Map::new()), |json| {
-        serde_json::from_slice(json).map_err(|error| fault::schema(&answer.route.plugin, &error))
-    })
+    let mut object: Map<String, Value> =
+        json.map_or(Ok(Map::new()), |json| serde_json::from_slice(json).map_err(odd))?;
+    for tensor in answer.chunks.iter().flat_map(|chunk| &chunk.tensors) {
+        object.insert(tensor.name.to_string(), member(tensor).map_err(odd)?);
+    }
+    Ok(object)
+}
+
+/// A tensor in JSON: one file in base64, rows as lists, else a list.
+fn member(tensor: &Tensor) -> serde_json::Result<Value> {
+    if let (DType::Bytes, [1], Some((_length, file))) =
+        (tensor.dtype, &tensor.shape[..], tensor.data.split_first_chunk::<4>())
+    {
+        return Ok(STANDARD.encode(file).into());
+    }
+    let flat = serde_json::to_value(Flat(tensor))?;
+    match (&tensor.shape[..], flat) {
+        ([_, columns], Value::Array(all)) if *columns > 0 => {
+            Ok(all.chunks(*columns as usize).map(<[Value]>::to_vec).collect::<Vec<_>>().into())
+        }
+        (_, flat) => Ok(flat),
+    }
 }
