@@ -113,6 +113,10 @@ fn what_cannot_be_held_to_is_refused_by_both_its_names() {
         (json!({"type": "string", "minLength": 5, "maxLength": 3}), ["#/minLength", "`maxLength`"]),
         (json!({"type": "array", "minItems": 5, "maxItems": 3}), ["#/minItems", "`maxItems`"]),
         (json!({"type": "string", "pattern": "^a*$", "minLength": 2}), ["#/minLength", "`pattern`"]),
+        (
+            json!({"type": "object", "properties": {"p": {"$id": "x", "type": "string"}}}),
+            ["#/properties/p/$id", "cannot be held"],
+        ),
         (json!({"type": "string", "format": "date", "maxLength": 2}), ["#/maxLength", "`format`"]),
         (json!({"type": "string", "format": "uuid", "pattern": "^a$"}), ["#/format", "`pattern`"]),
         (json!({"type": "integer", "enum": ["a", 1.5]}), ["#/enum", "`type`"]),

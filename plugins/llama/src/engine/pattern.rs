@@ -107,7 +107,9 @@ fn escape(text: &str) -> Option<(u32, usize)> {
     };
     let hex = text.get(2..2 + digits)?;
     let all = hex.bytes().all(|byte| byte.is_ascii_hexdigit());
-    all.then(|| u32::from_str_radix(hex, 16).ok()).flatten().map(|c| (c, 2 + digits))
+    let code = all.then(|| u32::from_str_radix(hex, 16).ok()).flatten()?;
+    // Half of a surrogate pair is no character, and no answer has it.
+    char::from_u32(code).map(|_| (code, 2 + digits))
 }
 
 #[cfg(test)]
@@ -122,6 +124,7 @@ mod tests {
             assert!(is_supported(pattern), "{pattern}");
         }
         for pattern in [
+            "^\\ud83d\\ude00$",
             "a+",
             "^a",
             "a$",

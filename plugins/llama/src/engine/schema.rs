@@ -62,7 +62,6 @@ const NOTES: &[&str] = &[
     "writeOnly",
     "format",
     "$schema",
-    "$id",
     "$comment",
     "$defs",
     "definitions",
@@ -349,6 +348,8 @@ impl<'a> Checker<'a> {
                 | "maxItems"
                 | "pattern" => {}
                 key if BOUNDS.contains(&key) || is_note(key) => {}
+                // Below the root it would change where references lead from.
+                "$id" if path == "#" => {}
                 _ if self.strict => return wrong(&at, "cannot be held to; remove it"),
                 _ => {}
             }
