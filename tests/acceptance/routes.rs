@@ -233,6 +233,13 @@ fn capabilities(caller: &mut Caller<'_>) {
         {"name": "attention_mask", "datatype": "INT64", "shape": [1, 3], "data": [1, 1, 1]},
         {"name": "token_type_ids", "datatype": "INT64", "shape": [1, 3], "data": [0, 0, 0]}]});
     caller.ask("POST", "/v1/capabilities/tensor.infer", Some(tensors), 200, &[]);
+    let said = json!({"model": "whatlang", "params": {"text": ["Where does this sentence come from?"]}});
+    caller.ask("POST", "/v1/capabilities/language.detect", Some(said), 200, &[]);
+    caller.ask("POST", "/v1/capabilities/language.list", Some(json!({"model": "translator"})), 200, &[]);
+    let house = json!({"model": "apertium", "params": {"text": ["The house is big."], "source": "en", "target": "es"}});
+    caller.ask("POST", "/v1/capabilities/translate", Some(house), 200, &[]);
+    let nearest = json!({"params": {"operation": "list"}});
+    caller.ask("POST", "/v1/capabilities/vector.search", Some(nearest), 200, &[]);
     // Pages that are read stand in `tests/vision`: here no model reads.
     caller.ask("POST", "/v1/vision/ocr", Some(json!({"image": "aGVsbG8="})), 404, &[]);
     caller.ask("POST", "/ocr", Some(json!({"image": "aGVsbG8="})), 400, &[]);
