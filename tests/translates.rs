@@ -3,9 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure is the test's")]
 
-use e2e::{Server, root, state_with_models_of};
+use e2e::{Server, python, state_with_models_of};
 use serde_json::{Value, json};
-use std::process::Command;
 
 const MARKDOWN: &str = "# The house\n\n- The **house** is big.\n- Read [the page](https://a.b/c) with `make run`.\n\n\
                         ```sh\nmake run   # the house\n```\n\n| the city | {name} |\n|---|---|\n| the garden | 1,234.5 |\n";
@@ -41,8 +40,6 @@ fn a_markdown_file_is_translated_with_its_format_intact() {
 
 #[test]
 fn libretranslate_s_own_client_is_answered() {
-    let python = std::env::var("BACKPLANE_TEST_PYTHON")
-        .unwrap_or_else(|_| root().join(".cache/venv/bin/python").display().to_string());
     let script = "import sys, json\n\
                   from libretranslatepy import LibreTranslateAPI\n\
                   api = LibreTranslateAPI(sys.argv[1], sys.argv[2])\n\
@@ -51,7 +48,7 @@ fn libretranslate_s_own_client_is_answered() {
                   api.translate('La casa es grande y bonita, y mi hermano vive en ella.', 'auto', 'en'),\n\
                   api.detect('La casa es grande y bonita, y mi hermano vive en ella.')[0]['language'], codes['en'], codes['es']]))\n";
     let server = server();
-    let output = Command::new(python).args(["-c", script, &server.url, &server.key]).output().unwrap();
+    let output = python().args(["-c", script, &server.url, &server.key]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let answers: Value = serde_json::from_str(&said)
         .unwrap_or_else(|_| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)));
