@@ -2,7 +2,7 @@
 
 use super::words;
 use crate::call::Call;
-use crate::error::reason;
+use crate::multipart;
 use crate::parse;
 use actix_web::http::header::CONTENT_TYPE;
 use backplane::{Error, Result};
@@ -66,20 +66,10 @@ impl Fields {
     }
 
     async fn parts(&mut self, kind: &str, body: Bytes) -> Result<()> {
-        let wrong = |error: multer::Error| {
-            Error::invalid(format!("the form cannot be read: {error}")).with_reason(reason::MALFORMED_REQUEST)
-        };
-        let boundary = multer::parse_boundary(kind).map_err(wrong)?;
-        let whole = futures::stream::once(std::future::ready(Ok::<_, std::convert::Infallible>(body)));
-        let mut parts = multer::Multipart::new(whole, boundary);
-        while let Some(part) = parts.next_field().await.map_err(wrong)? {
-            let name = part.name().unwrap_or_default().to_owned();
-            if let Some(file) = part.file_name().map(str::to_owned) {
-                let bytes = part.bytes().await.map_err(wrong)?;
-                self.file.get_or_insert(File { name: file, bytes });
-            } else {
-                let text = part.text().await.map_err(wrong)?;
-                self.members.entry(name).or_insert(text.into());
+        for part in multipart::parse(kind, body).await? {
+            match part.file_name.clone() {
+                Some(name) => _ = self.file.get_or_insert(File { name, bytes: part.data }),
+                None => _ = self.members.entry(part.name.clone()).or_insert(part.text()?.into()),
             }
         }
         Ok(())

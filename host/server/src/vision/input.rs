@@ -26,8 +26,8 @@ impl Input {
     pub(crate) async fn read(call: &mut Call) -> Result<Self> {
         let kind = content_type(call);
         let body = call.bytes().await?;
-        if let Some(boundary) = multipart::boundary(&kind) {
-            return Self::of_form(multipart::parse(&body, &boundary?)?);
+        if multipart::is_form(&kind) {
+            return Self::of_form(multipart::parse(&kind, body).await?);
         }
         if kind.starts_with("image/") || kind == "application/octet-stream" {
             return Ok(Self { tensors: vec![picture(&body)?], ..Self::default() });

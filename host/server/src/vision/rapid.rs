@@ -48,12 +48,12 @@ pub(crate) struct Line {
 pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
     let options = call.options()?;
     let kind = content_type(&call);
-    let Some(boundary) = multipart::boundary(&kind) else {
+    if !multipart::is_form(&kind) {
         return Err(Error::invalid(
             "`/ocr` takes a form, `multipart/form-data`, with the picture as the file `image_file`",
         ));
-    };
-    let parts = multipart::parse(&call.bytes().await?, &boundary?)?;
+    }
+    let parts = multipart::parse(&kind, call.bytes().await?).await?;
     let (mut params, mut tensors, mut model, mut ignored) = (ocr::Params::default(), vec![], None, vec![]);
     for part in parts {
         match part.name.as_str() {
