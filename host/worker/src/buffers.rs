@@ -104,11 +104,11 @@ impl Buffers {
         BP_OK
     }
 
-    /// Whether `bytes` lie inside this buffer; `None` when it is not alive.
-    pub fn holds(&self, handle: bp_buf, bytes: &[u8]) -> Option<bool> {
+    /// Whether `len` bytes from `start` on lie inside this buffer; `None` when it is not alive.
+    pub fn holds(&self, handle: bp_buf, start: *const u8, len: usize) -> Option<bool> {
         let all = self.all.lock();
         let held = all.get(&handle)?;
-        let offset = (bytes.as_ptr() as usize).checked_sub(held.at as usize);
-        Some(offset.and_then(|offset| offset.checked_add(bytes.len())).is_some_and(|end| end <= held.len))
+        let offset = (start as usize).checked_sub(held.at as usize);
+        Some(offset.and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= held.len))
     }
 }

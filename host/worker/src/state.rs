@@ -4,7 +4,7 @@
 use crate::buffers::Buffers;
 use crate::said::Said;
 use backplane_abi::table::*;
-use backplane_abi::worker::{Body, Channel, Out, Row, Tensor, WINDOW_BYTES, WINDOW_CHUNKS, raw_tensors};
+use backplane_abi::worker::{Body, Channel, Out, Row, WINDOW_BYTES, WINDOW_CHUNKS, raw_tensors};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -249,41 +249,4 @@ impl State {
 pub fn leave() -> ! {
     // SAFETY: takes no pointer, and does not return.
     unsafe { libc::_exit(0) }
-}
-
-/// Tensors with the rules that the host has for them, before they are sent: an answer that a plugin gets in this
-/// process is the one it would get in the host's.
-pub fn check_tensor(state: &State, tensor: &Tensor<'_>, buffer: bp_buf) -> bp_code {
-    use backplane_abi::dtype::{DType, dense_bytes};
-    const LEAST: u32 = std::mem::offset_of!(bp_tensor, sync_kind) as u32;
-    if tensor.struct_size < LEAST || tensor.flags & BP_FLAG_REQUIRED_MASK != 0 {
-        return BP_BAD_STRUCT;
-    }
-    let Some(dtype) = DType::from_raw(tensor.code, tensor.bits) else { return BP_INVALID_ARGUMENT };
-    if tensor.dev_type != BP_DEV_CPU || !(0..=64).contains(&tensor.ndim) || tensor.lanes > 1 {
-        return BP_UNIMPLEMENTED;
-    }
-    let shape = match &tensor.shape {
-        Some(shape) => shape.as_slice(),
-        None if tensor.ndim == 0 => &[],
-        None => return BP_NULL_ARGUMENT,
-    };
-    if std::str::from_utf8(tensor.name).is_err()
-        || tensor.strides.is_none()
-            && dtype != DType::Bytes
-            && dense_bytes(dtype, shape) != usize::try_from(tensor.nbytes).ok()
-    {
-        return BP_INVALID_ARGUMENT;
-    }
-    match tensor.data {
-        None if tensor.nbytes != 0 => BP_NULL_ARGUMENT,
-        Some(data) if buffer != 0 && !data.bytes.is_empty() => {
-            match state.buffers.holds(buffer, data.bytes) {
-                Some(true) => BP_OK,
-                Some(false) => BP_INVALID_ARGUMENT,
-                None => BP_STALE_HANDLE,
-            }
-        }
-        _ => BP_OK,
-    }
 }

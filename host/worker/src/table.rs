@@ -2,19 +2,13 @@
 #![expect(unsafe_code, reason = "the worker's end of the C ABI")]
 
 use crate::said::Said;
-use crate::state::{Callbacks, HostTable, State, check_tensor, state};
+use crate::state::{Callbacks, HostTable, State, state};
+use backplane_abi::read::{self, Memory, Reader, Rows};
 use backplane_abi::table::*;
-use backplane_abi::worker::{Tensor, Text, ToHost, frame, own_tensors};
+use backplane_abi::worker::{Tensor, ToHost, frame, own_tensors};
 use std::ffi::c_void;
-use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
-// As the host reads them: up to the last member that ABI 1.0 needs.
-const ERROR: usize = offset_of!(bp_error, message) + size_of::<bp_str>();
-const CHUNK: usize = offset_of!(bp_chunk, stride) + size_of::<u32>();
-const DONE: usize = offset_of!(bp_done, confidence) + size_of::<f64>();
-const CALL: usize = offset_of!(bp_call, on_done) + size_of::<usize>();
-const TENSOR: u32 = offset_of!(bp_tensor, sync_kind) as u32;
 /// Bytes behind the table, for who claims more than there is.
 const TAIL: usize = 512;
 
@@ -62,34 +56,26 @@ fn asked(host: *const bp_host) -> Option<&'static State> {
     if host.is_null() { None } else { state() }
 }
 
-/// `bp_error`, copied; `None` when it is null or no such struct.
-///
-/// # Safety
-/// `error` is null or valid with everything in it.
-unsafe fn said(error: *const bp_error) -> Option<Said> {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let raw = bp_error::read(error, ERROR)?;
-        Some(Said {
+impl From<read::Failure<'_>> for Said {
+    fn from(raw: read::Failure<'_>) -> Self {
+        Said {
             code: raw.code,
             sub: raw.sub,
             retry_after_ms: raw.retry_after_ms,
             message: raw.message.bytes().to_vec(),
             reason: raw.reason.bytes().to_vec(),
             details: raw.details_json.bytes().to_vec(),
-        })
+        }
     }
 }
 
 unsafe extern "C" fn set_error(host: *const bp_host, err: bp_err, error: *const bp_error) -> bp_code {
-    let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
+    let (Some(state), false) = (asked(host), error.is_null()) else { return BP_NULL_ARGUMENT };
     // SAFETY: an error valid until we return.
-    let Some(said) = (unsafe { said(error) }) else {
-        return if error.is_null() { BP_NULL_ARGUMENT } else { BP_BAD_STRUCT };
-    };
+    let Ok(failure) = (unsafe { read::failure(error, Reader::Lenient) }) else { return BP_BAD_STRUCT };
     match state.errors.lock().get_mut(&err) {
         Some(place) => {
-            *place = Some(said);
+            *place = Some(failure.into());
             BP_OK
         }
         None => BP_STALE_HANDLE,
@@ -165,7 +151,7 @@ unsafe extern "C" fn buf_release(host: *const bp_host, buf: bp_buf) -> bp_code {
 unsafe extern "C" fn out_alloc(host: *const bp_host, sink: bp_sink, spec: *mut bp_tensor) -> bp_code {
     let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
     // SAFETY: a tensor valid until we return.
-    let Some(tensor) = (unsafe { bp_tensor::read(spec, TENSOR as usize) }) else { return BP_BAD_STRUCT };
+    let Ok(tensor) = (unsafe { read::known(spec, Reader::Lenient) }) else { return BP_BAD_STRUCT };
     if state.request(sink).is_none() {
         return BP_STALE_HANDLE;
     }
@@ -173,7 +159,7 @@ unsafe extern "C" fn out_alloc(host: *const bp_host, sink: bp_sink, spec: *mut b
         return BP_UNIMPLEMENTED;
     }
     let Some((buffer, at)) = state.buffers.alloc(tensor.nbytes, 0) else { return BP_RESOURCE_EXHAUSTED };
-    // SAFETY: the struct reaches at least up to `sync_kind`, so these members are there.
+    // SAFETY: the struct was long enough to be read, so these members are there.
     unsafe {
         (*spec).data = at;
         (*spec).buffer = buffer;
@@ -184,48 +170,35 @@ unsafe extern "C" fn out_alloc(host: *const bp_host, sink: bp_sink, spec: *mut b
 
 // ---- results ----------------------------------------------------------------------------------------------------
 
-/// Tensors of a plugin's, checked.
-///
-/// # Safety
-/// As [`own_tensors`].
-unsafe fn checked<'a>(
-    state: &State,
-    rows: *const bp_tensor,
-    count: u32,
-    stride: u32,
-) -> Result<Vec<Tensor<'a>>, bp_code> {
-    if 0 < count && stride < TENSOR {
-        return Err(BP_BAD_STRUCT);
-    }
-    // SAFETY: the caller's promise.
-    let tensors = unsafe { own_tensors(rows, count, stride) }.ok_or(BP_BAD_STRUCT)?;
-    for (row, tensor) in tensors.iter().enumerate() {
-        let buffer = if tensor.buffer {
-            // SAFETY: the struct reaches as far as its buffer, or `own_tensors` had read 0 there.
-            unsafe { (*rows.byte_add(row * stride as usize)).buffer }
-        } else {
-            0
-        };
-        match check_tensor(state, tensor, buffer) {
-            BP_OK => {}
-            code => return Err(code),
+/// Tensors of a plugin's, by the rules that the host has for them: what a plugin hears in this process is what it would
+/// hear in the host's.
+fn checked<'a>(state: &State, rows: Rows<'a>) -> Result<Vec<Tensor<'a>>, bp_code> {
+    for tensor in rows.tensors(Reader::Lenient).map_err(|refused| refused.code())? {
+        let Memory::Buffer { handle, start, len } = tensor.memory else { continue };
+        match state.buffers.holds(handle, start, len) {
+            Some(true) => {}
+            Some(false) => return Err(BP_INVALID_ARGUMENT),
+            None => return Err(BP_STALE_HANDLE),
         }
+        // SAFETY: the buffer holds them, and the plugin has a reference of it for as long as the call lasts.
+        let data = unsafe { tensor.memory.bytes() };
+        tensor.check(data).map_err(|refused| refused.code())?;
     }
-    Ok(tensors)
+    let (at, count, stride) = rows.raw();
+    // SAFETY: they were read.
+    unsafe { own_tensors(at, count, stride) }.ok_or(BP_BAD_STRUCT)
 }
 
 unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_chunk) -> bp_code {
     let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
     // SAFETY: a chunk valid until we return.
-    let Some(chunk) = (unsafe { bp_chunk::read(chunk, CHUNK) }) else { return BP_BAD_STRUCT };
+    let Ok(chunk) = (unsafe { read::chunk(chunk, Reader::Lenient) }) else { return BP_BAD_STRUCT };
     let Some(request) = state.request(sink) else { return BP_STALE_HANDLE };
-    // SAFETY: valid until we return.
-    let json = unsafe { chunk.json.bytes() };
+    let json = chunk.json.bytes();
     if !backplane_abi::worker::is_object(json) {
         return BP_INVALID_ARGUMENT;
     }
-    // SAFETY: n_tensors rows at stride, valid until we return.
-    let tensors = match unsafe { checked(state, chunk.tensors, chunk.n_tensors, chunk.stride) } {
+    let tensors = match checked(state, chunk.tensors) {
         Ok(tensors) => tensors,
         Err(code) => return code,
     };
@@ -245,18 +218,15 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
 unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp_done) -> bp_code {
     let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
     // SAFETY: a struct valid until we return.
-    let Some(done) = (unsafe { bp_done::read(done, DONE) }) else { return BP_BAD_STRUCT };
+    let Ok(done) = (unsafe { read::done(done, Reader::Lenient) }) else { return BP_BAD_STRUCT };
     let Some(request) = state.requests.lock().remove(&sink) else { return BP_STALE_HANDLE };
-    // SAFETY: valid until we return.
-    let usage: Text<'_> = unsafe { done.usage_json.bytes() };
     // An error that cannot be read is one without a reason.
-    // SAFETY: valid until we return.
-    let said = (!done.error.is_null()).then(|| unsafe { said(done.error) }.unwrap_or_default());
+    let said = done.error.map(|error| error.map(Said::from).unwrap_or_default());
     request.done(state);
     state.say(&frame(&ToHost::Finish {
         request: sink,
         error: said.as_ref().map(Said::failure),
-        usage,
+        usage: done.usage_json.bytes(),
         confidence: done.confidence,
     }));
     BP_OK
@@ -404,18 +374,14 @@ unsafe extern "C" fn release(host: *const bp_host, ticket: bp_ticket, granted: u
 unsafe extern "C" fn call_start(host: *const bp_host, call: *const bp_call, out: *mut bp_req) -> bp_code {
     let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
     // SAFETY: a call valid until we return.
-    let Some(call) = (unsafe { bp_call::read(call, CALL) }) else { return BP_BAD_STRUCT };
+    let Ok(call) = (unsafe { read::call(call, Reader::Lenient) }) else { return BP_BAD_STRUCT };
     let (Some(on_chunk), Some(on_done), false) = (call.on_chunk, call.on_done, out.is_null()) else {
         return BP_NULL_ARGUMENT;
     };
     if state.request(call.parent).is_none() {
         return BP_STALE_HANDLE;
     }
-    // SAFETY: valid until we return.
-    let (capability, model, params) =
-        unsafe { (call.capability.bytes(), call.model.bytes(), call.params_json.bytes()) };
-    // SAFETY: n_in rows at in_stride, valid until we return.
-    let tensors = match unsafe { checked(state, call.r#in, call.n_in, call.in_stride) } {
+    let tensors = match checked(state, call.tensors) {
         Ok(tensors) => tensors,
         Err(code) => return code,
     };
@@ -428,9 +394,9 @@ unsafe extern "C" fn call_start(host: *const bp_host, call: *const bp_call, out:
             ask,
             call: number,
             parent: call.parent,
-            capability,
-            model,
-            params,
+            capability: call.capability.bytes(),
+            model: call.model.bytes(),
+            params: call.params_json.bytes(),
             tensors,
             deadline_ns: call.deadline_ns,
         })

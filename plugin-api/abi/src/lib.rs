@@ -5,6 +5,7 @@
 //! authors in Rust do not use this crate but `backplane-plugin`, which wraps it in safe traits.
 //!
 //! - [`table`]: the structs and function tables, one to one with the header.
+//! - [`read`]: those structs as the other side wrote them, checked: hosts, workers and plugins read them here.
 //! - [`code`]: canonical codes as a Rust enum.
 //! - [`dtype`]: tensor element types and their names in the Open Inference Protocol.
 //! - [`payload`]: the JSON of the standard capabilities, as types.
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod code;
 pub mod dtype;
 pub mod payload;
+pub mod read;
 pub mod root;
 #[allow(non_camel_case_types, reason = "the names of backplane.h, so that they can be searched for")]
 pub mod table;

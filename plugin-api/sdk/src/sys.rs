@@ -13,7 +13,7 @@ use crate::request::{Chunk, Pushed, Request};
 use crate::tensor::{Tensor, TensorView};
 use crate::{Error, Result};
 use backplane_abi::code::Code;
-use backplane_abi::dtype::{DType, dense_bytes};
+use backplane_abi::read::{self, Reader, Refused, Rows, Size, Str};
 use backplane_abi::table::*;
 use backplane_abi::{ABI_MINOR, clock};
 use serde_json::Value;
@@ -51,14 +51,6 @@ fn panic_error(payload: Box<dyn std::any::Any + Send>) -> Error {
     Error::panic(text)
 }
 
-/// How long a struct of ABI 1.0 was: up to and including its last member of then. A peer that writes less is broken;
-/// `size_of` would also refuse every older peer as soon as a member is appended.
-macro_rules! since_1_0 {
-    ($table:ty, $last:ident: $type:ty) => {
-        std::mem::offset_of!($table, $last) + size_of::<$type>()
-    };
-}
-
 // ---- the plugin's side ------------------------------------------------------------------------------------------
 
 struct PluginBox<P> {
@@ -80,7 +72,7 @@ pub unsafe fn entry<P: Plugin>(
         return BP_NULL_ARGUMENT;
     }
     // SAFETY: the caller's promise.
-    if unsafe { bp_host::read(host, since_1_0!(bp_host, finish: usize)) }.is_none() {
+    if unsafe { read::known(host, Reader::Strict) }.is_err() {
         return BP_BAD_STRUCT;
     }
     let mut plugin =
@@ -402,8 +394,6 @@ unsafe fn instance_of<'a>(instance: *mut bp_instance) -> &'a InstanceBox {
     unsafe { &*(*instance).self_.cast::<InstanceBox>() }
 }
 
-const REQUEST_1_0: usize = since_1_0!(bp_request, capability_version: u32);
-
 unsafe extern "C" fn submit(
     instance: *mut bp_instance,
     requests: *const bp_request,
@@ -419,10 +409,10 @@ unsafe extern "C" fn submit(
     let mut taken = Vec::with_capacity(n as usize);
     for row in 0..n as usize {
         // SAFETY: n rows at this stride, says the header; each begins with its size.
-        let raw = unsafe { bp_request::read(requests.byte_add(row * stride as usize), REQUEST_1_0) };
+        let raw = unsafe { read::known(requests.byte_add(row * stride as usize), Reader::Strict) };
         match raw {
-            Some(raw) => taken.push(Request { raw, host: this.host, finished: false }),
-            None => {
+            Ok(raw) => taken.push(Request { raw, host: this.host, finished: false }),
+            Err(_refused) => {
                 // An error leaves every request with the host, so none may be finished by its Drop.
                 taken.iter_mut().for_each(|request| request.finished = true);
                 return BP_BAD_STRUCT;
@@ -771,23 +761,22 @@ pub fn cast<T: crate::tensor::Element>(bytes: &[u8]) -> Cow<'_, [T]> {
 }
 
 pub fn tensors(request: &Request) -> Result<Vec<TensorView<'_>>> {
+    let raw = &request.raw;
     // SAFETY: n_in rows at in_stride, valid until finish (header, bp_request), and the views borrow the request.
-    unsafe { views(request.raw.r#in, request.raw.n_in, request.raw.in_stride) }
+    views(unsafe { Rows::new(raw.r#in, raw.n_in, raw.in_stride) })
 }
 
 /// The tensors of an array, each with a name of its own.
-///
-/// # Safety
-/// `rows` points to `count` structs at `stride`; they and what they point to stay valid for `'a`.
-unsafe fn views<'a>(rows: *const bp_tensor, count: u32, stride: u32) -> Result<Vec<TensorView<'a>>> {
-    let (count, stride) = (count as usize, stride as usize);
-    if count > 0 && (rows.is_null() || stride < TENSOR_1_0) {
-        return Err(Error::internal(format!("the host sent {count} tensors at a stride of {stride} bytes")));
-    }
-    let tensors = (0..count)
-        // SAFETY: the caller's promise.
-        .map(|row| unsafe { view(rows.byte_add(row * stride)) })
-        .collect::<Result<Vec<_>>>()?;
+fn views(rows: Rows<'_>) -> Result<Vec<TensorView<'_>>> {
+    let read = rows.tensors(Reader::Strict).map_err(|refused| match &refused {
+        Refused::Rows { count, stride } => {
+            Error::internal(format!("the host sent {count} tensors at a stride of {stride} bytes"))
+        }
+        Refused::Struct(_) => Error::invalid("a tensor of the request is malformed"),
+        Refused::Text(_) => Error::invalid(refused.to_string()),
+        Refused::Tensor { name, .. } => Error::invalid(refused.to_string()).with_param(name),
+    })?;
+    let tensors = read.iter().map(view).collect::<Result<Vec<_>>>()?;
     let mut names: Vec<_> = tensors.iter().map(TensorView::name).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -796,82 +785,27 @@ unsafe fn views<'a>(rows: *const bp_tensor, count: u32, stride: u32) -> Result<V
     }
 }
 
-const TENSOR_1_0: usize = since_1_0!(bp_tensor, sync: u64);
-
 /// A tensor as the SDK shows it: in CPU memory, dense, with exactly the bytes that its shape takes. After this
 /// function nothing about its shape is in doubt.
-///
-/// # Safety
-/// `tensor` and what it points to stay valid for `'a`.
-unsafe fn view<'a>(tensor: *const bp_tensor) -> Result<TensorView<'a>> {
-    // SAFETY: the caller's promise.
-    let raw = unsafe { bp_tensor::read(tensor, TENSOR_1_0) }
-        .ok_or_else(|| Error::invalid("a tensor of the request is malformed"))?;
-    // SAFETY: the caller's promise.
-    let name =
-        unsafe { raw.name.text() }.ok_or_else(|| Error::invalid("the name of a tensor is not UTF-8"))?;
-    let wrong = |what: &str| Error::invalid(format!("tensor `{name}` {what}")).with_param(name);
-    let dtype = DType::from_raw(raw.code, raw.bits)
-        .filter(|_| raw.lanes == 1)
-        .ok_or_else(|| wrong("has an element type the SDK does not know"))?;
-    if raw.dev_type != BP_DEV_CPU {
-        return Err(wrong("is not in CPU memory"));
+fn view<'a>(tensor: &read::Tensor<'a>) -> Result<TensorView<'a>> {
+    let &read::Tensor { name, dtype, shape, strides, memory } = tensor;
+    if strides.is_some() {
+        return Err(Error::invalid(format!("tensor `{name}` is not dense")).with_param(name));
     }
-    let shape: &[i64] = match usize::try_from(raw.ndim) {
-        Ok(0) => &[],
-        // SAFETY: ndim values, says the header; aligned as Rust wants them, which C does not always see to.
-        Ok(ndim) if !raw.shape.is_null() && raw.shape.is_aligned() => unsafe {
-            std::slice::from_raw_parts(raw.shape, ndim)
-        },
-        _ => return Err(wrong(&format!("has {} dimensions and no shape", raw.ndim))),
-    };
-    // One byte an element: how many elements there are, and whether that is a number at all.
-    let count = dense_bytes(DType::Uint8, shape)
-        .ok_or_else(|| wrong(&format!("has the shape {shape:?}, which no tensor has")))?;
-    if !raw.strides.is_null() {
-        if !raw.strides.is_aligned() {
-            return Err(wrong("has strides at an address that no 64-bit number has"));
-        }
-        // SAFETY: ndim values when not null.
-        let strides = unsafe { std::slice::from_raw_parts(raw.strides, shape.len()) };
-        let mut dense = 1;
-        for (&side, &stride) in shape.iter().zip(strides).rev() {
-            if side > 1 && count > 0 && stride != dense {
-                return Err(wrong("is not dense"));
-            }
-            dense = dense.saturating_mul(side);
-        }
-    }
-    let (offset, nbytes) = (raw.byte_offset, raw.nbytes);
-    if offset.checked_add(nbytes).is_none_or(|end| end > isize::MAX as u64) {
-        return Err(wrong(&format!("claims {nbytes} bytes at offset {offset}, which no memory has")));
-    }
-    let data: &[u8] = if raw.data.is_null() || nbytes == 0 {
-        &[]
-    } else {
-        // SAFETY: nbytes behind data + byte_offset, says the header.
-        unsafe {
-            std::slice::from_raw_parts(raw.data.cast::<u8>().byte_add(offset as usize), nbytes as usize)
-        }
-    };
-    if dtype == DType::Bytes {
-        if !crate::tensor::holds_strings(data, count) {
-            return Err(wrong(&format!("has {} bytes, which are not {count} byte strings", data.len())));
-        }
-    } else if dense_bytes(dtype, shape) != Some(data.len()) {
-        return Err(wrong(&format!("has {} bytes, which is not {shape:?} of {}", data.len(), dtype.name())));
-    }
+    // SAFETY: the host's own, which its data lies in whether or not a buffer is named (header, bp_tensor).
+    let data = unsafe { memory.bytes() };
+    tensor.check(data).map_err(|refused| Error::invalid(refused.to_string()).with_param(name))?;
     Ok(TensorView { name, dtype, shape, data })
 }
 
 // ---- extensions of the host -------------------------------------------------------------------------------------
 
 /// The host's extension, if it is there and at least as long as we need it.
-fn extension<T: Sized32>(host: Host, id: &'static str) -> Option<T> {
+fn extension<T: Size>(host: Host, id: &'static str) -> Option<T> {
     // SAFETY: as host_call; the table lives as long as the host.
     unsafe {
         let get = (*host.0).get_extension?;
-        T::read(get(host.0, bp_str::new(id)).cast::<T>(), size_of::<T>())
+        read::known(get(host.0, bp_str::new(id)).cast::<T>(), Reader::Strict).ok()
     }
 }
 
@@ -1042,14 +976,11 @@ pub fn call(call: Call<'_>) -> Result<Answer> {
 
 unsafe extern "C" fn on_chunk(ctx: *mut c_void, chunk: *const bp_chunk) -> bp_code {
     // SAFETY: `ctx` is the Arc of `call`, alive until on_done; the chunk is valid until we return.
-    let (inbox, chunk) =
-        unsafe { (&*ctx.cast::<Inbox>(), bp_chunk::read(chunk, since_1_0!(bp_chunk, stride: u32))) };
-    let Some(chunk) = chunk else { return BP_BAD_STRUCT };
+    let (inbox, chunk) = unsafe { (&*ctx.cast::<Inbox>(), read::chunk(chunk, Reader::Strict)) };
+    let Ok(chunk) = chunk else { return BP_BAD_STRUCT };
     let taken = guard(|| {
-        // SAFETY: valid until we return.
-        let json = unsafe { chunk.json.lossy() };
-        // SAFETY: n_tensors rows at stride, valid until we return.
-        let tensors = unsafe { views(chunk.tensors, chunk.n_tensors, chunk.stride) }?;
+        let json = String::from_utf8_lossy(chunk.json.bytes());
+        let tensors = views(chunk.tensors)?;
         let tensors: Vec<_> = tensors.iter().map(AnswerTensor::copy).collect();
         let mut state = inbox.lock();
         if !json.is_empty() {
@@ -1073,12 +1004,11 @@ unsafe extern "C" fn on_done(ctx: *mut c_void, done: *const bp_done) {
     let inbox = unsafe { Arc::from_raw(ctx.cast::<Inbox>()) };
     let read = guard(|| {
         // SAFETY: valid until we return.
-        let done = unsafe { bp_done::read(done, since_1_0!(bp_done, confidence: f64)) }
-            .ok_or_else(|| Error::internal("the host ended the call with a malformed struct"))?;
-        // SAFETY: null, or valid until we return.
-        match unsafe { bp_error::read(done.error, 0) } {
-            None => Ok((text(&done.usage_json).to_owned(), done.confidence)),
-            Some(error) => Err(from_raw(&error)),
+        let malformed = |_refused| Error::internal("the host ended the call with a malformed struct");
+        let done = unsafe { read::done(done, Reader::Strict) }.map_err(malformed)?;
+        match done.error {
+            None => Ok((done.usage_json.text().unwrap_or_default().to_owned(), done.confidence)),
+            Some(error) => Err(from_raw(&error.map_err(malformed)?)),
         }
     });
     let mut state = inbox.lock();
@@ -1094,10 +1024,11 @@ unsafe extern "C" fn on_done(ctx: *mut c_void, done: *const bp_done) {
     inbox.done.notify_all();
 }
 
-fn from_raw(raw: &bp_error) -> Error {
-    let mut error = Error::new(Code::from_raw(raw.code), text(&raw.message));
-    error.reason = Some(text(&raw.reason)).filter(|reason| !reason.is_empty()).map(str::to_owned);
-    error.details = serde_json::from_str(text(&raw.details_json)).unwrap_or_default();
+fn from_raw(raw: &read::Failure<'_>) -> Error {
+    let text = |text: Str<'_>| text.text().unwrap_or_default().to_owned();
+    let mut error = Error::new(Code::from_raw(raw.code), text(raw.message));
+    error.reason = Some(text(raw.reason)).filter(|reason| !reason.is_empty());
+    error.details = serde_json::from_slice(raw.details_json.bytes()).unwrap_or_default();
     error.retry_after =
         (raw.retry_after_ms > 0).then(|| Duration::from_millis(u64::from(raw.retry_after_ms)));
     error

@@ -21,13 +21,12 @@ pub(crate) use raw::{BidOutput, RawInstance, RawModel, RawPlugin, enter, enter_w
 use self::exchange::Held;
 use crate::answer::{Chunk, Failure, TensorOutput};
 use crate::fault::Fault;
-use backplane_abi::dtype::{DType, dense_bytes};
+use backplane_abi::read::{self, Memory, Reader, Refused, Rows, Str};
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, ENTRY_SYMBOL, table::*};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::mem::offset_of;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -253,24 +252,20 @@ impl Host {
         unsafe { !table::get_extension(self.table(), raw_text(id)).is_null() }
     }
 
-    fn text(&self, function: &'static str, what: &str, text: bp_str) -> Option<String> {
-        if text.ptr.is_null() && text.len > 0 {
+    fn text(&self, function: &'static str, what: &str, text: Str<'_>) -> Option<String> {
+        if text.is_nowhere() {
             self.fault(Fault::Null { function, argument: "text" });
             return None;
         }
-        // SAFETY: the header: valid until the host function returns, which copies it here.
-        let bytes = unsafe { text.bytes() };
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Some(text.to_owned()),
-            Err(_) => {
-                self.fault(Fault::BadText { function, what: format!("{what} is not UTF-8") });
-                None
-            }
+        let read = text.text().map(str::to_owned);
+        if read.is_none() {
+            self.fault(Fault::BadText { function, what: format!("{what} is not UTF-8") });
         }
+        read
     }
 
     /// A JSON object, or null for no text.
-    fn object(&self, function: &'static str, what: &str, text: bp_str) -> Option<Value> {
+    fn object(&self, function: &'static str, what: &str, text: Str<'_>) -> Option<Value> {
         let text = self.text(function, what, text)?;
         if text.is_empty() {
             return Some(Value::Null);
@@ -288,14 +283,18 @@ impl Host {
         }
     }
 
-    /// # Safety
-    /// `error` is null or points to a struct as the header describes it.
-    unsafe fn failure(&self, function: &'static str, error: *const bp_error) -> Option<Failure> {
-        // SAFETY: the caller's promise.
-        let Some(raw) = (unsafe { bp_error::read(error, offset_of!(bp_error, details_json) + 16) }) else {
-            self.fault(Fault::BadStruct { function, what: "bp_error" });
-            return None;
-        };
+    /// Notes why something was refused, and says what to answer.
+    fn refuse(&self, function: &'static str, refused: &Refused) -> bp_code {
+        self.fault(match refused {
+            Refused::Struct(what) => Fault::BadStruct { function, what },
+            Refused::Rows { .. } => Fault::BadStruct { function, what: "array of bp_tensor" },
+            Refused::Text(_) => Fault::BadText { function, what: refused.to_string() },
+            Refused::Tensor { .. } => Fault::BadTensor { function, what: refused.to_string() },
+        });
+        refused.code()
+    }
+
+    fn failure(&self, function: &'static str, raw: &read::Failure<'_>) -> Option<Failure> {
         if !(1..=16).contains(&raw.code) {
             self.fault(Fault::BadCode(raw.code));
         }
@@ -321,111 +320,57 @@ impl Host {
     }
 
     /// Copies the tensors that a plugin hands over, and what was in their buffers; or says what to answer.
-    ///
-    /// # Safety
-    /// `rows` points to `count` structs at `stride`, as the header describes them.
-    unsafe fn tensors(
+    fn tensors(
         &self,
         function: &'static str,
-        rows: *const bp_tensor,
-        count: u32,
-        stride: u32,
+        rows: Rows<'_>,
     ) -> Result<(Vec<TensorOutput>, Vec<Held>), bp_code> {
         let (mut tensors, mut held) = (Vec::new(), Vec::new());
-        if count > 0 && (rows.is_null() || (stride as usize) < offset_of!(bp_tensor, sync) + 8) {
-            self.fault(Fault::BadStruct { function, what: "array of bp_tensor" });
-            return Err(BP_BAD_STRUCT);
-        }
-        for row in 0..count as usize {
-            // SAFETY: the caller's promise.
-            let tensor = unsafe { self.tensor(function, rows.byte_add(row * stride as usize)) };
-            let (tensor, buffer) = tensor.ok_or(BP_INVALID_ARGUMENT)?;
-            held.extend(buffer);
-            tensors.push(tensor);
+        let read = rows.tensors(Reader::Strict).map_err(|refused| self.refuse(function, &refused))?;
+        for tensor in read {
+            let place = match tensor.memory {
+                Memory::Buffer { handle, start, len } => {
+                    Some((handle, self.place(function, tensor.name, handle, start, len)?))
+                }
+                Memory::Lent(_) => None,
+            };
+            // SAFETY: the plugin's own, or in a buffer, which was looked at.
+            let data = unsafe { tensor.memory.bytes() };
+            let dense = tensor.dense(data).map_err(|refused| self.refuse(function, &refused))?;
+            tensors.push(TensorOutput {
+                name: tensor.name.to_owned(),
+                dtype: tensor.dtype,
+                shape: tensor.shape.to_vec(),
+                data: dense.into_owned(),
+            });
+            held.extend(place.map(|(buffer, offset)| Held { buffer, offset, content: data.to_vec() }));
         }
         Ok((tensors, held))
     }
 
-    /// Copies a tensor that a plugin hands over.
-    ///
-    /// # Safety
-    /// `tensor` points to a struct as the header describes it.
-    unsafe fn tensor(
+    /// Where in its buffer a tensor begins; or says what to answer.
+    fn place(
         &self,
         function: &'static str,
-        tensor: *const bp_tensor,
-    ) -> Option<(TensorOutput, Option<Held>)> {
-        // SAFETY: the caller's promise.
-        let Some(raw) = (unsafe { bp_tensor::read(tensor, offset_of!(bp_tensor, sync) + 8) }) else {
-            self.fault(Fault::BadStruct { function, what: "bp_tensor" });
-            return None;
+        name: &str,
+        handle: bp_buf,
+        start: *const u8,
+        len: usize,
+    ) -> Result<usize, bp_code> {
+        let buffers = self.buffers.lock();
+        let Some(buffer) = buffers.get(&handle).filter(|buffer| buffer.plugin > 0) else {
+            self.fault(Fault::StaleBuffer { function });
+            return Err(BP_STALE_HANDLE);
         };
-        let name = self.text(function, "the name of a tensor", raw.name)?;
-        let bad = |what: String| {
-            self.fault(Fault::BadTensor { function, what: format!("tensor `{name}` {what}") });
-            None
-        };
-        let Some(dtype) = DType::from_raw(raw.code, raw.bits).filter(|_| raw.lanes == 1) else {
-            return bad(format!("has the unknown type {}/{}/{}", raw.code, raw.bits, raw.lanes));
-        };
-        if raw.dev_type != BP_DEV_CPU {
-            return bad(format!("is on device {}, which this host cannot read", raw.dev_type));
+        let offset = (start as usize).wrapping_sub(buffer.data as usize);
+        if offset.checked_add(len).is_none_or(|end| end > buffer.len) {
+            self.fault(Fault::BadTensor {
+                function,
+                what: format!("tensor `{name}` is not inside its buffer"),
+            });
+            return Err(BP_INVALID_ARGUMENT);
         }
-        let shape: &[i64] = match usize::try_from(raw.ndim) {
-            Ok(0) => &[],
-            // SAFETY: ndim values, says the header.
-            Ok(ndim) if !raw.shape.is_null() && raw.shape.is_aligned() && ndim <= 64 => unsafe {
-                std::slice::from_raw_parts(raw.shape, ndim)
-            },
-            _ => return bad(format!("has {} dimensions and no such shape", raw.ndim)),
-        };
-        let Some(elements) = dense_bytes(DType::Uint8, shape) else {
-            return bad(format!("has the shape {shape:?}"));
-        };
-        if !raw.strides.is_aligned() {
-            return bad("has strides at an address that no 64-bit number has".to_owned());
-        }
-        // SAFETY: ndim values, or null for dense.
-        let strides = (!raw.strides.is_null() && !shape.is_empty())
-            .then(|| unsafe { std::slice::from_raw_parts(raw.strides, shape.len()) });
-        let nbytes = raw.nbytes as usize;
-        if raw.data.is_null() && nbytes > 0 {
-            return bad(format!("has {nbytes} bytes at no address"));
-        }
-        let mut offset = 0;
-        if raw.buffer != 0 {
-            let buffers = self.buffers.lock();
-            let Some(buffer) = buffers.get(&raw.buffer).filter(|buffer| buffer.plugin > 0) else {
-                self.fault(Fault::StaleBuffer { function });
-                return None;
-            };
-            let start = (raw.data as usize).wrapping_add(raw.byte_offset as usize);
-            offset = start.wrapping_sub(buffer.data as usize);
-            if nbytes > 0 && offset.checked_add(nbytes).is_none_or(|end| end > buffer.len) {
-                return bad("is not inside its buffer".to_owned());
-            }
-        }
-        let data: &[u8] = if nbytes == 0 {
-            &[]
-        } else {
-            // SAFETY: nbytes behind data + byte_offset, says the header.
-            unsafe { std::slice::from_raw_parts(raw.data.cast::<u8>().add(raw.byte_offset as usize), nbytes) }
-        };
-        let held = (raw.buffer != 0).then(|| Held { buffer: raw.buffer, offset, content: data.to_vec() });
-        let data = match (dtype.size(), strides) {
-            (None, _) if !are_strings(data, elements) => {
-                return bad(format!("has {nbytes} bytes, which are not {elements} byte strings"));
-            }
-            (Some(size), Some(strides)) => match gather(data, size, shape, strides) {
-                Some(data) => data,
-                None => return bad(format!("has the strides {strides:?}, which leave its {nbytes} bytes")),
-            },
-            (Some(size), None) if elements.checked_mul(size) != Some(nbytes) => {
-                return bad(format!("has {nbytes} bytes, which is not {shape:?} of {}", dtype.name()));
-            }
-            _ => data.to_vec(),
-        };
-        Some((TensorOutput { name, dtype, shape: shape.to_vec(), data }, held))
+        Ok(offset)
     }
 
     /// Adds or takes host references of a buffer; frees it with the last reference of all.
@@ -475,38 +420,6 @@ impl Host {
             BP_OK => Ok(()),
             code => Err(Failure { code, ..left.unwrap_or_default() }),
         }
-    }
-}
-
-/// Whether `data` is exactly `count` byte strings.
-fn are_strings(mut data: &[u8], count: usize) -> bool {
-    for _ in 0..count {
-        let Some((len, rest)) = data.split_first_chunk::<4>() else { return false };
-        let Some((_, rest)) = rest.split_at_checked(u32::from_le_bytes(*len) as usize) else { return false };
-        data = rest;
-    }
-    data.is_empty()
-}
-
-/// The elements of a strided tensor, dense. `None` when one lies outside.
-fn gather(data: &[u8], size: usize, shape: &[i64], strides: &[i64]) -> Option<Vec<u8>> {
-    let mut dense = Vec::new();
-    let mut index = vec![0; shape.len()];
-    if shape.contains(&0) {
-        return Some(dense);
-    }
-    loop {
-        let element: i64 = index
-            .iter()
-            .zip(strides)
-            .try_fold(0i64, |sum, (at, stride)| sum.checked_add(i64::checked_mul(*at, *stride)?))?;
-        let at = usize::try_from(element).ok()?.checked_mul(size)?;
-        dense.extend_from_slice(data.get(at..at.checked_add(size)?)?);
-        // The next index, the last side first.
-        let side = (0..shape.len()).rev().find(|&side| index[side] + 1 < shape[side]);
-        let Some(side) = side else { return Some(dense) };
-        index[side] += 1;
-        index[side + 1..].fill(0);
     }
 }
 

@@ -4,6 +4,7 @@
 use super::plugin::Plugin;
 use super::table::{PluginContext, Shared};
 use super::worker::{Launch, OnCrash, WorkerEntry};
+use backplane_abi::read::{self, Reader};
 use backplane_abi::root;
 use backplane_abi::table::*;
 use backplane_abi::worker::NOT_CONFINED;
@@ -200,8 +201,9 @@ fn enter(
         return Err(LoadError::Entry { id: id(), version: manifest.version.clone(), file, code });
     }
     // SAFETY: the plugin says it wrote its table there.
-    let known = unsafe { bp_plugin::read(table, std::mem::offset_of!(bp_plugin, init)) }
-        .ok_or(LoadError::Incomplete { id: id(), file: file.clone(), function: "struct_size" })?;
+    let known: bp_plugin = unsafe { read::known(table, Reader::Lenient) }.map_err(|_refused| {
+        LoadError::Incomplete { id: id(), file: file.clone(), function: "struct_size" }
+    })?;
     if ABI_MINOR < known.abi_minor_min {
         let (version, built, needs) = (manifest.version.clone(), known.abi_minor_built, known.abi_minor_min);
         return Err(LoadError::HostTooOld { id: id(), version, file, built, needs });

@@ -12,7 +12,6 @@
 //! - `buffers`: reference-counted memory that crosses the boundary without a copy.
 //! - `patience`: questions to a plugin that must not hold anybody up.
 //! - `worker`: a plugin in a process of its own, behind the same tables.
-//! - `strided`: a tensor whose elements lie apart, made dense.
 
 mod buffers;
 mod exchange;
@@ -20,7 +19,6 @@ mod handles;
 mod library;
 mod patience;
 mod plugin;
-mod strided;
 mod table;
 mod worker;
 

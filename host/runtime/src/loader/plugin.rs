@@ -8,6 +8,7 @@ use crate::compute::Client;
 use crate::error::{Error, ErrorCode, Result};
 use backplane_abi::clock;
 use backplane_abi::payload::tensor::Description;
+use backplane_abi::read::{self, Reader, Size};
 use backplane_abi::table::*;
 use backplane_registry::license::Gate;
 use parking_lot::Mutex;
@@ -231,7 +232,7 @@ impl Plugin {
             return Err(reason(code, failure, "open the model", &self.id).error);
         }
         // SAFETY: the plugin says it wrote a table there.
-        let known = unsafe { bp_model::read(table, std::mem::offset_of!(bp_model, close) + 8) };
+        let known: Option<bp_model> = unsafe { read::known(table, Reader::Lenient) }.ok();
         let known =
             known.filter(|known| known.instance_new.is_some() && known.close.is_some()).ok_or_else(|| {
                 Error::internal(format!("plugin `{}` returned a model without its functions", self.id))
@@ -336,7 +337,7 @@ impl Model {
             return Err(reason(code, failure, "make an instance", &self.plugin.id).error);
         }
         // SAFETY: the plugin says it wrote a table there.
-        let known = unsafe { bp_instance::read(table, std::mem::offset_of!(bp_instance, destroy) + 8) };
+        let known: Option<bp_instance> = unsafe { read::known(table, Reader::Lenient) }.ok();
         match known.filter(|known| known.submit.is_some() && known.destroy.is_some()) {
             Some(known) => Ok(Instance { model: self.clone(), table, known, ticket }),
             None => {
@@ -350,10 +351,10 @@ impl Model {
     }
 
     /// The model's extension with this id, as far as both sides know it.
-    fn extension<T: Sized32>(&self, id: &'static str) -> Option<T> {
+    fn extension<T: Size>(&self, id: &'static str) -> Option<T> {
         let get = self.known.get_extension?;
         // SAFETY: the plugin's function with its own table; extension tables live as long as the model.
-        unsafe { T::read(get(self.table, bp_str::new(id)).cast::<T>(), size_of::<T>()) }
+        unsafe { read::known(get(self.table, bp_str::new(id)).cast::<T>(), Reader::Lenient) }.ok()
     }
 
     /// Prompt tokens of a request; `None` when the model does not count.

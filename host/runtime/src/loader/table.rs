@@ -7,14 +7,13 @@
 use super::buffers::{Buffer, Held, Released};
 use super::exchange::{Exchange, Offered, raw_tensor, size};
 use super::handles::Handles;
-use super::strided::gather;
 use crate::compute::Client;
 use crate::error::{Error, ErrorCode, Result};
 use crate::job::{Chunk, Done, Next, Parent, Reply, Request};
 use crate::license::LicenceBook;
-use crate::tensor::{DType, Tensor};
-use backplane_abi::dtype::dense_bytes;
+use crate::tensor::Tensor;
 use backplane_abi::payload::Usage;
+use backplane_abi::read::{self, Memory, OnChunk, OnDone, Reader, Refused, Rows, Str};
 use backplane_abi::table::*;
 use backplane_abi::worker::is_object;
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, clock};
@@ -30,20 +29,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-// How long the structs were in ABI 1.0, up to and including the last member that is needed. `size_of` would refuse
-// older plugins as soon as a member is appended, and a shorter one would read a confidence of 0 out of nothing.
-const ERROR: usize = std::mem::offset_of!(bp_error, message) + size_of::<bp_str>();
-const CHUNK: usize = std::mem::offset_of!(bp_chunk, stride) + size_of::<u32>();
-const DONE: usize = std::mem::offset_of!(bp_done, confidence) + size_of::<f64>();
-const CALL: usize = std::mem::offset_of!(bp_call, on_done) + size_of::<usize>();
-const TENSOR: usize = std::mem::offset_of!(bp_tensor, sync_kind);
-
 /// Calls between plugins go no deeper than this.
 const MAX_DEPTH: usize = 8;
 /// Lines a plugin may log in a second.
 const LOG_LINES_PER_SECOND: u64 = 200;
-/// Sides that a tensor may have.
-const MAX_SIDES: i32 = 64;
 /// Longest message of a plugin that is kept.
 const MAX_MESSAGE: usize = 4096;
 
@@ -90,8 +79,8 @@ pub(crate) struct PluginCall {
 /// Where the answer of a call goes.
 struct Back {
     ctx: *mut c_void,
-    on_chunk: unsafe extern "C" fn(*mut c_void, *const bp_chunk) -> bp_code,
-    on_done: unsafe extern "C" fn(*mut c_void, *const bp_done),
+    on_chunk: OnChunk,
+    on_done: OnDone,
 }
 // SAFETY: the header says the callbacks are [any] and ctx goes with them.
 unsafe impl Send for Back {}
@@ -280,21 +269,13 @@ fn answer(work: impl FnOnce() -> bp_code) -> bp_code {
 }
 
 /// Text from a plugin, cut to what we keep.
-///
-/// # Safety
-/// As [`bp_str::bytes`].
-unsafe fn kept<'a>(text: bp_str) -> Cow<'a, str> {
-    // SAFETY: the caller's promise.
-    let bytes = unsafe { text.bytes() };
+fn kept(text: Str<'_>) -> Cow<'_, str> {
+    let bytes = text.bytes();
     String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_MESSAGE)])
 }
 
-/// # Safety
-/// `error` is null or valid with everything in it.
-pub unsafe fn read_failure(error: *const bp_error) -> Option<Failure> {
-    // SAFETY: the caller's promise, three times.
-    unsafe {
-        let raw = bp_error::read(error, ERROR)?;
+impl From<read::Failure<'_>> for Failure {
+    fn from(raw: read::Failure<'_>) -> Self {
         let mut error = Error::new(ErrorCode::from_raw(raw.code), kept(raw.message));
         error.reason = Cow::Owned(kept(raw.reason).into_owned());
         error.details =
@@ -305,27 +286,26 @@ pub unsafe fn read_failure(error: *const bp_error) -> Option<Failure> {
         if raw.retry_after_ms != 0 {
             error.retry_after = Some(Duration::from_millis(u64::from(raw.retry_after_ms)));
         }
-        Some(Failure { error, sub: raw.sub })
+        Failure { error, sub: raw.sub }
     }
 }
 
 unsafe extern "C" fn set_error(host: *const bp_host, err: bp_err, error: *const bp_error) -> bp_code {
     answer(|| {
         // SAFETY: the plugin passes the table it was given, and an error valid until we return.
-        let (context, failure) = unsafe { (context(host), read_failure(error)) };
-        let Some(context) = context else { return BP_NULL_ARGUMENT };
-        let Some(failure) = failure else {
-            return if error.is_null() { BP_NULL_ARGUMENT } else { BP_BAD_STRUCT };
-        };
-        if context.errors.set(err, Some(Box::new(failure))) { BP_OK } else { BP_STALE_HANDLE }
+        let (context, failure) = unsafe { (context(host), read::failure(error, Reader::Lenient)) };
+        let (Some(context), false) = (context, error.is_null()) else { return BP_NULL_ARGUMENT };
+        let Ok(failure) = failure else { return BP_BAD_STRUCT };
+        if context.errors.set(err, Some(Box::new(failure.into()))) { BP_OK } else { BP_STALE_HANDLE }
     })
 }
 
 unsafe extern "C" fn log(host: *const bp_host, level: i32, message: bp_str, fields_json: bp_str) {
     answer(|| {
         // SAFETY: the plugin passes the table it was given, and strings valid until we return.
-        let (context, message, fields) = unsafe { (context(host), kept(message), kept(fields_json)) };
+        let (context, message, fields) = unsafe { (context(host), Str::new(message), Str::new(fields_json)) };
         let Some(context) = context else { return BP_NULL_ARGUMENT };
+        let (message, fields) = (kept(message), kept(fields));
         let second = clock::now_ns() as u64 / 1_000_000_000;
         if context.log_second.swap(second, Ordering::Relaxed) != second {
             let lines = context.log_lines.swap(0, Ordering::Relaxed);
@@ -443,10 +423,9 @@ unsafe extern "C" fn buf_release(host: *const bp_host, buf: bp_buf) -> bp_code {
 unsafe extern "C" fn out_alloc(host: *const bp_host, sink: bp_sink, spec: *mut bp_tensor) -> bp_code {
     answer(|| {
         // SAFETY: the plugin passes the table it was given, and a tensor valid until we return.
-        let (context, tensor) =
-            unsafe { (context(host), bp_tensor::read(spec, std::mem::offset_of!(bp_tensor, sync_kind))) };
+        let (context, tensor) = unsafe { (context(host), read::known(spec, Reader::Lenient)) };
         let Some(context) = context else { return BP_NULL_ARGUMENT };
-        let Some(tensor) = tensor else { return BP_BAD_STRUCT };
+        let Ok(tensor) = tensor else { return BP_BAD_STRUCT };
         if context.exchanges.get(sink).is_none() {
             return BP_STALE_HANDLE;
         }
@@ -456,7 +435,7 @@ unsafe extern "C" fn out_alloc(host: *const bp_host, sink: bp_sink, spec: *mut b
             buf_alloc(host, tensor.dev_type, tensor.dev_id, tensor.nbytes, 0, &raw mut buffer, &raw mut data)
         };
         if code == BP_OK {
-            // SAFETY: the struct reaches at least up to `sync_kind`, so these members are there.
+            // SAFETY: the struct was long enough to be read, so these members are there.
             unsafe {
                 (*spec).data = data;
                 (*spec).buffer = buffer;
@@ -472,17 +451,15 @@ unsafe extern "C" fn out_alloc(host: *const bp_host, sink: bp_sink, spec: *mut b
 unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_chunk) -> bp_code {
     answer(|| {
         // SAFETY: the plugin passes the table it was given, and a chunk valid until we return.
-        let (context, chunk) = unsafe { (context(host), bp_chunk::read(chunk, CHUNK)) };
+        let (context, chunk) = unsafe { (context(host), read::chunk(chunk, Reader::Lenient)) };
         let Some(context) = context else { return BP_NULL_ARGUMENT };
-        let Some(chunk) = chunk else { return BP_BAD_STRUCT };
+        let Ok(chunk) = chunk else { return BP_BAD_STRUCT };
         let Some(exchange) = context.exchanges.get(sink) else { return BP_STALE_HANDLE };
-        // SAFETY: valid until we return.
-        let json = unsafe { chunk.json.bytes() };
+        let json = chunk.json.bytes();
         if !is_object(json) {
             return BP_INVALID_ARGUMENT;
         }
-        // SAFETY: n_tensors rows at stride, valid until we return.
-        let tensors = match unsafe { own_tensors(context, chunk.tensors, chunk.n_tensors, chunk.stride) } {
+        let tensors = match own_tensors(context, chunk.tensors) {
             Ok(tensors) => tensors,
             Err(code) => return code,
         };
@@ -503,113 +480,55 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
 }
 
 /// Tensors of a plugin's as ours.
-///
-/// # Safety
-/// `rows` points to `count` structs at `stride`; they and what they point to are valid for the call.
-unsafe fn own_tensors(
-    context: &PluginContext,
-    rows: *const bp_tensor,
-    count: u32,
-    stride: u32,
-) -> Result<Vec<Tensor>, bp_code> {
-    let (count, stride) = (count as usize, stride as usize);
-    if count > 0 && (rows.is_null() || stride < TENSOR) {
-        return Err(BP_BAD_STRUCT);
-    }
-    // SAFETY: the caller's promise.
-    (0..count).map(|row| unsafe { own_tensor(context, rows.byte_add(row * stride)) }).collect()
+fn own_tensors(context: &PluginContext, rows: Rows<'_>) -> Result<Vec<Tensor>, bp_code> {
+    let tensors = rows.tensors(Reader::Lenient).map_err(|refused| refused.code())?;
+    tensors.iter().map(|tensor| own_tensor(context, tensor)).collect()
 }
 
 /// A tensor of a plugin's as ours: shared when it is dense and has a buffer, else copied.
-///
-/// # Safety
-/// `tensor` and what it points to are valid for the call.
-unsafe fn own_tensor(context: &PluginContext, tensor: *const bp_tensor) -> Result<Tensor, bp_code> {
-    // SAFETY: the caller's promise.
-    let raw = unsafe { bp_tensor::read(tensor, TENSOR) }.ok_or(BP_BAD_STRUCT)?;
-    let dtype = DType::from_raw(raw.code, raw.bits).ok_or(BP_INVALID_ARGUMENT)?;
-    if raw.dev_type != BP_DEV_CPU || !(0..=MAX_SIDES).contains(&raw.ndim) || raw.lanes > 1 {
-        return Err(BP_UNIMPLEMENTED);
-    }
-    // SAFETY: ndim values, says the header.
-    let shape = unsafe { sides(raw.shape, raw.ndim) }?;
-    // SAFETY: ndim values, or null for dense.
-    let strides = (!raw.strides.is_null()).then(|| unsafe { sides(raw.strides, raw.ndim) }).transpose()?;
-    // SAFETY: the caller's promise.
-    let name = unsafe { raw.name.text() }.ok_or(BP_INVALID_ARGUMENT)?;
-    // No memory is longer than this, or ends beyond all addresses.
-    let len = usize::try_from(raw.nbytes).ok().filter(|len| *len <= isize::MAX as usize);
-    let offset = usize::try_from(raw.byte_offset).ok();
-    let start = offset.and_then(|offset| (raw.data as usize).checked_add(offset));
-    let (Some(len), Some(start)) = (len, start) else { return Err(BP_INVALID_ARGUMENT) };
-    if start.checked_add(len).is_none() {
-        return Err(BP_INVALID_ARGUMENT);
-    }
-    if strides.is_none() && dtype != DType::Bytes && dense_bytes(dtype, shape) != Some(len) {
-        return Err(BP_INVALID_ARGUMENT);
-    }
-    let start = raw.data.cast::<u8>().wrapping_byte_add(raw.byte_offset as usize);
-    let data = if len == 0 {
-        Bytes::new()
-    } else if raw.buffer != 0 {
-        let held = context.buffers.get(raw.buffer).ok_or(BP_STALE_HANDLE)?;
-        held.slice(start, len).ok_or(BP_INVALID_ARGUMENT)?
-    } else if raw.data.is_null() {
-        return Err(BP_NULL_ARGUMENT);
-    } else {
-        // SAFETY: nbytes behind data + byte_offset, says the header.
-        Bytes::copy_from_slice(unsafe { std::slice::from_raw_parts(start, len) })
+fn own_tensor(context: &PluginContext, tensor: &read::Tensor<'_>) -> Result<Tensor, bp_code> {
+    let refused = |refused: Refused| refused.code();
+    let data = match tensor.memory {
+        Memory::Lent(data) => tensor.dense(data).map_err(refused)?.into_owned().into(),
+        Memory::Buffer { handle, start, len } => {
+            let held = context.buffers.get(handle).ok_or(BP_STALE_HANDLE)?;
+            let shared = held.slice(start, len).ok_or(BP_INVALID_ARGUMENT)?;
+            match tensor.dense(&shared).map_err(refused)? {
+                Cow::Owned(gathered) => gathered.into(),
+                Cow::Borrowed(_) => shared,
+            }
+        }
     };
-    let data = match (strides, dtype.size()) {
-        (None, _) => data,
-        (Some(strides), Some(size)) => gather(&data, size, shape, strides).ok_or(BP_INVALID_ARGUMENT)?.into(),
-        // Only numbers lie apart.
-        (Some(_), None) => return Err(BP_INVALID_ARGUMENT),
-    };
-    Tensor::new(name, dtype, shape.to_vec(), data).map_err(|_| BP_INVALID_ARGUMENT)
-}
-
-/// `count` numbers of a shape or of strides. Not at any address: Rust reads a number where numbers lie, and C does not
-/// always see to that.
-///
-/// # Safety
-/// `numbers` is null, misaligned, or valid for `count` numbers during `'a`.
-unsafe fn sides<'a>(numbers: *const i64, count: i32) -> Result<&'a [i64], bp_code> {
-    match usize::try_from(count) {
-        Ok(0) => Ok(&[]),
-        Ok(_) if numbers.is_null() => Err(BP_NULL_ARGUMENT),
-        // SAFETY: the caller's promise.
-        Ok(count) if numbers.is_aligned() => Ok(unsafe { std::slice::from_raw_parts(numbers, count) }),
-        _ => Err(BP_INVALID_ARGUMENT),
-    }
+    Tensor::new(tensor.name, tensor.dtype, tensor.shape.to_vec(), data).map_err(|_| BP_INVALID_ARGUMENT)
 }
 
 unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp_done) -> bp_code {
     answer(|| {
         // SAFETY: the plugin passes the table it was given, and a struct valid until we return.
-        let (context, done) = unsafe { (context(host), bp_done::read(done, DONE)) };
+        let (context, done) = unsafe { (context(host), read::done(done, Reader::Lenient)) };
         let Some(context) = context else { return BP_NULL_ARGUMENT };
-        let Some(done) = done else { return BP_BAD_STRUCT };
+        let Ok(done) = done else { return BP_BAD_STRUCT };
         let Some(exchange) = context.exchanges.remove(sink) else { return BP_STALE_HANDLE };
-        // SAFETY: valid until we return.
-        let usage = unsafe { done.usage_json.bytes() };
+        let usage = done.usage_json.bytes();
         let usage: Option<Usage> = if usage.is_empty() { None } else { serde_json::from_slice(usage).ok() };
         let mut poisoned = false;
-        let result = if done.error.is_null() {
-            let confidence = (0.0..=1.0).contains(&done.confidence).then_some(done.confidence);
-            Ok(Done { usage: usage.clone().unwrap_or_default(), confidence, ..Done::default() })
-        } else {
-            // SAFETY: valid until we return.
-            let failure = unsafe { read_failure(done.error) }.unwrap_or_else(|| Failure {
-                error: Error::internal(format!("plugin `{}` failed without saying why", context.plugin)),
-                sub: BP_SUB_NONE,
-            });
+        let result = if let Some(said) = done.error {
+            let failure = said.map_or_else(
+                |_unreadable| Failure {
+                    error: Error::internal(format!("plugin `{}` failed without saying why", context.plugin)),
+                    sub: BP_SUB_NONE,
+                },
+                Failure::from,
+            );
             poisoned = failure.poisons();
             let mut error = failure.error;
             if error.code == ErrorCode::DeadlineExceeded && error.reason.is_empty() {
                 error.reason = Cow::Borrowed("deadline_exceeded");
             }
             Err(error)
+        } else {
+            let confidence = (0.0..=1.0).contains(&done.confidence).then_some(done.confidence);
+            Ok(Done { usage: usage.clone().unwrap_or_default(), confidence, ..Done::default() })
         };
         // The slot first, so that a caller who reads the end finds it free.
         exchange.returned(poisoned);
@@ -769,17 +688,16 @@ unsafe extern "C" fn license_install_id(
 unsafe extern "C" fn call_start(host: *const bp_host, call: *const bp_call, out: *mut bp_req) -> bp_code {
     answer(|| {
         // SAFETY: the plugin passes the table it was given, and a call valid until we return.
-        let (context, call) = unsafe { (context(host), bp_call::read(call, CALL)) };
+        let (context, call) = unsafe { (context(host), read::call(call, Reader::Lenient)) };
         let Some(context) = context else { return BP_NULL_ARGUMENT };
-        let Some(call) = call else { return BP_BAD_STRUCT };
+        let Ok(call) = call else { return BP_BAD_STRUCT };
         let (Some(on_chunk), Some(on_done), false) = (call.on_chunk, call.on_done, out.is_null()) else {
             return BP_NULL_ARGUMENT;
         };
         let Some(parent) = context.exchanges.get(call.parent) else { return BP_STALE_HANDLE };
         let Some(hook) = context.shared.calls.get() else { return BP_FAILED_PRECONDITION };
         let parent = &parent.spec;
-        // SAFETY: valid until we return.
-        let texts = unsafe { (call.capability.text(), call.model.text(), call.params_json.text()) };
+        let texts = (call.capability.text(), call.model.text(), call.params_json.text());
         let (Some(capability), Some(model), Some(params)) = texts else { return BP_INVALID_ARGUMENT };
         let itself = parent.trail.iter().any(|name| **name == *model);
         if MAX_DEPTH <= parent.trail.len() || itself {
@@ -792,8 +710,7 @@ unsafe extern "C" fn call_start(host: *const bp_host, call: *const bp_call, out:
         request.deadline = [parent.deadline, clock::instant(call.deadline_ns)].into_iter().flatten().min();
         request.priority = parent.priority;
         request.parent = Some(Parent { models: parent.trail.clone() });
-        // SAFETY: n_in rows at in_stride, valid until we return.
-        request.tensors = match unsafe { own_tensors(context, call.r#in, call.n_in, call.in_stride) } {
+        request.tensors = match own_tensors(context, call.tensors) {
             Ok(tensors) => tensors,
             Err(code) => return code,
         };

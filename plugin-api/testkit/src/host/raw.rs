@@ -4,10 +4,10 @@ use super::{Exchange, Host, new_handle, raw_text, words};
 use crate::answer::{End, Failure};
 use crate::fault::Fault;
 use crate::input::RequestInput;
+use backplane_abi::read::{self, Reader, Str};
 use backplane_abi::{clock, table::*};
 use serde_json::Value;
 use std::ffi::c_void;
-use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -86,18 +86,22 @@ pub(crate) fn enter(entry: &dyn Enter, host: &'static Host) -> Result<RawPlugin,
         });
     }
     // SAFETY: the plugin's table, says the header.
-    let known = unsafe { bp_plugin::read(out, offset_of!(bp_plugin, shutdown) + 8) };
-    let broken = || Failure {
+    let known: Result<bp_plugin, _> = unsafe { read::known(out, Reader::Strict) };
+    let broken = |_refused| Failure {
         code: BP_BAD_STRUCT,
         message: "bp_plugin is too small".to_owned(),
         ..Failure::default()
     };
-    Ok(RawPlugin { table: out, known: known.ok_or_else(broken)?, host })
+    Ok(RawPlugin { table: out, known: known.map_err(broken)?, host })
 }
 
 impl RawPlugin {
     pub fn facts(&self) -> PluginFacts {
-        let text = |what, text| self.host.text("bp_entry_v1", what, text).unwrap_or_default();
+        let text = |what, text| {
+            // SAFETY: strings of the plugin's table, which live as long as it.
+            let text = unsafe { Str::new(text) };
+            self.host.text("bp_entry_v1", what, text).unwrap_or_default()
+        };
         PluginFacts {
             id: text("bp_plugin.id", self.known.id),
             version: text("bp_plugin.version", self.known.version),
@@ -123,13 +127,13 @@ impl RawPlugin {
         // SAFETY: as above, and a place to write to.
         self.host.with_error(|err| unsafe { open(self.table, raw_text(model), &raw mut out, err) })?;
         // SAFETY: the plugin's table, says the header.
-        let known = unsafe { bp_model::read(out, offset_of!(bp_model, close) + 8) };
-        let broken = || Failure {
+        let known: Result<bp_model, _> = unsafe { read::known(out, Reader::Strict) };
+        let broken = |_refused| Failure {
             code: BP_BAD_STRUCT,
             message: "bp_model is too small".to_owned(),
             ..Failure::default()
         };
-        Ok(RawModel { table: out, known: known.ok_or_else(broken)?, host: self.host })
+        Ok(RawModel { table: out, known: known.map_err(broken)?, host: self.host })
     }
 
     pub fn bid(&self, capability: &str, model: &[u8], claim: u32) -> BidOutput {
@@ -169,7 +173,9 @@ impl RawPlugin {
             p99_us: raw.est_p99_us,
             reason: raw.reason,
             text: if known(size_of::<bp_bid>()) {
-                self.host.text("bid", "bp_bid.text", raw.text).unwrap_or_default()
+                // SAFETY: valid until the next bid on this thread.
+                let text = unsafe { Str::new(raw.text) };
+                self.host.text("bid", "bp_bid.text", text).unwrap_or_default()
             } else {
                 String::new()
             },
@@ -211,7 +217,9 @@ impl RawModel {
 
     /// What it says of itself; `None` when it is not a JSON object.
     pub fn describe(&self) -> Option<Value> {
-        self.host.object("model_open", "bp_model.describe_json", self.known.describe_json)
+        // SAFETY: a string of the plugin's table, which lives as long as it.
+        let text = unsafe { Str::new(self.known.describe_json) };
+        self.host.object("model_open", "bp_model.describe_json", text)
     }
 
     /// A running copy. `tail`: unknown bytes after the placement.
@@ -241,13 +249,13 @@ impl RawModel {
             return Err(failure);
         }
         // SAFETY: the plugin's table, says the header.
-        let known = unsafe { bp_instance::read(out, offset_of!(bp_instance, destroy) + 8) };
-        let broken = || Failure {
+        let known: Result<bp_instance, _> = unsafe { read::known(out, Reader::Strict) };
+        let broken = |_refused| Failure {
             code: BP_BAD_STRUCT,
             message: "bp_instance is too small".to_owned(),
             ..Failure::default()
         };
-        Ok(RawInstance { table: out, known: known.ok_or_else(broken)?, ticket, host: self.host })
+        Ok(RawInstance { table: out, known: known.map_err(broken)?, ticket, host: self.host })
     }
 
     fn find(&self, id: &[u8]) -> *const c_void {
@@ -262,9 +270,8 @@ impl RawModel {
     /// Tokens of these parameters. `None` without the extension.
     pub fn count_tokens(&self, capability: &str, params: &[u8]) -> Option<Result<u64, Failure>> {
         // SAFETY: the table of the extension with this id.
-        let table = unsafe {
-            bp_tokens_1::read(self.find(BP_EXT_TOKENS_1.as_bytes()).cast(), size_of::<bp_tokens_1>())
-        }?;
+        let table: bp_tokens_1 =
+            unsafe { read::known(self.find(BP_EXT_TOKENS_1.as_bytes()).cast(), Reader::Strict) }.ok()?;
         let mut tokens = 0;
         let counted = self.host.with_error(|err| match table.count {
             // SAFETY: the plugin's own table; texts and a place to write to that live through the call.
@@ -283,9 +290,8 @@ impl RawModel {
             unsafe { (*ctx.cast::<Vec<(String, f64)>>()).push((name.lossy().into_owned(), value)) };
         }
         // SAFETY: the table of the extension with this id.
-        let table = unsafe {
-            bp_stats_1::read(self.find(BP_EXT_STATS_1.as_bytes()).cast(), size_of::<bp_stats_1>())
-        }?;
+        let table: bp_stats_1 =
+            unsafe { read::known(self.find(BP_EXT_STATS_1.as_bytes()).cast(), Reader::Strict) }.ok()?;
         let mut figures: Vec<(String, f64)> = Vec::new();
         // SAFETY: the plugin's own table; the list outlives the call.
         unsafe { table.read?(self.table, (&raw mut figures).cast(), Some(each)) };

@@ -1,13 +1,13 @@
 //! The host's functions, as a plugin calls them.
 
 use super::{Buffer, CallInput, Host, License, Owner, Scarce, new_handle};
-use crate::answer::{Chunk, End, TensorOutput};
+use crate::answer::{Chunk, End, Failure, TensorOutput};
 use crate::fault::Fault;
 use crate::input::Reader;
+use backplane_abi::read::{self, OnChunk, OnDone, Str};
 use backplane_abi::table::*;
 use serde_json::Value;
 use std::ffi::c_void;
-use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
 /// The host behind a table.
@@ -143,17 +143,24 @@ pub(super) unsafe extern "C" fn set_error(
         host.fault(Fault::StaleError);
         return BP_STALE_HANDLE;
     }
-    // SAFETY: not null, and a bp_error by the header.
-    let Some(failure) = (unsafe { host.failure("set_error", error) }) else { return BP_BAD_STRUCT };
+    // SAFETY: a bp_error by the header, valid until we return.
+    let failure = match unsafe { read::failure(error, read::Reader::Strict) } {
+        Ok(failure) => failure,
+        Err(refused) => return host.refuse("set_error", &refused),
+    };
+    let Some(failure) = host.failure("set_error", &failure) else { return BP_BAD_STRUCT };
     host.errors.lock().insert(err, Some(failure));
     BP_OK
 }
 
 pub(super) unsafe extern "C" fn log(host: *const bp_host, level: i32, message: bp_str, fields_json: bp_str) {
-    // SAFETY: plugins pass the table they were given.
-    let Some(host) = (unsafe { this(host) }) else { return };
+    // SAFETY: plugins pass the table they were given, and text that lives through the call.
+    let (Some(host), message, fields) = (unsafe { (this(host), Str::new(message), Str::new(fields_json)) })
+    else {
+        return;
+    };
     let message = host.text("log", "message", message);
-    host.object("log", "fields_json", fields_json);
+    host.object("log", "fields_json", fields);
     let mut lines = host.log.lock();
     if lines.len() < 1000 {
         lines.push((level, message.unwrap_or_default()));
@@ -243,9 +250,9 @@ pub(super) unsafe extern "C" fn out_alloc(
 ) -> bp_code {
     let host = host!(host);
     // SAFETY: a bp_tensor by the header.
-    let Some(raw) = (unsafe { bp_tensor::read(spec, offset_of!(bp_tensor, buffer) + 8) }) else {
-        host.fault(Fault::BadStruct { function: "out_alloc", what: "bp_tensor" });
-        return BP_BAD_STRUCT;
+    let raw = match unsafe { read::known(spec, read::Reader::Lenient) } {
+        Ok(raw) => raw,
+        Err(refused) => return host.refuse("out_alloc", &refused),
     };
     if host.open_exchange("out_alloc", sink).is_none() {
         return BP_STALE_HANDLE;
@@ -264,15 +271,14 @@ pub(super) unsafe extern "C" fn out_alloc(
 
 pub(super) unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_chunk) -> bp_code {
     let host = host!(host);
-    // SAFETY: a bp_chunk by the header.
-    let Some(raw) = (unsafe { bp_chunk::read(chunk, offset_of!(bp_chunk, stride) + 4) }) else {
-        host.fault(Fault::BadStruct { function: "push", what: "bp_chunk" });
-        return BP_BAD_STRUCT;
+    // SAFETY: a bp_chunk by the header, valid until we return.
+    let raw = match unsafe { read::chunk(chunk, read::Reader::Strict) } {
+        Ok(raw) => raw,
+        Err(refused) => return host.refuse("push", &refused),
     };
     let Some(exchange) = host.open_exchange("push", sink) else { return BP_STALE_HANDLE };
     let Some(json) = host.object("push", "the JSON of a chunk", raw.json) else { return BP_INVALID_ARGUMENT };
-    // SAFETY: n_tensors rows at stride, says the header.
-    let (tensors, held) = match unsafe { host.tensors("push", raw.tensors, raw.n_tensors, raw.stride) } {
+    let (tensors, held) = match host.tensors("push", raw.tensors) {
         Ok(tensors) => tensors,
         Err(code) => return code,
     };
@@ -308,21 +314,23 @@ pub(super) unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk:
 
 pub(super) unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp_done) -> bp_code {
     let host = host!(host);
-    // SAFETY: a bp_done by the header.
-    let Some(raw) = (unsafe { bp_done::read(done, offset_of!(bp_done, confidence) + 8) }) else {
-        host.fault(Fault::BadStruct { function: "finish", what: "bp_done" });
-        return BP_BAD_STRUCT;
+    // SAFETY: a bp_done by the header, valid until we return.
+    let raw = match unsafe { read::done(done, read::Reader::Strict) } {
+        Ok(raw) => raw,
+        Err(refused) => return host.refuse("finish", &refused),
     };
     let Some(exchange) = host.open_exchange("finish", sink) else { return BP_STALE_HANDLE };
     let usage = host.object("finish", "usage_json", raw.usage_json).unwrap_or(Value::Null);
     if raw.confidence.is_nan() || raw.confidence > 1.0 {
         host.fault(Fault::BadConfidence);
     }
-    let end = if raw.error.is_null() {
-        End::Done { usage, confidence: (raw.confidence >= 0.0).then_some(raw.confidence) }
-    } else {
-        // SAFETY: not null, and a bp_error by the header.
-        End::Failed(unsafe { host.failure("finish", raw.error) }.unwrap_or_default())
+    let end = match raw.error {
+        None => End::Done { usage, confidence: (raw.confidence >= 0.0).then_some(raw.confidence) },
+        Some(Ok(failure)) => End::Failed(host.failure("finish", &failure).unwrap_or_default()),
+        Some(Err(refused)) => {
+            host.refuse("finish", &refused);
+            End::Failed(Failure::default())
+        }
     };
     if exchange.end(end) {
         return BP_OK;
@@ -370,7 +378,11 @@ unsafe extern "C" fn release(host: *const bp_host, ticket: bp_ticket, granted: u
 // ---- bp.call/1: answered by a function of the test --------------------------------------------------------------
 
 /// The callbacks of a call, on their way to the thread that answers.
-struct Callbacks(bp_call);
+struct Callbacks {
+    ctx: *mut c_void,
+    on_chunk: Option<OnChunk>,
+    on_done: Option<OnDone>,
+}
 // SAFETY: the header: the callbacks come on a host thread, and `ctx` is for them alone.
 unsafe impl Send for Callbacks {}
 
@@ -394,10 +406,10 @@ fn raw_output(tensor: &TensorOutput) -> bp_tensor {
 
 unsafe extern "C" fn start(host: *const bp_host, call: *const bp_call, out: *mut bp_req) -> bp_code {
     let host = host!(host);
-    // SAFETY: a bp_call by the header.
-    let Some(raw) = (unsafe { bp_call::read(call, offset_of!(bp_call, on_done) + 8) }) else {
-        host.fault(Fault::BadStruct { function: "bp.call/1 start", what: "bp_call" });
-        return BP_BAD_STRUCT;
+    // SAFETY: a bp_call by the header, valid until we return.
+    let raw = match unsafe { read::call(call, read::Reader::Strict) } {
+        Ok(raw) => raw,
+        Err(refused) => return host.refuse("bp.call/1 start", &refused),
     };
     let (Some(answering), false) = (host.answering.clone(), out.is_null()) else { return BP_NULL_ARGUMENT };
     if host.open_exchange("bp.call/1 start", raw.parent).is_none() {
@@ -411,19 +423,19 @@ unsafe extern "C" fn start(host: *const bp_host, call: *const bp_call, out: *mut
     ) else {
         return BP_INVALID_ARGUMENT;
     };
-    // SAFETY: n_in rows at in_stride, says the header.
-    let tensors = match unsafe { host.tensors(function, raw.r#in, raw.n_in, raw.in_stride) } {
+    let tensors = match host.tensors(function, raw.tensors) {
         Ok((tensors, _)) => tensors,
         Err(code) => return code,
     };
     // SAFETY: not null; a place to write to.
     unsafe { *out = new_handle() };
-    let (input, back) = (CallInput { capability, model, params, tensors }, Callbacks(raw));
+    let input = CallInput { capability, model, params, tensors };
+    let back = Callbacks { ctx: raw.ctx, on_chunk: raw.on_chunk, on_done: raw.on_done };
     std::thread::spawn(move || {
         let back = back;
-        let Callbacks(raw) = &back;
+        let Callbacks { ctx, on_chunk, on_done } = back;
         let result = answering(&input);
-        if let (Ok(chunks), Some(on_chunk)) = (&result, raw.on_chunk) {
+        if let (Ok(chunks), Some(on_chunk)) = (&result, on_chunk) {
             for chunk in chunks {
                 let json = if chunk.json.is_null() { String::new() } else { chunk.json.to_string() };
                 let tensors: Vec<_> = chunk.tensors.iter().map(raw_output).collect();
@@ -435,7 +447,7 @@ unsafe extern "C" fn start(host: *const bp_host, call: *const bp_call, out: *mut
                     ..bp_chunk::new()
                 };
                 // SAFETY: the callback and its ctx belong together, and are valid until on_done.
-                if unsafe { on_chunk(raw.ctx, &chunk) } != BP_OK {
+                if unsafe { on_chunk(ctx, &chunk) } != BP_OK {
                     break;
                 }
             }
@@ -447,9 +459,9 @@ unsafe extern "C" fn start(host: *const bp_host, call: *const bp_call, out: *mut
             ..bp_error::new()
         });
         let error = error.as_ref().map_or(std::ptr::null(), |error| &raw const *error);
-        if let Some(on_done) = raw.on_done {
+        if let Some(on_done) = on_done {
             // SAFETY: once, as the last use of ctx.
-            unsafe { on_done(raw.ctx, &bp_done { error, confidence: -1.0, ..bp_done::new() }) };
+            unsafe { on_done(ctx, &bp_done { error, confidence: -1.0, ..bp_done::new() }) };
         }
     });
     BP_OK
