@@ -33,7 +33,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Files and folders in which `unsafe` may stand, each with the reason at its top.
 const UNSAFE: &[&str] = &[
     "plugin-api/abi/",
-    "plugin-api/sdk/src/sys.rs",
+    "plugin-api/sdk/src/sys/",
     "plugin-api/sdk/src/export.rs",
     "plugin-api/testkit/src/host.rs",
     "plugin-api/testkit/src/host/",
