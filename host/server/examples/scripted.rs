@@ -3,7 +3,7 @@
 //!
 //! `chat` and `complete` read a [`Script`] from the last message or the prompt; text that is no script is given back
 //! word by word, as far as `max_tokens` allows: a word is a token. `embed` and `tensor.infer` compute something small. `test.unforeseen` is a capability that no host
-//! has heard of.
+//! has heard of; `vision.ocr` and `vision.embed` give back what they were asked, too. `acme/script:2` says that it sees.
 
 use backplane_plugin::payload::{FinishReason, Usage, chat, complete, embed, tensor};
 use backplane_plugin::prelude::*;
@@ -38,12 +38,16 @@ impl Plugin for Scripted {
         Ok(Scripted)
     }
 
-    fn open(&self, _model: &ModelSpec) -> Result<Box<dyn Model>> {
-        Ok(Box::new(Scripted))
+    fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
+        Ok(Box::new(Opened { sees: model.name == "acme/script:2" }))
     }
 }
 
-impl Model for Scripted {
+struct Opened {
+    sees: bool,
+}
+
+impl Model for Opened {
     fn execution(&self) -> Execution {
         Execution::Concurrent { max_inflight: 16, max_batch: 1 }
     }
@@ -59,6 +63,11 @@ impl Model for Scripted {
             context: Some(4096),
             inputs: vec![spec("A", DType::Int32, &[-1]), spec("B", DType::Int32, &[-1])],
             outputs: vec![spec("SUM", DType::Int32, &[-1])],
+            extra: self
+                .sees
+                .then(|| ("modalities".to_owned(), json!(["text", "image"])))
+                .into_iter()
+                .collect(),
             ..Description::default()
         }
     }
@@ -243,9 +252,11 @@ export_plugin!(
             { name = "embed", version = 1 },
             { name = "tensor.infer", version = 1 },
             { name = "test.unforeseen", version = 1 },
+            { name = "vision.embed", version = 1 },
+            { name = "vision.ocr", version = 1 },
         ]
         models = [
-            { name = "script", capabilities = ["chat", "complete", "embed", "tensor.infer", "test.unforeseen"] },
+            { name = "script", capabilities = ["chat", "complete", "embed", "tensor.infer", "test.unforeseen", "vision.embed", "vision.ocr"] },
             { name = "acme/script:2", capabilities = ["chat"] },
         ]
         "#

@@ -1,6 +1,7 @@
 //! Every route, in one list, and what they all share.
 
 use crate::caller::Scope::{Admin, InBody, Metrics, Open, User};
+use crate::fetch::Fetcher;
 use crate::oip::{infer, metadata, repository, settings, statistics, wire as oip};
 use crate::openai::{chat, completions, embeddings, models};
 use crate::route::{Route, delete, get, patch, post};
@@ -15,6 +16,7 @@ pub(crate) struct App {
     pub host: Host,
     pub body_limit: usize,
     pub json_depth: usize,
+    pub fetcher: Fetcher,
     pub files: Files,
 }
 

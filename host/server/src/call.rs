@@ -74,6 +74,15 @@ impl Call {
         &self.app.files
     }
 
+    /// Puts pictures in the place of their addresses, each with the name of where it stands.
+    pub(crate) async fn fetch(
+        &self,
+        texts: impl IntoIterator<Item = (String, &mut String)>,
+        options: &Options,
+    ) -> Result<()> {
+        self.app.fetcher.inline(texts, options.deadline).await
+    }
+
     pub(crate) fn headers(&self) -> &HeaderMap {
         self.http.headers()
     }

@@ -34,6 +34,9 @@ impl Dialect {
 
 /// Reasons of this crate: shapes of a request that only HTTP has.
 pub(crate) mod reason {
+    pub(crate) const FETCH_DISABLED: &str = "fetch_disabled";
+    pub(crate) const FETCH_REFUSED: &str = "fetch_refused";
+    pub(crate) const FETCH_FAILED: &str = "fetch_failed";
     pub(crate) const ROUTE_NOT_FOUND: &str = "route_not_found";
     pub(crate) const METHOD_NOT_ALLOWED: &str = "method_not_allowed";
     pub(crate) const BODY_TOO_LARGE: &str = "body_too_large";

@@ -27,6 +27,7 @@ mod count;
 mod elements;
 mod error;
 mod fault;
+mod fetch;
 mod gate;
 mod head;
 mod health;
@@ -83,7 +84,9 @@ impl Server {
         let listener = TcpListener::bind(config.address)?;
         let address = listener.local_addr()?;
         let (body_limit, json_depth) = (config.body_limit, config.json_depth);
-        let shared = web::Data::new(app::App { host, body_limit, json_depth, files: Default::default() });
+        let fetcher = fetch::Fetcher::new(host.config().fetch.clone());
+        let shared =
+            web::Data::new(app::App { host, body_limit, json_depth, fetcher, files: Default::default() });
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("server".to_owned()).spawn(move || {
             actix_web::rt::System::new().block_on(async move {

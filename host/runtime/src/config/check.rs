@@ -158,6 +158,7 @@ pub(super) fn meaning(
 ) -> Option<Config> {
     let mut checks = Checks { layers, problems };
     let server = server(&raw, &mut checks);
+    let fetch = fetch(&raw.fetch, &mut checks);
     limits(&raw.limits, &mut checks);
     plugins(&raw.plugins, &mut checks);
     models(&raw.models, &mut checks);
@@ -180,6 +181,7 @@ pub(super) fn meaning(
     }
     Some(Config {
         server: server?,
+        fetch,
         auth: AuthConfig { enabled: raw.auth.enabled },
         limits: LimitsConfig {
             requests_per_minute: Some(raw.limits.requests_per_minute).filter(|limit| *limit > 0),
@@ -319,6 +321,34 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 fn is_origin(text: &str) -> bool {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     text == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ', '*']))
+}
+
+fn fetch(fetch: &raw::Fetch, checks: &mut Checks<'_>) -> FetchConfig {
+    let mut hosts = Vec::new();
+    for host in &fetch.hosts {
+        match host.parse() {
+            Ok(site) => hosts.push(site),
+            Err(wrong) => checks.wrong(&["fetch", "hosts"], &fetch.hosts, wrong),
+        }
+    }
+    let mut networks = Vec::new();
+    for network in &fetch.networks {
+        match network.parse() {
+            Ok(network) => networks.push(network),
+            Err(_) => {
+                let message = format!(
+                    "`{network}` is not a network; write `10.1.2.0/24`, or `10.1.2.3/32` for one address"
+                );
+                checks.wrong(&["fetch", "networks"], &fetch.networks, message);
+            }
+        }
+    }
+    if fetch.max_bytes.0 < 1024 {
+        checks.wrong(&["fetch", "max_bytes"], fetch.max_bytes, "must be at least 1KiB");
+    }
+    checks.some_time(&["fetch", "timeout"], fetch.timeout);
+    let max_bytes = usize::try_from(fetch.max_bytes.0).unwrap_or(usize::MAX);
+    FetchConfig { hosts, networks, max_bytes, timeout: fetch.timeout.0 }
 }
 
 /// A list of `level` and `target=level`.

@@ -10,14 +10,17 @@ pub(crate) mod nobody;
 mod raw;
 mod reference;
 pub mod reload;
+mod site;
 mod units;
 
 pub use layers::Source;
 pub use raw::{Isolation, LogFormat};
+pub use site::Site;
 pub use units::MemoryBudget;
 
 use crate::job::KeepAlive;
 use backplane_registry::package::Level;
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +34,8 @@ use std::time::Duration;
 pub struct Config {
     /// The HTTP server.
     pub server: ServerConfig,
+    /// Pictures that requests name by their address.
+    pub fetch: FetchConfig,
     /// Whether a request needs a key.
     pub auth: AuthConfig,
     /// What a key may use when nothing was set for it.
@@ -71,6 +76,19 @@ pub struct ServerConfig {
     pub max_connections: usize,
     pub drain: Duration,
     pub cors_origins: Vec<String>,
+}
+
+/// See `[fetch]` in `configs/backplane.toml`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FetchConfig {
+    /// Who may be asked; nobody: nothing is fetched.
+    pub hosts: Vec<Site>,
+    /// Networks that may be reached besides the public internet.
+    pub networks: Vec<IpNet>,
+    /// The most that the pictures of a request may have together.
+    pub max_bytes: usize,
+    /// How long fetching them may take.
+    pub timeout: Duration,
 }
 
 /// See `[auth]` in `configs/backplane.toml`.

@@ -29,6 +29,8 @@ fn mebibytes(n: u64) -> Size {
 pub struct Raw {
     /// The HTTP server.
     pub server: Server,
+    /// Pictures that requests name by their address. Nothing is fetched unless `hosts` names somebody.
+    pub fetch: Fetch,
     /// Who may ask.
     pub auth: Auth,
     /// What a key may use when nothing was set for it.
@@ -106,6 +108,28 @@ impl Default for Server {
             drain: seconds(30),
             cors_origins: Vec::new(),
         }
+    }
+}
+
+/// `[fetch]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fetch {
+    /// Who may be asked: "images.example.com"; "*.example.com", every name below it; "*", anybody. On the port of
+    /// `http:` or `https:`, unless another stands behind: "localhost:9000".
+    pub hosts: Vec<String>,
+    /// Networks that may be reached although they are not the public internet's: "10.1.2.0/24". Those of this machine,
+    /// of the house and of the cloud's metadata are refused otherwise, whatever name leads there.
+    pub networks: Vec<String>,
+    /// The most that the pictures of a request may have together.
+    pub max_bytes: Size,
+    /// How long fetching the pictures of a request may take.
+    pub timeout: Span,
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        Self { hosts: Vec::new(), networks: Vec::new(), max_bytes: mebibytes(16), timeout: seconds(10) }
     }
 }
 

@@ -24,7 +24,7 @@ pub struct ReloadReport {
 
 /// Keys, and beginnings of keys, that are read once: sockets and threads are made from them, plugins are told them
 /// when they are initialised, and a log line's form is fixed when logging begins.
-pub(super) const READ_ONCE: [&str; 22] = [
+pub(super) const READ_ONCE: [&str; 23] = [
     "server.address",
     "server.workers",
     "server.body_limit",
@@ -41,6 +41,7 @@ pub(super) const READ_ONCE: [&str; 22] = [
     "server.keep_alive",
     "server.max_connections",
     "server.cors_origins",
+    "fetch",
     "plugins.isolation",
     "plugins.workers",
     "plugins.settings",

@@ -140,6 +140,26 @@ fn every_problem_is_reported_at_once() {
 }
 
 #[test]
+fn whom_pictures_are_fetched_from_is_checked() {
+    assert!(Config::default().fetch.hosts.is_empty(), "nobody, unless somebody is named");
+    let file = "[fetch]\nhosts = [\"*.example.com\", \"https://a.example/\"]\nnetworks = [\"10.0.0.0/8\", \"10.0.0.1\"]\n\
+                timeout = \"0s\"\nmax_bytes = \"0B\"";
+    let error = load(file, &[], &[]).unwrap_err().to_string();
+    for words in [
+        "`https://a.example/` is not a host; write `images.example.com`",
+        "`10.0.0.1` is not a network; write `10.1.2.0/24`",
+        "`fetch.timeout` = \"0s\"",
+        "`fetch.max_bytes` = \"0B\"",
+    ] {
+        assert!(error.contains(words), "{error}");
+    }
+    let right = "[fetch]\nhosts = [\"*.example.com\"]\nnetworks = [\"10.0.0.0/8\"]\nmax_bytes = \"1MiB\"";
+    let fetch = load(right, &[], &[]).unwrap().fetch;
+    assert!(fetch.hosts[0].covers("a.example.com", 443, 443) && !fetch.hosts[0].covers("a.org", 443, 443));
+    assert_eq!((fetch.networks[0].to_string(), fetch.max_bytes), ("10.0.0.0/8".to_owned(), 1 << 20));
+}
+
+#[test]
 fn a_problem_names_the_value_and_who_set_it() {
     let error = load("", &[("cache.ttl", "ten")], &[("server.workers", "many")]).unwrap_err().to_string();
     let ttl =

@@ -63,6 +63,25 @@ impl Input {
     }
 }
 
+/// The members that hold a picture in base64, or where it is: `image`, and each of `images`.
+pub(crate) fn texts(params: &mut Map<String, Value>) -> Vec<(String, &mut String)> {
+    let mut found = Vec::new();
+    for (name, value) in params {
+        match value {
+            Value::String(text) if name == "image" => found.push((name.clone(), text)),
+            Value::Array(several) if name == "images" => {
+                let texts = several.iter_mut().enumerate().filter_map(|(place, value)| match value {
+                    Value::String(text) => Some((format!("images[{place}]"), text)),
+                    _ => None,
+                });
+                found.extend(texts);
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
 /// The media type of a body, with its parameters.
 pub(crate) fn content_type(call: &Call) -> String {
     let header = call.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());

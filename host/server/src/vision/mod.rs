@@ -97,6 +97,7 @@ async fn ask(mut call: Call, capability: &str) -> Result<HttpResponse> {
     };
     ignored.retain(|name| name != "model");
     refuse_ignored(&options, &ignored)?;
+    call.fetch(input::texts(&mut params), &options).await?;
     let answer = call.ask(call.request(capability, model, &params, tensors, &options)?).await?;
     let told = Told { model: answer.route.model.to_string(), answer: object(&answer)? };
     call.answer(&answer, &ignored, &told)

@@ -74,6 +74,7 @@ pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
         params.image = None;
     }
     refuse_ignored(&options, &ignored)?;
+    call.fetch(params.image.as_mut().map(|image| ("image_data".to_owned(), image)), &options).await?;
     let (places, texts) = (params.detect.unwrap_or(true), params.recognize.unwrap_or(true));
     let answer = call.ask(call.request(ocr::CAPABILITY, model, &params, tensors, &options)?).await?;
     let read: ocr::Chunk = serde_json::from_value(super::object(&answer)?.into())

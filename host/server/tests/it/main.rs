@@ -12,5 +12,6 @@ mod host;
 mod oip;
 mod openai;
 mod page;
+mod pictures;
 mod raw;
 mod streams;

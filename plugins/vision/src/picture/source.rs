@@ -57,7 +57,7 @@ impl<'a> Source<'a> {
             },
             Some("http" | "https") => {
                 return Err(invalid(
-                    "`image` is an address, and pictures are not fetched from elsewhere: send the picture itself, in base64 or as a `data:` URL",
+                    "`image` is an address, and only the routes below `/v1/vision` fetch one: ask those, or send the picture itself, in base64 or as a `data:` URL",
                 ));
             }
             Some(_) => return Err(invalid("`image` is neither base64 nor a `data:` URL")),
@@ -135,8 +135,8 @@ mod tests {
     #[test]
     fn what_is_no_picture_is_refused_by_what_it_is() {
         for (text, says) in [
-            ("https://example.com/x.png", "not fetched from elsewhere"),
-            ("HTTP://127.0.0.1/", "not fetched from elsewhere"),
+            ("https://example.com/x.png", "only the routes below"),
+            ("HTTP://127.0.0.1/", "only the routes below"),
             ("file:///etc/passwd", "neither base64 nor"),
             ("data:image/png,raw", "not one in base64"),
             ("data:image/svg+xml;base64", "not one in base64"),

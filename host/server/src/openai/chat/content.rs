@@ -36,7 +36,7 @@ pub(crate) struct Part {
 /// A picture.
 #[derive(Debug, Deserialize, JsonSchema)]
 struct ImageUrl {
-    /// `data:image/png;base64,…`. The host fetches nothing.
+    /// `data:image/png;base64,…`, or an address of `http:` or `https:` where the operator lets the host fetch pictures.
     url: String,
 }
 
@@ -74,6 +74,17 @@ impl<'de> Deserialize<'de> for Content {
 impl Content {
     pub(crate) fn has_pictures(&self) -> bool {
         matches!(self, Content::Parts(parts) if parts.iter().any(|part| part.r#type == "image_url"))
+    }
+
+    /// The URL of each picture, with where it stands.
+    pub(crate) fn pictures(&mut self, at: &str) -> Vec<(String, &mut String)> {
+        let Content::Parts(parts) = self else { return Vec::new() };
+        let parts = parts.iter_mut().enumerate();
+        parts
+            .filter_map(|(index, part)| {
+                Some((format!("{at}[{index}].image_url.url"), &mut part.image_url.as_mut()?.url))
+            })
+            .collect()
     }
 
     /// As `chat/1` has it; pictures are added to `pictures` as tensors.
@@ -130,8 +141,7 @@ impl Part {
 /// The encoded file behind a `data:` URL, as a tensor.
 fn picture(name: &str, url: &str, at: &str) -> Result<Tensor> {
     let Some((_, data)) = url.strip_prefix("data:image/").and_then(|rest| rest.split_once(";base64,")) else {
-        let message =
-            format!("`{at}` must be `data:image/…;base64,…`: the host fetches nothing from elsewhere");
+        let message = format!("`{at}` must be `data:image/…;base64,…`, or an address of `http:` or `https:`");
         return Err(unsupported(at, message));
     };
     let file = base64::engine::general_purpose::STANDARD

@@ -14,11 +14,15 @@ use backplane::{Host, Result};
 /// Answers a conversation.
 pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
     let mut options = call.options()?;
-    let Parsed { value: request, mut ignored } = call.json::<wire::Request>().await?;
+    let Parsed { value: mut request, mut ignored } = call.json::<wire::Request>().await?;
     let telling = request.telling();
     let model = request.model.clone();
     options.keep_alive = request.keep_alive.map(|field| field.0).or(options.keep_alive);
-    let (params, pictures) = request.into_params(|| sees(call.host(), model.as_deref()), &mut ignored)?;
+    let sees = request.has_pictures() && sees(call.host(), model.as_deref());
+    if sees {
+        call.fetch(request.pictures(), &options).await?;
+    }
+    let (params, pictures) = request.into_params(sees, &mut ignored)?;
     refuse_ignored(&options, &ignored)?;
     let request = call.request(CAPABILITY, model, &params, pictures, &options)?;
     if telling.stream {

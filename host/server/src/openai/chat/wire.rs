@@ -269,13 +269,23 @@ impl Request {
         }
     }
 
+    pub(crate) fn has_pictures(&self) -> bool {
+        self.messages.iter().any(|message| message.content.has_pictures())
+    }
+
+    /// The URL of each picture in the conversation, with where it stands.
+    pub(crate) fn pictures(&mut self) -> impl Iterator<Item = (String, &mut String)> {
+        let messages = self.messages.iter_mut().enumerate();
+        messages.flat_map(|(at, message)| message.content.pictures(&format!("messages[{at}].content")))
+    }
+
     /// The parameters of `chat/1` and the pictures in it; adds to `ignored` what is of no effect here.
     ///
     /// # Errors
     /// Whatever is out of range or not supported, by name.
     pub(crate) fn into_params(
         mut self,
-        model_sees: impl FnOnce() -> bool,
+        sees: bool,
         ignored: &mut Vec<String>,
     ) -> Result<(payload::Params, Vec<Tensor>)> {
         self.check_modalities()?;
@@ -289,7 +299,7 @@ impl Request {
         let tool_choice = tool_choice(self.tool_choice.take(), &tools)?;
         let response_format =
             self.response_format.take().map_or(Ok(Format::Text), ResponseFormat::into_payload)?;
-        let (messages, pictures) = messages(self.messages, model_sees)?;
+        let (messages, pictures) = messages(self.messages, sees)?;
         let params = payload::Params {
             messages,
             tools,
@@ -355,16 +365,11 @@ impl Request {
     }
 }
 
-fn messages(
-    messages: Vec<Message>,
-    model_sees: impl FnOnce() -> bool,
-) -> Result<(Vec<payload::Message>, Vec<Tensor>)> {
+fn messages(messages: Vec<Message>, sees: bool) -> Result<(Vec<payload::Message>, Vec<Tensor>)> {
     if messages.is_empty() {
         return Err(invalid("messages", "`messages` is empty; at least one is needed"));
     }
     at_most("messages", messages.len(), MAX_MESSAGES)?;
-    let has_pictures = messages.iter().any(|message| message.content.has_pictures());
-    let sees = has_pictures && model_sees();
     let mut pictures = Vec::new();
     let messages = messages
         .into_iter()

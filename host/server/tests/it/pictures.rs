@@ -1,0 +1,89 @@
+//! Pictures by their address, through the routes that take pictures.
+
+use crate::host::{Got, start, start_with};
+use serde_json::json;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+
+const DATA: &str = "data:image/png;base64,iVBORw==";
+
+/// Where a picture is, on a port of this machine.
+fn site() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/a.png", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(&stream).lines();
+            lines.take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty())).for_each(drop);
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: 4\r\nconnection: close\r\n\r\n";
+            stream.write_all(&[head.as_bytes(), b"\x89PNG"].concat()).unwrap();
+        }
+    });
+    address
+}
+
+#[actix_web::test]
+async fn every_route_that_takes_pictures_takes_their_address() {
+    let url = site();
+    let host = url.trim_start_matches("http://").trim_end_matches("/a.png");
+    let (hosts, networks) = (format!("[\"{host}\"]"), "[\"127.0.0.0/8\"]");
+    let server = start_with(&[("fetch.hosts", &hosts), ("fetch.networks", networks)]);
+
+    let got = server.post("/v1/vision/ocr", json!({ "image": url })).await;
+    assert_eq!(got.json()["params"]["image"], DATA, "{}", got.text());
+    let got = server.post("/v1/vision/embed", json!({ "images": ["AAAA", url] })).await;
+    assert_eq!(got.json()["params"]["images"], json!(["AAAA", DATA]), "{}", got.text());
+
+    let form = |name: &str| {
+        format!("--xx\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{url}\r\n--xx--\r\n")
+    };
+    let multipart = [("content-type", "multipart/form-data; boundary=xx")];
+    let sent = server.client.post(server.url("/v1/vision/ocr")).header(multipart[0].0, multipart[0].1);
+    let got = Got::of(sent.body(form("image")).send().await.unwrap()).await;
+    assert_eq!(got.json()["params"]["image"], DATA, "{}", got.text());
+    let sent = server.client.post(server.url("/ocr")).header(multipart[0].0, multipart[0].1);
+    let got = Got::of(sent.body(form("image_data")).send().await.unwrap()).await;
+    assert_eq!(
+        (got.status, got.text()),
+        (200, "{}"),
+        "nothing was read: the model only gives its parameters back"
+    );
+
+    let message = json!([{ "role": "user", "content": [
+        { "type": "text", "text": "what is this?" },
+        { "type": "image_url", "image_url": { "url": url } },
+    ] }]);
+    let seen = json!({ "model": "acme/script:2", "messages": message });
+    server.post("/admin/v1/models/acme/script:2/load", json!({})).await;
+    let got = server.post("/v1/chat/completions", seen).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    let blind = json!({ "model": "script", "messages": message });
+    let got = server.post("/v1/chat/completions", blind).await;
+    assert_eq!(
+        got.json()["error"]["param"],
+        "messages[0].content[1]",
+        "nothing is fetched for a model that does not see"
+    );
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn without_a_setting_addresses_are_refused_by_where_they_stand() {
+    let (server, url) = (start(), site());
+    server.post("/admin/v1/models/acme/script:2/load", json!({})).await;
+    let part = json!({ "type": "image_url", "image_url": { "url": url } });
+    let chat = json!({ "model": "acme/script:2", "messages": [{ "role": "user", "content": [part] }] });
+    for (path, body, param) in [
+        ("/v1/vision/ocr", json!({ "image": url }), "image"),
+        ("/v1/vision/embed", json!({ "images": ["AAAA", url] }), "images[1]"),
+        ("/v1/chat/completions", chat, "messages[0].content[0].image_url.url"),
+    ] {
+        let got = server.post(path, body).await;
+        assert_eq!(got.status, 400, "{}", got.text());
+        let error = &got.json()["error"];
+        assert_eq!((error["code"].as_str(), error["param"].as_str()), (Some("fetch_disabled"), Some(param)));
+        assert!(error["message"].as_str().unwrap().contains("`fetch.hosts`"), "{error}");
+    }
+    server.stop().await;
+}
