@@ -1,7 +1,8 @@
 //! Translation: `translate` for text, Markdown and HTML, and `language.detect`.
 //!
 //! - [`protect`]: a document is taken apart, and put together again with everything but its words as it was.
-//! - [`engine`]: what translates sentences: Apertium, a chat model. A pair of languages goes to the first that serves it.
+//! - [`engine`]: what translates sentences: a sequence-to-sequence model, Apertium, a chat model. A pair of languages goes to
+//!   the first that serves it.
 //! - [`detect`]: which language a text is in.
 //! - [`languages`]: codes, names, scripts.
 //! - [`translate`]: one request.
@@ -22,15 +23,19 @@ use detect::fasttext::FastText;
 use engine::Engine;
 use engine::apertium::Apertium;
 use engine::chat::Chat;
+use engine::seq2seq::{self, Seq2Seq};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use translate::Translator;
+use translate::{Models, Translator};
 
 /// The library.
 struct TranslationPlugin {
     apertium: Arc<Apertium>,
+    /// By the pairs of languages that the configuration gives them.
+    models: Models,
     settings: Settings,
 }
 
@@ -40,6 +45,8 @@ struct TranslationPlugin {
 struct Settings {
     apertium_modes: Option<PathBuf>,
     chat_model: Option<String>,
+    /// Models that translate a pair of languages: `{ "en-de" = "opus-mt-en-de" }`.
+    pairs: BTreeMap<String, String>,
 }
 
 /// `[parameters]` of a card that translates. A misspelt one is an error that names it.
@@ -74,6 +81,8 @@ impl Plugin for TranslationPlugin {
     fn init(host: Host, config: &Value) -> Result<Self> {
         let settings: Settings = serde_json::from_value(config.clone())
             .map_err(|error| Error::invalid(format!("[plugins.settings.\"{}\"]: {error}", Self::ID)))?;
+        let models = Models::of(&settings.pairs)
+            .map_err(|why| Error::invalid(format!("[plugins.settings.\"{}\"]: `pairs`: {why}", Self::ID)))?;
         let apertium = Apertium::find(settings.apertium_modes.as_deref());
         let pairs: Vec<String> =
             apertium.pairs().map(|pair| format!("{}-{}", pair.from.code, pair.to.code)).collect();
@@ -87,13 +96,17 @@ impl Plugin for TranslationPlugin {
                 false => format!("Apertium serves {}", pairs.join(", ")),
             },
         );
-        Ok(Self { apertium: Arc::new(apertium), settings })
+        Ok(Self { apertium: Arc::new(apertium), models, settings })
     }
 
     fn bid(&self, query: &Query<'_>) -> Bid {
         let model = query.model().unwrap_or_default();
-        if !model.format.is_empty() && model.format != FASTTEXT {
-            return Bid::no(BidReason::Format, format!("only the format `{FASTTEXT}` can be opened"));
+        if !matches!(&*model.format, "" | FASTTEXT | seq2seq::FORMAT) {
+            let formats = format!("`{FASTTEXT}` and `{}`", seq2seq::FORMAT);
+            return Bid::no(BidReason::Format, format!("only the formats {formats} can be opened"));
+        }
+        if model.format == seq2seq::FORMAT {
+            return Seq2Seq::bid(&model);
         }
         let size: u64 = model.files.iter().map(|file: &ModelFile| file.size).sum();
         let engines = model.parameters::<Parameters>().map(|card| card.engines).unwrap_or_default();
@@ -120,7 +133,9 @@ impl Plugin for TranslationPlugin {
         } else {
             serves(detect_payload::CAPABILITY).then_some(Detector::Whatlang)
         };
-        let translator = if serves(translate_payload::CAPABILITY) && model.format != FASTTEXT {
+        let translator = if model.format == seq2seq::FORMAT {
+            Some(Translator { engines: vec![Arc::new(Seq2Seq::open(model)?)], models: Models::default() })
+        } else if serves(translate_payload::CAPABILITY) && model.format != FASTTEXT {
             let card: Parameters = model.parameters()?;
             let chat_model = card.chat_model.or_else(|| self.settings.chat_model.clone());
             let engine = |name: &EngineName| -> Option<Arc<dyn Engine>> {
@@ -133,7 +148,10 @@ impl Plugin for TranslationPlugin {
                     }
                 }
             };
-            Some(Translator { engines: card.engines.iter().filter_map(engine).collect() })
+            let engines = card.engines.iter().filter_map(engine).collect();
+            // A model for one engine is for who wants that engine.
+            let models = if card.engines.len() == 1 { Models::default() } else { self.models.clone() };
+            Some(Translator { engines, models })
         } else {
             None
         };

@@ -10,6 +10,7 @@ use crate::protect::spans::Rules;
 use backplane_plugin::payload::translate::{self as payload, Chunk as Answer, Params, Translation};
 use backplane_plugin::payload::{detect as detect_payload, languages as list};
 use backplane_plugin::prelude::*;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,6 +23,36 @@ const ALTERNATIVES: u32 = 5;
 pub struct Translator {
     /// The preferred one first.
     pub engines: Vec<Arc<dyn Engine>>,
+    /// Before any engine: other models, for the pairs that they were given.
+    pub models: Models,
+}
+
+/// Models of this host, by the pair of languages that each is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Models(Vec<(Pair, String)>);
+
+impl Models {
+    /// As the configuration says: `{ "en-de" = "opus-mt-en-de" }`.
+    ///
+    /// # Errors
+    /// When a pair is none.
+    pub fn of(pairs: &BTreeMap<String, String>) -> Result<Self, String> {
+        let pair = |(pair, model): (&String, &String)| {
+            let (from, to) =
+                pair.split_once('-').ok_or_else(|| format!("`{pair}` is no pair such as `en-de`"))?;
+            let language = |code: &str| {
+                let unknown =
+                    || format!("`{code}` is no language that is known here; docs/languages.md has the codes");
+                languages::find(code).ok_or_else(unknown)
+            };
+            Ok((Pair { from: language(from)?, to: language(to)? }, model.clone()))
+        };
+        pairs.iter().map(pair).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn serving(&self, pair: Pair) -> Option<&str> {
+        self.0.iter().find(|(own, _)| *own == pair).map(|(_, model)| &**model)
+    }
 }
 
 impl Translator {
@@ -53,7 +84,18 @@ impl Translator {
                 }
             } else {
                 let pair = Pair { from: source, to: target };
-                self.text(text, format, &rules, pair, params.alternatives.unwrap_or(0), request, counters)?
+                match self.models.serving(pair) {
+                    Some(model) => ask(model, pair, text, &params, request)?,
+                    None => self.text(
+                        text,
+                        format,
+                        &rules,
+                        pair,
+                        params.alternatives.unwrap_or(0),
+                        request,
+                        counters,
+                    )?,
+                }
             };
             translation.source = source.code.to_owned();
             translation.detected = detected;
@@ -97,7 +139,7 @@ impl Translator {
             // The other engines' first words, then what the last one says when it is asked again.
             let mut runs: Vec<(&Arc<dyn Engine>, u32)> = engines.map(|engine| (engine, 0)).collect();
             let last = runs.last().map_or(first, |(engine, _)| *engine);
-            runs.extend((1..=alternatives).filter(|_| last.is_general()).map(|variant| (last, variant)));
+            runs.extend((1..=alternatives).filter(|_| last.has_variants()).map(|variant| (last, variant)));
             for (engine, variant) in runs {
                 if others.len() == alternatives as usize {
                     break;
@@ -128,8 +170,8 @@ impl Translator {
 
     fn unserved(&self, pair: Pair) -> Error {
         let message = format!(
-            "{} (`{}`) cannot be translated into {} (`{}`) here: install a pair of Apertium, or let `engines` of the model have \
-             `chat`",
+            "{} (`{}`) cannot be translated into {} (`{}`) here: install a pair of Apertium or a model of the format `marian`, or let \
+             `engines` of the model have `chat`",
             pair.from.name, pair.from.code, pair.to.name, pair.to.code
         );
         Error::new(Code::NotFound, message).with_reason("language_pair_not_found").with_param("target")
@@ -150,7 +192,8 @@ impl Translator {
             let into = |to: &&'static Language| {
                 let served =
                     |engine: &&Arc<dyn Engine>| !engine.is_general() && engine.serves(Pair { from, to });
-                self.engines.iter().any(|engine| served(&engine))
+                self.models.serving(Pair { from, to }).is_some()
+                    || self.engines.iter().any(|engine| served(&engine))
             };
             list::Language {
                 code: from.code.to_owned(),
@@ -169,6 +212,19 @@ impl Translator {
     pub fn names(&self) -> Value {
         self.engines.iter().map(|engine| engine.name()).collect()
     }
+}
+
+/// Has another model translate a text.
+fn ask(model: &str, pair: Pair, text: &str, params: &Params, request: &Request) -> Result<Translation> {
+    let asked = Params {
+        text: vec![text.to_owned()],
+        source: pair.from.code.to_owned(),
+        target: pair.to.code.to_owned(),
+        ..params.clone()
+    };
+    let answer = request.call(payload::CAPABILITY).model(model).params(&asked)?.wait()?;
+    let translations = answer.chunks::<Answer>()?.into_iter().flat_map(|chunk| chunk.translations).next();
+    translations.ok_or_else(|| Error::internal(format!("the model `{model}` gave no translation")))
 }
 
 /// What is wrong with a request before any work; else the language it wants.

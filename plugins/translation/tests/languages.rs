@@ -62,6 +62,8 @@ fn document() -> String {
          tells 176 languages, `whatlang` 69.\n\
          - **Apertium, seen working here**: translated by the tests. **code only**: Debian 12 has a package for the pair, in one \
          direction or both; nothing but its name is known here.\n\
+         - **marian**: a sequence-to-sequence model serves the pairs that its card names. The tests have one of random weights, \
+         which shows that it is run as it should be; no language is claimed.\n\
          - **chat**: a chat model is asked for any pair. What one can do depends on the model, and is seen by the checks of each \
          answer; no language is claimed.\n\n\
          | code | ISO 639-3 | language | scripts | told by `lid.176` | by `whatlang` | Apertium, seen working here: into | Apertium, \

@@ -2,6 +2,7 @@
 
 pub mod apertium;
 pub mod chat;
+pub mod seq2seq;
 
 use crate::languages::Language;
 use crate::protect::document::Rendering;
@@ -30,6 +31,11 @@ pub trait Engine: Send + Sync {
     /// Whether it is for any pair, and so for none in particular.
     fn is_general(&self) -> bool {
         false
+    }
+
+    /// Whether it has more than one translation of a sentence.
+    fn has_variants(&self) -> bool {
+        self.is_general()
     }
 
     /// Translates sentences, in their order. What it cannot make anything of has no parts.
