@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure is the test's")]
 
-use e2e::{Server, python, state_with_models_of};
+use e2e::{Server, python, root, state_with_models_of};
 use serde_json::{Value, json};
 
 const MARKDOWN: &str = "# The house\n\n- The **house** is big.\n- Read [the page](https://a.b/c) with `make run`.\n\n\
@@ -165,4 +165,67 @@ fn a_chat_model_translates_what_nothing_else_does_and_harms_nothing() {
         assert_eq!(german.matches(kept).count(), text.matches(kept).count(), "{kept}: {german}");
     }
     assert!((0.0..1.0).contains(&translation["confidence"].as_f64().unwrap()), "{answer}");
+}
+
+/// The folder that Optimum would write for a model, with the card of the plugin's README, and texts with their translations by
+/// CTranslate2.
+fn opus() -> (tempfile::TempDir, Vec<(String, String)>) {
+    let plugin = root().join("plugins/translation");
+    let folder = tempfile::tempdir().unwrap();
+    let made = python()
+        .arg(plugin.join("tests/seq2seq/make.py"))
+        .arg(folder.path())
+        .arg(plugin.join("tests/data/languages.tsv"))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let readme = std::fs::read_to_string(plugin.join("README.md")).unwrap();
+    let card = readme.split("```toml\n").find(|block| block.starts_with("name = \"opus-mt-en-de\"")).unwrap();
+    std::fs::write(folder.path().join("model.toml"), card.split("```").next().unwrap()).unwrap();
+    let reference = std::fs::read(folder.path().join("reference.json")).unwrap();
+    let reference: Value = serde_json::from_slice(&reference).unwrap();
+    let texts: Vec<(String, String)> = serde_json::from_value(reference["texts"].clone()).unwrap();
+    // Letters alone: what protects numbers and signs has tests of its own.
+    let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_alphabetic() || c == ' ');
+    (folder, texts.into_iter().filter(|(from, to)| plain(from) && plain(to)).collect())
+}
+
+#[test]
+fn a_model_of_marian_s_is_pulled_by_the_card_of_the_readme_and_translates() {
+    let (folder, texts) = opus();
+    let pairs =
+        "[plugins.settings.\"dev.backplane.translation\"]\npairs = { \"en-de\" = \"opus-mt-en-de\" }\n";
+    let server = Server::start_on(state_with_models_of(&["lid.176"]), pairs);
+    let pulled = server.cli(&["pull", folder.path().to_str().unwrap()]);
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    let (sources, translations): (Vec<String>, Vec<String>) = texts.into_iter().unzip();
+    assert!(10 < sources.len());
+    let ask =
+        || json_of(&server, json!({"q": sources, "source": "en", "target": "de", "model": "opus-mt-en-de"}));
+    e2e::until("the model is there", || ask().0 != 404);
+    let (status, answer) = ask();
+    assert_eq!((status, &answer["translatedText"]), (200, &json!(translations)), "{answer}");
+
+    // Who names no model: the configuration gives it the pair, and the list of languages has it.
+    let (status, answer) = json_of(&server, json!({"q": sources[0], "source": "en", "target": "de"}));
+    assert_eq!((status, &answer["translatedText"]), (200, &json!(translations[0])), "{answer}");
+    let languages = server.get("/languages").1;
+    let english = languages.as_array().unwrap().iter().find(|language| language["code"] == "en").unwrap();
+    assert!(english["targets"].as_array().unwrap().contains(&json!("de")), "{english}");
+
+    let markdown = format!("# {}\n\n```sh\nmake run\n```\n\nHello {{name}}.\n", sources[0]);
+    let params = json!({"text": [markdown], "source": "en", "target": "de", "format": "markdown"});
+    let body = json!({"model": "opus-mt-en-de", "params": params});
+    let (status, answer) = server.post("/v1/capabilities/translate", &body);
+    assert_eq!(status, 200, "{answer}");
+    let translation = &answer["result"]["translations"][0];
+    assert_eq!(translation["engine"], "marian");
+    let text = translation["text"].as_str().unwrap();
+    assert!(text.starts_with(&format!("# {}\n\n```sh\nmake run\n```\n\n", translations[0])), "{text}");
+    assert_eq!(text.matches("{name}").count(), 1, "{text}");
+    assert!((0.0..1.0).contains(&answer["confidence"].as_f64().unwrap()), "{answer}");
+
+    let (status, answer) =
+        json_of(&server, json!({"q": "x", "source": "de", "target": "en", "model": "opus-mt-en-de"}));
+    assert_eq!(status, 400, "{answer}");
 }
