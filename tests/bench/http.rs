@@ -5,12 +5,12 @@ mod support;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use support::Against::{AtMost, Nothing, Peer};
-use support::{Child, Table, median};
+use support::{Child, Table, median, wire};
 
 const CONNECTIONS: usize = 32;
 const ROUNDS: usize = 9;
@@ -48,10 +48,10 @@ fn main() -> std::io::Result<()> {
     let mut command = Command::new(support::program());
     command.arg("serve").arg("--config").arg(&config).arg("--state").arg(state.path());
     command.arg("--plugin-dir").arg(plugins.path()).env("BACKPLANE__SERVER__ADDRESS", ours.to_string());
-    let backplane = started(&mut command, ours);
+    let backplane = support::started(&mut command, ours);
     let theirs = support::free_address();
     let mut command = Command::new(std::env::current_exe()?);
-    let actix = started(command.args([PEER, &theirs.to_string()]), theirs);
+    let actix = support::started(command.args([PEER, &theirs.to_string()]), theirs);
 
     let key = std::fs::read_to_string(state.path().join("admin.key"))?;
     let body = json!({"model": "echo", "params": {"text": "hello"}}).to_string();
@@ -122,25 +122,15 @@ fn plain(address: &str) -> std::io::Result<()> {
     actix_web::rt::System::new().block_on(server.run())
 }
 
-fn started(command: &mut Command, address: SocketAddr) -> Child {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let (child, began) = (Child(child), Instant::now());
-    while TcpStream::connect(address).is_err() {
-        assert!(began.elapsed() < Duration::from_secs(30), "a server did not start");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child
-}
-
 /// Asks on so many connections, a new request on each as soon as all have their answer; microseconds of each.
 fn closed_loop(address: SocketAddr, request: &[u8], connections: usize, span: Duration) -> Vec<f64> {
-    let mut streams: Vec<_> = (0..connections).map(|_| connect(address)).collect();
+    let mut streams: Vec<_> = (0..connections).map(|_| wire::connect(address)).collect();
     let (began, mut times) = (Instant::now(), Vec::new());
     while began.elapsed() < span {
         let asked = Instant::now();
         streams.iter_mut().for_each(|stream| stream.get_mut().write_all(request).unwrap());
         for stream in &mut streams {
-            let head = answer(stream);
+            let head = wire::message(stream).unwrap().head;
             assert!(head.starts_with("HTTP/1.1 200"), "{head}");
             times.push(asked.elapsed().as_secs_f64() * 1e6);
         }
@@ -148,34 +138,8 @@ fn closed_loop(address: SocketAddr, request: &[u8], connections: usize, span: Du
     times
 }
 
-fn connect(address: SocketAddr) -> BufReader<TcpStream> {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    BufReader::new(stream)
-}
-
-/// Reads one answer, and returns its head.
-fn answer(stream: &mut BufReader<TcpStream>) -> String {
-    let (mut head, mut length) = (String::new(), 0);
-    loop {
-        let at = head.len();
-        assert_ne!(stream.read_line(&mut head).unwrap(), 0, "the server closed the connection: {head}");
-        let line = head[at..].trim_end().to_ascii_lowercase();
-        if let Some(value) = line.strip_prefix("content-length: ") {
-            length = value.parse().unwrap();
-        }
-        if line.is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).unwrap();
-    head
-}
-
 fn ask(way: &Way) -> String {
-    let mut stream = connect(way.address);
+    let mut stream = wire::connect(way.address);
     stream.get_mut().write_all(&way.request).unwrap();
-    answer(&mut stream)
+    wire::message(&mut stream).unwrap().head
 }

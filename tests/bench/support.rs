@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot measure says so and ends")]
 #![allow(clippy::print_stdout, reason = "it prints what it measured")]
 
+pub mod wire;
+
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -238,6 +240,17 @@ impl Drop for Child {
         self.0.kill().ok();
         self.0.wait().ok();
     }
+}
+
+/// Starts a server, and waits until it takes connections.
+pub fn started(command: &mut Command, address: std::net::SocketAddr) -> Child {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let (child, began) = (Child(child), Instant::now());
+    while std::net::TcpStream::connect(address).is_err() {
+        assert!(began.elapsed() < Duration::from_secs(30), "a server did not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
 }
 
 /// An address of this machine with a port that nobody has at the moment.
