@@ -15,7 +15,7 @@ use crate::info::{ChangedModel, PluginChanges};
 use crate::license::actor::LicenseActor;
 use crate::license::{self, LicenceBook};
 use crate::limiter::{self, LimiterHandle};
-use crate::loader::{PluginCall, Shared};
+use crate::loader::{PluginCall, Shared, trim_memory};
 use crate::metrics::Metrics;
 use crate::router::actor::RouterActor;
 use crate::router::{self, RouterHandle};
@@ -353,6 +353,8 @@ impl Started {
                 let plugins = find_plugins(&shelf, &options);
                 let listed = listing::models(&dir, &plugins, &checked);
                 sender.send((plugins, listed)).ok();
+                // Every library was read whole.
+                trim_memory();
             })
             .map_err(|error| {
                 Error::unavailable(format!("no thread to look at what is installed: {error}"))
