@@ -1,7 +1,8 @@
 //! What a plugin's crashes mean for its next start, and for a request that was there each time. Reads no clock.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// So long a crash counts.
@@ -21,7 +22,29 @@ const MOST_SUSPECTS: usize = 1024;
 pub struct Crashes {
     when: VecDeque<Instant>,
     /// Crashes, the last of them, and in which worker: several requests alike count once for one crash.
-    suspects: HashMap<u64, (u32, Instant, u64)>,
+    suspects: HashMap<Fingerprint, (u32, Instant, u64)>,
+}
+
+/// What a request asks, as a number: of all of its bytes, with a key of this process, so that nobody can make one request
+/// that is taken for another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    len: u64,
+    hash: u64,
+}
+
+impl Fingerprint {
+    /// Reads them all: a GiB takes about a second, so it is asked for only where there was a crash.
+    pub fn of<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Self {
+        static KEY: OnceLock<RandomState> = OnceLock::new();
+        let mut hasher = KEY.get_or_init(RandomState::new).build_hasher();
+        let mut len = 0;
+        for part in parts {
+            part.hash(&mut hasher);
+            len += part.len() as u64;
+        }
+        Self { len, hash: hasher.finish() }
+    }
 }
 
 /// Why a plugin is not started now.
@@ -41,7 +64,7 @@ impl Crashes {
     }
 
     /// This worker, the one that died, had these requests.
-    pub fn suspect(&mut self, now: Instant, worker: u64, had: &[u64]) {
+    pub fn suspect(&mut self, now: Instant, worker: u64, had: &[Fingerprint]) {
         for request in had {
             if self.suspects.len() < MOST_SUSPECTS || self.suspects.contains_key(request) {
                 let seen = self.suspects.entry(*request).or_insert((0, now, 0));
@@ -71,11 +94,14 @@ impl Crashes {
         }
     }
 
+    /// Whether a request of so many bytes may be one that was there for too many crashes: the others need not be read.
+    pub fn may_suspect(&self, now: Instant, len: u64) -> bool {
+        self.suspects.iter().any(|(request, seen)| request.len == len && convicts(seen, now))
+    }
+
     /// Whether this request was there for too many crashes.
-    pub fn is_suspect(&self, now: Instant, request: u64) -> bool {
-        self.suspects.get(&request).is_some_and(|(times, last, _)| {
-            SUSPECT <= *times && now.saturating_duration_since(*last) < MEMORY
-        })
+    pub fn is_suspect(&self, now: Instant, request: Fingerprint) -> bool {
+        self.suspects.get(&request).is_some_and(|seen| convicts(seen, now))
     }
 
     fn forget(&mut self, now: Instant) {
@@ -86,17 +112,8 @@ impl Crashes {
     }
 }
 
-/// A number for what a request asks. Of long texts and tensors the length and both ends count, so that it costs no more
-/// for a large one.
-pub fn fingerprint<'a>(parts: impl Iterator<Item = &'a [u8]>) -> u64 {
-    const END: usize = 2048;
-    let mut hasher = DefaultHasher::new();
-    for part in parts {
-        part.len().hash(&mut hasher);
-        hasher.write(&part[..part.len().min(END)]);
-        hasher.write(&part[part.len().saturating_sub(END)..]);
-    }
-    hasher.finish()
+fn convicts((times, last, _): &(u32, Instant, u64), now: Instant) -> bool {
+    SUSPECT <= *times && now.saturating_duration_since(*last) < MEMORY
 }
 
 #[cfg(test)]
@@ -121,23 +138,38 @@ mod tests {
         assert_eq!(crashes.may_start(start + MEMORY), Ok(()), "what is long ago is forgotten");
     }
 
+    fn print(parts: &[&[u8]]) -> Fingerprint {
+        Fingerprint::of(parts.iter().copied())
+    }
+
     #[test]
     fn a_request_that_was_there_twice_is_suspect_for_a_while() {
         let start = Instant::now();
         let mut crashes = Crashes::default();
-        crashes.suspect(start, 1, &[1, 2, 1]);
-        assert!(!crashes.is_suspect(start, 1));
-        crashes.suspect(start, 2, &[1]);
-        assert_eq!([1, 2, 3].map(|request| crashes.is_suspect(start, request)), [true, false, false]);
-        assert!(!crashes.is_suspect(start + MEMORY, 1));
+        let [one, two, three] = [b"one", b"two", b"333"].map(|text| print(&[text]));
+        crashes.suspect(start, 1, &[one, two, one]);
+        assert!(!crashes.is_suspect(start, one) && !crashes.may_suspect(start, 3));
+        crashes.suspect(start, 2, &[one]);
+        assert_eq!([one, two, three].map(|request| crashes.is_suspect(start, request)), [true, false, false]);
+        assert_eq!([2, 3, 4].map(|len| crashes.may_suspect(start, len)), [false, true, false]);
+        assert!(!crashes.is_suspect(start + MEMORY, one) && !crashes.may_suspect(start + MEMORY, 3));
     }
 
     #[test]
     fn a_fingerprint_tells_requests_apart() {
         let long = vec![7; 1 << 20];
-        let of = |parts: &[&[u8]]| fingerprint(parts.iter().copied());
-        assert_eq!(of(&[b"chat", &long]), of(&[b"chat", &long]));
-        assert_ne!(of(&[b"chat", &long]), of(&[b"chat", &long[1..]]));
-        assert_ne!(of(&[b"ab", b"c"]), of(&[b"a", b"bc"]));
+        assert_eq!(print(&[b"chat", &long]), print(&[b"chat", &long]));
+        assert_ne!(print(&[b"chat", &long]), print(&[b"chat", &long[1..]]));
+        assert_ne!(print(&[b"ab", b"c"]), print(&[b"a", b"bc"]));
+        // Wherever they differ: who knew where nobody looks could have another's request taken for one that crashes.
+        for at in [0, 2048, long.len() / 2, long.len() - 1] {
+            let mut other = long.clone();
+            other[at] ^= 1;
+            assert_ne!(print(&[b"chat", &long]), print(&[b"chat", &other]), "{at}");
+        }
+        // And by a key that nobody knows.
+        let mut unkeyed = std::hash::DefaultHasher::new();
+        b"chat"[..].hash(&mut unkeyed);
+        assert_ne!(print(&[b"chat"]).hash, unkeyed.finish());
     }
 }

@@ -1,6 +1,7 @@
 //! Calls of the host's table, with what a worker said.
 #![expect(unsafe_code, reason = "calls the functions of a bp_host")]
 
+use super::crashes::Fingerprint;
 use super::link::Link;
 use backplane_abi::table::*;
 use backplane_abi::worker::{Body, Failure, Tensor, ToHost, ToWorker, frame, own_tensors, raw_tensors};
@@ -297,5 +298,31 @@ impl CancelWord {
     pub fn is_set(self) -> bool {
         // SAFETY: null, or valid until finish; the link forgets it before it finishes the request.
         !self.0.is_null() && unsafe { (*self.0.cast::<AtomicU32>()).load(Ordering::Relaxed) } != 0
+    }
+}
+
+/// What a request asks: its capability, its parameters, and the bytes of its tensors, where the host has them.
+#[derive(Clone)]
+pub struct Content(Vec<(*const u8, usize)>);
+// SAFETY: the memory is only read, and by rule of the header it does not change before the request is finished.
+unsafe impl Send for Content {}
+// SAFETY: as above.
+unsafe impl Sync for Content {}
+
+impl Content {
+    /// # Safety
+    /// The memory is valid until the request is finished, and it is dropped before.
+    pub unsafe fn new<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Self {
+        Self(parts.map(|part| (part.as_ptr(), part.len())).collect())
+    }
+
+    /// Its bytes.
+    pub fn len(&self) -> u64 {
+        self.0.iter().map(|(_, len)| *len as u64).sum()
+    }
+
+    pub fn fingerprint(&self) -> Fingerprint {
+        // SAFETY: slices when they were taken, and valid until finish; the link finishes a request after it asked this.
+        Fingerprint::of(self.0.iter().map(|(at, len)| unsafe { std::slice::from_raw_parts(*at, *len) }))
     }
 }

@@ -1,6 +1,7 @@
 //! One worker that runs: its connections, and the requests it has.
 
-use super::host::{CancelWord, HostSide};
+use super::crashes::Fingerprint;
+use super::host::{CancelWord, Content, HostSide};
 use super::process::Why;
 use super::watch::Watch;
 use super::{Confinement, Launch, process};
@@ -84,7 +85,7 @@ pub struct Death {
     /// "was killed by SIGSEGV"
     pub how: String,
     /// Fingerprints of the requests it had.
-    pub had: Vec<u64>,
+    pub had: Vec<Fingerprint>,
     /// It was ended for what one caller did, who left: no crash.
     pub stuck: bool,
     pub at: Instant,
@@ -104,8 +105,8 @@ pub struct Open {
     pub cancel: CancelWord,
     /// Its id in the log.
     pub request_id: String,
-    /// What it asks, as a number.
-    pub fingerprint: u64,
+    /// What it asks.
+    pub content: Content,
     told: bool,
     /// Its submit has not returned: whoever called that knows whether the worker ever read it, and ends it.
     submitting: bool,
@@ -123,7 +124,7 @@ impl Open {
         instance: u64,
         cancel: CancelWord,
         request_id: String,
-        fingerprint: u64,
+        content: Content,
         told: bool,
     ) -> Self {
         Self {
@@ -131,7 +132,7 @@ impl Open {
             instance,
             cancel,
             request_id,
-            fingerprint,
+            content,
             told,
             submitting: true,
             parked: VecDeque::new(),
@@ -374,7 +375,7 @@ impl Link {
 
     /// Their submit returned, or was lost with the worker that had read them. If that is dead they end here, after
     /// `suspects` was told their fingerprints: whoever hears of the end and asks again is known by then.
-    pub fn submitted(&self, ids: &[u64], suspects: impl FnOnce(&[u64])) {
+    pub fn submitted(&self, ids: &[u64], suspects: impl FnOnce(&[Fingerprint])) {
         let mut open = self.open.lock();
         if !open.closed {
             for id in ids {
@@ -386,7 +387,7 @@ impl Link {
         drop(open);
         if !had.is_empty() {
             if self.killed.get() != Some(&Why::Stuck) {
-                suspects(&had.values().map(|open| open.fingerprint).collect::<Vec<_>>());
+                suspects(&had.values().map(|open| open.content.fingerprint()).collect::<Vec<_>>());
             }
             let how = self.death().map_or_else(|| "ended".to_owned(), |death| death.how);
             self.end(had, &how);
@@ -730,7 +731,7 @@ impl Link {
             self.launch.on_crash.tell(&self.launch.id, kind);
         }
         let stuck = self.killed.get() == Some(&Why::Stuck);
-        let fingerprints = had.values().map(|open| open.fingerprint).collect();
+        let fingerprints = had.values().map(|open| open.content.fingerprint()).collect();
         *self.death.lock() = Some(Death { how: how.clone(), had: fingerprints, stuck, at: Instant::now() });
         self.dead.notify_all();
         self.progress.notify_all();

@@ -1,11 +1,12 @@
 //! Requests on their way into a worker.
 #![expect(unsafe_code, reason = "the plugin's end of the C ABI, played by the host")]
 
-use super::super::crashes::fingerprint;
-use super::super::host::CancelWord;
+use super::super::crashes::Fingerprint;
+use super::super::host::{CancelWord, Content};
 use super::super::link::{Lost, Open};
 use super::super::process::Why;
 use super::instance::Instance;
+use super::plugin::Proxy;
 use super::{Said, UNAVAILABLE, number, report};
 use backplane_abi::table::*;
 use backplane_abi::worker::{Call, Row, own_tensors};
@@ -27,7 +28,7 @@ pub(super) unsafe extern "C" fn submit(
     if requests.is_null() || stride < 8 {
         return BP_BAD_STRUCT;
     }
-    let suspects = |worker, had: &[u64]| plugin.crashes.lock().suspect(Instant::now(), worker, had);
+    let suspects = |worker, had: &[Fingerprint]| plugin.crashes.lock().suspect(Instant::now(), worker, had);
     // Work that no worker has read is tried once more, on a new one.
     for _ in 0..2 {
         let seat = match this.seat() {
@@ -42,7 +43,7 @@ pub(super) unsafe extern "C" fn submit(
             else {
                 return BP_BAD_STRUCT;
             };
-            if plugin.crashes.lock().is_suspect(Instant::now(), entry.fingerprint) {
+            if is_suspect(plugin, &entry.content) {
                 let message = format!(
                     "this request crashed plugin `{}` twice, and is not given to it again for a while",
                     plugin.launch.id
@@ -85,6 +86,16 @@ pub(super) unsafe extern "C" fn submit(
     plugin.fail(err, &Said::new(UNAVAILABLE, "the plugin's worker died twice in a row", "worker_crashed"))
 }
 
+/// Whether it was there for too many crashes. Its bytes are read only if it is as long as one that was.
+fn is_suspect(plugin: &Proxy, content: &Content) -> bool {
+    let now = Instant::now();
+    let may_be = plugin.crashes.lock().may_suspect(now, content.len());
+    may_be && {
+        let fingerprint = content.fingerprint();
+        plugin.crashes.lock().is_suspect(now, fingerprint)
+    }
+}
+
 /// A request as it travels, and as the link keeps it.
 ///
 /// # Safety
@@ -97,7 +108,7 @@ unsafe fn read<'a>(row: *const bp_request, instance: u64) -> Option<(Row<'a>, Op
         let tensors = own_tensors(raw.r#in, raw.n_in, raw.in_stride)?;
         let (capability, params) = (raw.capability.bytes(), raw.params_json.bytes());
         let data = tensors.iter().filter_map(|tensor| tensor.data.map(|data| data.bytes));
-        let print = fingerprint([capability, params].into_iter().chain(data));
+        let content = Content::new([capability, params].into_iter().chain(data));
         let row = Row {
             struct_size: raw.struct_size,
             flags: raw.flags,
@@ -114,7 +125,7 @@ unsafe fn read<'a>(row: *const bp_request, instance: u64) -> Option<(Row<'a>, Op
             capability_version: raw.capability_version,
         };
         let id = raw.request_id.lossy().into_owned();
-        let open = Open::new(raw.sink, instance, cancel, id, print, row.cancelled);
+        let open = Open::new(raw.sink, instance, cancel, id, content, row.cancelled);
         Some((row, open))
     }
 }
