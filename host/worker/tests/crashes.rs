@@ -171,6 +171,24 @@ fn a_request_that_crashed_it_twice_is_refused_and_others_are_not() {
     assert_eq!(ask(&instance, "nothing").json()["errno"], -1);
 }
 
+/// However alike they are: who sends requests that crash a plugin cannot have another's refused.
+#[test]
+fn a_request_that_differs_in_its_middle_is_another_one() {
+    let (_folder, instance) = start();
+    let padded = |at: usize| {
+        let mut padding = "x".repeat(1 << 20);
+        padding.replace_range(at..=at, "y");
+        format!("segv\",\"padding\":\"{padding}")
+    };
+    for _ in 0..2 {
+        let answer = ask_in_time(&instance, &padded(0));
+        assert_eq!(answer.failure().unwrap().reason, "worker_crashed", "{}", answer.end);
+    }
+    let reason = |at| ask_in_time(&instance, &padded(at)).failure().unwrap().reason.clone();
+    assert_eq!(reason(0), "request_crashes_plugin");
+    assert_eq!(reason(1 << 19), "worker_crashed", "it was never there before");
+}
+
 #[test]
 fn one_that_crashes_again_and_again_is_not_started_any_more_nor_by_the_next_host() {
     let (folder, library) = faulty(None);

@@ -43,7 +43,7 @@ fn pulled(name: &str, parameters: Value) -> Value {
 
 /// One of them, confined as the host would: it reads models and runtimes.
 fn confined(package: &str, id: &str, network: bool) -> PluginTest {
-    let read = ["models", "runtimes"].map(|folder| state().join(folder)).into();
+    let read = ["models/blobs/sha256", "runtimes"].map(|folder| state().join(folder)).into();
     let confinement = Confinement::Sandbox(Granted { read, network, ..Granted::default() });
     let launch = launch(library(package).unwrap(), confinement);
     through(Launch { id: id.to_owned(), ..launch }).rounds(ROUNDS)

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{LONG, echo_library};
+use support::{LONG, echo_library, faulty};
 
 /// A host with echo in a worker, and its state directory.
 fn host() -> (tempfile::TempDir, Host) {
@@ -161,6 +161,42 @@ async fn with_a_worker_for_each_instance_the_others_do_not_notice() {
     while workers().len() != 1 {
         assert!(Instant::now() < deadline, "{:?}: a closed instance's worker is there", workers());
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    host.shutdown(Duration::from_secs(5)).await;
+}
+
+/// Who holds a lock of the model store has everybody wait who pulls or removes a model.
+#[tokio::test]
+async fn a_worker_reads_models_and_not_what_lies_beside_them() {
+    let _alone = ALONE.lock().await;
+    let (_built, library) = faulty(None);
+    let (state, host) = host_with(|state| {
+        for file in [
+            "plugins/libfaulty.so",
+            "models/blobs/sha256/00",
+            "models/cards/m.toml",
+            "models/locks/cards",
+            "plugins/other",
+        ] {
+            let file = state.join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+        }
+        std::fs::copy(&library, state.join("plugins/libfaulty.so")).unwrap();
+    });
+    let lock = |file: &str| {
+        let params = json!({"do": "lock", "path": state.path().join(file)}).to_string();
+        let request =
+            Request::new(Caller::internal("tests"), "com.example.faulty.do", params).model("faulty");
+        let host = host.clone();
+        async move {
+            let answer = host.serve(request).await.unwrap().collect().await.unwrap();
+            answer.json::<Value>().unwrap()[0]["errno"].as_i64().unwrap()
+        }
+    };
+    assert_eq!(lock("models/blobs/sha256/00").await, 0, "what it serves it reads");
+    for beside in ["models/locks/cards", "models/cards/m.toml", "plugins/other"] {
+        assert_eq!(lock(beside).await, i64::from(libc::EACCES), "{beside}");
     }
     host.shutdown(Duration::from_secs(5)).await;
 }

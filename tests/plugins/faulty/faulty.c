@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -157,6 +158,27 @@ static const char *own_file(void) {
   static char path[64];
   snprintf(path, sizeof path, "/tmp/backplane-faulty-own-%d", (int)getppid());
   return path;
+}
+
+/* Locks the file that the parameters name, "path" last of them: for that it need only be open for reading. */
+static int try_lock(bp_str params) {
+  static const char key[] = "\"path\":\"";
+  char path[1024];
+  const char *at = memmem(params.ptr, params.len, key, sizeof key - 1);
+  size_t len;
+  int fd, result;
+  if (at == NULL) return EINVAL;
+  at += sizeof key - 1;
+  len = params.len - (size_t)(at - params.ptr);
+  if (sizeof path <= len) return EINVAL;
+  memcpy(path, at, len);
+  path[len] = 0;
+  *strchrnul(path, '"') = 0;
+  fd = open(path, O_RDONLY);
+  if (fd < 0) return errno;
+  result = tried(flock(fd, LOCK_EX | LOCK_NB) != 0);
+  close(fd);
+  return result;
 }
 
 static int try_watch(void) {
@@ -497,6 +519,7 @@ static void serve(const bp_request *r) {
   if (is(p, "utimes")) e = tried(utimensat(AT_FDCWD, own_file(), NULL, 0) != 0);
   if (is(p, "truncate")) e = tried(truncate(own_file(), 0) != 0);
   if (is(p, "cut")) e = try_open(own_file(), O_RDONLY | O_TRUNC);
+  if (is(p, "lock")) e = try_lock(p);
   if (is(p, "watch")) e = try_watch();
   if (is(p, "priority")) e = try_priority();
   if (is(p, "affinity")) e = try_affinity();

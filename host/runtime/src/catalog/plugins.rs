@@ -87,7 +87,8 @@ fn named<T: Clone + Default>(all: &HashMap<String, T>, id: &str) -> T {
 pub struct Workers {
     /// `backplane-worker`.
     pub program: PathBuf,
-    /// What they may read: where models and runtimes are.
+    /// What they may read: the files of models and runtimes. Not what lies beside them: who can open a file can lock it, and
+    /// a `pull` would wait for ever.
     pub read: Vec<PathBuf>,
     /// The state directory, in which it is noted that a plugin crashed again and again.
     pub state: PathBuf,
@@ -104,7 +105,7 @@ impl Workers {
         let mut programs = places.map(|place| beside.with_file_name(place)).into_iter();
         let program =
             programs.find(|program| program.exists()).unwrap_or_else(|| beside.with_file_name(places[0]));
-        let mut read: Vec<_> = ["models", "runtimes"].map(|folder| state.join(folder)).into();
+        let mut read: Vec<_> = ["models/blobs/sha256", "runtimes"].map(|folder| state.join(folder)).into();
         read.extend(files);
         Self { program, read, state: state.to_owned(), granted: HashMap::new() }
     }
