@@ -8,6 +8,7 @@ mod support;
 use backplane::isolation::{Confinement, Granted, Launch, WorkerEntry};
 use backplane_testkit::PluginTest;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use support::{LONG, cases, cpu, echo, faulty, faulty_launch, through, weakened};
 
 #[test]
@@ -40,6 +41,52 @@ fn what_may_be_read_stays_whole_on_older_kernels_too() {
     assert_eq!(answer.json()["errno"], 13);
     assert_eq!(std::fs::read_to_string(&own).unwrap(), "the host's");
     std::fs::remove_file(own).unwrap();
+}
+
+/// The priorities of all threads of a process.
+fn priorities(pid: i64) -> Vec<i64> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // One that ended meanwhile has none.
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    stats.map(|stat| stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()).collect()
+}
+
+/// That others are served says little on a machine that has time to spare; why they are is the priority.
+#[test]
+fn who_takes_every_processor_has_what_others_leave() {
+    let (_folder, library) = faulty(None);
+    let spin = |cores| {
+        let granted = Confinement::Sandbox(Granted { cores, ..Granted::default() });
+        let launch = faulty_launch(library.clone(), granted);
+        let instance = through(launch).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
+        let ask =
+            |what: &str| instance.submit("com.example.faulty.do", &format!(r#"{{"do":"{what}"}}"#), vec![]);
+        let pid = ask("pid").wait_for(LONG).json()["errno"].as_i64().unwrap();
+        let spinning = ask("spin");
+        assert!(spinning.wait_for_chunks(1));
+        (pid, spinning)
+    };
+    let other = echo(cpu()).open(r#"{"name":"echo","capabilities":["echo"]}"#).unwrap().instance().unwrap();
+    let serve = || assert!(other.submit("echo", r#"{"text":"hello"}"#, vec![]).wait_for(LONG).is_done());
+
+    let (pid, spinning) = spin(0);
+    let start = Instant::now();
+    while priorities(pid).iter().any(|priority| *priority != 19) {
+        assert!(start.elapsed() < LONG, "it is not lowered: {:?}", priorities(pid));
+        serve();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (0..200).for_each(|_| serve());
+    spinning.cancel();
+    assert!(spinning.wait_for(LONG).is_done() || !spinning.is_open());
+
+    // Without a bound nothing holds it back.
+    let own = priorities(i64::from(std::process::id()))[0];
+    let (pid, spinning) = spin(u32::MAX);
+    std::thread::sleep(Duration::from_secs(8));
+    assert!(priorities(pid).iter().all(|priority| *priority == own), "{:?}", priorities(pid));
+    spinning.cancel();
+    spinning.wait_for(LONG);
 }
 
 /// No mechanism, no plugin.

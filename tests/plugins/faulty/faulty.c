@@ -89,6 +89,13 @@ static int deeper(volatile char *above) {
   return deeper(frame) + frame[0];
 }
 
+static void nap(long ms) {
+  struct timespec pause;
+  pause.tv_sec = ms / 1000;
+  pause.tv_nsec = ms % 1000 * 1000000;
+  nanosleep(&pause, NULL);
+}
+
 static int tried(int failed) { return failed ? errno : 0; }
 
 static int try_connect(void) {
@@ -279,6 +286,29 @@ static int try_threads(void) {
   return 0;
 }
 
+static volatile int spinning;
+
+static void *spin(void *arg) {
+  (void)arg;
+  while (spinning) continue;
+  return NULL;
+}
+
+/* Four threads for each processor, which do nothing, until nobody waits for the answer. */
+static int spin_on_all(const bp_request *r) {
+  pthread_t threads[256];
+  long n, all = 4 * sysconf(_SC_NPROCESSORS_ONLN);
+  if (256 < all) all = 256;
+  spinning = 1;
+  for (n = 0; n < all; n++)
+    if (pthread_create(&threads[n], NULL, spin, NULL) != 0) break;
+  say(r->sink, "{\"spins\":true}");
+  while (!*r->cancel) nap(10);
+  spinning = 0;
+  while (0 < n) pthread_join(threads[--n], NULL);
+  return 0;
+}
+
 static void touch_what_is_gone(void) {
   int fd = memfd_create("gone", 0);
   volatile char *at;
@@ -338,13 +368,6 @@ static int try_outside(bp_sink sink) {
   chunk.n_tensors = 1;
   chunk.stride = sizeof tensor;
   return code(the_host->push(the_host, sink, &chunk));
-}
-
-static void nap(long ms) {
-  struct timespec pause;
-  pause.tv_sec = ms / 1000;
-  pause.tv_nsec = ms % 1000 * 1000000;
-  nanosleep(&pause, NULL);
 }
 
 static void garbage(void) {
@@ -543,6 +566,7 @@ static void serve(const bp_request *r) {
   if (is(p, "leak")) e = try_leak();
   if (is(p, "leak-shared")) e = try_leak_shared();
   if (is(p, "threads")) e = try_threads();
+  if (is(p, "spin")) e = spin_on_all(r);
   if (is(p, "chdir")) e = tried(chdir("/proc") != 0);
   if (is(p, "setenv")) e = tried(setenv("BACKPLANE_FAULTY", "was here", 1) != 0);
   if (is(p, "handler")) e = tried(signal(SIGUSR2, SIG_IGN) == SIG_ERR);

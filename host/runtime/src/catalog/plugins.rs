@@ -140,6 +140,7 @@ impl Workers {
             read,
             memory: granted.memory.unwrap_or(0),
             threads: granted.threads,
+            cores: granted.cores,
             network: granted.network.unwrap_or(agreed && manifest.resources.network),
             gpu: granted.gpu.unwrap_or(agreed && manifest.resources.gpu),
         }

@@ -224,6 +224,7 @@ fn worker(own: &raw::Worker) -> WorkerConfig {
     WorkerConfig {
         memory: own.memory.map(|memory| memory.0),
         threads: own.threads.unwrap_or(default.threads),
+        cores: own.cores.unwrap_or(default.cores),
         read: own.read.clone(),
         network: own.network,
         gpu: own.gpu,

@@ -150,6 +150,8 @@ pub struct WorkerConfig {
     pub memory: Option<u64>,
     /// Threads that it may have.
     pub threads: u32,
+    /// Processors that it may take beyond the threads that it has of the compute pool.
+    pub cores: u32,
     /// Files and folders that it may read besides models and runtimes.
     pub read: Vec<PathBuf>,
     /// Whether it may reach others by the network; `None`: if it is a package that asks for it.
@@ -161,7 +163,7 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         // More than any backend starts on a large machine, and far less than what a machine minds.
-        Self { memory: None, threads: 1024, read: Vec::new(), network: None, gpu: None }
+        Self { memory: None, threads: 1024, cores: 1, read: Vec::new(), network: None, gpu: None }
     }
 }
 

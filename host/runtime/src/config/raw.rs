@@ -220,6 +220,7 @@ impl Default for Upgrade {
 const WORKER_EXAMPLE: &str = r#"[plugins.workers."com.example.stranger"]
 memory = "2GiB"
 threads = 256
+cores = 1
 read = ["/srv/dictionaries"]
 network = false
 gpu = false"#;
@@ -234,6 +235,10 @@ pub struct Worker {
     /// Threads that it may have; 1024 if it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
+    /// Processors that it may take beyond the threads that the compute pool grants it, 1 if it is not said. One that takes
+    /// more for five seconds has what others leave from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u32>,
     /// Files and folders that it may read besides models and runtimes.
     pub read: Vec<PathBuf>,
     /// Whether it may reach others by the network, this machine's own services among them. If it is not said: if it is an

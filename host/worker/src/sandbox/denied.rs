@@ -26,6 +26,9 @@ pub const DENIED: &[i64] = &[
     libc::SYS_tkill,
     libc::SYS_prlimit64,
     libc::SYS_migrate_pages,
+    // To leave the group that its host lowers as one.
+    libc::SYS_setpgid,
+    libc::SYS_setsid,
     // The network: a pair of connected sockets within the process is all there is.
     libc::SYS_socket,
     libc::SYS_connect,

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `landlock` | files but those that are named; from Linux 6.12 on signals, TCP and abstract sockets, too |
 //! | `seccomp` | sockets, new processes and programs, signals, tracing, other files' modes and owners, namespaces, the kernel's rarely used doors |
-//! | `limits` | descriptors without end, memory beyond what was granted |
+//! | `limits` | descriptors without end, memory beyond what was granted, a higher priority |
 //! | `capabilities` | what root may that others may not |
 //! | `namespaces` | the machine's network and System V memory; where the system allows it, since `seccomp` stops both |
 
@@ -18,7 +18,7 @@ mod syscalls;
 use crate::library::Source;
 use backplane_abi::worker::{Channel, Confine, NOT_CONFINED};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, setrlimit};
-use rustix::process::{set_dumpable_behavior, set_parent_process_death_signal, setsid};
+use rustix::process::{set_dumpable_behavior, set_parent_process_death_signal, setpgid};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 
 /// Descriptors this process may have: each lane is one.
@@ -55,8 +55,9 @@ impl Sandbox {
         // Whoever starts workers keeps the thread that starts them for as long as it lives.
         set_parent_process_death_signal(Some(Signal::KILL))
             .map_err(|error| failed("end with the parent", error))?;
-        // Ctrl+C at a terminal is for the host, which lets its requests finish first.
-        let _already = setsid();
+        // Ctrl+C at a terminal is for the host, which lets its requests finish first. A group and no session of its own:
+        // the system may share processors between sessions, in each of which alone a priority then counts.
+        let _already = setpgid(None, None);
         syscalls::close_all_but(main, library.sealed())
             .map_err(|error| failed("close what was inherited", error))?;
         // When the machine runs out of memory, it is not the host that is ended for it. Best effort: not every system has it.
@@ -72,6 +73,10 @@ impl Sandbox {
         let on = |mechanism: &str| self.off.iter().all(|off| off != mechanism);
         if on("limits") {
             limit(Resource::Nofile, DESCRIPTORS).map_err(|error| failed("descriptors", error))?;
+            // Whom the host has lowered does not raise itself, whatever the user may.
+            for priority in [Resource::Nice, Resource::Rtprio] {
+                limit(priority, 0).map_err(|error| failed("priorities", error))?;
+            }
             if *memory != 0 {
                 limit(Resource::Data, *memory).map_err(|error| failed("memory", error))?;
                 limit(Resource::Fsize, *memory).map_err(|error| failed("file size", error))?;

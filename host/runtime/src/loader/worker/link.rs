@@ -1,5 +1,6 @@
 //! One worker that runs: its connections, and the requests it has.
 
+use super::burn::Burn;
 use super::crashes::Fingerprint;
 use super::host::{CancelWord, Content, HostSide};
 use super::process::Why;
@@ -424,6 +425,7 @@ impl Link {
     fn hear(self: &Arc<Self>) -> Option<Why> {
         let (mut last, mut missed, mut number) = (Instant::now(), 0, 0);
         let mut watch = Watch::new(self.pid, &self.launch.confinement);
+        let mut burn = self.burn();
         let mut looked = Instant::now();
         loop {
             let wait = if self.open.lock().all.is_empty() { IDLE } else { TICK };
@@ -452,6 +454,15 @@ impl Link {
             }
             if let Some(why) = watch.look(Instant::now()) {
                 return Some(why);
+            }
+            if let Some(burn) = &mut burn
+                && burn.look(Instant::now(), self.held())
+            {
+                tracing::warn!(
+                    plugin = self.launch.id,
+                    pid = self.pid,
+                    "a worker takes more processors than it was granted, and has what others leave from now on"
+                );
             }
             if EVERY < looked.elapsed() {
                 looked = Instant::now();
@@ -651,6 +662,19 @@ impl Link {
             grant.since = Instant::now();
         }
         self.tell(&frame(&ToWorker::Answer { ask, code, value: u64::from(granted), bytes: b"" }));
+    }
+
+    /// Who looks at what it takes; nobody, if it was granted no bound.
+    fn burn(&self) -> Option<Burn> {
+        match &self.launch.confinement {
+            Confinement::Nothing => None,
+            Confinement::Sandbox(granted) => Some(Burn::new(self.pid, granted.cores)),
+        }
+    }
+
+    /// Threads of the compute pool that it has.
+    fn held(&self) -> u32 {
+        self.granted.lock().values().map(|grant| grant.held).sum()
     }
 
     /// Takes back what instances keep: threads are for a burst of work, and nobody waits for one that holds them for

@@ -7,12 +7,14 @@
 //! - `host`: calls of the host's table, with what a worker said.
 //! - `link`: one worker that runs: its connections, and the requests it has.
 //! - `watch`: whether it has more memory or threads than it was granted.
+//! - `burn`: whether it takes more processors than it was granted.
 //! - `quarantine`: plugins that crashed again and again, over restarts.
 //! - `proxy`: the tables. A worker that died is started again when it is next needed.
 
 pub use proxy::end;
 pub use quarantine::{QUARANTINED, Quarantine, in_quarantine};
 
+mod burn;
 mod crashes;
 mod host;
 mod link;
@@ -102,6 +104,8 @@ pub struct Granted {
     pub memory: u64,
     /// Threads that it may have.
     pub threads: u32,
+    /// Processors that it may take beyond the threads that it has of the compute pool, before it has what others leave.
+    pub cores: u32,
     /// Whether it may reach others by the network: any of them.
     pub network: bool,
     /// Whether it may use the machine's GPUs.
@@ -110,7 +114,7 @@ pub struct Granted {
 
 impl Default for Granted {
     fn default() -> Self {
-        Self { read: Vec::new(), memory: 0, threads: 1024, network: false, gpu: false }
+        Self { read: Vec::new(), memory: 0, threads: 1024, cores: 1, network: false, gpu: false }
     }
 }
 
