@@ -95,9 +95,12 @@ fn worker(table: &mut Table, library: &std::path::Path) {
         on_crash: OnCrash::default(),
         quarantine: None,
     };
-    let model = json!({"name": "null", "parameters": {}}).to_string();
-    let (here, there) =
-        (Crossing::open(library, &model).unwrap(), Crossing::open_in(Some(launch), library, &model).unwrap());
+    let model = |chunks: usize| json!({"name": "null", "parameters": {"chunks": chunks}}).to_string();
+    let here = |chunks| Crossing::open(library, &model(chunks)).unwrap();
+    let there = |chunks| Crossing::open_in(Some(launch.clone()), library, &model(chunks)).unwrap();
+    tokens(table, &here, &there);
+    restart(table, &there);
+    let (here, there) = (here(0), there(0));
     for (size, rounds) in [(64, 2000), (64 << 10, 1000), (1 << 20, 300), (64 << 20, 7)] {
         let params = json!({"padding": "x".repeat(size)}).to_string();
         let p50 = |crossing: &Crossing| {
@@ -114,6 +117,59 @@ fn worker(table: &mut Table, library: &std::path::Path) {
         let limit = if size == 64 { AtMost(12.0) } else { Nothing };
         table.row("  more than in-process", there - here, "µs p50", limit);
     }
+}
+
+/// A piece of an answer, of many that are said one after the other.
+fn tokens(table: &mut Table, here: &dyn Fn(usize) -> Crossing, there: &dyn Fn(usize) -> Crossing) {
+    /// Fewer than a host keeps for its reader, who begins to read when the last has come.
+    const TOKENS: usize = 200;
+    let each = |open: &dyn Fn(usize) -> Crossing| {
+        let p50 = |crossing: &Crossing| {
+            repeat(300, || {
+                let request = crossing.request("bench.null", "{}");
+                support::timed(|| crossing.call(&request).unwrap()) * 1e6
+            })
+        };
+        (p50(&open(TOKENS)) - p50(&open(0))) / TOKENS as f64
+    };
+    let (here, there) = (each(here), each(there));
+    table.row("a streamed token through a worker, 200 in a row", there, "µs p50", Nothing);
+    table.row("  more than in-process", there - here, "µs p50", AtMost(3.0));
+}
+
+/// From the end of a worker to the next answer.
+fn restart(table: &mut Table, open: &dyn Fn(usize) -> Crossing) {
+    let once = || {
+        let before = workers();
+        let crossing = open(0);
+        let ask = || crossing.call(&crossing.request("bench.null", "{}"));
+        ask().unwrap();
+        let worker = workers().into_iter().find(|worker| !before.contains(worker)).unwrap();
+        let pid = rustix::process::Pid::from_raw(worker).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        // One that is being killed may still take a request with it.
+        support::timed(|| while ask().is_err() {}) * 1e3
+    };
+    table.row(
+        "a worker is killed: until the next answer, without a model",
+        repeat(5, once),
+        "ms p50",
+        AtMost(2000.0),
+    );
+}
+
+/// The workers of this process.
+fn workers() -> Vec<i32> {
+    let own = std::process::id().to_string();
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let ours = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Its name, its state, its parent.
+        let mut fields = stat.split([' ', '(', ')']).filter(|field| !field.is_empty()).skip(1);
+        fields.next() == Some("backplane-worke") && fields.nth(1) == Some(&own)
+    };
+    pids.filter(ours).collect()
 }
 
 /// What a request of a licensed plugin waits for, before it is let in.

@@ -13,12 +13,17 @@ impl Plugin for Null {
 
     fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
         let parameters: Value = model.parameters()?;
-        Ok(Box::new(Opened { continuous: parameters["continuous"] == true }))
+        Ok(Box::new(Opened {
+            continuous: parameters["continuous"] == true,
+            chunks: parameters["chunks"].as_u64().unwrap_or(0),
+        }))
     }
 }
 
 struct Opened {
     continuous: bool,
+    /// Pieces of each answer: what a token is.
+    chunks: u64,
 }
 
 impl Model for Opened {
@@ -30,7 +35,11 @@ impl Model for Opened {
     }
 
     fn instance(&self, _seat: &Seat) -> Result<Box<dyn Instance>> {
-        Ok(each(|_| Ok(Done::new())))
+        let chunks = self.chunks;
+        Ok(each(move |request| {
+            (0..chunks).try_for_each(|_| request.push_json(&json!({"content": " word"})))?;
+            Ok(Done::new())
+        }))
     }
 }
 
