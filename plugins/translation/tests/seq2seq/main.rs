@@ -371,6 +371,38 @@ fn the_contract_of_plugins_is_kept() {
     plugin(&CALLS).rounds(20).check_conformance(&[case]).assert_ok();
 }
 
+/// A file comes from a stranger, and the plugin is in the host's process.
+#[test]
+fn a_damaged_file_is_an_error_or_another_model_and_never_a_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = 1_u64;
+    let mut below = move |most: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % most
+    };
+    let (mut refused, mut read) = (0, 0);
+    for (role, name) in FILES {
+        let whole = std::fs::read(MADE.folder.join(name)).unwrap();
+        for _ in 0..12 {
+            let mut bytes = whole.clone();
+            // Most of what matters stands at the beginning: the weights and tables behind it are not looked at.
+            let near = bytes.len().min(if below(2) == 0 { 300 } else { usize::MAX });
+            (0..=below(4)).for_each(|_| bytes[below(near)] = below(256) as u8);
+            bytes.truncate(if below(3) == 0 { below(near) } else { usize::MAX });
+            let model: ModelSpec = serde_json::from_value(MADE.card_with(role, &bytes, &folder)).unwrap();
+            match Seq2Seq::open(&model) {
+                Err(_) => refused += 1,
+                Ok(engine) => {
+                    let encoded = engine.encode(english_spanish(), "An act of the gar\u{2581}den, ﬁne\u{0}.");
+                    engine.decode(&encoded.ids);
+                    read += 1;
+                }
+            }
+        }
+    }
+    assert!(10 < refused && 10 < read, "{refused} refused, {read} read");
+}
+
 #[test]
 fn only_the_pairs_of_the_card_are_served() {
     static CALLS: AtomicUsize = AtomicUsize::new(0);
@@ -382,6 +414,20 @@ fn only_the_pairs_of_the_card_are_served() {
     assert!(ask("es").is_done() && ask("pt").is_done());
     let refused = ask("ja");
     assert!(refused.failure().unwrap().message.contains("Japanese (`ja`)"), "{:?}", refused.failure());
+}
+
+#[test]
+fn a_pair_of_the_configuration_that_is_none_is_refused() {
+    let start = |pairs: Value| {
+        let plugin = PluginTest::of(backplane_translation::backplane_export::bp_entry_v1);
+        let started = plugin.config(json!({"pairs": pairs}).to_string()).open(r#"{"name":"translator"}"#);
+        started.map(|_| ()).map_err(|failure| failure.message)
+    };
+    assert_eq!(start(json!({"en-de": "opus"})), Ok(()));
+    for (pair, says) in [("ende", "`ende` is no pair such as `en-de`"), ("en-xx", "`xx` is no language")] {
+        let refused = start(json!({pair: "opus"})).unwrap_err();
+        assert!(refused.contains(says) && refused.contains("`pairs`"), "{refused}");
+    }
 }
 
 #[test]
