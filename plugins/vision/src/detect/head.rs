@@ -43,24 +43,42 @@ impl Head {
                 self.expected(classes)
             ));
         }
-        let found = |at: usize| {
-            let number = |which: usize| match self {
-                Self::Objectness => numbers[at * each + which],
-                Self::Classes => numbers[which * boxes + at],
-            };
-            let sure = if self == Self::Objectness { number(4) } else { 1.0 };
-            // Most boxes are nothing: their classes need not be looked at.
-            if sure.is_nan() || sure < min_score {
-                return None;
-            }
-            let (class, best) = (0..classes)
-                .map(|class| (class, number(before + class)))
-                .fold((0, f32::NEG_INFINITY), |best, other| if other.1 > best.1 { other } else { best });
-            let score = (sure * best).min(1.0);
-            let edges = Edges::around(number(0), number(1), number(2), number(3));
+        let found = |[x, y, width, height]: [f32; 4], class: usize, score: f32| {
+            let (score, edges) = (score.min(1.0), Edges::around(x, y, width, height));
             (score >= min_score && edges.is_finite()).then_some(Found { class, score, edges })
         };
-        Ok((0..boxes).filter_map(found).collect())
+        Ok(match self {
+            Self::Objectness => {
+                let read = |row: &[f32]| {
+                    // Most boxes are nothing: their classes need not be looked at.
+                    if row[4].is_nan() || row[4] < min_score {
+                        return None;
+                    }
+                    let (class, best) =
+                        (0..).zip(&row[before..]).fold((0, f32::NEG_INFINITY), |best, (class, score)| {
+                            if *score > best.1 { (class, *score) } else { best }
+                        });
+                    found([row[0], row[1], row[2], row[3]], class, row[4] * best)
+                };
+                numbers.chunks_exact(each).filter_map(read).collect()
+            }
+            Self::Classes => {
+                // Class after class, as the numbers lie in memory.
+                let (mut best, mut class_of) = (vec![f32::NEG_INFINITY; boxes], vec![0_u32; boxes]);
+                for (class, scores) in (0..).zip(numbers.chunks_exact(boxes.max(1)).skip(before)) {
+                    for ((best, of), score) in best.iter_mut().zip(&mut class_of).zip(scores) {
+                        if *score > *best {
+                            (*best, *of) = (*score, class);
+                        }
+                    }
+                }
+                let read = |at: usize| {
+                    let place = [0, 1, 2, 3].map(|which| numbers[which * boxes + at]);
+                    found(place, class_of[at] as usize, best[at])
+                };
+                (0..boxes).filter(|at| best[*at] >= min_score).filter_map(read).collect()
+            }
+        })
     }
 
     fn expected(self, classes: usize) -> String {
