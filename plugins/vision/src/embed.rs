@@ -42,26 +42,7 @@ impl Embed {
 impl Task for Embed {
     fn serve(&self, job: &Job<'_>) -> Result<Done> {
         let params: Params = job.request.params()?;
-        let pictures = match &params.images[..] {
-            [] => vec![job.picture(params.image.as_deref())?],
-            images if images.len() > MAX_PICTURES => {
-                let message = format!("`images` has {}, and a request may have {MAX_PICTURES}", images.len());
-                return Err(Error::invalid(message).with_param("images"));
-            }
-            _ if params.image.is_some() => {
-                return Err(Error::invalid("`image` and `images` are given; one of them is enough")
-                    .with_param("image"));
-            }
-            images => {
-                let picture = |(place, image): (usize, &String)| {
-                    job.picture(Some(image)).map_err(|error| match error.code {
-                        Code::InvalidArgument => error.with_param(format!("images[{place}]")),
-                        _ => error,
-                    })
-                };
-                images.iter().enumerate().map(picture).collect::<Result<_>>()?
-            }
-        };
+        let pictures = job.pictures(params.image.as_deref(), &params.images, MAX_PICTURES)?;
         let tensor = job.work(|| {
             let fitted =
                 pictures.iter().map(|picture| self.input.fit(picture)).collect::<Result<Vec<_>>>()?;

@@ -35,6 +35,26 @@ impl<'a> Job<'a> {
         self.work(|| source.read(&self.limits))?
     }
 
+    /// The pictures of a request that may have several.
+    ///
+    /// # Errors
+    /// As [`Job::picture`], by the place of the picture where there are several; and when there are more than `most`.
+    pub fn pictures(&self, image: Option<&str>, images: &[String], most: usize) -> Result<Vec<Picture>> {
+        let sources = picture::Source::all(self.request, image, images)?;
+        if most < sources.len() {
+            let message = format!("there are {} pictures, and a request may have {most}", sources.len());
+            return Err(Error::invalid(message).with_param("images"));
+        }
+        let several = 1 < sources.len();
+        let read = |(place, source): (usize, &picture::Source<'_>)| {
+            self.work(|| source.read(&self.limits))?.map_err(|error| match error.code {
+                Code::InvalidArgument if several => error.with_param(format!("images[{place}]")),
+                _ => error,
+            })
+        };
+        sources.iter().enumerate().map(read).collect()
+    }
+
     /// Does a burst of work of its own with a CPU thread of the host's pool. Not to be held while a graph runs: the
     /// plugin that runs it asks for threads itself.
     ///

@@ -5,7 +5,7 @@
 
 mod support;
 
-use backplane_testkit::{CallInput, Chunk, DType, Failure, Instance, PluginTest, TensorOutput};
+use backplane_testkit::{CallInput, Chunk, DType, Failure, Instance, PluginTest, TensorInput, TensorOutput};
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 use support::{base64, file};
@@ -142,7 +142,25 @@ fn a_classifier_says_in_its_card_how_its_numbers_are_made() {
     let answer =
         instance.submit("vision.embed", &json!({"images": [image, image]}).to_string(), vec![]).wait();
     assert!(answer.is_done(), "{:?}", answer.failure());
-    assert_eq!(answer.json(), json!({"dimensions": 3, "similarity": [[1.0, 1.0], [1.0, 1.0]]}));
+    let alike = json!({"dimensions": 3, "similarity": [[1.0, 1.0], [1.0, 1.0]]});
+    assert_eq!(answer.json(), alike);
+
+    // As files beside the parameters, which is how a form sends them.
+    let png = file(RgbImage::from_pixel(30, 20, Rgb([255, 0, 0])), ImageFormat::Png);
+    let files = |all: &[&[u8]]| vec![TensorInput::strings("image", &[all.len() as i64], all)];
+    let answer = instance.submit("vision.embed", "{}", files(&[&png, &png])).wait();
+    assert_eq!(answer.json(), alike);
+    let refused = |capability: &str, all: &[&[u8]]| {
+        let answer = instance.submit(capability, "{}", files(all)).wait();
+        let failure = answer.failure().unwrap().clone();
+        (failure.details["param"].clone(), failure.message)
+    };
+    let (param, message) = refused("vision.embed", &[&png, b"none"]);
+    assert!(param == "images[1]" && message.contains("no format"), "{param}: {message}");
+    let (param, message) = refused("vision.embed", &[&png[..]; 17]);
+    assert!(param == "images" && message.contains("17 pictures"), "{param}: {message}");
+    let (param, message) = refused("vision.classify", &[&png, &png]);
+    assert!(param == "image" && message.contains("2 pictures, and one"), "{param}: {message}");
 }
 
 #[test]

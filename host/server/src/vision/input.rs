@@ -18,7 +18,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// What a request has: a JSON object; a form whose file is the picture and whose other fields are the parameters; or
+    /// What a request has: a JSON object; a form whose files are the pictures and whose other fields are the parameters; or
     /// the bytes of the picture alone, as `image/…` or `application/octet-stream`.
     ///
     /// # Errors
@@ -30,18 +30,18 @@ impl Input {
             return Self::of_form(multipart::parse(&kind, body).await?);
         }
         if kind.starts_with("image/") || kind == "application/octet-stream" {
-            return Ok(Self { tensors: vec![picture(&body)?], ..Self::default() });
+            return Ok(Self { tensors: vec![pictures(&[body])?], ..Self::default() });
         }
         let Parsed { value: params, ignored } = parse::json(&body, call.json_depth())?;
         Ok(Self { params, tensors: Vec::new(), ignored })
     }
 
-    /// A file called `image` or `file` is the picture. Other fields are JSON where they can be read so, else text.
+    /// A file called `image`, `images` or `file` is a picture. Other fields are JSON where they can be read so, else text.
     fn of_form(parts: Vec<Part>) -> Result<Self> {
-        let mut input = Self::default();
+        let (mut input, mut files) = (Self::default(), Vec::new());
         for part in parts {
-            if matches!(part.name.as_str(), "image" | "file") && part.file_name.is_some() {
-                input.tensors.push(picture(&part.data)?);
+            if matches!(part.name.as_str(), "image" | "images" | "file") && part.file_name.is_some() {
+                files.push(part.data);
                 continue;
             }
             let text = part.text()?;
@@ -56,8 +56,8 @@ impl Input {
                 ));
             }
         }
-        if 1 < input.tensors.len() {
-            return Err(invalid("image", "the form has two pictures, and one is read at a time"));
+        if !files.is_empty() {
+            input.tensors.push(pictures(&files)?);
         }
         Ok(input)
     }
@@ -88,10 +88,14 @@ pub(crate) fn content_type(call: &Call) -> String {
     header.unwrap_or_default().trim().to_owned()
 }
 
-/// The bytes of a file, as the tensor that a plugin takes beside the parameters.
-pub(crate) fn picture(file: &Bytes) -> Result<Tensor> {
-    let length =
-        u32::try_from(file.len()).map_err(|_| invalid("image", "the picture has more than 4 GiB"))?;
-    let data = [&length.to_le_bytes()[..], file].concat();
-    Tensor::new("image", DType::Bytes, vec![1], data)
+/// The bytes of files, as the tensor that a plugin takes beside the parameters.
+pub(crate) fn pictures(files: &[Bytes]) -> Result<Tensor> {
+    let mut data = Vec::with_capacity(files.iter().map(|file| file.len() + 4).sum());
+    for file in files {
+        let length = u32::try_from(file.len());
+        let length = length.map_err(|_| invalid("image", "the picture has more than 4 GiB"))?;
+        data.extend_from_slice(&length.to_le_bytes());
+        data.extend_from_slice(file);
+    }
+    Tensor::new("image", DType::Bytes, vec![files.len() as i64], data)
 }

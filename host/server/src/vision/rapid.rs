@@ -1,7 +1,7 @@
 //! `/ocr` as RapidOCR's server has it: a form with `image_file`, or `image_data` in base64, and an object whose members
 //! are the lines, called by their numbers.
 
-use super::input::{content_type, picture};
+use super::input::{content_type, pictures};
 use crate::call::{Call, refuse_ignored};
 use crate::multipart;
 use crate::openai::wire::invalid;
@@ -57,7 +57,7 @@ pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
     let (mut params, mut tensors, mut model, mut ignored) = (ocr::Params::default(), vec![], None, vec![]);
     for part in parts {
         match part.name.as_str() {
-            "image_file" => tensors.push(picture(&part.data)?),
+            "image_file" => tensors.push(pictures(&[part.data])?),
             "image_data" => params.image = Some(part.text()?.to_owned()),
             "use_det" => params.detect = Some(flag("use_det", part.text()?)?),
             "use_cls" => params.direction = Some(flag("use_cls", part.text()?)?),

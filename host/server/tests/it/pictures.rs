@@ -87,3 +87,22 @@ async fn without_a_setting_addresses_are_refused_by_where_they_stand() {
     }
     server.stop().await;
 }
+
+#[actix_web::test]
+async fn a_form_may_have_several_pictures() {
+    let server = start();
+    let file = |name: &str, data: &str| {
+        format!(
+            "--xx\r\ncontent-disposition: form-data; name=\"{name}\"; filename=\"a.png\"\r\n\r\n{data}\r\n"
+        )
+    };
+    let body =
+        [file("image", "one"), file("images", "two"), file("file", ""), "--xx--\r\n".to_owned()].concat();
+    let sent = server.client.post(server.url("/v1/vision/embed"));
+    let sent =
+        sent.header("content-type", "multipart/form-data; boundary=xx").body(body).send().await.unwrap();
+    let got = Got::of(sent).await;
+    // The model gives its tensors back.
+    assert_eq!((got.status, &got.json()["image"]), (200, &json!(["one", "two", ""])), "{}", got.text());
+    server.stop().await;
+}

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 /// Name of the capability.
 pub const CAPABILITY: &str = "vision.embed";
 
-/// Parameters of an embedding. One picture is given as for `vision.detect/1`, several as `images`.
+/// Parameters of an embedding. One picture is given as for `vision.detect/1`, several as `images`, or as
+/// a tensor `image` of several files, BYTES [pictures].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Params {

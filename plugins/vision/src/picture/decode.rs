@@ -114,3 +114,19 @@ fn fault(name: &str, error: &ImageError) -> Error {
         _ => invalid(format!("the {name} is damaged: {error}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of four squares, by Pillow: white, black, red and blue.
+    #[test]
+    fn the_colours_of_printers_become_those_of_screens() {
+        let picture = file(include_bytes!("../../tests/pictures/cmyk.jpg"), &Limits::default()).unwrap();
+        let colours = [[255, 255, 255], [0, 0, 0], [200, 30, 30], [30, 60, 200]];
+        for (square, colour) in (0..).zip(colours) {
+            let seen = picture.pixel(16 * square + 8, 8);
+            assert!(seen.iter().zip(colour).all(|(a, b)| a.abs_diff(b) < 6), "{seen:?} is not {colour:?}");
+        }
+    }
+}

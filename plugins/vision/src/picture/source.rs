@@ -42,6 +42,32 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Those of a request that may have several: as `images`, or as a tensor `image` of several files.
+    ///
+    /// # Errors
+    /// As [`Source::of`], and when they are given twice.
+    pub fn all(request: &'a Request, image: Option<&str>, images: &[String]) -> Result<Vec<Self>> {
+        let tensors = request.tensors()?;
+        match (images, &tensors[..]) {
+            ([], [tensor])
+                if image.is_none()
+                    && tensor.name() == "image"
+                    && 1 < tensor.len()
+                    && tensor.dtype() == DType::Bytes =>
+            {
+                Ok(tensor.strings()?.into_iter().map(|file| Self::File(Cow::Borrowed(file))).collect())
+            }
+            ([], _) => Ok(vec![Self::of(request, image)?]),
+            (images, []) if image.is_none() => {
+                let text = |(place, text): (usize, &String)| {
+                    Self::of_text(text).map_err(|error| error.with_param(format!("images[{place}]")))
+                };
+                images.iter().enumerate().map(text).collect()
+            }
+            _ => Err(invalid("`image` and `images` are given; one of them is enough")),
+        }
+    }
+
     fn of_text(text: &str) -> Result<Self> {
         let text = text.trim();
         let scheme = text.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
@@ -69,6 +95,9 @@ impl<'a> Source<'a> {
         match (tensor.dtype(), tensor.shape()) {
             (DType::Bytes, _) if tensor.len() == 1 => {
                 Ok(Self::File(Cow::Borrowed(tensor.strings()?.first().copied().unwrap_or_default())))
+            }
+            (DType::Bytes, _) if 1 < tensor.len() => {
+                Err(invalid(format!("there are {} pictures, and one is read at a time", tensor.len())))
             }
             (DType::Uint8, &[height, width, channels @ (1 | 3 | 4)]) => {
                 let side =
