@@ -25,7 +25,7 @@ impl Plan {
 
     /// Plans for a file.
     ///
-    /// Held by `tests/engine.rs` against what the process really takes. The embedding context, made with the first
+    /// Held by `tests/engine/files.rs` against what the process really takes. The embedding context, made with the first
     /// embedding, is not in it: it takes a slot's cache, and a row of logits for every token of a batch. Nor are the logits of a prompt that is
     /// reported (`echo` with `logprobs`): at most 32 MiB.
     ///
