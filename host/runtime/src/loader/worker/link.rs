@@ -4,6 +4,7 @@ use super::burn::Burn;
 use super::crashes::Fingerprint;
 use super::host::{CancelWord, Content, HostSide};
 use super::process::Why;
+use super::turn::{Taken, Turn};
 use super::watch::Watch;
 use super::{Confinement, Launch, process};
 use backplane_abi::clock;
@@ -22,7 +23,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// A worker that said nothing for so long is asked whether it is there.
@@ -49,6 +50,7 @@ const NO_ANSWER: Why = Why::Protocol("sent an answer that is not in the protocol
 
 /// A worker, from its start to its end.
 pub struct Link {
+    this: Weak<Link>,
     main: Channel,
     host: HostSide,
     launch: Arc<Launch>,
@@ -58,6 +60,10 @@ pub struct Link {
     /// The numbers of models that are open in it.
     pub models: Mutex<HashSet<u64>>,
     open: Mutex<Requests>,
+    turn: Turn,
+    /// Held while a frame of the main connection is read and done, so that they are done in their order.
+    reading: Mutex<()>,
+    /// How many were.
     heard: Mutex<u64>,
     progress: Condvar,
     granted: Mutex<HashMap<bp_ticket, Grant>>,
@@ -196,7 +202,8 @@ impl Link {
                 (None, Err(error)) => error.to_string(),
             });
         }
-        let link = Arc::new(Link {
+        let link = Arc::new_cyclic(|this| Link {
+            this: this.clone(),
             main,
             host,
             launch: launch.clone(),
@@ -205,6 +212,8 @@ impl Link {
             lanes: Mutex::default(),
             models: Mutex::default(),
             open: Mutex::default(),
+            turn: Turn::default(),
+            reading: Mutex::default(),
             heard: Mutex::new(0),
             progress: Condvar::new(),
             granted: Mutex::default(),
@@ -319,7 +328,11 @@ impl Link {
         {
             self.kill(Why::Slow);
         }
-        let body = match lane.receive() {
+        // Others may be called where an answer cannot be taken.
+        let taken = if matches!(call, Call::Submit { .. }) { self.read_until(lane) } else { None };
+        let received = lane.receive();
+        let taken = taken.filter(|_| matches!(received, Ok(Some(_))));
+        let body = match received {
             Ok(Some((body, _))) => body,
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 self.kill(NO_ANSWER);
@@ -336,13 +349,64 @@ impl Link {
             self.kill(NO_ANSWER);
             return Err(Lost { sent: true });
         };
-        // What the plugin said before it returned has been heard.
+        self.hear_up_to(after, taken);
+        Ok(Returned(body))
+    }
+
+    /// Waits for an answer on this lane, and meanwhile reads the main connection in the listener's place, if nobody else
+    /// does.
+    fn read_until(&self, lane: &Channel) -> Option<Taken<'_>> {
+        let taken = self.turn.take()?;
+        loop {
+            let before = *self.heard.lock();
+            let mut both = [PollFd::new(lane, PollFlags::IN), PollFd::new(&self.main, PollFlags::IN)];
+            match poll(&mut both, None) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(_) => return Some(taken),
+            }
+            let [answered, said] = both.map(|fd| !fd.revents().is_empty());
+            if said && !self.hear_instead(before) {
+                drop(taken);
+                self.turn.wake();
+                return None;
+            }
+            if answered {
+                return Some(taken);
+            }
+        }
+    }
+
+    /// Reads a frame in the listener's place; `false` when that one has to see to the end of the connection.
+    fn hear_instead(&self, before: u64) -> bool {
+        let Some(this) = self.this.upgrade() else { return false };
+        let heard = this.hear_next(before);
+        if let Err(Some(why)) = heard {
+            self.kill(why);
+        }
+        heard.is_ok()
+    }
+
+    /// Returns when so many frames have been heard: what the plugin said before it returned lies in the connection.
+    fn hear_up_to(&self, after: u64, taken: Option<Taken<'_>>) {
+        let mut heard = *self.heard.lock();
+        while taken.is_some()
+            && heard < after
+            // It may say any number.
+            && readable(&self.main, Duration::ZERO)
+            && self.hear_instead(heard)
+        {
+            heard = *self.heard.lock();
+        }
+        drop(taken);
+        if heard < after || !self.open.lock().all.is_empty() {
+            self.turn.wake();
+        }
         let mut heard = self.heard.lock();
         while *heard < after && !self.is_dead() {
+            self.turn.wake();
             self.progress.wait_for(&mut heard, Duration::from_millis(50));
         }
-        drop(heard);
-        Ok(Returned(body))
     }
 
     /// A connection has ended, and with it the worker, whose listener says how. One that ended alone was broken by it.
@@ -424,26 +488,19 @@ impl Link {
     /// Hears until the end of the connection; why it is to be ended, if it is us who end it.
     fn hear(self: &Arc<Self>) -> Option<Why> {
         let (mut last, mut missed, mut number) = (Instant::now(), 0, 0);
+        let mut heard = 0;
         let mut watch = Watch::new(self.pid, &self.launch.confinement);
         let mut burn = self.burn();
         let mut looked = Instant::now();
         loop {
+            let before = *self.heard.lock();
+            if before != heard {
+                (last, missed, heard) = (Instant::now(), 0, before);
+            }
             let wait = if self.open.lock().all.is_empty() { IDLE } else { TICK };
-            if readable(&self.main, wait) {
-                let body = match self.main.receive() {
-                    Ok(Some((body, None))) => Arc::new(body),
-                    Ok(None) => return None,
-                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
-                    Ok(Some((_, Some(_)))) | Err(_) => {
-                        return Some(Why::Protocol("sent what is not in the protocol"));
-                    }
-                };
-                (last, missed) = (Instant::now(), 0);
-                let understood = body.read().ok().and_then(|said| self.understand(&said, &body));
-                *self.heard.lock() += 1;
-                self.progress.notify_all();
-                if understood.is_none() {
-                    return Some(Why::Protocol("said what is not in the protocol"));
+            if !self.turn.rest(TICK) && readable(&self.main, wait) {
+                if let Err(why) = self.hear_next(before) {
+                    return why;
                 }
             } else if HEARTBEAT < last.elapsed() {
                 if MISSED <= missed {
@@ -472,6 +529,30 @@ impl Link {
             }
             self.tick();
         }
+    }
+
+    /// Reads a frame of the main connection and does what it says. `before`: how many had been heard when it was seen that
+    /// there is one; if another was heard since then it was that one.
+    ///
+    /// # Errors
+    /// When the connection has ended; with a reason when it is us who end it.
+    fn hear_next(self: &Arc<Self>, before: u64) -> Result<(), Option<Why>> {
+        let _alone = self.reading.lock();
+        if *self.heard.lock() != before {
+            return Ok(());
+        }
+        let body = match self.main.receive() {
+            Ok(Some((body, None))) => Arc::new(body),
+            Ok(None) => return Err(None),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Err(None),
+            Ok(Some((_, Some(_)))) | Err(_) => {
+                return Err(Some(Why::Protocol("sent what is not in the protocol")));
+            }
+        };
+        let understood = body.read().ok().and_then(|said| self.understand(&said, &body));
+        *self.heard.lock() += 1;
+        self.progress.notify_all();
+        understood.ok_or(Some(Why::Protocol("said what is not in the protocol")))
     }
 
     /// `None` when it is nothing that a worker may say now.

@@ -6,6 +6,7 @@
 //! - `process`: starts a worker, and says how it ended.
 //! - `host`: calls of the host's table, with what a worker said.
 //! - `link`: one worker that runs: its connections, and the requests it has.
+//! - `turn`: who reads its main connection.
 //! - `watch`: whether it has more memory or threads than it was granted.
 //! - `burn`: whether it takes more processors than it was granted.
 //! - `quarantine`: plugins that crashed again and again, over restarts.
@@ -21,6 +22,7 @@ mod link;
 mod process;
 mod proxy;
 mod quarantine;
+mod turn;
 mod watch;
 
 use backplane_registry::package::SealedFile;
