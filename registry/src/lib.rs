@@ -25,6 +25,7 @@ mod error;
 pub mod license;
 mod models;
 mod name;
+pub mod onnx;
 pub mod package;
 pub mod plugin;
 mod progress;

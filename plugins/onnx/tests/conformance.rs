@@ -4,9 +4,10 @@
 
 mod support;
 
+use backplane_registry::onnx::Graph;
+use backplane_registry::onnx::Side::{Any, Is};
 use backplane_testkit::{Case, DType, PluginTest, TensorInput};
 use serde_json::json;
-use support::graph::{Any, Graph, Is};
 use support::{Made, plugin, tokenizer};
 
 fn made() -> [Made; 2] {
@@ -16,16 +17,18 @@ fn made() -> [Made; 2] {
         .input("s", DType::Bytes, &[Any("batch")])
         .output("y", DType::Fp32, &[Any("batch"), Is(2)])
         .output("t", DType::Bytes, &[Any("batch")])
-        .node("Neg", &["x"], &["y"])
-        .node("Identity", &["s"], &["t"]);
+        .node("Neg", &["x"], &["y"], &[])
+        .node("Identity", &["s"], &["t"], &[])
+        .finish("infer");
     let embed = Graph::default()
         .input("input_ids", DType::Int64, &[Any("batch"), Any("sequence")])
         .output("states", DType::Fp32, &[Any("batch"), Any("sequence"), Is(2)])
-        .weights("w", &[13, 2], &table)
-        .node("Gather", &["w", "input_ids"], &["states"]);
+        .floats("w", &[13, 2], &table)
+        .node("Gather", &["w", "input_ids"], &["states"], &[])
+        .finish("embed");
     [
-        Made::of(infer, json!({})),
-        Made::of(embed, json!({})).file("tokenizer", "tokenizer.json", &tokenizer()).serves(&["embed"]),
+        Made::of(&infer, json!({})),
+        Made::of(&embed, json!({})).file("tokenizer", "tokenizer.json", &tokenizer()).serves(&["embed"]),
     ]
 }
 

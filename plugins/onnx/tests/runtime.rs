@@ -5,11 +5,12 @@
 
 mod support;
 
+use backplane_registry::onnx::Graph;
+use backplane_registry::onnx::Side::Any;
 use backplane_testkit::{Code, DType, Failure, PluginTest, TensorInput};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
-use support::graph::{Any, Graph};
 use support::{Made, floats, state};
 
 fn plugin(runtime: &Path) -> PluginTest {
@@ -44,8 +45,9 @@ fn a_missing_or_wrong_runtime_is_said_and_a_right_one_is_picked_up() {
     let graph = Graph::default()
         .input("x", DType::Fp32, &[Any("batch")])
         .output("y", DType::Fp32, &[Any("batch")])
-        .node("Neg", &["x"], &["y"]);
-    let made = Made::of(graph, json!({}));
+        .node("Neg", &["x"], &["y"], &[])
+        .finish("negative");
+    let made = Made::of(&graph, json!({}));
     let refused = |plugin: PluginTest| -> Failure {
         let failure = plugin.open(&made.json()).err().unwrap_or_else(|| panic!("it opened"));
         assert_eq!(

@@ -4,30 +4,36 @@
 
 mod support;
 
+use backplane_registry::onnx::Side::{Any, Is};
+use backplane_registry::onnx::{Graph, Side};
 use backplane_testkit::{Answer, Code, DType, Deadline, RequestInput, TensorInput};
 use serde_json::{Value, json};
-use support::graph::{Any, Graph, Is};
 use support::{Made, floats};
 
 const INFER: &str = "tensor.infer";
 
 /// What comes in goes out.
-fn identity(dtype: DType, shape: &[support::graph::Side]) -> Graph {
-    Graph::default().input("x", dtype, shape).output("y", dtype, shape).node("Identity", &["x"], &["y"])
+fn identity(dtype: DType, shape: &[Side]) -> Vec<u8> {
+    Graph::default()
+        .input("x", dtype, shape)
+        .output("y", dtype, shape)
+        .node("Identity", &["x"], &["y"], &[])
+        .finish("identity")
 }
 
 /// `y = x @ w`, two inputs that do not touch each other, and a row count.
-fn matrix() -> Graph {
+fn matrix() -> Vec<u8> {
     let weights: Vec<f32> = (0..12).map(|n| (n as f32 * 0.37).sin()).collect();
     Graph::default()
         .input("x", DType::Fp32, &[Any("batch"), Is(4)])
         .input("z", DType::Int64, &[Any("batch"), Any("any")])
         .output("y", DType::Fp32, &[Any("batch"), Is(3)])
         .output("w", DType::Int64, &[Any("batch"), Any("any")])
-        .weights("m", &[4, 3], &weights)
-        .node("MatMul", &["x", "m"], &["p"])
-        .node("Tanh", &["p"], &["y"])
-        .node("Neg", &["z"], &["w"])
+        .floats("m", &[4, 3], &weights)
+        .node("MatMul", &["x", "m"], &["p"], &[])
+        .node("Tanh", &["p"], &["y"], &[])
+        .node("Neg", &["z"], &["w"], &[])
+        .finish("matrix")
 }
 
 fn matrix_inputs(rows: usize, seed: f32, side: usize) -> Vec<TensorInput> {
@@ -56,7 +62,7 @@ fn sample(dtype: DType) -> Vec<u8> {
 #[test]
 fn every_type_comes_back_as_it_went() {
     for dtype in DType::ALL {
-        let made = Made::of(identity(dtype, &[Any("batch"), Any("any")]), json!({}));
+        let made = Made::of(&identity(dtype, &[Any("batch"), Any("any")]), json!({}));
         let model = made.open().unwrap();
         let port = json!([{"name": "x", "datatype": dtype.name(), "shape": [-1, -1]}]);
         assert_eq!(model.describe()["inputs"], port);
@@ -97,7 +103,7 @@ fn every_type_comes_back_as_it_went() {
 
 #[test]
 fn a_scalar_has_no_sides() {
-    let instance = Made::of(identity(DType::Fp64, &[]), json!({})).instance();
+    let instance = Made::of(&identity(DType::Fp64, &[]), json!({})).instance();
     let tensor = TensorInput::new("x", DType::Fp64, &[], 2.5f64.to_le_bytes().to_vec());
     let answer = instance.submit(INFER, "{}", vec![tensor]).wait();
     let y = answer.tensor("y").unwrap();
@@ -107,7 +113,7 @@ fn a_scalar_has_no_sides() {
 
 #[test]
 fn a_large_output_is_lent_and_the_same() {
-    let instance = Made::of(identity(DType::Fp32, &[Any("batch"), Any("any")]), json!({})).instance();
+    let instance = Made::of(&identity(DType::Fp32, &[Any("batch"), Any("any")]), json!({})).instance();
     let values: Vec<f32> = (0..100_000).map(|n| n as f32).collect();
     let tensor = || TensorInput::fp32("x", &[2, 50_000], &values);
     let batch =
@@ -121,7 +127,7 @@ fn a_large_output_is_lent_and_the_same() {
 
 #[test]
 fn what_does_not_fit_the_graph_is_named_with_what_would() {
-    let instance = Made::of(matrix(), json!({})).instance();
+    let instance = Made::of(&matrix(), json!({})).instance();
     let good = || matrix_inputs(1, 0.0, 2);
     let with = |place: usize, tensor: TensorInput| {
         let mut tensors = good();
@@ -160,7 +166,7 @@ fn what_does_not_fit_the_graph_is_named_with_what_would() {
 
 #[test]
 fn only_the_outputs_that_are_asked_for_come_and_in_that_order() {
-    let instance = Made::of(matrix(), json!({})).instance();
+    let instance = Made::of(&matrix(), json!({})).instance();
     let names = |params: &str| -> Vec<String> {
         let answer = instance.submit(INFER, params, matrix_inputs(1, 0.0, 1)).wait();
         answer.tensors().iter().map(|tensor| tensor.name.clone()).collect()
@@ -172,7 +178,7 @@ fn only_the_outputs_that_are_asked_for_come_and_in_that_order() {
 
 #[test]
 fn requests_that_share_a_run_are_answered_as_if_alone() {
-    let instance = Made::of(matrix(), json!({})).instance();
+    let instance = Made::of(&matrix(), json!({})).instance();
     // Two that differ in a side run apart; one has more rows than the others.
     let inputs = [(1, 1.0, 2), (3, 2.0, 2), (1, 3.0, 5), (2, 4.0, 2)];
     let request = |&(rows, seed, side)| RequestInput::new(INFER, "{}", matrix_inputs(rows, seed, side));
@@ -200,17 +206,18 @@ fn requests_that_share_a_run_are_answered_as_if_alone() {
 }
 
 /// Fails for places beyond its table.
-fn table() -> Graph {
+fn table() -> Vec<u8> {
     Graph::default()
         .input("at", DType::Int64, &[Any("batch")])
         .output("y", DType::Fp32, &[Any("batch"), Is(2)])
-        .weights("t", &[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-        .node("Gather", &["t", "at"], &["y"])
+        .floats("t", &[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+        .node("Gather", &["t", "at"], &["y"], &[])
+        .finish("table")
 }
 
 #[test]
 fn a_request_that_the_graph_cannot_compute_harms_no_other() {
-    let instance = Made::of(table(), json!({})).instance();
+    let instance = Made::of(&table(), json!({})).instance();
     let request = |at: i64| RequestInput::new(INFER, "{}", vec![TensorInput::int64("at", &[1], &[at])]);
     let answers: Vec<Answer> =
         instance.send_batch([0, 99, 2].map(request).to_vec()).iter().map(|running| running.wait()).collect();
@@ -229,7 +236,7 @@ fn a_request_that_the_graph_cannot_compute_harms_no_other() {
 
 #[test]
 fn who_left_or_is_late_is_not_computed_for() {
-    let instance = Made::of(table(), json!({})).instance();
+    let instance = Made::of(&table(), json!({})).instance();
     let request = || RequestInput::new(INFER, "{}", vec![TensorInput::int64("at", &[1], &[1])]);
     let left = RequestInput { cancelled: true, ..request() };
     let late = RequestInput { deadline: Deadline::Past, ..request() };
@@ -241,23 +248,20 @@ fn who_left_or_is_late_is_not_computed_for() {
 }
 
 /// Thousands of products, one after the other: seconds of work in one run.
-fn long() -> Graph {
-    let mut graph = Graph::default().input("x", DType::Fp32, &[Is(256), Is(256)]).output(
-        "y",
-        DType::Fp32,
-        &[Is(256), Is(256)],
-    );
+fn long() -> Vec<u8> {
+    let (mut graph, square) = (Graph::default(), [Is(256), Is(256)]);
+    graph.input("x", DType::Fp32, &square).output("y", DType::Fp32, &square);
     let name = |n: usize| format!("t{n}");
     for n in 0..20_000 {
         let from = if n == 0 { "x".to_owned() } else { name(n) };
-        graph = graph.node("MatMul", &[&from, "x"], &[&name(n + 1)]);
+        graph.node("MatMul", &[&from, "x"], &[&name(n + 1)], &[]);
     }
-    graph.node("Identity", &[&name(20_000)], &["y"])
+    graph.node("Identity", &[&name(20_000)], &["y"], &[]).finish("long")
 }
 
 #[test]
 fn a_run_is_broken_off_when_its_caller_leaves() {
-    let instance = Made::of(long(), json!({})).instance();
+    let instance = Made::of(&long(), json!({})).instance();
     let running = instance.submit(INFER, "{}", vec![TensorInput::fp32("x", &[256, 256], &[0.5; 65536])]);
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert!(running.is_open(), "it should take seconds");
@@ -271,10 +275,11 @@ fn an_output_that_is_no_tensor_is_left_out_and_said_so() {
     let graph = Graph::default()
         .input("x", DType::Fp32, &[Any("batch")])
         .output("y", DType::Fp32, &[Any("batch")])
-        .sequence_output("s", DType::Fp32)
-        .node("Neg", &["x"], &["y"])
-        .node("SequenceConstruct", &["x", "y"], &["s"]);
-    let instance = Made::of(graph, json!({})).instance();
+        .output_sequence("s", DType::Fp32)
+        .node("Neg", &["x"], &["y"], &[])
+        .node("SequenceConstruct", &["x", "y"], &["s"], &[])
+        .finish("sequence");
+    let instance = Made::of(&graph, json!({})).instance();
     let input = || vec![TensorInput::fp32("x", &[1], &[2.0])];
     let answer = instance.submit(INFER, "{}", input()).wait();
     assert_eq!(answer.tensors().len(), 1);
@@ -289,7 +294,7 @@ fn an_output_that_is_no_tensor_is_left_out_and_said_so() {
 
 #[test]
 fn strings_that_onnx_cannot_hold_are_refused() {
-    let instance = Made::of(identity(DType::Bytes, &[Any("batch")]), json!({})).instance();
+    let instance = Made::of(&identity(DType::Bytes, &[Any("batch")]), json!({})).instance();
     for (string, says) in [(&b"\xff\xfe"[..], "not UTF-8"), (b"a\0b", "zero byte")] {
         let tensor = TensorInput::strings("x", &[2], &[b"fine", string]);
         let (code, message) = refused(&instance.submit(INFER, "{}", vec![tensor]).wait());
@@ -303,8 +308,8 @@ fn strings_that_onnx_cannot_hold_are_refused() {
 
 #[test]
 fn several_threads_compute_the_same() {
-    let alone = Made::of(matrix(), json!({})).instance();
-    let many = Made::of(matrix(), json!({"threads": 2})).instance();
+    let alone = Made::of(&matrix(), json!({})).instance();
+    let many = Made::of(&matrix(), json!({"threads": 2})).instance();
     let answer = |instance: &backplane_testkit::Instance| {
         instance.submit(INFER, "{}", matrix_inputs(64, 0.5, 1)).wait()
     };

@@ -4,45 +4,49 @@
 
 mod support;
 
+use backplane_registry::onnx::Attribute::Int;
+use backplane_registry::onnx::Graph;
+use backplane_registry::onnx::Side::{Any, Is};
 use backplane_testkit::{Answer, Code, DType, End, Failure, Instance, RequestInput, TensorInput};
 use serde_json::{Value, json};
-use support::graph::{Any, Graph, Is};
 use support::{Made, floats, tokenizer};
 
 const TOKENS: usize = 13;
 
 /// Each token's state is its number and its square, whatever stands beside it.
-fn states() -> Graph {
+fn states() -> Vec<u8> {
     let table: Vec<f32> = (0..TOKENS).flat_map(|id| [id as f32, (id * id) as f32]).collect();
     Graph::default()
         .input("input_ids", DType::Int64, &[Any("batch"), Any("sequence")])
         .input("attention_mask", DType::Int64, &[Any("batch"), Any("sequence")])
         .output("last_hidden_state", DType::Fp32, &[Any("batch"), Any("sequence"), Is(2)])
-        .weights("t", &[TOKENS as i64, 2], &table)
-        .node("Gather", &["t", "input_ids"], &["last_hidden_state"])
+        .floats("t", &[TOKENS, 2], &table)
+        .node("Gather", &["t", "input_ids"], &["last_hidden_state"], &[])
+        .finish("states")
 }
 
 /// One number for each row: the sum of the numbers of its tokens, `labels` times.
-fn sums(labels: usize) -> Graph {
+fn sums(labels: usize) -> Vec<u8> {
     let table: Vec<f32> =
         (0..TOKENS * labels).map(|n| (n / labels) as f32 * (1.0 + (n % labels) as f32) / 10.0).collect();
     Graph::default()
         .input("input_ids", DType::Int64, &[Any("batch"), Any("sequence")])
         .input("attention_mask", DType::Int64, &[Any("batch"), Any("sequence")])
         .input("token_type_ids", DType::Int64, &[Any("batch"), Any("sequence")])
-        .output("logits", DType::Fp32, &[Any("batch"), Is(labels as i64)])
-        .weights("t", &[TOKENS as i64, labels as i64], &table)
+        .output("logits", DType::Fp32, &[Any("batch"), Is(labels)])
+        .floats("t", &[TOKENS, labels], &table)
         .integers("last", &[-1])
         .integers("second", &[1])
-        .node("Gather", &["t", "input_ids"], &["states"])
-        .node_with("Cast", &["attention_mask"], &["mask"], &[("to", 1)])
-        .node("Unsqueeze", &["mask", "last"], &["column"])
-        .node("Mul", &["states", "column"], &["present"])
-        .node_with("ReduceSum", &["present", "second"], &["logits"], &[("keepdims", 0)])
+        .node("Gather", &["t", "input_ids"], &["states"], &[])
+        .node("Cast", &["attention_mask"], &["mask"], &[("to", Int(1))])
+        .node("Unsqueeze", &["mask", "last"], &["column"], &[])
+        .node("Mul", &["states", "column"], &["present"], &[])
+        .node("ReduceSum", &["present", "second"], &["logits"], &[("keepdims", Int(0))])
+        .finish("sums")
 }
 
 fn embedder(parameters: Value) -> Made {
-    Made::of(states(), parameters).file("tokenizer", "tokenizer.json", &tokenizer()).serves(&["embed"])
+    Made::of(&states(), parameters).file("tokenizer", "tokenizer.json", &tokenizer()).serves(&["embed"])
 }
 
 fn ask(instance: &Instance, capability: &str, params: &Value) -> Answer {
@@ -202,7 +206,7 @@ fn an_unknown_parameter_is_refused_by_its_name() {
 fn a_graph_that_pools_itself_is_read_as_it_is() {
     let graph = || sums(3);
     let made = |parameters| {
-        Made::of(graph(), parameters).file("tokenizer", "t.json", &tokenizer()).serves(&["embed"])
+        Made::of(&graph(), parameters).file("tokenizer", "t.json", &tokenizer()).serves(&["embed"])
     };
     let instance = made(json!({"normalise": false})).instance();
     let vector = &vectors(&ask(&instance, "embed", &json!({"input": ["a"]})))[0];
@@ -216,7 +220,7 @@ fn a_graph_that_pools_itself_is_read_as_it_is() {
 
 #[test]
 fn a_card_that_does_not_fit_its_graph_is_refused_when_it_is_opened() {
-    let without = Made::of(states(), json!({})).serves(&["embed"]).open().err().unwrap();
+    let without = Made::of(&states(), json!({})).serves(&["embed"]).open().err().unwrap();
     assert!(without.message.contains("no file with role `tokenizer`"), "{without}");
     for (parameters, says) in [
         (json!({"dimensions": 3}), "`dimensions` is 3, and its output `last_hidden_state` has 2"),
@@ -232,8 +236,9 @@ fn a_card_that_does_not_fit_its_graph_is_refused_when_it_is_opened() {
     let image = Graph::default()
         .input("pixels", DType::Fp32, &[Any("batch"), Is(3)])
         .output("y", DType::Fp32, &[Any("batch"), Is(3)])
-        .node("Neg", &["pixels"], &["y"]);
-    let refused = Made::of(image, json!({}))
+        .node("Neg", &["pixels"], &["y"], &[])
+        .finish("image");
+    let refused = Made::of(&image, json!({}))
         .file("tokenizer", "t.json", &tokenizer())
         .serves(&["embed"])
         .open()
@@ -243,7 +248,7 @@ fn a_card_that_does_not_fit_its_graph_is_refused_when_it_is_opened() {
         refused.message.contains("its input `pixels`, FP32 [-1, 3], is none of `input_ids`"),
         "{refused}"
     );
-    let refused = Made::of(states(), json!({})).serves(&["chat"]).open().err().unwrap();
+    let refused = Made::of(&states(), json!({})).serves(&["chat"]).open().err().unwrap();
     assert!(refused.message.contains("is to serve `chat`"), "{refused}");
 }
 
@@ -254,9 +259,10 @@ fn a_graph_with_fixed_sides_is_filled_up_and_run_row_by_row() {
         .input("input_ids", DType::Int32, &[Is(1), Is(5)])
         .input("position_ids", DType::Int64, &[Is(1), Is(5)])
         .output("states", DType::Fp32, &[Is(1), Is(5), Is(1)])
-        .weights("t", &[TOKENS as i64, 1], &table)
-        .node("Gather", &["t", "input_ids"], &["states"]);
-    let made = Made::of(graph, json!({"normalise": false}))
+        .floats("t", &[TOKENS, 1], &table)
+        .node("Gather", &["t", "input_ids"], &["states"], &[])
+        .finish("fixed");
+    let made = Made::of(&graph, json!({"normalise": false}))
         .file("tokenizer", "t.json", &tokenizer())
         .serves(&["embed"]);
     let instance = made.instance();
@@ -267,7 +273,7 @@ fn a_graph_with_fixed_sides_is_filled_up_and_run_row_by_row() {
 #[test]
 fn documents_are_ranked_by_what_a_cross_encoder_says() {
     let made = |parameters| {
-        Made::of(sums(1), parameters).file("tokenizer", "t.json", &tokenizer()).serves(&["rerank"])
+        Made::of(&sums(1), parameters).file("tokenizer", "t.json", &tokenizer()).serves(&["rerank"])
     };
     // `[ q ] d ]` without activation: a tenth of the sum of its tokens.
     let instance = made(json!({"activation": "none"})).instance();
@@ -301,7 +307,7 @@ fn documents_are_ranked_by_what_a_cross_encoder_says() {
 #[test]
 fn texts_are_classified_with_the_labels_of_the_card() {
     let made = |parameters| {
-        Made::of(sums(3), parameters).file("tokenizer", "t.json", &tokenizer()).serves(&["classify"])
+        Made::of(&sums(3), parameters).file("tokenizer", "t.json", &tokenizer()).serves(&["classify"])
     };
     let card = |parameters| made(parameters).set("labels", json!(["low", "mid", "high"]));
     let instance = card(json!({})).instance();
@@ -332,7 +338,7 @@ fn texts_are_classified_with_the_labels_of_the_card() {
 
 #[test]
 fn a_model_may_serve_several_capabilities() {
-    let instance = Made::of(states(), json!({}))
+    let instance = Made::of(&states(), json!({}))
         .file("tokenizer", "t.json", &tokenizer())
         .serves(&["embed", "tensor.infer"])
         .instance();

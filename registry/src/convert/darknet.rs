@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use super::onnx::Attribute::{Float, Int, Ints, Text};
-use super::onnx::{Graph, Side};
+use crate::onnx::Attribute::{Float, Int, Ints, Text};
+use crate::onnx::{DType, Graph, Side};
 
 const MAX_CONFIG: usize = 256 << 10;
 const MAX_LAYERS: usize = 512;
@@ -397,8 +397,12 @@ impl<'a> Network<'a> {
         let heads: Vec<&str> = self.heads.iter().map(String::as_str).collect();
         self.graph.node("Concat", &heads, &["detections"], &[("axis", Int(1))]);
         let (height, width) = (Side::Is(self.input.height), Side::Is(self.input.width));
-        self.graph.input("images", &[Side::Any("N"), Side::Is(3), height, width]);
-        self.graph.output("detections", &[Side::Any("N"), Side::Is(self.boxes), Side::Is(classes + 5)]);
+        self.graph.input("images", DType::Fp32, &[Side::Any("N"), Side::Is(3), height, width]);
+        self.graph.output(
+            "detections",
+            DType::Fp32,
+            &[Side::Any("N"), Side::Is(self.boxes), Side::Is(classes + 5)],
+        );
         Ok(self.graph.finish("darknet"))
     }
 }

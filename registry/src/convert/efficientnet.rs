@@ -4,8 +4,8 @@
 //! `features` [N, 1280], what the last layer sees. Batch normalisation is folded into the weights.
 
 use super::checkpoint::Checkpoint;
-use super::onnx::Attribute::{Int, Ints, Text};
-use super::onnx::{Graph, Side};
+use crate::onnx::Attribute::{Int, Ints, Text};
+use crate::onnx::{DType, Graph, Side};
 
 const SIDE: usize = 224;
 const STEM: usize = 32;
@@ -155,9 +155,9 @@ impl Network<'_> {
         graph.floats("fc_b", &[CLASSES], &self.weights.floats("_fc.bias", &[CLASSES])?);
         graph.node("Gemm", &["features", "fc_w", "fc_b"], &["logits"], &[("transB", Int(1))]);
         graph.node("Softmax", &["logits"], &["probs"], &[("axis", Int(1))]);
-        graph.input("input", &[Side::Any("N"), Side::Is(3), Side::Is(SIDE), Side::Is(SIDE)]);
-        graph.output("probs", &[Side::Any("N"), Side::Is(CLASSES)]);
-        graph.output("features", &[Side::Any("N"), Side::Is(FEATURES)]);
+        graph.input("input", DType::Fp32, &[Side::Any("N"), Side::Is(3), Side::Is(SIDE), Side::Is(SIDE)]);
+        graph.output("probs", DType::Fp32, &[Side::Any("N"), Side::Is(CLASSES)]);
+        graph.output("features", DType::Fp32, &[Side::Any("N"), Side::Is(FEATURES)]);
         Ok(())
     }
 }

@@ -6,7 +6,6 @@
 mod checkpoint;
 mod darknet;
 mod efficientnet;
-mod onnx;
 mod pickle;
 
 use serde::{Deserialize, Serialize};

@@ -7,10 +7,7 @@
     reason = "each test uses its part; a helper fails by panicking"
 )]
 
-pub mod graph;
-
 use backplane_testkit::{Failure, Instance, Model, PluginTest};
-use graph::Graph;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -47,11 +44,7 @@ pub struct Made {
 
 impl Made {
     /// Of this graph, with these parameters.
-    pub fn of(graph: Graph, parameters: Value) -> Self {
-        Self::of_bytes(&graph.bytes(), parameters)
-    }
-
-    pub fn of_bytes(graph: &[u8], parameters: Value) -> Self {
+    pub fn of(graph: &[u8], parameters: Value) -> Self {
         let made = Self {
             folder: tempfile::tempdir().unwrap(),
             card: json!({"name": "made", "format": "onnx", "capabilities": ["tensor.infer"], "files": [], "parameters": parameters}),

@@ -1,24 +1,39 @@
-//! ONNX, written and never read: the few messages of `onnx.proto` that weights and nodes need.
+//! ONNX, written and never read: the few messages of `onnx.proto` that weights and nodes need. For what is converted here,
+//! and for tests that need a graph.
+//!
+//! ```
+//! use backplane_registry::onnx::{DType, Graph, Side};
+//!
+//! let any = [Side::Any("N"), Side::Is(3)];
+//! let file = Graph::default()
+//!     .input("x", DType::Fp32, &any)
+//!     .output("y", DType::Fp32, &any)
+//!     .node("Neg", &["x"], &["y"], &[])
+//!     .finish("negative");
+//! # assert!(file.ends_with(b"B\x04\n\x00\x10\r"));
+//! ```
 //!
 //! By hand, because that takes two wire types and a page; a protobuf library would bring a code generator, or the whole
 //! schema, to write the same bytes. What is made of the same calls is the same to the byte.
 
+pub use backplane_abi::dtype::DType;
+
 /// The operators' version, and the format's: what ONNX Runtime has read since 2021.
 const OPERATORS: u64 = 13;
 const FORMAT: u64 = 8;
-const FLOAT: u64 = 1;
-const INT64: u64 = 7;
 
 /// A side of a tensor.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Side {
+    /// So long.
     Is(usize),
     /// Any length; the same name, the same length.
     Any(&'static str),
 }
 
 /// What a node is told beside its inputs.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "kinds of values, by their names")]
 pub enum Attribute<'a> {
     Float(f32),
     Int(i64),
@@ -27,7 +42,7 @@ pub enum Attribute<'a> {
 }
 
 /// A graph in the making.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Graph {
     nodes: Message,
     weights: Message,
@@ -35,21 +50,37 @@ pub struct Graph {
 }
 
 impl Graph {
-    pub fn input(&mut self, name: &str, shape: &[Side]) {
-        self.ports.message(11, port(name, shape));
+    /// A tensor that it takes.
+    pub fn input(&mut self, name: &str, dtype: DType, shape: &[Side]) -> &mut Self {
+        self.ports.message(11, port(name, 1, tensor_type(dtype, shape)));
+        self
     }
 
-    pub fn output(&mut self, name: &str, shape: &[Side]) {
-        self.ports.message(12, port(name, shape));
+    /// A tensor that it gives.
+    pub fn output(&mut self, name: &str, dtype: DType, shape: &[Side]) -> &mut Self {
+        self.ports.message(12, port(name, 1, tensor_type(dtype, shape)));
+        self
     }
 
+    /// A sequence of tensors that it gives.
+    pub fn output_sequence(&mut self, name: &str, dtype: DType) -> &mut Self {
+        let (mut tensor, mut element, mut sequence) =
+            (Message::default(), Message::default(), Message::default());
+        tensor.number(1, code(dtype));
+        element.message(1, tensor);
+        sequence.message(1, element);
+        self.ports.message(12, port(name, 4, sequence));
+        self
+    }
+
+    /// What is done with tensors.
     pub fn node(
         &mut self,
         operator: &str,
         inputs: &[&str],
         outputs: &[&str],
         told: &[(&str, Attribute<'_>)],
-    ) {
+    ) -> &mut Self {
         let mut node = Message::default();
         inputs.iter().for_each(|name| node.text(1, name));
         outputs.iter().for_each(|name| node.text(2, name));
@@ -57,37 +88,66 @@ impl Graph {
         node.text(4, operator);
         told.iter().for_each(|(name, value)| node.message(5, attribute(name, *value)));
         self.nodes.message(1, node);
+        self
     }
 
-    pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+    /// Numbers that are known.
+    pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> &mut Self {
         let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.weights.message(5, tensor(name, FLOAT, shape, &raw));
+        let mut weights = tensor(name, DType::Fp32, shape);
+        weights.bytes(9, &raw);
+        self.weights.message(5, weights);
+        self
     }
 
-    pub fn integers(&mut self, name: &str, values: &[i64]) {
+    /// Whole numbers that are known.
+    pub fn integers(&mut self, name: &str, values: &[i64]) -> &mut Self {
         let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.weights.message(5, tensor(name, INT64, &[values.len()], &raw));
+        let mut weights = tensor(name, DType::Int64, &[values.len()]);
+        weights.bytes(9, &raw);
+        self.weights.message(5, weights);
+        self
     }
 
-    /// The model.
-    pub fn finish(self, name: &str) -> Vec<u8> {
-        let Self { nodes: mut graph, weights, ports } = self;
-        graph.text(2, name);
-        graph.0.extend(weights.0);
-        graph.0.extend(ports.0);
+    /// Numbers that stand in a file of this name.
+    pub fn floats_elsewhere(&mut self, name: &str, shape: &[usize], file: &str) -> &mut Self {
+        let (mut weights, mut place) = (tensor(name, DType::Fp32, shape), Message::default());
+        place.text(1, "location");
+        place.text(2, file);
+        weights.message(13, place);
+        weights.number(14, 1);
+        self.weights.message(5, weights);
+        self
+    }
+
+    /// The model; what is left is empty.
+    pub fn finish(&mut self, name: &str) -> Vec<u8> {
+        let Self { mut nodes, weights, ports } = std::mem::take(self);
+        nodes.text(2, name);
+        nodes.0.extend(weights.0);
+        nodes.0.extend(ports.0);
         let mut operators = Message::default();
         operators.text(1, "");
         operators.number(2, OPERATORS);
         let mut model = Message::default();
         model.number(1, FORMAT);
         model.text(2, "backplane");
-        model.message(7, graph);
+        model.message(7, nodes);
         model.message(8, operators);
         model.0
     }
 }
 
-fn port(name: &str, shape: &[Side]) -> Message {
+/// A port whose type is of this kind: 1, a tensor; 4, a sequence.
+fn port(name: &str, kind: u64, of: Message) -> Message {
+    let (mut port, mut types) = (Message::default(), Message::default());
+    types.message(kind, of);
+    port.text(1, name);
+    port.message(2, types);
+    port
+}
+
+fn tensor_type(dtype: DType, shape: &[Side]) -> Message {
     let mut sides = Message::default();
     for side in shape {
         let mut message = Message::default();
@@ -97,22 +157,39 @@ fn port(name: &str, shape: &[Side]) -> Message {
         }
         sides.message(1, message);
     }
-    let (mut tensor, mut kind, mut port) = (Message::default(), Message::default(), Message::default());
-    tensor.number(1, FLOAT);
+    let mut tensor = Message::default();
+    tensor.number(1, code(dtype));
     tensor.message(2, sides);
-    kind.message(1, tensor);
-    port.text(1, name);
-    port.message(2, kind);
-    port
+    tensor
 }
 
-fn tensor(name: &str, kind: u64, shape: &[usize], raw: &[u8]) -> Message {
+/// All of a tensor but its numbers.
+fn tensor(name: &str, dtype: DType, shape: &[usize]) -> Message {
     let mut tensor = Message::default();
     shape.iter().for_each(|side| tensor.number(1, *side as u64));
-    tensor.number(2, kind);
+    tensor.number(2, code(dtype));
     tensor.text(8, name);
-    tensor.bytes(9, raw);
     tensor
+}
+
+/// `TensorProto.DataType`.
+fn code(dtype: DType) -> u64 {
+    match dtype {
+        DType::Fp32 => 1,
+        DType::Uint8 => 2,
+        DType::Int8 => 3,
+        DType::Uint16 => 4,
+        DType::Int16 => 5,
+        DType::Int32 => 6,
+        DType::Int64 => 7,
+        DType::Bytes => 8,
+        DType::Bool => 9,
+        DType::Fp16 => 10,
+        DType::Fp64 => 11,
+        DType::Uint32 => 12,
+        DType::Uint64 => 13,
+        DType::Bf16 => 16,
+    }
 }
 
 fn attribute(name: &str, value: Attribute<'_>) -> Message {
@@ -141,7 +218,7 @@ fn attribute(name: &str, value: Attribute<'_>) -> Message {
 }
 
 /// A protobuf message: its fields as they are written.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Message(Vec<u8>);
 
 impl Message {
@@ -186,8 +263,8 @@ mod tests {
     #[test]
     fn a_graph_is_written_as_its_authors_write_it() {
         let mut graph = Graph::default();
-        graph.input("x", &[Side::Any("N"), Side::Is(300)]);
-        graph.output("y", &[Side::Any("N"), Side::Is(300)]);
+        graph.input("x", DType::Fp32, &[Side::Any("N"), Side::Is(300)]);
+        graph.output("y", DType::Fp32, &[Side::Any("N"), Side::Is(300)]);
         graph.floats("w", &[1], &[0.5]);
         graph.node("LeakyRelu", &["x"], &["y"], &[("alpha", Attribute::Float(0.5))]);
         let told = [
