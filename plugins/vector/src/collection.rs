@@ -1,13 +1,14 @@
 //! A collection: rows in one block of memory, and the exact search of them.
 
-use crate::kernel::Component as _;
-use crate::sys::{Kernel, scores};
+use crate::kernel::{Component as _, Whole};
+use crate::sys::{Kernel, scores, whole_scores};
 use crate::top::{Scored, Top};
 use backplane_plugin::payload::Extra;
-use backplane_plugin::payload::vector::{Component, Filter, Hit, Metric};
+use backplane_plugin::payload::vector::{Component, Filter, Hit, Metric, score};
 use half::f16;
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 /// a core meanwhile.
 const TILE: usize = 128 << 10;
 /// Memory that an id takes besides its bytes, twice its place in a table and its row's bookkeeping.
-const PER_ROW: u64 = 96;
+const PER_ROW: u64 = 104;
 
 /// What a collection is made as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -98,12 +99,24 @@ impl Rows {
         });
     }
 
-    /// Length of a row, computed in 64 bits.
-    pub fn length(&self, row: usize, dimension: usize) -> f64 {
+    /// One over the length of a row.
+    fn inverse_length(&self, row: usize, dimension: usize) -> f32 {
         each_kind!(self, rows => {
             let row = &rows[row * dimension..(row + 1) * dimension];
-            row.iter().map(|component| f64::from(component.value()).powi(2)).sum::<f64>().sqrt()
+            score::inverse_length(row.iter().map(|component| component.value()))
         })
+    }
+
+    /// Some rows, one behind the other.
+    fn picked(&self, picked: &[u32], dimension: usize) -> Self {
+        fn pick<C: Copy>(rows: &[C], picked: &[u32], dimension: usize) -> Vec<C> {
+            picked.iter().flat_map(|&row| &rows[row as usize * dimension..][..dimension]).copied().collect()
+        }
+        match self {
+            Self::F32(rows) => Self::F32(pick(rows, picked, dimension)),
+            Self::F16(rows) => Self::F16(pick(rows, picked, dimension)),
+            Self::I8(rows) => Self::I8(pick(rows, picked, dimension)),
+        }
     }
 }
 
@@ -121,6 +134,32 @@ pub struct Contents<'a> {
     pub ids: &'a [Arc<str>],
     pub rows: &'a Rows,
     pub metadata: &'a [Option<Box<Extra>>],
+}
+
+/// Rows that somebody who keeps a copy does not have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct News {
+    /// What the collection is now.
+    pub version: String,
+    /// Whether the copy has to begin anew.
+    pub whole: bool,
+    /// Places of the rows.
+    pub places: Vec<u32>,
+    pub ids: Vec<String>,
+    pub metadata: Vec<Option<Extra>>,
+    pub rows: Rows,
+    /// The first row that was left out for want of room.
+    pub next: Option<u32>,
+}
+
+/// A query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    components: Vec<f32>,
+    /// The same in whole numbers, if it is of such.
+    whole: Option<Whole>,
+    /// What a score is multiplied with in the end: for cosines, one over its length.
+    factor: f32,
 }
 
 /// What a search wants.
@@ -143,6 +182,11 @@ pub struct Collection {
     places: HashMap<Arc<str>, u32>,
     /// Bytes of ids and metadata.
     text: u64,
+    /// How often it was changed, and when each row was the last time.
+    revision: u64,
+    changed: Vec<u64>,
+    /// Tells it from every other, and from itself before a restart.
+    epoch: u64,
 }
 
 impl Collection {
@@ -155,6 +199,9 @@ impl Collection {
             metadata: Vec::new(),
             places: HashMap::new(),
             text: 0,
+            revision: 0,
+            changed: Vec::new(),
+            epoch: RandomState::new().hash_one(0),
         }
     }
 
@@ -187,6 +234,7 @@ impl Collection {
     /// Keeps vectors, in the place of those with the same ids.
     pub fn upsert(&mut self, batch: Batch) {
         let dimension = self.shape.dimension;
+        self.revision += 1;
         for (from, (id, metadata)) in batch.ids.into_iter().zip(batch.metadata).enumerate() {
             let to = self.places.get(&id).map_or(self.len(), |place| *place as usize);
             self.rows.put(to, &batch.rows, from, dimension);
@@ -196,12 +244,14 @@ impl Collection {
                 self.ids.push(id);
                 self.metadata.push(metadata);
                 self.inverse.push(0.0);
+                self.changed.push(0);
             } else {
                 self.text -= text(&self.ids[to], &self.metadata[to]);
                 self.metadata[to] = metadata;
             }
+            self.changed[to] = self.revision;
             if self.shape.metric == Metric::Cosine {
-                self.inverse[to] = (1.0 / self.rows.length(to, dimension)) as f32;
+                self.inverse[to] = self.rows.inverse_length(to, dimension);
             }
         }
     }
@@ -209,19 +259,54 @@ impl Collection {
     /// Lets vectors go; says how many were there.
     pub fn delete<'a>(&mut self, ids: impl IntoIterator<Item = &'a str>) -> u64 {
         let before = self.len();
+        self.revision += 1;
         for id in ids {
             let Some(place) = self.places.remove(id) else { continue };
             let row = place as usize;
             self.rows.swap_remove(row, self.shape.dimension);
             self.inverse.swap_remove(row);
+            self.changed.swap_remove(row);
             self.text -= text(&self.ids[row], &self.metadata[row]);
             self.ids.swap_remove(row);
             self.metadata.swap_remove(row);
             if let Some(moved) = self.ids.get(row) {
                 self.places.insert(moved.clone(), place);
+                self.changed[row] = self.revision;
             }
         }
         (before - self.len()) as u64
+    }
+
+    /// What is new since `since`, a version, from row `first` on: as many rows as have about `most` bytes.
+    pub fn news(&self, since: Option<&str>, first: u32, most: u64) -> News {
+        let known = since.and_then(|since| {
+            let (epoch, revision) = since.split_once('-')?;
+            (u64::from_str_radix(epoch, 16).ok()? == self.epoch).then(|| revision.parse::<u64>().ok())?
+        });
+        let (mut bytes, mut places, mut next) = (0, Vec::new(), None);
+        for row in first as usize..self.len() {
+            if known.is_some_and(|revision| self.changed[row] <= revision) {
+                continue;
+            }
+            // One row at the least, or nobody would get on.
+            if most < bytes && !places.is_empty() {
+                next = Some(row as u32);
+                break;
+            }
+            bytes += self.shape.stride() as u64 + text(&self.ids[row], &self.metadata[row]);
+            places.push(row as u32);
+        }
+        let metadata = |place: &u32| self.metadata[*place as usize].as_deref().cloned();
+        let metadata: Vec<Option<Extra>> = places.iter().map(metadata).collect();
+        News {
+            version: format!("{:x}-{}", self.epoch, self.revision),
+            whole: known.is_none(),
+            ids: places.iter().map(|place| self.ids[*place as usize].to_string()).collect(),
+            metadata: if metadata.iter().all(Option::is_none) { Vec::new() } else { metadata },
+            rows: self.rows.picked(&places, self.shape.dimension),
+            places,
+            next,
+        }
     }
 
     /// Whether an id is there.
@@ -229,11 +314,10 @@ impl Collection {
         self.places.contains_key(id)
     }
 
-    /// The best rows for each query, nearest first: `queries` are in the form of [`Self::query`]. Works on `threads`
-    /// threads, this one among them. `left` is asked now and then; when it says so the search ends early, with nothing.
+    /// The best rows for each query, nearest first. Works on `threads` threads, this one among them. `left` is asked now and then; when it says so the search ends early, with nothing.
     pub fn search(
         &self,
-        queries: &[Vec<f32>],
+        queries: &[Query],
         wanted: &Wanted<'_>,
         threads: usize,
         left: &(dyn Fn() -> bool + Sync),
@@ -266,19 +350,17 @@ impl Collection {
         tops.into_iter().map(|top| self.hits(top.into_sorted(), wanted.include_metadata)).collect()
     }
 
-    /// A query as a search takes it: for cosines, of length 1.
-    pub fn query(&self, query: &[f32]) -> Vec<f32> {
-        match self.shape.metric {
-            Metric::Cosine => {
-                let length = query.iter().map(|component| f64::from(*component).powi(2)).sum::<f64>().sqrt();
-                query.iter().map(|component| (f64::from(*component) / length) as f32).collect()
-            }
-            Metric::Dot | Metric::L2 => query.to_vec(),
-        }
+    /// A query as a search takes it.
+    pub fn query(&self, components: Vec<f32>) -> Query {
+        let factor = match self.shape.metric {
+            Metric::Cosine => score::inverse_length(components.iter().copied()),
+            Metric::Dot | Metric::L2 => 1.0,
+        };
+        Query { whole: Whole::of(&components), components, factor }
     }
 
     /// Equal scores are ordered by id.
-    fn tops(&self, queries: &[Vec<f32>], k: usize) -> Vec<Top<impl Fn(u32, u32) -> Ordering>> {
+    fn tops(&self, queries: &[Query], k: usize) -> Vec<Top<impl Fn(u32, u32) -> Ordering>> {
         let tie = |a: u32, b: u32| self.ids[a as usize].cmp(&self.ids[b as usize]);
         queries.iter().map(|_| Top::new(k, tie)).collect()
     }
@@ -286,7 +368,7 @@ impl Collection {
     fn scan(
         &self,
         range: Range<usize>,
-        queries: &[Vec<f32>],
+        queries: &[Query],
         k: usize,
         left: &dyn Fn() -> bool,
     ) -> Vec<Vec<Scored>> {
@@ -310,7 +392,7 @@ impl Collection {
     fn scan_chosen(
         &self,
         rows: &[u32],
-        queries: &[Vec<f32>],
+        queries: &[Query],
         k: usize,
         left: &dyn Fn() -> bool,
     ) -> Vec<Vec<Scored>> {
@@ -329,26 +411,30 @@ impl Collection {
     }
 
     /// Scores of neighbouring rows.
-    fn score(&self, rows: Range<usize>, query: &[f32], out: &mut [f32]) {
+    fn score(&self, rows: Range<usize>, query: &Query, out: &mut [f32]) {
         let dimension = self.shape.dimension;
         let kernel = match self.shape.metric {
             Metric::Cosine | Metric::Dot => Kernel::Dot,
             Metric::L2 => Kernel::Distance,
         };
-        each_kind!(&self.rows, all => {
-            scores(kernel, &all[rows.start * dimension..rows.end * dimension], query, out);
-        });
+        let part = rows.start * dimension..rows.end * dimension;
+        match (&self.rows, &query.whole) {
+            (Rows::I8(all), Some(whole)) if whole.is_exact(kernel) => {
+                whole_scores(kernel, &all[part], &whole.components, out);
+            }
+            (Rows::F32(all), _) => scores(kernel, &all[part], &query.components, out),
+            (Rows::F16(all), _) => scores(kernel, &all[part], &query.components, out),
+            (Rows::I8(all), _) => scores(kernel, &all[part], &query.components, out),
+        }
         if self.shape.metric == Metric::Cosine {
-            out.iter_mut().zip(&self.inverse[rows]).for_each(|(score, inverse)| *score *= inverse);
+            let inverse = &self.inverse[rows];
+            out.iter_mut().zip(inverse).for_each(|(score, inverse)| *score = *score * inverse * query.factor);
         }
     }
 
     /// Rows that a filter lets through, in order.
     fn chosen(&self, filter: &Filter) -> Vec<u32> {
-        let fits = |row: u32| {
-            let metadata = self.metadata[row as usize].as_deref();
-            filter.metadata.iter().all(|(key, value)| metadata.is_some_and(|has| has.get(key) == Some(value)))
-        };
+        let fits = |row: u32| filter.allows(self.metadata[row as usize].as_deref());
         let mut rows: Vec<u32> = match &filter.ids {
             Some(ids) => ids.iter().filter_map(|id| self.places.get(id.as_str()).copied()).collect(),
             None => (0..self.len() as u32).collect(),
@@ -362,11 +448,7 @@ impl Collection {
     fn hits(&self, best: Vec<Scored>, include_metadata: bool) -> Vec<Hit> {
         let hit = |Scored { score, row }| Hit {
             id: self.ids[row as usize].to_string(),
-            score: match self.shape.metric {
-                Metric::Cosine => score.clamp(-1.0, 1.0),
-                Metric::Dot => score,
-                Metric::L2 => (-score).sqrt(),
-            },
+            score: score::told(self.shape.metric, score),
             metadata: self.metadata[row as usize].as_deref().filter(|_| include_metadata).cloned(),
         };
         best.into_iter().map(hit).collect()

@@ -34,7 +34,7 @@ fn find(
     threads: usize,
 ) -> Vec<Hit> {
     let wanted = Wanted { k, filter, include_metadata: false };
-    let query = collection.query(query);
+    let query = collection.query(query.to_vec());
     collection.search(&[query], &wanted, threads, &never).remove(0)
 }
 
@@ -134,7 +134,7 @@ fn a_batch_and_more_threads_change_no_bit() {
     for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
         let mut collection = Collection::new(Shape { dimension: 100, dtype: Component::F32, metric });
         collection.upsert(batch(Component::F32, 0, &all));
-        let queries: Vec<Vec<f32>> = (5000..5009).map(|n| collection.query(&row(n))).collect();
+        let queries: Vec<Query> = (5000..5009).map(|n| collection.query(row(n))).collect();
         let wanted = Wanted { k: 17, filter: None, include_metadata: false };
         let together = collection.search(&queries, &wanted, 3, &never);
         for (query, together) in queries.iter().zip(together) {
@@ -182,5 +182,105 @@ fn a_search_whose_caller_left_ends() {
     let mut collection = Collection::new(Shape { dimension: 1, dtype: Component::F32, metric: Metric::Dot });
     collection.upsert(batch(Component::F32, 0, &all));
     let wanted = Wanted { k: 3, filter: None, include_metadata: false };
-    assert!(collection.search(&[vec![1.0]], &wanted, 1, &|| true)[0].is_empty());
+    assert!(collection.search(&[collection.query(vec![1.0])], &wanted, 1, &|| true)[0].is_empty());
+}
+
+/// A copy that is kept by `read`, as another plugin would.
+#[derive(Default)]
+struct Copied {
+    version: Option<String>,
+    ids: Vec<String>,
+    rows: Vec<f32>,
+}
+
+impl Copied {
+    fn follow(&mut self, collection: &Collection, most: u64) {
+        let dimension = collection.shape.dimension;
+        let (mut first, mut version) = (0, None);
+        loop {
+            let news = collection.news(self.version.as_deref(), first, most);
+            if news.whole && version.is_none() {
+                *self = Self::default();
+            }
+            version.get_or_insert(news.version);
+            self.ids.resize(collection.len(), String::new());
+            self.rows.resize(collection.len() * dimension, 0.0);
+            let Rows::F32(rows) = &news.rows else { panic!() };
+            for (n, place) in news.places.iter().map(|place| *place as usize).enumerate() {
+                self.ids[place] = news.ids[n].clone();
+                self.rows[place * dimension..][..dimension]
+                    .copy_from_slice(&rows[n * dimension..][..dimension]);
+            }
+            match news.next {
+                Some(next) => first = next,
+                None => break,
+            }
+        }
+        self.version = version;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is done to a collection, who reads what is new has what is there, and reads no more than that.
+    #[test]
+    fn a_copy_that_reads_the_news_is_the_collection(
+        steps in prop::collection::vec((any::<bool>(), 0_usize..20, 1_usize..6), 1..20),
+        most in 1_u64..200,
+    ) {
+        let shape = Shape { dimension: 2, dtype: Component::F32, metric: Metric::Cosine };
+        let mut collection = Collection::new(shape);
+        let mut copied = Copied::default();
+        for (number, (is_upsert, first, count)) in steps.into_iter().enumerate() {
+            if is_upsert {
+                let rows: Vec<Vec<f32>> = (0..count).map(|n| vec![number as f32, n as f32 + 1.0]).collect();
+                collection.upsert(batch(Component::F32, first, &rows));
+            } else {
+                let ids: Vec<String> = (first..first + count).map(|n| format!("v{n}")).collect();
+                collection.delete(ids.iter().map(String::as_str));
+            }
+            copied.follow(&collection, most);
+            let contents = collection.contents();
+            let ids: Vec<&str> = contents.ids.iter().map(|id| &**id).collect();
+            prop_assert_eq!(&copied.ids, &ids);
+            prop_assert_eq!(&Rows::F32(copied.rows.clone()), contents.rows);
+            let news = collection.news(copied.version.as_deref(), 0, most);
+            prop_assert!(news.places.is_empty() && !news.whole, "nothing is new");
+        }
+    }
+}
+
+#[test]
+fn a_copy_of_another_collection_begins_anew() {
+    let shape = Shape { dimension: 1, dtype: Component::F32, metric: Metric::Dot };
+    let (mut one, mut other) = (Collection::new(shape), Collection::new(shape));
+    for collection in [&mut one, &mut other] {
+        collection.upsert(batch(Component::F32, 0, &[vec![1.0]]));
+    }
+    let version = one.news(None, 0, 1).version;
+    for since in [None, Some("nonsense"), Some("1-x"), Some(&*version)] {
+        let news = other.news(since, 0, 1);
+        assert_eq!((news.whole, news.places), (true, vec![0]));
+    }
+}
+
+/// A query of whole numbers is answered by other arithmetic, which must not show.
+#[test]
+fn whole_numbers_change_no_bit() {
+    let number = |n: usize| ((n as u32).wrapping_mul(2_654_435_761) >> 24) as f32 - 128.0;
+    for (dimension, metric) in [(7, Metric::L2), (100, Metric::L2), (384, Metric::Cosine), (384, Metric::Dot)]
+    {
+        let row = |n: usize| (0..dimension).map(|i| number(n * dimension + i)).collect::<Vec<f32>>();
+        let all: Vec<Vec<f32>> = (0..300).map(row).collect();
+        let mut collection = Collection::new(Shape { dimension, dtype: Component::I8, metric });
+        collection.upsert(batch(Component::I8, 0, &all));
+        let query = collection.query(row(5000));
+        let kernel = if metric == Metric::L2 { Kernel::Distance } else { Kernel::Dot };
+        assert!(query.whole.as_ref().unwrap().is_exact(kernel));
+        let slow = Query { whole: None, ..query.clone() };
+        let wanted = Wanted { k: 300, filter: None, include_metadata: false };
+        let both = collection.search(&[query, slow], &wanted, 1, &never);
+        assert_eq!(both[0], both[1]);
+    }
 }

@@ -1,15 +1,58 @@
-//! The arithmetic: scores of rows against a query. Plain loops that the compiler turns into vector instructions.
+//! The arithmetic: scores of rows against a query, in plain loops. What [`crate::sys`] does is the same, to the bit.
 //!
 //! Sums are kept in [`LANES`] parts and added up in a fixed order, so a score is the same bits whatever the machine's
 //! vectors are as wide as, however many threads search, and whoever else is in the batch.
 
 use half::f16;
 
-/// Partial sums of a row: four registers of 256 bits, which keeps the adders of a core busy.
+/// Partial sums of a row: four registers of 256 bits.
 pub const LANES: usize = 32;
 
+/// Whole numbers up to this are exact in 32 bits, and so is every sum of them that stays below.
+const EXACT: u64 = 1 << 24;
+
+/// A query of whole numbers from -128 to 127: against rows of such numbers its scores can be summed as whole numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Whole {
+    pub components: Vec<i16>,
+    /// No sum of products, and no sum of squared differences, of any part of any row is beyond these.
+    products: u64,
+    squares: u64,
+}
+
+impl Whole {
+    /// `None` where one component is something else.
+    pub fn of(query: &[f32]) -> Option<Self> {
+        let whole = |component: &f32| {
+            ((-128.0..=127.0).contains(component) && component.fract() == 0.0).then_some(*component as i16)
+        };
+        let components = query.iter().map(whole).collect::<Option<Vec<_>>>()?;
+        let sum = |largest: fn(u64) -> u64| {
+            components.iter().map(|component| largest(component.unsigned_abs().into())).sum::<u64>()
+        };
+        Some(Self { products: sum(|size| size * 128), squares: sum(|size| (size + 128).pow(2)), components })
+    }
+
+    /// Whether whole numbers give the very bits that numbers with a fraction do.
+    pub fn is_exact(&self, kernel: Kernel) -> bool {
+        match kernel {
+            Kernel::Dot => self.products <= EXACT,
+            Kernel::Distance => self.squares <= EXACT,
+        }
+    }
+}
+
+/// How near rows are to a query; a row's score is greater the nearer it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Dot products.
+    Dot,
+    /// Negated squared distances.
+    Distance,
+}
+
 /// A component of a vector, as it is kept.
-pub trait Component: Copy + Send + Sync + 'static {
+pub trait Component: Copy + Default + Send + Sync + 'static {
     /// Its value.
     fn value(self) -> f32;
 }
@@ -38,6 +81,28 @@ impl Component for f16 {
         let bits = u32::from(self.to_bits());
         let magnitude = f32::from_bits((bits & 0x7fff) << 13) * REBIAS;
         f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+    }
+}
+
+/// Scores of `rows`, row after row, each as long as `query`.
+pub fn scores<C: Component>(kernel: Kernel, rows: &[C], query: &[f32], out: &mut [f32]) {
+    match kernel {
+        Kernel::Dot => dots(rows, query, out),
+        Kernel::Distance => distances(rows, query, out),
+    }
+}
+
+/// The same of whole numbers, where that [is exact](Whole::is_exact).
+pub fn whole_scores(kernel: Kernel, rows: &[i8], query: &[i16], out: &mut [f32]) {
+    for (row, out) in rows.chunks_exact(query.len()).zip(out) {
+        let pairs =
+            row.iter().zip(query).map(|(component, query)| (i32::from(*component), i32::from(*query)));
+        *out = match kernel {
+            Kernel::Dot => pairs.map(|(component, query)| component * query).sum::<i32>() as f32,
+            Kernel::Distance => {
+                -(pairs.map(|(component, query)| (component - query).pow(2)).sum::<i32>() as f32)
+            }
+        };
     }
 }
 

@@ -1,12 +1,13 @@
 //! One request: what it wants, whether it makes sense, and the answer.
 
-use crate::collection::{Batch, Rows, Shape, Wanted};
+use crate::collection::{Batch, News, Rows, Shape, Wanted, each_kind};
 use crate::kernel::Component as _;
-use crate::store::Store;
+use crate::store::{Store, describe};
 use backplane_plugin::payload::Extra;
 use backplane_plugin::payload::vector::{
-    self, Chunk as Answer, Component, Create, Delete, List, Metric, Operation, Remove, Search, Upsert,
-    VECTORS,
+    self, Chunk as Answer, Component, Create, Delete, List, Metric, Operation, Part, ROWS, Read, Remove,
+    Search, Upsert, VECTORS,
+    score::{self, LARGEST, SHORTEST},
 };
 use backplane_plugin::prelude::*;
 use half::f16;
@@ -21,12 +22,10 @@ const MAX_K: u32 = 10_000;
 /// Hits of all queries of a search together.
 const MAX_HITS: usize = 1_000_000;
 const MAX_ID: usize = 512;
-/// Components beyond this could make a sum of [`MAX_DIMENSION`] squares overflow.
-const LARGEST: f32 = 1e16;
-/// A vector shorter than this has no direction to speak of.
-const SHORTEST: f64 = 1e-15;
 /// Bytes to score for each further thread: it takes some 20 µs to start one.
 const PER_THREAD: u64 = 2 << 20;
+/// Bytes of one answer to `read`.
+const PER_PART: u64 = 32 << 20;
 
 /// What it was asked so far.
 #[derive(Debug, Default)]
@@ -93,9 +92,35 @@ pub fn serve(store: &Store, counters: &Counters, seat: &Seat, request: &Request)
             no_tensors(request)?;
             Answer { collections: Some(store.list(tenant)), ..Answer::default() }
         }
+        Operation::Read => {
+            request.push(&read(store, request)?)?;
+            return Ok(Done::new());
+        }
     };
     request.push_json(&answer)?;
     Ok(Done::new())
+}
+
+fn read(store: &Store, request: &Request) -> Result<Chunk> {
+    let read: Read = request.params()?;
+    known(&read.extra)?;
+    no_tensors(request)?;
+    let held = store.get(request.tenant(), &read.collection)?;
+    // What of it is copied is copied while nobody writes, and no longer.
+    let (news, collection) = {
+        let held = held.read();
+        (held.news(read.since.as_deref(), read.first, PER_PART), describe(&read.collection, &held))
+    };
+    let (count, dimension) = (news.places.len() as i64, i64::from(collection.dimension));
+    let News { version, whole, places, ids, metadata, rows, next } = news;
+    let part = Part { collection, version, whole, ids, metadata, next };
+    let chunk = Chunk::json(&Answer { part: Some(part), ..Answer::default() })?;
+    if count == 0 {
+        return Ok(chunk);
+    }
+    let shape = [count, dimension];
+    let vectors = each_kind!(rows, rows => Tensor::new(VECTORS, &shape, rows)?);
+    Ok(chunk.tensor(Tensor::new(ROWS, &[count], places)?).tensor(vectors))
 }
 
 fn search(store: &Store, counters: &Counters, seat: &Seat, request: &Request) -> Result<Answer> {
@@ -129,9 +154,10 @@ fn search(store: &Store, counters: &Counters, seat: &Seat, request: &Request) ->
     let late = || request.deadline().is_some_and(|deadline| deadline <= Instant::now());
     let left = || request.is_cancelled() || late();
     let wanted = Wanted { k, filter: search.filter.as_ref(), include_metadata: search.include_metadata };
+    let count = queries.len() as u64;
     let results = {
         let collection = held.read();
-        let queries: Vec<_> = queries.iter().map(|query| collection.query(query)).collect();
+        let queries: Vec<_> = queries.into_iter().map(|query| collection.query(query)).collect();
         collection.search(&queries, &wanted, permit.threads() as usize, &left)
     };
     drop(permit);
@@ -141,7 +167,7 @@ fn search(store: &Store, counters: &Counters, seat: &Seat, request: &Request) ->
     if late() {
         return Err(Error::new(Code::DeadlineExceeded, "the search did not end before the deadline"));
     }
-    counters.searches.fetch_add(queries.len() as u64, Ordering::Relaxed);
+    counters.searches.fetch_add(count, Ordering::Relaxed);
     counters.scanned.fetch_add(work, Ordering::Relaxed);
     Ok(Answer { results: Some(results), ..Answer::default() })
 }
@@ -263,7 +289,7 @@ fn check(vector: &[f32], shape: &Shape, dtype: Component, which: impl Fn() -> St
         Component::F16 => f16::from_f32(*component).value(),
         Component::F32 | Component::I8 => *component,
     };
-    let length = || vector.iter().map(|component| f64::from(kept(component)).powi(2)).sum::<f64>().sqrt();
+    let length = || score::length(vector.iter().map(kept));
     if shape.metric == Metric::Cosine && length() < SHORTEST {
         return wrong(
             "is zero, and has no direction, which a cosine needs; take the metric dot or l2".to_owned(),

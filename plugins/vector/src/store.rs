@@ -346,7 +346,8 @@ pub fn stored(folder: &Path) -> u64 {
     files.iter().filter_map(|(_, path)| Some(fs::metadata(path).ok()?.len())).sum()
 }
 
-fn describe(name: &str, collection: &Collection) -> vector::Collection {
+/// A collection as a caller is told of it.
+pub fn describe(name: &str, collection: &Collection) -> vector::Collection {
     let Shape { dimension, dtype, metric } = collection.shape;
     vector::Collection {
         name: name.to_owned(),

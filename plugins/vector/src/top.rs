@@ -1,6 +1,10 @@
 //! The best `k` of many, in a heap with the worst of them on top.
 
+use backplane_plugin::payload::vector::score;
 use std::cmp::Ordering;
+
+/// Scores that are looked at together, in a few instructions.
+const TOGETHER: usize = 32;
 
 /// A row with its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,10 +30,18 @@ impl<T: Fn(u32, u32) -> Ordering> Top<T> {
 
     /// Offers rows `first`, `first + 1` … with these scores.
     pub fn offer(&mut self, first: u32, scores: &[f32]) {
-        for (row, &score) in (first..).zip(scores) {
+        for (first, scores) in (first..).step_by(TOGETHER).zip(scores.chunks(TOGETHER)) {
             // Nearly all rows end here.
-            if self.heap.len() < self.k || self.heap[0].score <= score {
-                self.put(Scored { score, row });
+            if self.k <= self.heap.len() {
+                let worst = self.heap[0].score;
+                if !scores.iter().fold(false, |any, score| any | (worst <= *score)) {
+                    continue;
+                }
+            }
+            for (row, &score) in (first..).zip(scores) {
+                if self.heap.len() < self.k || self.heap[0].score <= score {
+                    self.put(Scored { score, row });
+                }
             }
         }
     }
@@ -79,8 +91,7 @@ impl<T: Fn(u32, u32) -> Ordering> Top<T> {
 
 /// The better is less.
 fn compare(a: Scored, b: Scored, tie: impl Fn(u32, u32) -> Ordering) -> Ordering {
-    // 0 and -0 are equally near, and no score is NaN.
-    b.score.partial_cmp(&a.score).unwrap_or(Ordering::Equal).then_with(|| tie(a.row, b.row))
+    score::order(a.score, b.score).then_with(|| tie(a.row, b.row))
 }
 
 #[cfg(test)]

@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 /// Name of the capability.
 pub const CAPABILITY: &str = "vector.search";
 
-/// Name of the tensor with vectors: those to keep, or the queries of a search.
+/// Name of the tensor with vectors: those to keep, the queries of a search, or what [`Read`] gives.
 pub const VECTORS: &str = "vectors";
+
+/// Name of the tensor that says in which rows the vectors of [`Read`] lie.
+pub const ROWS: &str = "rows";
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -30,10 +33,12 @@ pub enum Operation {
     Drop,
     /// List the caller's collections: [`List`].
     List,
+    /// Read vectors as they lie: [`Read`].
+    Read,
 }
 
 /// How a component of a vector is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Component {
     /// 4 bytes.
@@ -162,6 +167,25 @@ pub struct List {
     pub extra: Extra,
 }
 
+/// Reads a collection, all of it or what changed: for whoever keeps a copy where a search is faster.
+///
+/// A row may be read that has changed again, so a copy is whole only after a read that gave everything at once. It is that
+/// of the `version` of its first part.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Read {
+    /// Which.
+    pub collection: String,
+    /// The `version` of the copy: only rows that changed after it are given. Absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Only from this row on: `next` of the part before.
+    #[serde(default)]
+    pub first: u32,
+    /// What we do not know.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
 /// Parameters: `operation`, and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "operation", rename_all = "snake_case")]
@@ -178,6 +202,8 @@ pub enum Params {
     Drop(Remove),
     /// List collections.
     List(List),
+    /// Read vectors as they lie.
+    Read(Read),
 }
 
 /// The result, in one chunk; which members are there depends on the operation.
@@ -194,9 +220,32 @@ pub struct Chunk {
     /// `upsert`: vectors kept. `delete`: vectors that were there and are gone. `drop`: vectors that the collection had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+    /// `read`: some of the rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// What we do not know.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+/// Some rows of a collection. Beside it are the tensors `rows`, UINT32, `[given]`, and `vectors`, `[given, dimension]` of the
+/// collection's own type, unless none is given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Part {
+    /// The collection now; it has the rows from 0 to `count`, and a copy has no others.
+    pub collection: Collection,
+    /// What it is now, in one word.
+    pub version: String,
+    /// Whether nothing of an earlier copy holds any more: `since` was another collection's, or absent.
+    pub whole: bool,
+    /// The ids of the rows that are given.
+    pub ids: Vec<String>,
+    /// The metadata of each; empty: none has any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata: Vec<Option<Extra>>,
+    /// Where to go on, if there is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u32>,
 }
 
 /// A vector that was found.
@@ -226,4 +275,53 @@ pub struct Collection {
     pub count: u64,
     /// Memory it takes, in bytes.
     pub bytes: u64,
+}
+
+/// What a search computes, in one place, since two that answer alike must round alike.
+///
+/// The score of a row is a sum of 32-bit terms: of products, or for [`Metric::L2`] of squared differences, negated. Component
+/// `n` goes to the partial sum `n % 32`, in order, each product rounded before it is added. Then the partial sums are added
+/// up by halves: the one with number `n + 16` to `n`, `n + 8` to `n`, and so on. For [`Metric::Cosine`] the sum is multiplied
+/// with [`inverse_length`] of the row, and then with that of the query. Greater is nearer.
+pub mod score {
+    use super::{Filter, Metric};
+    use crate::payload::Extra;
+    use std::cmp::Ordering;
+
+    /// Components beyond this could make a sum of 65536 squares overflow.
+    pub const LARGEST: f32 = 1e16;
+    /// A vector shorter than this has no direction to speak of.
+    pub const SHORTEST: f64 = 1e-15;
+
+    /// One over the length of a vector, computed in 64 bits.
+    pub fn inverse_length(components: impl Iterator<Item = f32>) -> f32 {
+        (1.0 / length(components)) as f32
+    }
+
+    /// The length of a vector, computed in 64 bits.
+    pub fn length(components: impl Iterator<Item = f32>) -> f64 {
+        components.map(|component| f64::from(component).powi(2)).sum::<f64>().sqrt()
+    }
+
+    /// A score as a caller is told of it.
+    pub fn told(metric: Metric, score: f32) -> f32 {
+        match metric {
+            Metric::Cosine => score.clamp(-1.0, 1.0),
+            Metric::Dot => score,
+            // -0 is no distance.
+            Metric::L2 => (0.0 - score).sqrt(),
+        }
+    }
+
+    /// The better score is less. 0 and -0 are equally near, and no score is NaN.
+    pub fn order(a: f32, b: f32) -> Ordering {
+        b.partial_cmp(&a).unwrap_or(Ordering::Equal)
+    }
+
+    impl Filter {
+        /// Whether its `metadata` lets a vector with this one through.
+        pub fn allows(&self, metadata: Option<&Extra>) -> bool {
+            self.metadata.iter().all(|(key, value)| metadata.is_some_and(|has| has.get(key) == Some(value)))
+        }
+    }
 }
