@@ -1,9 +1,9 @@
 //! Finding NVRTC, and compiling kernels with it. Neither needs a GPU.
 
-use crate::card::Card;
+use crate::gpu::Program;
+use crate::settings::Settings;
 use crate::sys::{Failure, Nvrtc};
 use backplane_plugin::prelude::*;
-use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -11,18 +11,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 const ADVICE: &str = "`backplane pull nvrtc` installs one";
 /// Of a compiler's log, in bytes: what is wrong stands at its beginning.
 const LOG: usize = 4000;
-
-/// The plugin's section of the host's configuration.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// `libnvrtc`, or a folder that it lies in. Nothing else is looked at then.
-    nvrtc: Option<PathBuf>,
-    /// Where pulled runtimes lie, `<name>/<version>/<library>`; the host says it.
-    runtimes: Option<PathBuf>,
-    /// Which GPU, from 0.
-    pub device: usize,
-}
 
 /// NVRTC as one host sees it.
 pub struct Compiler {
@@ -48,16 +36,16 @@ impl Compiler {
         Err(missing(&self.find().err().unwrap_or_else(|| "it is not installed".to_owned())))
     }
 
-    /// Machine code of a kernel for devices of this compute capability: `(9, 0)`.
+    /// Machine code of a program for devices of this compute capability: `(9, 0)`.
     ///
     /// # Errors
     /// What is wrong with the source, with file and line; or that there is no compiler.
-    pub fn compile(&self, card: &Card, source: &str, name: &str, capability: (i32, i32)) -> Result<Vec<u8>> {
+    pub fn compile(&self, program: &Program, capability: (i32, i32)) -> Result<Vec<u8>> {
         let nvrtc = self.load()?;
         let (major, minor) = capability;
         let mut options = vec![format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".to_owned()];
-        options.extend(card.defines.iter().map(|(name, value)| format!("--define-macro={name}={value}")));
-        nvrtc.compile(source, name, &options).map_err(|failure| match failure {
+        options.extend(program.defines.iter().map(|(name, value)| format!("--define-macro={name}={value}")));
+        nvrtc.compile(&program.source, &program.name, &options).map_err(|failure| match failure {
             Failure::Source(log) => Error::model_invalid(format!("the kernel does not compile: {}", beginning(&log))),
             Failure::Compiler(what) => {
                 let (nvrtc_major, nvrtc_minor) = nvrtc.version();
@@ -159,7 +147,9 @@ mod tests {
         put("nvrtc/12.9.86/libnvrtc.so.12");
         let newest = put("nvrtc/12.10.1/libnvrtc.so.12");
         let runtimes = Some(folder.path().to_owned());
-        let find = |nvrtc| Compiler::new(Settings { nvrtc, runtimes: runtimes.clone(), device: 0 }).find();
+        let find = |nvrtc| {
+            Compiler::new(Settings { nvrtc, runtimes: runtimes.clone(), ..Settings::default() }).find()
+        };
         assert_eq!(find(None), Ok(Some(newest)));
         let named = folder.path().join("nvrtc/12.9.86");
         assert_eq!(find(Some(named.clone())), Ok(Some(named.join("libnvrtc.so.12"))));

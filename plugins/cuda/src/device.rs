@@ -1,16 +1,19 @@
-//! A GPU: whether there is one, a kernel loaded on it, and what went wrong there in words.
+//! NVIDIA's driver: whether there is a GPU, a program loaded on it, and what went wrong there in words.
 
-use crate::card::Card;
-use crate::plan::{self, Bounds, Plan};
+use crate::compiler::Compiler;
+use crate::gpu::{Argument, Driver, Gpu, Program, Size};
+use crate::plan::Bounds;
 use crate::sys;
-use crate::verify::Executor;
 use backplane_plugin::prelude::*;
 use cudarc::driver::sys::{CUdevice_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DriverError, LaunchConfig,
+};
 use cudarc::nvrtc::Ptx;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What a person does about a missing driver.
 const NO_DRIVER: &str = "no NVIDIA driver is installed here: `libcuda.so` is not found; kernels cannot run";
@@ -19,7 +22,7 @@ const NO_DRIVER: &str = "no NVIDIA driver is installed here: `libcuda.so` is not
 ///
 /// # Errors
 /// That there is no driver.
-pub fn check() -> Result<()> {
+fn check() -> Result<()> {
     static PRESENT: OnceLock<bool> = OnceLock::new();
     if *PRESENT.get_or_init(sys::has_driver) {
         return Ok(());
@@ -27,22 +30,38 @@ pub fn check() -> Result<()> {
     Err(Error::new(Code::FailedPrecondition, NO_DRIVER).with_reason("device_missing"))
 }
 
-/// A GPU with a context of its own: what breaks there breaks nothing of another model's.
-pub struct Device {
+/// NVIDIA's driver, and its compiler.
+pub struct Nvidia {
+    pub compiler: Compiler,
+    /// Which GPU.
+    pub ordinal: usize,
+}
+
+impl Driver for Nvidia {
+    fn check(&self) -> Result<(), (BidReason, Error)> {
+        check().map_err(|error| (BidReason::Device, error))?;
+        self.compiler.check().map_err(|error| (BidReason::Runtime, error))
+    }
+
+    fn load(&self, program: &Program) -> Result<Arc<dyn Gpu>> {
+        let context = Context::open(self.ordinal)?;
+        let image = self.compiler.compile(program, context.capability)?;
+        Ok(Arc::new(context.load(program, image)?))
+    }
+}
+
+/// A GPU with a context of its own.
+struct Context {
     context: Arc<CudaContext>,
-    /// For people.
-    pub name: String,
+    name: String,
     /// Compute capability.
-    pub capability: (i32, i32),
+    capability: (i32, i32),
     bounds: Bounds,
 }
 
-impl Device {
+impl Context {
     /// Opens a GPU.
-    ///
-    /// # Errors
-    /// That there is none, or what the driver says.
-    pub fn open(ordinal: usize) -> Result<Self> {
+    fn open(ordinal: usize) -> Result<Self> {
         check()?;
         calm(|| {
             let count = CudaContext::device_count()?;
@@ -77,76 +96,120 @@ impl Device {
         })
     }
 
-    /// Puts a kernel's machine code on it.
-    ///
-    /// # Errors
-    /// When a function is not there that the card names, or what the driver says.
-    pub fn load(self, card: &Card, image: &[u8]) -> Result<Kernel> {
+    /// Puts a program's machine code on it.
+    fn load(self, program: &Program, image: Vec<u8>) -> Result<Device> {
         let load = || -> Result<_, DriverError> {
-            let module = self.context.load_module(Ptx::from_binary(image.to_vec()))?;
+            let module = self.context.load_module(Ptx::from_binary(image))?;
             Ok((module, self.context.new_stream()?))
         };
         let (module, stream) = calm(load)?;
-        let function = |entry: &str| -> Result<_> {
+        let function = |entry: &String| -> Result<_> {
             let found: Result<CudaFunction, Error> = calm(|| CudaModule::load_function(&module, entry));
             let found = found.map_err(|error| {
                 Error::model_invalid(format!("the kernel has no function `{entry}`: {}", error.message))
             })?;
-            Ok((entry.to_owned(), found))
+            Ok((entry.clone(), found))
         };
-        let functions = card.launch.iter().map(|launch| function(&launch.entry)).collect::<Result<_>>()?;
-        Ok(Kernel { functions, stream, bounds: self.bounds, outputs: card.outputs.len() })
+        let functions = program.entries.iter().map(function).collect::<Result<_>>()?;
+        let Self { name, bounds, .. } = self;
+        Ok(Device { name, bounds, functions, stream, memory: Mutex::default(), next: AtomicU64::new(0) })
     }
 }
 
-/// A kernel on a device.
-pub struct Kernel {
-    functions: BTreeMap<String, CudaFunction>,
-    stream: Arc<CudaStream>,
+/// A program on a GPU.
+struct Device {
+    name: String,
     bounds: Bounds,
-    outputs: usize,
+    functions: BTreeMap<String, CudaFunction>,
+    memory: Mutex<HashMap<u64, CudaSlice<u8>>>,
+    next: AtomicU64,
+    stream: Arc<CudaStream>,
 }
 
-impl Executor for Kernel {
+impl Device {
+    fn memory(&self) -> MutexGuard<'_, HashMap<u64, CudaSlice<u8>>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with memory.
+    fn with<T>(
+        &self,
+        number: u64,
+        does: impl FnOnce(&mut CudaSlice<u8>) -> Result<T, DriverError>,
+    ) -> Result<T> {
+        let mut memory = self.memory();
+        let slice = memory.get_mut(&number).ok_or_else(gone)?;
+        calm(|| does(slice))
+    }
+}
+
+fn gone() -> Error {
+    Error::internal("memory of the device was asked for that is not there any more")
+}
+
+impl Gpu for Device {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn bounds(&self) -> Bounds {
         self.bounds
     }
 
-    fn run(&self, plan: &Plan, inputs: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
-        let outputs = inputs.len()..inputs.len() + self.outputs;
-        calm(|| {
-            let mut tensors = Vec::with_capacity(plan.tensors.len());
-            for (place, sized) in plan.tensors.iter().enumerate() {
-                let mut tensor = sys::alloc(&self.stream, sized.bytes)?;
-                if let Some(input) = inputs.get(place) {
-                    self.stream.memcpy_htod(*input, &mut tensor)?;
-                } else if outputs.contains(&place) {
-                    // What a kernel leaves out is nobody else's data.
-                    self.stream.memset_zeros(&mut tensor)?;
-                }
-                tensors.push(tensor);
-            }
-            for launch in &plan.launches {
-                let [grid, block] = [launch.grid, launch.block].map(|[x, y, z]| (x, y, z));
-                let config =
-                    LaunchConfig { grid_dim: grid, block_dim: block, shared_mem_bytes: launch.shared };
-                let arguments: Vec<_> = launch.arguments.iter().map(argument).collect();
-                let Some(function) = self.functions.get(&launch.entry) else { continue };
-                sys::launch(&self.stream, function, config, &tensors, &arguments)?;
-            }
-            let answers = tensors[outputs.clone()].iter().map(|tensor| self.stream.clone_dtoh(tensor));
-            let answers = answers.collect::<Result<Vec<_>, _>>()?;
-            // What a kernel did wrong is told at the next wait.
-            self.stream.synchronize()?;
-            Ok(answers)
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        let slice = calm(|| sys::alloc(&self.stream, bytes))?;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.memory().insert(number, slice);
+        Ok(number)
+    }
+
+    fn free(&self, memory: u64) {
+        let slice = self.memory().remove(&memory);
+        // What the driver says of it is said again by the next call.
+        let _ = calm(|| {
+            drop(slice);
+            Ok(())
+        });
+    }
+
+    fn zero(&self, memory: u64) -> Result<()> {
+        self.with(memory, |slice| self.stream.memset_zeros(slice))
+    }
+
+    fn write(&self, memory: u64, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.with(memory, |slice| {
+            self.stream.memcpy_htod(bytes, &mut slice.slice_mut(offset..offset + bytes.len()))
         })
     }
-}
 
-fn argument(argument: &plan::Argument) -> sys::Argument {
-    match *argument {
-        plan::Argument::Tensor(place) => sys::Argument::Tensor(place),
-        plan::Argument::Number(number) => sys::Argument::Number(number),
+    fn read(&self, memory: u64, bytes: usize) -> Result<Vec<u8>> {
+        self.with(memory, |slice| {
+            let read = self.stream.clone_dtoh(&slice.slice(..bytes))?;
+            // What a kernel did wrong is told at the next wait.
+            self.stream.synchronize()?;
+            Ok(read)
+        })
+    }
+
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let mut memory = self.memory();
+        let [Some(from), Some(to)] = memory.get_disjoint_mut([&from, &to]) else { return Err(gone()) };
+        calm(|| self.stream.memcpy_dtod(&from.slice(..bytes), &mut to.slice_mut(..bytes)))
+    }
+
+    fn launch(&self, entry: &str, size: Size, arguments: &[Argument]) -> Result<()> {
+        let function = self.functions.get(entry);
+        let function =
+            function.ok_or_else(|| Error::internal(format!("no function `{entry}` was loaded")))?;
+        let [grid, block] = [size.grid, size.block].map(|[x, y, z]| (x, y, z));
+        let config = LaunchConfig { grid_dim: grid, block_dim: block, shared_mem_bytes: size.shared };
+        let memory = self.memory();
+        let argument = |argument: &Argument| match argument {
+            Argument::Memory(number) => memory.get(number).map(sys::Argument::Memory).ok_or_else(gone),
+            Argument::Number(number) => Ok(sys::Argument::Number(*number)),
+        };
+        let arguments = arguments.iter().map(argument).collect::<Result<Vec<_>>>()?;
+        calm(|| sys::launch(&self.stream, function, config, &arguments))
     }
 }
 
@@ -163,7 +226,7 @@ fn calm<T>(call: impl FnOnce() -> Result<T, DriverError>) -> Result<T> {
 }
 
 /// A failure of the driver's in words: what it means for this request, and for this instance.
-fn named(code: CUresult) -> Error {
+pub fn named(code: CUresult) -> Error {
     use CUresult as C;
     let is = format!("{code:?}");
     match code {
@@ -222,10 +285,10 @@ mod tests {
     fn without_a_driver_nothing_panics() {
         if sys::has_driver() {
             // A machine with one: what is tested is that opening a GPU gives one, or says why not.
-            let _ = Device::open(0).map(|device| device.name);
+            let _ = Context::open(0).map(|device| device.name);
             return;
         }
-        let error = Device::open(0).err().unwrap();
+        let error = Context::open(0).err().unwrap();
         assert_eq!((error.code, error.message.as_str()), (Code::FailedPrecondition, NO_DRIVER));
     }
 

@@ -1,12 +1,14 @@
-//! CUDA: kernels as models.
+//! CUDA: kernels as models, and searches of vectors on a GPU.
 //!
 //! A model of the format `cuda` is a `.cu` file and a card that says what goes in, what comes out and how it is launched.
 //! It is compiled when it is opened, by NVRTC, for the GPU that is there; its card's checks are run on it; from then on it
 //! serves `tensor.infer`.
 //!
 //! - [`card`]: what a card says; [`expr`]: its expressions; [`plan`]: a request against it. Pure.
-//! - [`verify`]: a card's checks. [`infer`]: one request.
-//! - [`compiler`]: NVRTC. [`device`]: the GPU. [`sys`]: what of both is `unsafe`.
+//! - [`kernel`]: the model; [`verify`]: its card's checks; [`infer`]: one request.
+//! - [`vectors`]: `vector.search` on copies of another plugin's collections.
+//! - [`gpu`]: what kernels run on. [`device`]: NVIDIA's driver behind it; [`compiler`]: NVRTC; [`sys`]: what of both is
+//!   `unsafe`.
 //!
 //! Without a driver the plugin says so in its bid, takes nothing, and costs nothing.
 
@@ -14,139 +16,92 @@ mod card;
 mod compiler;
 mod device;
 mod expr;
+mod gpu;
 mod infer;
+mod kernel;
 mod plan;
+mod settings;
 mod sys;
+mod vectors;
 mod verify;
 
 // For the tests of the kernels, which have no GPU.
 #[doc(hidden)]
-pub use card::Card;
-#[doc(hidden)]
-pub use compiler::{Compiler, Settings};
-#[doc(hidden)]
-pub use plan::{Argument, Bounds, Given, Plan};
-#[doc(hidden)]
-pub use verify::{Executor, verify};
+pub use {
+    card::Card,
+    compiler::Compiler,
+    device::named,
+    gpu::{Argument, Driver, Gpu, Kernel, Program, Size},
+    plan::{Bounds, Given, Plan},
+    settings::Settings,
+    verify::{Executor, verify},
+};
 
-use backplane_plugin::payload::tensor::CAPABILITY;
+use backplane_plugin::payload::{tensor, vector};
 use backplane_plugin::prelude::*;
-use device::{Device, Kernel};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use device::Nvidia;
+use std::sync::{Arc, OnceLock};
 
 /// The format this plugin opens.
 const FORMAT: &str = "cuda";
-/// Bytes of a kernel's source.
-const SOURCE: u64 = 1 << 20;
 /// Memory of the host's that a context of the driver's takes, about.
 const CONTEXT: u64 = 256 << 20;
+
+/// What stands in for NVIDIA's driver, in every plugin of this process from now on.
+#[doc(hidden)]
+pub static STAND_IN: OnceLock<Arc<dyn Driver>> = OnceLock::new();
 
 /// The library.
 struct CudaPlugin {
     host: Host,
-    compiler: Arc<Compiler>,
-    ordinal: usize,
+    driver: Arc<dyn Driver>,
+    /// Bytes that copies of collections may take on the GPU.
+    memory: u64,
 }
 
 impl Plugin for CudaPlugin {
     const ID: &'static str = "dev.backplane.cuda";
 
     fn init(host: Host, config: &Value) -> Result<Self> {
-        let settings: Settings = serde_json::from_value(config.clone())
-            .map_err(|error| Error::invalid(format!("settings of the cuda plugin: {error}")))?;
-        if let Err(error) = device::check() {
+        let settings = Settings::of(config)?;
+        let (ordinal, memory) = (settings.device, settings.memory);
+        let driver = STAND_IN.get().cloned();
+        let driver =
+            driver.unwrap_or_else(|| Arc::new(Nvidia { compiler: Compiler::new(settings), ordinal }));
+        if let Err((BidReason::Device, error)) = driver.check() {
             host.log(Level::Info, error.message);
         }
-        let ordinal = settings.device;
-        Ok(Self { host, compiler: Arc::new(Compiler::new(settings)), ordinal })
+        Ok(Self { host, driver, memory })
     }
 
     fn bid(&self, query: &Query<'_>) -> Bid {
         let model = query.model().unwrap_or_default();
-        if query.format != FORMAT && model.format != FORMAT {
+        let is_search = model.name == vectors::MODEL;
+        if query.format != FORMAT && model.format != FORMAT && !is_search {
             return Bid::no(BidReason::Format, format!("only the format `{FORMAT}` can be opened"));
         }
-        if let Err(error) = device::check() {
-            return Bid::no(BidReason::Device, error.message);
+        if let Err((reason, error)) = self.driver.check() {
+            // What is not installed may be installed any moment.
+            let valid_ms = if reason == BidReason::Runtime { 1_000 } else { Bid::default().valid_ms };
+            return Bid { valid_ms, ..Bid::no(reason, error.message) };
         }
-        if let Err(error) = self.compiler.check() {
-            // Asked again soon: it may be installed any moment.
-            return Bid { valid_ms: 1_000, ..Bid::no(BidReason::Runtime, error.message) };
+        match is_search {
+            true => Bid { host_bytes: CONTEXT, ..vectors::bid() },
+            false => Bid { host_bytes: CONTEXT, ..Bid::default() },
         }
-        Bid { host_bytes: CONTEXT, ..Bid::default() }
     }
 
     fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
-        if let Some(other) = model.capabilities.iter().find(|name| *name != CAPABILITY) {
-            let message =
-                format!("model `{}` is to serve `{other}`, and a kernel serves `{CAPABILITY}`", model.name);
+        let is_search = model.name == vectors::MODEL && model.format != FORMAT;
+        let serves = if is_search { vector::CAPABILITY } else { tensor::CAPABILITY };
+        if let Some(other) = model.capabilities.iter().find(|name| *name != serves) {
+            let message = format!("model `{}` is to serve `{other}`, and it serves `{serves}`", model.name);
             return Err(Error::new(Code::Unimplemented, message).with_param("capabilities"));
         }
-        let card = Arc::new(Card::of(model)?);
-        let (source, name) = source(model)?;
-        let device = Device::open(self.ordinal)?;
-        let image = self.compiler.compile(&card, &source, &name, device.capability)?;
-        self.host.log(Level::Info, format!("model `{}` is compiled for {}", model.name, device.name));
-        let kernel = device.load(&card, &image)?;
-        verify(&card, &kernel)?;
-        Ok(Box::new(KernelModel { card, image, ordinal: self.ordinal, first: Mutex::new(Some(kernel)) }))
-    }
-}
-
-/// A kernel's source, and what it is called in errors: its own name, not where it lies.
-fn source(model: &ModelSpec) -> Result<(String, String)> {
-    let file = model.files.iter().find(|file| file.role == "model");
-    let file = file.ok_or_else(|| {
-        Error::invalid(format!("the card of model `{}` names no file with role `model`", model.name))
-    })?;
-    let given = Path::new(&file.name).file_name().map(|name| name.to_string_lossy().into_owned());
-    let name = given.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("{}.cu", model.name));
-    if SOURCE < file.size {
-        return Err(Error::model_invalid(format!("`{name}` has {} bytes, and may have {SOURCE}", file.size)));
-    }
-    let source = std::fs::read_to_string(&file.path)
-        .map_err(|error| Error::model_invalid(format!("`{name}` cannot be read: {}", error.kind())))?;
-    Ok((source, name))
-}
-
-/// An opened kernel.
-struct KernelModel {
-    card: Arc<Card>,
-    image: Vec<u8>,
-    ordinal: usize,
-    /// The one that the checks ran on: the first instance's.
-    first: Mutex<Option<Kernel>>,
-}
-
-impl Model for KernelModel {
-    fn execution(&self) -> Execution {
-        Execution::Serial { max_batch: 1 }
-    }
-
-    fn describe(&self) -> Description {
-        let spec = |port: &card::Port| TensorSpec {
-            name: port.name.clone(),
-            datatype: port.dtype,
-            shape: port.shape.iter().map(|side| side.constant().unwrap_or(-1)).collect(),
-        };
-        Description {
-            platform: Some(FORMAT.to_owned()),
-            inputs: self.card.inputs.iter().map(spec).collect(),
-            outputs: self.card.outputs.iter().map(spec).collect(),
-            ..Description::default()
+        if is_search {
+            return Ok(Box::new(vectors::VectorModel::open(self.driver.clone(), self.memory, model)?));
         }
-    }
-
-    fn instance(&self, _seat: &Seat) -> Result<Box<dyn Instance>> {
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let kernel = match first {
-            Some(kernel) => kernel,
-            // One that is to replace a broken one gets a context of its own.
-            None => Device::open(self.ordinal)?.load(&self.card, &self.image)?,
-        };
-        let card = self.card.clone();
-        Ok(each(move |request| infer::serve(&card, &kernel, request)))
+        Ok(Box::new(kernel::KernelModel::open(self.driver.clone(), self.host, model)?))
     }
 }
 

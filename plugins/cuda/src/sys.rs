@@ -26,9 +26,9 @@ pub fn alloc(stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>, Dr
 
 /// What a kernel is called with.
 #[derive(Clone, Copy, Debug)]
-pub enum Argument {
-    /// The place of a tensor.
-    Tensor(usize),
+pub enum Argument<'a> {
+    /// Memory of the device.
+    Memory(&'a CudaSlice<u8>),
     /// A `long long`.
     Number(i64),
 }
@@ -41,19 +41,18 @@ pub fn launch(
     stream: &CudaStream,
     function: &CudaFunction,
     config: LaunchConfig,
-    tensors: &[CudaSlice<u8>],
-    arguments: &[Argument],
+    arguments: &[Argument<'_>],
 ) -> Result<(), DriverError> {
     let mut builder = stream.launch_builder(function);
     for argument in arguments {
         match argument {
-            Argument::Tensor(place) => builder.arg(&tensors[*place]),
+            Argument::Memory(memory) => builder.arg(*memory),
             Argument::Number(number) => builder.arg(number),
         };
     }
     // SAFETY: the card says what the function takes, and its checks ran with it; a kernel that reads or writes elsewhere
-    // can harm the memory of its own context on the device, and none of this process. Tensors live until the stream was
-    // waited for: the caller copies the outputs from it before they are dropped.
+    // can harm the memory of its own context on the device, and none of this process. Memory is given back in the order of
+    // the stream, and so after the function has run.
     unsafe { builder.launch(config) }.map(drop)
 }
 

@@ -1,97 +1,171 @@
-//! Runs kernels on the processor: `cuda.h` stands in for CUDA, and a program is made of it, the kernel and a plan.
+//! A device that is none: `cuda.h` stands in for CUDA, and the source of a program becomes one for the processor, which is
+//! told what to do through a pipe.
 
-use backplane_cuda::{Argument, Bounds, Card, Executor, Plan};
-use std::io::Write;
+use backplane_cuda::{Argument, Bounds, Driver, Gpu, Program, Size, named};
+use backplane_plugin::prelude::*;
+use cudarc::driver::sys::CUresult;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-/// A kernel's source, to be run with a card.
-pub struct Emulator<'a> {
-    pub source: &'a Path,
-    pub card: &'a Card,
+/// What goes wrong next, and with what: taken by the first device that is asked for it.
+static FAULT: Mutex<Option<(&str, CUresult)>> = Mutex::new(None);
+
+/// Makes the next call of this kind fail as the driver would: `alloc`, `write`, `read`, `copy`, `zero`, `launch`.
+#[allow(dead_code, reason = "not every test has something fail")]
+pub fn fail(what: &'static str, code: CUresult) {
+    *FAULT.lock().unwrap() = Some((what, code));
 }
 
-impl Executor for Emulator<'_> {
+/// The processor, as devices.
+pub struct Processor;
+
+impl Driver for Processor {
+    fn check(&self) -> std::result::Result<(), (BidReason, Error)> {
+        Ok(())
+    }
+
+    fn load(&self, program: &Program) -> Result<Arc<dyn Gpu>> {
+        let mut child =
+            Command::new(build(program)).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let pipes = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Ok(Arc::new(Emulated {
+            child: Mutex::new(child),
+            pipes: Mutex::new(pipes),
+            next: AtomicU64::new(0),
+            broken: Mutex::new(None),
+        }))
+    }
+}
+
+/// A program of its own for each context: what breaks there breaks nothing else.
+struct Emulated {
+    child: Mutex<Child>,
+    pipes: Mutex<(ChildStdin, ChildStdout)>,
+    next: AtomicU64,
+    /// What cannot be mended is said by every later call.
+    broken: Mutex<Option<CUresult>>,
+}
+
+impl Drop for Emulated {
+    fn drop(&mut self) {
+        let mut child = self.child.lock().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+impl Emulated {
+    fn ask(&self, what: &str, command: &[u8], more: &[u8], answer: usize) -> Result<Vec<u8>> {
+        let mut broken = self.broken.lock().unwrap();
+        if let Some(code) = *broken {
+            return Err(named(code));
+        }
+        if let Some((_, code)) = FAULT.lock().unwrap().take_if(|(when, _)| *when == what) {
+            let error = named(code);
+            *broken = error.fatal.then_some(code);
+            return Err(error);
+        }
+        let mut pipes = self.pipes.lock().unwrap();
+        let mut bytes = vec![0; answer + 1];
+        let asked =
+            pipes.0.write_all(command).and_then(|()| pipes.0.write_all(more)).and_then(|()| pipes.0.flush());
+        asked.and_then(|()| pipes.1.read_exact(&mut bytes)).expect("the kernel broke its rules: see above");
+        assert_eq!(bytes.pop(), Some(b'.'));
+        Ok(bytes)
+    }
+}
+
+/// A command with its numbers.
+fn command(letter: u8, numbers: &[u64]) -> Vec<u8> {
+    [&[letter][..], &numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>()].concat()
+}
+
+impl Gpu for Emulated {
+    fn name(&self) -> &str {
+        "a processor"
+    }
+
     fn bounds(&self) -> Bounds {
         Bounds::EVERY
     }
 
-    fn run(&self, plan: &Plan, inputs: &[&[u8]]) -> backplane_plugin::Result<Vec<Vec<u8>>> {
-        let folder = tempfile::tempdir().unwrap();
-        let program = build(folder.path(), &self.program(plan));
-        let mut child = Command::new(program)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // It reads all of its inputs before it writes anything.
-        let mut pipe = child.stdin.take().unwrap();
-        inputs.iter().for_each(|input| pipe.write_all(input).unwrap());
-        drop(pipe);
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let (mut rest, mut outputs) = (&output.stdout[..], Vec::new());
-        for sized in &plan.tensors[inputs.len()..][..self.card.outputs.len()] {
-            let (output, more) = rest.split_at(sized.bytes);
-            outputs.push(output.to_vec());
-            rest = more;
-        }
-        assert!(rest.is_empty());
-        Ok(outputs)
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.ask("alloc", &command(b'A', &[number, bytes as u64]), &[], 0).map(|_| number)
     }
-}
 
-impl Emulator<'_> {
-    /// A program that reads the inputs, runs the launches in order, and writes the outputs.
-    fn program(&self, plan: &Plan) -> String {
-        let (inputs, outputs) = (self.card.inputs.len(), self.card.outputs.len());
-        let mut program = String::new();
-        let mut line = |text: String| program.push_str(&(text + "\n"));
-        self.card.defines.iter().for_each(|(name, value)| line(format!("#define {name} {value}")));
-        let header = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator/cuda.h");
-        line(format!("#include {header:?}\n#include {:?}\nint main() {{", self.source));
-        for (place, tensor) in plan.tensors.iter().enumerate() {
-            line(format!("Tensor t{place}({});", tensor.bytes));
+    fn free(&self, memory: u64) {
+        let _ = self.ask("free", &command(b'F', &[memory]), &[], 0);
+    }
+
+    fn zero(&self, memory: u64) -> Result<()> {
+        self.ask("zero", &command(b'Z', &[memory]), &[], 0).map(drop)
+    }
+
+    fn write(&self, memory: u64, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.ask("write", &command(b'W', &[memory, offset as u64, bytes.len() as u64]), bytes, 0).map(drop)
+    }
+
+    fn read(&self, memory: u64, bytes: usize) -> Result<Vec<u8>> {
+        self.ask("read", &command(b'R', &[memory, bytes as u64]), &[], bytes)
+    }
+
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.ask("copy", &command(b'C', &[from, to, bytes as u64]), &[], 0).map(drop)
+    }
+
+    fn launch(&self, entry: &str, size: Size, arguments: &[Argument]) -> Result<()> {
+        assert_eq!(size.shared, 0, "there is no dynamic shared memory here");
+        let mut asked = command(b'L', &[entry.len() as u64]);
+        asked.extend(entry.bytes());
+        asked.extend([size.grid, size.block].as_flattened().iter().flat_map(|side| side.to_le_bytes()));
+        asked.extend((arguments.len() as u64).to_le_bytes());
+        for argument in arguments {
+            let (is_memory, number) = match *argument {
+                Argument::Memory(number) => (1_u64, number),
+                Argument::Number(number) => (0, number as u64),
+            };
+            asked.extend([is_memory, number].iter().flat_map(|number| number.to_le_bytes()));
         }
-        (0..inputs).for_each(|place| line(format!("t{place}.read(stdin);")));
-        for launch in &plan.launches {
-            let arguments: Vec<String> = launch
-                .arguments
-                .iter()
-                .map(|argument| match argument {
-                    Argument::Tensor(place) => format!("t{place}"),
-                    Argument::Number(number) => format!("{number}LL"),
-                })
-                .collect();
-            let index = |[x, y, z]: [u32; 3]| format!("{{{x}, {y}, {z}}}");
-            line(format!(
-                "launch({}, {}, [&] {{ {}({}); }});",
-                index(launch.grid),
-                index(launch.block),
-                launch.entry,
-                arguments.join(", ")
-            ));
-        }
-        for (place, port) in self.card.ports().enumerate() {
-            line(format!("t{place}.check({:?});", port.name));
-        }
-        (inputs..inputs + outputs).for_each(|place| line(format!("t{place}.write(stdout);")));
-        line("}".to_owned());
-        program
+        self.ask("launch", &asked, &[], 0).map(drop)
     }
 }
 
 /// Compiles with the compiler that llama.cpp is built with.
-fn build(folder: &Path, program: &str) -> PathBuf {
-    let (source, built) = (folder.join("kernel.cc"), folder.join("kernel"));
-    std::fs::write(&source, program).unwrap();
+fn build(program: &Program) -> PathBuf {
+    let header = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator/cuda.h");
+    let mut text = String::new();
+    let mut line = |more: String| text.push_str(&(more + "\n"));
+    program.defines.iter().for_each(|(name, value)| line(format!("#define {name} {value}")));
+    line(format!("#include {header:?}\n{}\nint main() {{ return serve({{", program.source));
+    program.entries.iter().for_each(|name| line(format!("entry({name:?}, {name}),")));
+    line("}); }".to_owned());
+    // One that is there already is the same: its name is that of its text.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join(format!("kernel-{:016x}", hash(&(&text, std::fs::read(header).unwrap()))));
+    if path.exists() {
+        return path;
+    }
+    let place = tempfile::tempdir_in(folder).unwrap();
+    let (source, made) = (place.path().join("kernel.cc"), place.path().join("kernel"));
+    std::fs::write(&source, &text).unwrap();
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let output = Command::new(&compiler)
-        .args(["-std=c++17", "-O1", "-w", "-o"])
-        .args([&built, &source])
+        .args(["-std=c++17", "-O1", "-ffp-contract=off", "-w", "-o"])
+        .args([&made, &source])
         .output()
         .unwrap();
     assert!(output.status.success(), "{compiler}: {}", String::from_utf8_lossy(&output.stderr));
-    built
+    std::fs::rename(made, &path).unwrap();
+    path
+}
+
+fn hash(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }

@@ -1,0 +1,34 @@
+//! A kernel that comes with the plugin, and a request that it answers.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use backplane_testkit::{Case, TensorInput};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The card of a kernel that comes with the plugin, as the host hands it over.
+pub fn model(name: &str) -> Value {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let card: toml::Table =
+        toml::from_str(&std::fs::read_to_string(folder.join(format!("{name}.toml"))).unwrap()).unwrap();
+    let mut card = serde_json::to_value(card).unwrap();
+    let file = &mut card["files"][0];
+    let path = folder.join(file["path"].as_str().unwrap());
+    file["size"] = json!(std::fs::metadata(&path).unwrap().len());
+    file["path"] = json!(path);
+    card
+}
+
+/// A picture of two pixels, as it is.
+pub fn image() -> Case {
+    Case::new(model("image-prepare").to_string(), "tensor.infer", r#"{"height":1,"width":2}"#)
+        .tensor(TensorInput::new(
+            "pictures",
+            backplane_testkit::DType::Uint8,
+            &[1, 1, 2, 3],
+            vec![0, 51, 255, 102, 153, 204],
+        ))
+        .tensor(TensorInput::fp32("regions", &[1, 4], &[0.0, 0.0, 2.0, 1.0]))
+        .tensor(TensorInput::fp32("mean", &[3], &[0.0; 3]))
+        .tensor(TensorInput::fp32("scale", &[3], &[1.0; 3]))
+}
