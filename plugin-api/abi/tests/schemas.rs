@@ -7,8 +7,8 @@ mod support;
 
 use backplane_abi::payload::tensor::Description;
 use backplane_abi::payload::{
-    Usage, chat, classify, complete, detect, embed, languages, ocr, rerank, tensor, translate, vector,
-    vision_classify, vision_detect, vision_embed, vision_faces,
+    Usage, chat, classify, complete, detect, embed, image_prepare, languages, ocr, rerank, tensor, translate,
+    vector, vision_classify, vision_detect, vision_embed, vision_faces,
 };
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
@@ -180,6 +180,17 @@ fn the_published_schemas_are_those_of_the_types() {
                  `vectors`, [count, dimension].",
                 |parts| {
                     parts.add::<vector::Params>("params").add::<vector::Chunk>("chunk");
+                },
+            ),
+        ),
+        (
+            image_prepare::CAPABILITY,
+            document(
+                "image.prepare/1",
+                "Pictures in, each as a tensor UINT8 [height, width, 3] in the order of `regions`; one chunk with the tensor \
+                 `pixels`, FP32, as a network takes it, out.",
+                |parts| {
+                    parts.add::<image_prepare::Params>("params");
                 },
             ),
         ),

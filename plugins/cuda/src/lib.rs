@@ -1,4 +1,4 @@
-//! CUDA: kernels as models, and searches of vectors on a GPU.
+//! CUDA: kernels as models, searches of vectors, and pictures made ready for networks, on a GPU.
 //!
 //! A model of the format `cuda` is a `.cu` file and a card that says what goes in, what comes out and how it is launched.
 //! It is compiled when it is opened, by NVRTC, for the GPU that is there; its card's checks are run on it; from then on it
@@ -7,6 +7,7 @@
 //! - [`card`]: what a card says; [`expr`]: its expressions; [`plan`]: a request against it. Pure.
 //! - [`kernel`]: the model; [`verify`]: its card's checks; [`infer`]: one request.
 //! - [`vectors`]: `vector.search` on copies of another plugin's collections.
+//! - [`pictures`]: pictures made ready, for `image.prepare`.
 //! - [`gpu`]: what kernels run on. [`device`]: NVIDIA's driver behind it; [`compiler`]: NVRTC; [`sys`]: what of both is
 //!   `unsafe`.
 //!
@@ -19,6 +20,7 @@ mod expr;
 mod gpu;
 mod infer;
 mod kernel;
+mod pictures;
 mod plan;
 mod settings;
 mod sys;
@@ -37,7 +39,7 @@ pub use {
     verify::{Executor, verify},
 };
 
-use backplane_plugin::payload::{tensor, vector};
+use backplane_plugin::payload::{image_prepare, tensor, vector};
 use backplane_plugin::prelude::*;
 use device::Nvidia;
 use std::sync::{Arc, OnceLock};
@@ -76,32 +78,36 @@ impl Plugin for CudaPlugin {
 
     fn bid(&self, query: &Query<'_>) -> Bid {
         let model = query.model().unwrap_or_default();
-        let is_search = model.name == vectors::MODEL;
-        if query.format != FORMAT && model.format != FORMAT && !is_search {
-            return Bid::no(BidReason::Format, format!("only the format `{FORMAT}` can be opened"));
-        }
+        let claim = match &*model.name {
+            vectors::MODEL => vectors::bid(),
+            pictures::MODEL => pictures::bid(),
+            _ if query.format == FORMAT || model.format == FORMAT => Bid::default(),
+            _ => return Bid::no(BidReason::Format, format!("only the format `{FORMAT}` can be opened")),
+        };
         if let Err((reason, error)) = self.driver.check() {
             // What is not installed may be installed any moment.
             let valid_ms = if reason == BidReason::Runtime { 1_000 } else { Bid::default().valid_ms };
             return Bid { valid_ms, ..Bid::no(reason, error.message) };
         }
-        match is_search {
-            true => Bid { host_bytes: CONTEXT, ..vectors::bid() },
-            false => Bid { host_bytes: CONTEXT, ..Bid::default() },
-        }
+        Bid { host_bytes: CONTEXT, ..claim }
     }
 
     fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
-        let is_search = model.name == vectors::MODEL && model.format != FORMAT;
-        let serves = if is_search { vector::CAPABILITY } else { tensor::CAPABILITY };
+        let serves = match &*model.name {
+            vectors::MODEL => vector::CAPABILITY,
+            pictures::MODEL => image_prepare::CAPABILITY,
+            _ => tensor::CAPABILITY,
+        };
         if let Some(other) = model.capabilities.iter().find(|name| *name != serves) {
             let message = format!("model `{}` is to serve `{other}`, and it serves `{serves}`", model.name);
             return Err(Error::new(Code::Unimplemented, message).with_param("capabilities"));
         }
-        if is_search {
-            return Ok(Box::new(vectors::VectorModel::open(self.driver.clone(), self.memory, model)?));
-        }
-        Ok(Box::new(kernel::KernelModel::open(self.driver.clone(), self.host, model)?))
+        let driver = self.driver.clone();
+        Ok(match &*model.name {
+            vectors::MODEL => Box::new(vectors::VectorModel::open(driver, self.memory, model)?),
+            pictures::MODEL => Box::new(pictures::PictureModel::open(driver, model)?),
+            _ => Box::new(kernel::KernelModel::open(driver, self.host, model)?),
+        })
     }
 }
 

@@ -9,6 +9,7 @@ pub mod classify;
 pub mod complete;
 pub mod detect;
 pub mod embed;
+pub mod image_prepare;
 pub mod languages;
 pub mod ocr;
 pub mod rerank;
