@@ -103,9 +103,9 @@ deny: ## Licences and sources of what we depend on (installs cargo-deny if need 
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny --version 0.20.2
 	@$(CARGO) deny check licenses bans sources
 
-bench: build ## Prints the ladder of measurements (docs/benchmarks.md).
+bench: build $(VENV)/ready ## Prints the ladder of measurements (docs/benchmarks.md).
 	@BACKPLANE_STATE=$(TEST_STATE) target/release/backplane pull --yes $(TEST_MODELS)
-	@BACKPLANE_TEST_MODELS=$(TEST_STATE) $(CARGO) bench -j $(JOBS) -p e2e
+	@BACKPLANE_TEST_MODELS=$(TEST_STATE) BACKPLANE_TEST_PYTHON=$(VENV)/bin/python $(CARGO) bench -j $(JOBS) -p e2e
 
 clean: ## Removes what was built and fetched.
 	@rm -rf target $(CACHE)

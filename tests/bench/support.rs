@@ -258,15 +258,21 @@ pub fn free_address() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// A folder with the optimised shared libraries of these packages and of the null plugin.
-pub fn plugins(packages: &[&str]) -> tempfile::TempDir {
-    let built = build(&["-p", "e2e", "--example", "null"]);
-    let null = built.into_iter().map(|(_, file)| file).find(|file| file.ends_with("libnull.so")).unwrap();
-    let shipped = packages.iter().map(|package| released(&format!("lib{}.so", package.replace('-', "_"))));
+/// A folder with the optimised shared libraries of these packages.
+pub fn shipped(packages: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for file in shipped.chain([null]) {
+    for package in packages {
+        let file = released(&format!("lib{}.so", package.replace('-', "_")));
         std::fs::copy(&file, dir.path().join(file.file_name().unwrap())).unwrap();
     }
+    dir
+}
+
+/// The same, with the null plugin.
+pub fn plugins(packages: &[&str]) -> tempfile::TempDir {
+    let (dir, built) = (shipped(packages), build(&["-p", "e2e", "--example", "null"]));
+    let null = built.into_iter().map(|(_, file)| file).find(|file| file.ends_with("libnull.so")).unwrap();
+    std::fs::copy(&null, dir.path().join("libnull.so")).unwrap();
     dir
 }
 
