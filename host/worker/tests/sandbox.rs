@@ -6,7 +6,8 @@
 mod support;
 
 use backplane::isolation::{Confinement, Granted, Launch, WorkerEntry};
-use backplane_testkit::PluginTest;
+use backplane_testkit::{Instance, PluginTest};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::{LONG, cases, cpu, echo, faulty, faulty_launch, through, weakened};
@@ -111,4 +112,88 @@ fn a_kernel_without_a_mechanism_is_refused() {
     });
     let why = problem(faulty_launch(library, nowhere));
     assert!(why.contains("/nowhere/at/all") && why.contains("sandbox cannot be set up"), "{why}");
+}
+
+/// What a plugin tries at a place, and the number of the error: 0 for none.
+fn tried(instance: &Instance, what: &str, at: impl std::fmt::Display) -> i64 {
+    let ask = format!(r#"{{"do":"{what}","at":"{at}"}}"#);
+    let answer = instance.submit("com.example.faulty.do", &ask, vec![]).wait_for(LONG);
+    answer.json()["errno"].as_i64().unwrap_or_else(|| panic!("{what} {at}: {}", answer.end))
+}
+
+/// Each path by itself: what is granted opens, and what lies beside it does not.
+#[test]
+fn a_path_that_is_granted_opens_and_its_sibling_does_not() {
+    const REFUSED: i64 = 13;
+    let (_folder, library) = faulty(None);
+    let here = tempfile::tempdir().unwrap();
+    let at = |path: &str| here.path().join(path);
+    for folder in ["read", "write", "sibling"] {
+        std::fs::create_dir(at(folder)).unwrap();
+        std::fs::write(at(folder).join("file"), "the host's").unwrap();
+    }
+    for file in ["one", "two"] {
+        std::fs::write(at(file), "the host's").unwrap();
+    }
+    let granted = Confinement::Sandbox(Granted {
+        read: vec![at("read"), at("one")],
+        write: vec![at("write")],
+        ..Granted::default()
+    });
+    // As the installed worker is, and as on Linux 5.13: what its Landlock does not know may be done in what is granted only.
+    for newest in [None, Some(1)] {
+        let mut launch = faulty_launch(library.clone(), granted.clone());
+        if let Some(newest) = newest {
+            launch.program = weakened(&format!("knows {newest}"));
+        }
+        let instance = through(launch).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
+        let tried = |what: &str, path: &str| tried(&instance, what, at(path).display());
+        let cut = if newest.is_some() { 1 } else { 0 };
+        for (what, path, expected) in [
+            ("read-at", "read/file", 0),
+            ("read-at", "one", 0),
+            ("read-at", "write/file", 0),
+            ("read-at", "two", REFUSED),
+            ("read-at", "sibling/file", REFUSED),
+            ("write-at", "write/file", cut),
+            ("write-at", "write/new", cut),
+            ("move-at", "write/file", 0),
+            ("move-at", "read/file", REFUSED),
+            ("move-at", "sibling/file", REFUSED),
+        ] {
+            assert_eq!(tried(what, path), expected, "{what} {path}, Landlock {newest:?}");
+        }
+        for path in ["read/file", "read/new", "one", "two", "new", "sibling/file"] {
+            let errno = tried("write-at", path);
+            assert!([1, REFUSED].contains(&errno), "write-at {path}, Landlock {newest:?}: {errno}");
+        }
+        for file in ["read/file", "one", "two", "sibling/file"] {
+            assert_eq!(std::fs::read_to_string(at(file)).unwrap(), "the host's", "{file}");
+        }
+        std::fs::write(at("write/file"), "the host's").unwrap();
+    }
+}
+
+/// Connections by port, which is what a kernel can tell apart; and where it cannot there is no plugin.
+#[test]
+fn a_port_that_is_granted_is_reached_and_another_is_not() {
+    let (_folder, library) = faulty(None);
+    let [granted, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+    let ports = Confinement::Sandbox(Granted { ports: vec![port(&granted)], ..Granted::default() });
+    let launch = || faulty_launch(library.clone(), ports.clone());
+    let instance = through(launch()).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
+    assert_eq!(tried(&instance, "connect-at", port(&granted)), 0);
+    assert_eq!(tried(&instance, "connect-at", port(&other)), 13);
+
+    // All of the network is all of its ports.
+    let any = Confinement::Sandbox(Granted { network: true, ..Granted::default() });
+    let launch_any = faulty_launch(library.clone(), any);
+    let instance = through(launch_any).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
+    assert_eq!(tried(&instance, "connect-at", port(&other)), 0);
+
+    let entry = Arc::new(WorkerEntry::new(Launch { program: weakened("knows 3"), ..launch() }));
+    assert!(PluginTest::entered_by(entry.clone()).open(r#"{"name":"faulty"}"#).is_err());
+    let why = entry.problem().unwrap();
+    assert!(why.contains("Linux 6.7") && why.contains("network = true"), "{why}");
 }

@@ -1,6 +1,7 @@
 //! `plugin.toml`: what a plugin says of itself.
 
 use std::fmt;
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -121,7 +122,7 @@ pub enum LicenceClass {
 }
 
 /// What the plugin asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,8 +132,91 @@ pub struct Resources {
     pub memory: Option<u64>,
     #[serde(default)]
     pub gpu: bool,
+    /// All of it. Who can say which servers says `hosts`.
     #[serde(default)]
     pub network: bool,
+    /// The servers that it connects to, and no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<Server>,
+    /// Files and folders that it reads beside its models, by their whole paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read: Vec<PathBuf>,
+    /// Files and folders that it reads and writes, by their whole paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub write: Vec<PathBuf>,
+}
+
+impl Resources {
+    fn check(&self) -> Result<(), String> {
+        if self.network && !self.hosts.is_empty() {
+            return Err(
+                "`resources.network` asks for any server and `resources.hosts` for some: keep one of them"
+                    .to_owned(),
+            );
+        }
+        for (key, paths) in [("read", &self.read), ("write", &self.write)] {
+            if let Some(path) = paths.iter().find(|path| !is_whole(path)) {
+                return Err(format!(
+                    "`resources.{key}` has `{}`: expected a path from the root, without `.` and `..`, such as \
+                     `/srv/dictionaries`",
+                    path.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a path says the same wherever it is read, and is not everything.
+fn is_whole(path: &Path) -> bool {
+    let mut parts = path.components();
+    let root = parts.next() == Some(Component::RootDir);
+    let parts: Vec<_> = parts.collect();
+    // As it is written: `a/./b` and `a//b` are other ways to say what an operator is to recognise.
+    let plain = Path::new("/").join(parts.iter().collect::<PathBuf>()).as_os_str() == path.as_os_str();
+    root && plain && !parts.is_empty() && parts.iter().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// A server by name and port, written `api.example.com:443`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Server {
+    pub name: String,
+    pub port: u16,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.port)
+    }
+}
+
+impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (name, port) = text.rsplit_once(':')?;
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+            let named = !name.is_empty() && name.len() <= 253 && name.chars().all(plain);
+            let port = port.parse().ok().filter(|port| *port != 0)?;
+            named.then(|| Self { name: name.to_owned(), port })
+        };
+        parse().ok_or_else(|| {
+            format!("`{text}` is no server: expected name and port such as `api.example.com:443`")
+        })
+    }
+}
+
+impl Serialize for Server {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Server {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// Major and minor of the plugin ABI, written `1.0`.
@@ -213,7 +297,7 @@ impl Manifest {
                 return Err(format!("two models are named `{}`", model.name));
             }
         }
-        Ok(())
+        self.resources.check()
     }
 }
 
@@ -298,5 +382,30 @@ mod tests {
             let refused = Manifest::parse(&text).unwrap_err();
             assert!(refused.contains(says), "{text}\n=> {refused}");
         }
+    }
+
+    #[test]
+    fn what_it_asks_for_is_a_server_or_a_path_that_says_the_same_everywhere() {
+        let resources = |text: &str| {
+            Manifest::parse(&format!("{MINIMAL}[resources]\n{text}\n")).map(|manifest| manifest.resources)
+        };
+        let asked = resources(
+            "hosts = ['api.acme.com:443', '[::1]:80']\nread = ['/srv/a']\nwrite = ['/var/lib/acme']",
+        );
+        let asked = asked.unwrap();
+        assert_eq!(asked.hosts.iter().map(|host| host.port).collect::<Vec<_>>(), [443, 80]);
+        assert_eq!((asked.read, asked.write), (vec!["/srv/a".into()], vec!["/var/lib/acme".into()]));
+        for bad in ["srv", "/", "", "/srv/../etc", "/srv/./a", "/srv//a", "/srv/a/", "~/a"] {
+            let refused = resources(&format!("read = ['{bad}']")).unwrap_err();
+            assert!(
+                refused.contains("`resources.read` has") && refused.contains("from the root"),
+                "{bad}: {refused}"
+            );
+        }
+        for bad in ["acme.com", "acme.com:0", ":443", "acme.com:https", "a/b:1", "https://acme.com:443"] {
+            let refused = resources(&format!("hosts = ['{bad}']")).unwrap_err();
+            assert!(refused.contains("expected name and port"), "{bad}: {refused}");
+        }
+        assert!(resources("network = true\nhosts = ['a:1']").unwrap_err().contains("keep one"));
     }
 }

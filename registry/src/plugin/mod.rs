@@ -11,7 +11,7 @@ mod scan;
 pub use inspect::{InspectError, MAX_NOTE, PluginFile, inspect, inspect_sealed};
 pub use libraries::Needed;
 pub use manifest::{
-    AbiVersion, BuiltinModel, Isolation, LicenceClass, Manifest, Panics, Resources, RuntimeClass,
+    AbiVersion, BuiltinModel, Isolation, LicenceClass, Manifest, Panics, Resources, RuntimeClass, Server,
 };
 pub use report::{Finding, Hosts, Report, report};
 pub use scan::{Scanned, scan};

@@ -160,6 +160,38 @@ static int try_open(const char *path, int flags) {
   return 0;
 }
 
+/* What stands after "at" in the parameters, without what JSON would escape. */
+static const char *at_of(bp_str params) {
+  static char at[256];
+  const char *from = params.ptr, *end = params.ptr + params.len;
+  size_t len = 0;
+  for (; from + 6 < end && memcmp(from, "\"at\":\"", 6) != 0; from++) {}
+  for (from += 6; from < end && *from != '"' && len + 1 < sizeof at; from++) at[len++] = *from;
+  at[len] = 0;
+  return at;
+}
+
+static int try_port(const char *port) {
+  struct sockaddr_in address;
+  int s = socket(AF_INET, SOCK_STREAM, 0), result;
+  if (s < 0) return errno;
+  memset(&address, 0, sizeof address);
+  address.sin_family = AF_INET;
+  address.sin_port = htons((unsigned short)atoi(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  result = tried(connect(s, (struct sockaddr *)&address, sizeof address) != 0);
+  close(s);
+  return result;
+}
+
+/* Under another name, and gone. */
+static int try_move(const char *path) {
+  char moved[300];
+  snprintf(moved, sizeof moved, "%s.moved", path);
+  if (rename(path, moved) != 0) return errno;
+  return tried(unlink(moved) != 0);
+}
+
 /* A file of the user's whom the host runs as, made by the test. */
 static const char *own_file(void) {
   static char path[64];
@@ -543,6 +575,10 @@ static void serve(const bp_request *r) {
   if (is(p, "truncate")) e = tried(truncate(own_file(), 0) != 0);
   if (is(p, "cut")) e = try_open(own_file(), O_RDONLY | O_TRUNC);
   if (is(p, "lock")) e = try_lock(p);
+  if (is(p, "read-at")) e = try_open(at_of(p), O_RDONLY);
+  if (is(p, "write-at")) e = try_open(at_of(p), O_WRONLY | O_CREAT | O_TRUNC);
+  if (is(p, "move-at")) e = try_move(at_of(p));
+  if (is(p, "connect-at")) e = try_port(at_of(p));
   if (is(p, "watch")) e = try_watch();
   if (is(p, "priority")) e = try_priority();
   if (is(p, "affinity")) e = try_affinity();

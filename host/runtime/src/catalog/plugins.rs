@@ -133,32 +133,61 @@ impl Workers {
         // What is not there yet is made by the first pull, and read after a restart.
         let mut read: Vec<_> = self.read.iter().filter(|path| path.exists()).cloned().collect();
         read.extend(granted.read);
+        let (mut write, mut ports) = (granted.write, granted.ports);
         // What an install shows that it asks for was agreed to; of a library that somebody put into a folder nobody was
         // shown anything.
         let agreed = file.sealed.is_some();
+        let asked = &manifest.resources;
+        if agreed {
+            let granted = |path: &&PathBuf| !self.is_the_hosts(path);
+            read.extend(asked.read.iter().filter(granted).cloned());
+            write.extend(asked.write.iter().filter(granted).cloned());
+        }
+        if agreed && granted.network != Some(false) {
+            ports.extend(asked.hosts.iter().map(|host| host.port));
+        }
         Granted {
             read,
+            write,
             memory: granted.memory.unwrap_or(0),
             threads: granted.threads,
             cores: granted.cores,
-            network: granted.network.unwrap_or(agreed && manifest.resources.network),
-            gpu: granted.gpu.unwrap_or(agreed && manifest.resources.gpu),
+            network: granted.network.unwrap_or(agreed && asked.network),
+            ports,
+            gpu: granted.gpu.unwrap_or(agreed && asked.gpu),
         }
+    }
+
+    /// Whether a path has to do with the state directory, where the server's keys are: no plugin's manifest opens that.
+    fn is_the_hosts(&self, path: &Path) -> bool {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let (path, state) = (real(path), real(&self.state));
+        path.starts_with(&state) || state.starts_with(&path)
     }
 
     /// What this plugin asks for and does not have in its worker, for people.
     fn withheld_from(&self, file: &PluginFile) -> Option<String> {
         let (id, asked, granted) = (&file.manifest.id, &file.manifest.resources, self.granted_to(file));
-        let lacks = |what: &str, key: &str| {
+        let lacks = |what: &str, key: &str, value: &str| {
             format!(
-                "it asks for {what}, which its worker does not have; `plugins.workers.\"{id}\".{key} = true` grants it"
+                "it asks for {what}, which its worker does not have; `plugins.workers.\"{id}\".{key} = {value}` grants it"
             )
         };
-        match (asked.network && !granted.network, asked.gpu && !granted.gpu) {
-            (true, _) => Some(lacks("the network", "network")),
-            (_, true) => Some(lacks("a GPU", "gpu")),
-            _ => None,
-        }
+        let path = |what: &str, key: &str, asked: &[PathBuf], granted: &[PathBuf]| {
+            let path = asked.iter().find(|path| !granted.iter().any(|has| path.starts_with(has)))?.display();
+            Some(lacks(&format!("{what} `{path}`"), key, &format!("[\"{path}\"]")))
+        };
+        let host = asked.hosts.iter().find(|host| !granted.network && !granted.ports.contains(&host.port));
+        let network = (asked.network && !granted.network).then(|| lacks("the network", "network", "true"));
+        let host = || {
+            host.map(|host| lacks(&format!("connections to {host}"), "ports", &format!("[{}]", host.port)))
+        };
+        let readable = [&granted.read[..], &granted.write].concat();
+        network
+            .or_else(host)
+            .or_else(|| (asked.gpu && !granted.gpu).then(|| lacks("a GPU", "gpu", "true")))
+            .or_else(|| path("reading", "read", &asked.read, &readable))
+            .or_else(|| path("writing", "write", &asked.write, &granted.write))
     }
 
     fn quarantine_of(&self, file: &PluginFile) -> Quarantine {

@@ -145,3 +145,58 @@ fn auto_looks_at_who_made_a_plugin_and_at_what_it_asks_for() {
     assert_eq!(of(&nothing, Level::Dev, "in_process"), Isolation::Worker, "nothing is said");
     assert_eq!(of(&nothing, Level::Core, "any"), Isolation::InProcess, "nothing is said");
 }
+
+/// Path by path and port by port, and the operator's word is stronger.
+#[test]
+fn a_worker_has_what_a_package_asks_for_and_a_library_in_a_folder_has_not() {
+    let state = tempfile::tempdir().unwrap();
+    let models = state.path().join("models/blobs/sha256");
+    std::fs::create_dir_all(&models).unwrap();
+    let mut workers = Workers::beside_the_program(state.path(), Vec::new());
+    slow(state.path(), "liba.so", "asks.id", &[]);
+    let path = state.path().join("liba.so");
+    let with = |sealed: bool, asks: &str| {
+        let mut file = inspect(&path).unwrap();
+        file.sealed = sealed.then(|| Arc::new(seal(&path, MAX_LIBRARY).unwrap()));
+        file.manifest.resources = toml::from_str(asks).unwrap();
+        file
+    };
+    let asks = "hosts = ['a.example:443', 'b.example:8080']\nread = ['/srv/a']\nwrite = ['/srv/b']";
+    let granted = workers.granted_to(&with(true, asks));
+    assert_eq!(granted.read, [models.clone(), "/srv/a".into()]);
+    assert_eq!((granted.write, granted.ports), (vec!["/srv/b".into()], vec![443, 8080]));
+    assert!(!granted.network && workers.withheld_from(&with(true, asks)).is_none());
+
+    // Nobody was shown what it asks for.
+    let granted = workers.granted_to(&with(false, asks));
+    assert_eq!((granted.read, granted.write, granted.ports), (vec![models], vec![], vec![]));
+    for (asks, lacks, key) in [
+        ("hosts = ['a.example:443']", "connections to a.example:443", "ports = [443]"),
+        ("read = ['/srv/a']", "reading `/srv/a`", "read = [\"/srv/a\"]"),
+        ("write = ['/srv/b']", "writing `/srv/b`", "write = [\"/srv/b\"]"),
+        ("network = true", "the network", "network = true"),
+    ] {
+        let withheld = workers.withheld_from(&with(false, asks)).unwrap();
+        assert!(withheld.contains(lacks) && withheld.contains(&format!("\"asks.id\".{key}")), "{withheld}");
+    }
+
+    // The keys of the server are no plugin's, whatever was agreed to.
+    for path in [state.path(), state.path().parent().unwrap(), &state.path().join("journal")] {
+        let asks = format!("read = ['{}']", path.display());
+        assert!(!workers.granted_to(&with(true, &asks)).read.contains(&path.to_owned()));
+        assert!(workers.withheld_from(&with(true, &asks)).unwrap().contains("reading"));
+    }
+
+    let config = WorkerConfig {
+        network: Some(false),
+        read: vec!["/srv".into()],
+        ports: vec![8080],
+        ..WorkerConfig::default()
+    };
+    workers.granted.insert("asks.id".to_owned(), config);
+    assert_eq!(workers.granted_to(&with(true, asks)).ports, [8080]);
+    let withheld = workers.withheld_from(&with(true, asks)).unwrap();
+    assert!(withheld.contains("a.example:443"), "{withheld}");
+    // A folder is granted with what is in it.
+    assert_eq!(workers.withheld_from(&with(false, "read = ['/srv/a']")), None);
+}

@@ -178,6 +178,9 @@ pub(super) fn meaning(
     for (id, worker) in &raw.plugins.workers {
         let threads = worker.threads.unwrap_or(1);
         checks.at_least_one(&["plugins", "workers", id.as_str(), "threads"], u64::from(threads));
+        for port in &worker.ports {
+            checks.at_least_one(&["plugins", "workers", id.as_str(), "ports"], u64::from(*port));
+        }
     }
     Some(Config {
         server: server?,
@@ -226,6 +229,8 @@ fn worker(own: &raw::Worker) -> WorkerConfig {
         threads: own.threads.unwrap_or(default.threads),
         cores: own.cores.unwrap_or(default.cores),
         read: own.read.clone(),
+        write: own.write.clone(),
+        ports: own.ports.clone(),
         network: own.network,
         gpu: own.gpu,
     }

@@ -154,6 +154,10 @@ pub struct WorkerConfig {
     pub cores: u32,
     /// Files and folders that it may read besides models and runtimes.
     pub read: Vec<PathBuf>,
+    /// Files and folders that it may read and write.
+    pub write: Vec<PathBuf>,
+    /// TCP ports of others that it may connect to.
+    pub ports: Vec<u16>,
     /// Whether it may reach others by the network; `None`: if it is a package that asks for it.
     pub network: Option<bool>,
     /// Whether it may use GPUs; `None`: as `network`.
@@ -163,7 +167,16 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         // More than any backend starts on a large machine, and far less than what a machine minds.
-        Self { memory: None, threads: 1024, cores: 1, read: Vec::new(), network: None, gpu: None }
+        Self {
+            memory: None,
+            threads: 1024,
+            cores: 1,
+            read: Vec::new(),
+            write: Vec::new(),
+            ports: Vec::new(),
+            network: None,
+            gpu: None,
+        }
     }
 }
 

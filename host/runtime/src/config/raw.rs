@@ -222,6 +222,8 @@ memory = "2GiB"
 threads = 256
 cores = 1
 read = ["/srv/dictionaries"]
+write = ["/var/lib/stranger"]
+ports = [443]
 network = false
 gpu = false"#;
 
@@ -239,10 +241,14 @@ pub struct Worker {
     /// more for five seconds has what others leave from then on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cores: Option<u32>,
-    /// Files and folders that it may read besides models and runtimes.
+    /// Files and folders that it may read besides models and runtimes, and what it asks for as an installed package.
     pub read: Vec<PathBuf>,
-    /// Whether it may reach others by the network, this machine's own services among them. If it is not said: if it is an
-    /// installed package that asks for it.
+    /// Files and folders that it may read and write, besides what it asks for as an installed package.
+    pub write: Vec<PathBuf>,
+    /// TCP ports of others that it may connect to, besides those of the servers that it asks for as an installed package.
+    pub ports: Vec<u16>,
+    /// Whether it may reach others by the network, whatever their ports, this machine's own services among them; if not, none
+    /// of the servers that it asks for either. If it is not said: if it is an installed package that asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<bool>,
     /// Whether it may use GPUs. If it is not said: as `network`.

@@ -277,6 +277,7 @@ fn values_that_cannot_work_are_refused() {
     refused("[models]\nmemory_budget = \"120%\"", "models.memory_budget", "`1%` to `100%`");
     refused("[models.override.m]\nweight = 0.0", "models.override.m.weight", "0.01 to 100");
     refused("[models.override.m]\ninstances = 0", "models.override.m.instances", "at least 1");
+    refused("[plugins.workers.x]\nports = [443, 0]", "plugins.workers.x.ports", "at least 1");
     refused("[plugins.workers.x]\nthreads = 0", "plugins.workers.x.threads", "at least 1");
     refused("[models.routes.r]\nmodels = [\"a\", \"a\"]", "models.routes.r.models", "twice");
     refused("[models.routes.r]\nescalate_below = 0.5", "models.routes.r", "missing field `models`");

@@ -1,9 +1,10 @@
 //! Files: by Landlock, and all or nothing.
 
+use super::Net;
 use backplane_abi::worker::{NOT_CONFINED, Text};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -56,25 +57,49 @@ const GPU_DEVICES: &[&str] = &["nvidia", "kfd", "dri"];
 const KNOWN: [ABI; 6] = [ABI::V6, ABI::V5, ABI::V4, ABI::V3, ABI::V2, ABI::V1];
 
 /// Rules of this kind, if the kernel knows all of it.
-fn rules(abi: ABI, network: bool) -> Result<RulesetCreated, RulesetError> {
+fn rules(abi: ABI, net: Net<'_>) -> Result<RulesetCreated, RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))?;
     if ABI::V4 <= abi {
-        let net = if network { AccessNet::BindTcp.into() } else { AccessNet::from_all(abi) };
-        rules = rules.handle_access(net)?;
+        let denied = if net == Net::Any { AccessNet::BindTcp.into() } else { AccessNet::from_all(abi) };
+        rules = rules.handle_access(denied)?;
     }
     if ABI::V6 <= abi {
         rules = rules.scope(Scope::from_all(abi))?;
     }
-    rules.create()
+    let rules = rules.create()?;
+    match net {
+        Net::Ports(ports) => {
+            let allowed = ports.iter().map(|port| NetPort::new(*port, AccessNet::ConnectTcp));
+            rules.add_rules(allowed.map(Ok::<_, RulesetError>))
+        }
+        Net::Nobody | Net::Any => Ok(rules),
+    }
+}
+
+/// What may be done in a folder that may be written: all that makes, changes and takes away files and folders in it; no
+/// devices, sockets or pipes.
+fn writing(abi: ABI) -> BitFlags<AccessFs> {
+    let all = AccessFs::ReadFile
+        | AccessFs::ReadDir
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::MakeReg
+        | AccessFs::MakeDir
+        | AccessFs::RemoveFile
+        | AccessFs::RemoveDir
+        | AccessFs::Refer;
+    // What the kernel does not know it does not deny either, but for moving files between folders, which it always does.
+    all & AccessFs::from_all(abi)
 }
 
 /// What is left.
 pub struct Files<'a> {
     pub read: &'a [Text<'a>],
+    pub write: &'a [Text<'a>],
     pub library: Option<Text<'a>>,
-    pub network: bool,
+    pub net: Net<'a>,
     pub gpu: bool,
 }
 
@@ -88,18 +113,23 @@ impl Files<'_> {
                  (`landlock` in /sys/kernel/security/lsm)"
             )
         };
-        let known = KNOWN.into_iter().filter(|abi| *abi as u8 <= newest);
-        let mut made = known.map(|abi| rules(abi, self.network).map(|rules| (abi, rules)));
+        let held = |abi: &ABI| !matches!(self.net, Net::Ports(_)) || ABI::V4 <= *abi;
+        let known = KNOWN.into_iter().filter(|abi| *abi as u8 <= newest).filter(held);
+        let mut made = known.map(|abi| rules(abi, self.net).map(|rules| (abi, rules)));
         let (abi, mut rules) = match made.find(Result::is_ok) {
             Some(Ok(made)) => made,
-            // What the oldest of them says: that there is none.
-            _ => {
-                rules(ABI::V1, self.network).map(|rules| (ABI::V1, rules)).map_err(|error| missing(&error))?
+            _ if !held(&ABI::V1) && rules(ABI::V1, Net::Nobody).is_ok() => {
+                return Err(format!(
+                    "{NOT_CONFINED}: Landlock: this kernel cannot hold a plugin to some ports, which takes Linux 6.7 or \
+                     newer; `network = true` for its worker lets it connect to all"
+                ));
             }
+            // What the oldest of them says: that there is none.
+            _ => (ABI::V1, rules(ABI::V1, Net::Nobody).map_err(|error| missing(&error))?),
         };
         let reading = AccessFs::ReadFile | AccessFs::ReadDir;
         let there = |paths: &'static [&str]| paths.iter().map(Path::new).filter(|path| path.exists());
-        let network = if self.network { NETWORK } else { &[] };
+        let network = if self.net == Net::Nobody { &[] } else { NETWORK };
         let gpu = if self.gpu { GPU } else { &[] };
         for path in there(SYSTEM).chain(there(network)).chain(there(gpu)) {
             rules = allow(rules, path, reading)?;
@@ -118,6 +148,9 @@ impl Files<'_> {
         // What the operator named must be there: a rule that is dropped in silence is how sandboxes fail.
         for path in self.read.iter().chain(&self.library) {
             rules = allow(rules, Path::new(OsStr::from_bytes(path)), reading)?;
+        }
+        for path in self.write {
+            rules = allow(rules, Path::new(OsStr::from_bytes(path)), writing(abi))?;
         }
         let status = rules.restrict_self().map_err(|error| missing(&error))?;
         match status.ruleset {

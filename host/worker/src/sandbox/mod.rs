@@ -5,7 +5,7 @@
 //!
 //! | mechanism | what it stops |
 //! |---|---|
-//! | `landlock` | files but those that are named; from Linux 6.12 on signals, TCP and abstract sockets, too |
+//! | `landlock` | files but those that are named, each to be read or to be written; from Linux 6.7 on TCP, to all ports or to all but some; from 6.12 on signals and abstract sockets, too |
 //! | `seccomp` | sockets, new processes and programs, signals, tracing, other files' modes and owners, namespaces, the kernel's rarely used doors |
 //! | `limits` | descriptors without end, memory beyond what was granted, a higher priority |
 //! | `capabilities` | what root may that others may not |
@@ -23,6 +23,15 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new
 
 /// Descriptors this process may have: each lane is one.
 const DESCRIPTORS: u64 = 1024;
+
+/// Whom a plugin may connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Net<'a> {
+    Nobody,
+    /// By TCP, whoever answers at these ports. A kernel knows no names.
+    Ports(&'a [u16]),
+    Any,
+}
 
 /// What confines a plugin.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +73,12 @@ impl Sandbox {
         let _kept = std::fs::write("/proc/self/oom_score_adj", "1000");
         let no_core = Rlimit { current: Some(0), maximum: Some(0) };
         setrlimit(Resource::Core, no_core).map_err(|error| failed("no core dumps", error))?;
-        let Confine::Sandbox { read, memory, network, gpu } = confine else { return Ok(()) };
+        let Confine::Sandbox { read, write, memory, network, ports, gpu } = confine else { return Ok(()) };
+        let net = match (network, &ports[..]) {
+            (true, _) => Net::Any,
+            (false, []) => Net::Nobody,
+            (false, ports) => Net::Ports(ports),
+        };
 
         set_no_new_privs(true).map_err(|error| failed("no new privileges", error))?;
         for mechanism in &self.absent {
@@ -83,11 +97,11 @@ impl Sandbox {
             }
         }
         if on("namespaces") {
-            syscalls::leave_namespaces(*network);
+            syscalls::leave_namespaces(net != Net::Nobody);
         }
         let cuts = match on("landlock") {
             true => {
-                let files = files::Files { read, library: library.file(), network: *network, gpu: *gpu };
+                let files = files::Files { read, write, library: library.file(), net, gpu: *gpu };
                 files.confine(self.newest.unwrap_or(u8::MAX))?
             }
             false => true,
@@ -101,7 +115,7 @@ impl Sandbox {
         // The process's memory is nobody else's to read; after what needed /proc/self to be its own.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| failed("no dumps", error))?;
         if on("seccomp") {
-            syscalls::filter(cuts, *network)?;
+            syscalls::filter(cuts, net != Net::Nobody)?;
         }
         Ok(())
     }

@@ -204,8 +204,9 @@ messages! {
     enum Confine<'a> {
         /// Not at all: to see that it is the sandbox which stops a case.
         0 Nothing {}
-        /// To this. `read`: files and folders that may be read; `memory`: bytes of its own, 0 for no limit; `network`:
-        /// whether it may reach others by it; `gpu`: whether it may use the machine's GPUs.
-        1 Sandbox { read: Vec<Text<'a>>, memory: u64, network: bool, gpu: bool, }
+        /// To this. `read`: files and folders that may be read, `write`: and written; `memory`: bytes of its own, 0 for no
+        /// limit; `network`: whether it may reach others by it, `ports`: those TCP ports of theirs alone; `gpu`: whether it
+        /// may use the machine's GPUs.
+        1 Sandbox { read: Vec<Text<'a>>, write: Vec<Text<'a>>, memory: u64, network: bool, ports: Vec<u16>, gpu: bool, }
     }
 }

@@ -36,7 +36,7 @@ pub use wire::{Malformed, Out, Source, Wire};
 
 /// Version of the protocol. Host and worker are of one build, so they must agree; the number is there to say so in
 /// words when they do not.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// How a worker begins to say that it could not confine itself, and so has loaded nothing.
 pub const NOT_CONFINED: &str = "the sandbox cannot be set up";

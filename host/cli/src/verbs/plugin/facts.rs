@@ -17,6 +17,9 @@ pub fn asks(manifest: &Manifest) -> BTreeSet<String> {
     let resources = &manifest.resources;
     let mut asks = BTreeSet::new();
     asks.extend(resources.network.then(|| "the network".to_owned()));
+    asks.extend(resources.hosts.iter().map(|host| format!("connections to {host}")));
+    asks.extend(resources.read.iter().map(|path| format!("reading `{}`", path.display())));
+    asks.extend(resources.write.iter().map(|path| format!("reading and writing `{}`", path.display())));
     asks.extend(resources.gpu.then(|| "a GPU".to_owned()));
     asks.extend(resources.threads.map(|count| format!("{count} threads")));
     asks.extend(resources.memory.map(|bytes| format!("{} of memory", text::bytes(bytes))));

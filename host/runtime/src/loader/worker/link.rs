@@ -882,8 +882,10 @@ fn greet(main: &Channel, launch: &Launch) -> Result<(), Option<String>> {
         Confinement::Nothing => Confine::Nothing {},
         Confinement::Sandbox(granted) => Confine::Sandbox {
             read: granted.read.iter().map(|path| path.as_os_str().as_bytes()).collect(),
+            write: granted.write.iter().map(|path| path.as_os_str().as_bytes()).collect(),
             memory: granted.memory,
             network: granted.network,
+            ports: granted.ports.clone(),
             gpu: granted.gpu,
         },
     };

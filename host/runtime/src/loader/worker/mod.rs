@@ -102,6 +102,8 @@ pub enum Confinement {
 pub struct Granted {
     /// Files and folders it may read.
     pub read: Vec<PathBuf>,
+    /// Files and folders it may read and write.
+    pub write: Vec<PathBuf>,
     /// Bytes that it may have of its own; 0 for no limit.
     pub memory: u64,
     /// Threads that it may have.
@@ -110,13 +112,24 @@ pub struct Granted {
     pub cores: u32,
     /// Whether it may reach others by the network: any of them.
     pub network: bool,
+    /// The TCP ports of others that it may connect to, when that is not all of the network.
+    pub ports: Vec<u16>,
     /// Whether it may use the machine's GPUs.
     pub gpu: bool,
 }
 
 impl Default for Granted {
     fn default() -> Self {
-        Self { read: Vec::new(), memory: 0, threads: 1024, cores: 1, network: false, gpu: false }
+        Self {
+            read: Vec::new(),
+            write: Vec::new(),
+            memory: 0,
+            threads: 1024,
+            cores: 1,
+            network: false,
+            ports: Vec::new(),
+            gpu: false,
+        }
     }
 }
 
