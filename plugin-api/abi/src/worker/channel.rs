@@ -241,7 +241,8 @@ fn map(arena: &OwnedFd) -> io::Result<Body> {
     if u64::try_from(stat.st_blocks).map_or(true, |blocks| blocks.saturating_mul(512) < len as u64) {
         return Err(bad("an arena has holes"));
     }
+    // Private, though nobody writes: before Linux 6.7 a file sealed against writing cannot be mapped shared, not even to be read.
     // SAFETY: a new mapping, of the file's length, which cannot shrink; read-only, of what nobody can write.
-    let at = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, arena, 0) }?;
+    let at = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::PRIVATE, arena, 0) }?;
     Ok(Body(Memory::Mapped(at, len)))
 }
