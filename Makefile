@@ -44,6 +44,7 @@ run: ## Builds, fetches a model, serves, asks it one question, and keeps serving
 	@$(MAKE) --no-print-directory build
 	@$(call say,fetching a starter model and ONNX Runtime (once))
 	@target/release/backplane pull --yes onnxruntime minilm smollm2
+	@tests/offer.sh target/release/backplane task-models $(CACHE)/offered
 	@$(call say,serving; stop with Ctrl+C)
 	@tests/serve-and-ask.sh target/release/backplane smollm2 "$(QUESTION)"
 

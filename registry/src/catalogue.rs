@@ -14,6 +14,17 @@ const TEXT: &str = include_str!("catalogue.toml");
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     cards: Vec<Card>,
+    sets: Vec<Set>,
+}
+
+/// Models and runtimes that are pulled together, under a name of their own.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Set {
+    pub name: ModelName,
+    pub description: String,
+    /// Names of the catalogue, in the order of pulling.
+    pub models: Vec<ModelName>,
 }
 
 impl Catalogue {
@@ -30,13 +41,30 @@ impl Catalogue {
         #[serde(deny_unknown_fields)]
         struct File {
             models: Vec<Card>,
+            #[serde(default)]
+            sets: Vec<Set>,
         }
         let file: File = strict::from_toml(text)?;
-        Ok(Self { cards: file.models })
+        Ok(Self { cards: file.models, sets: file.sets })
     }
 
     pub fn cards(&self) -> &[Card] {
         &self.cards
+    }
+
+    pub fn sets(&self) -> &[Set] {
+        &self.sets
+    }
+
+    /// The set of this name.
+    pub fn set(&self, name: &str) -> Option<&Set> {
+        let name: ModelName = name.parse().ok()?;
+        self.sets.iter().find(|set| set.name == name)
+    }
+
+    /// The cards of a set.
+    pub fn cards_of<'a>(&'a self, set: &'a Set) -> impl Iterator<Item = &'a Card> {
+        set.models.iter().filter_map(|name| self.find(name))
     }
 
     /// The card that has this name or alias.
@@ -58,9 +86,16 @@ impl Catalogue {
         self.cards.iter().filter(|card| words.iter().all(|word| text(card).contains(word.as_str()))).collect()
     }
 
-    /// Names near to one that is not there.
+    /// Names of models near to one that is not there.
     pub fn close_to(&self, name: &str) -> Vec<String> {
         let names: Vec<String> = self.cards.iter().map(|card| card.name.to_string()).collect();
+        nearest(name, names.iter().map(String::as_str))
+    }
+
+    /// The same among all that can be pulled: models and sets.
+    pub(crate) fn pullable_close_to(&self, name: &str) -> Vec<String> {
+        let cards = self.cards.iter().map(|card| card.name.to_string());
+        let names: Vec<String> = cards.chain(self.sets.iter().map(|set| set.name.to_string())).collect();
         nearest(name, names.iter().map(String::as_str))
     }
 }
@@ -96,6 +131,20 @@ mod tests {
         ] {
             assert!(names.contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_set_is_of_models_that_are_there_and_its_name_is_nobody_else_s() {
+        let catalogue = Catalogue::embedded();
+        assert!(catalogue.set("task-models").is_some() && catalogue.set("smollm2").is_none());
+        let mut names = BTreeSet::new();
+        for set in catalogue.sets() {
+            assert!(names.insert(&set.name) && catalogue.find(&set.name).is_none(), "{} twice", set.name);
+            assert!(!set.description.is_empty() && 1 < set.models.len(), "{}", set.name);
+            let models: BTreeSet<_> = catalogue.cards_of(set).map(|card| &card.name).collect();
+            assert_eq!(models, set.models.iter().collect(), "{}: each by its own name, once", set.name);
+        }
+        assert_eq!(catalogue.pullable_close_to("task-model"), ["task-models"]);
     }
 
     /// Its authors' numbers: what the card says reaches the plugin, for requests that say nothing.

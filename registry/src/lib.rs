@@ -39,7 +39,7 @@ pub mod trust;
 
 pub use capability::Capability;
 pub use card::{Card, FileSpec, Graph, Input, Kind, Limits, MemoryHint, platform};
-pub use catalogue::Catalogue;
+pub use catalogue::{Catalogue, Set};
 pub use convert::Convert;
 pub use digest::{Digest, NotADigest};
 pub use error::{RegistryError, Result};

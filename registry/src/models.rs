@@ -320,8 +320,9 @@ impl Models {
             return match self.resolve(what) {
                 Ok(installed) => Ok((installed.card, true)),
                 Err(RegistryError::NotInstalled { name, close }) => {
-                    let mut names = self.catalogue.close_to(&name);
+                    let mut names = self.catalogue.pullable_close_to(&name);
                     names.extend(close);
+                    names.retain(|near| *near != name); // a set is pulled model by model: `Catalogue::set`
                     names.dedup();
                     Err(RegistryError::UnknownModel { name, close: names })
                 }

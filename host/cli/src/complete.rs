@@ -39,10 +39,19 @@ pub fn installed() -> ArgValueCompleter {
 
 /// Those, and models that can be fetched by name.
 pub fn known() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| candidates(typed, known_names()))
+}
+
+/// Those, and sets of models.
+pub fn pullable() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &OsStr| {
-        let fetched = Catalogue::embedded().cards().iter().map(|card| card.name.to_string());
-        candidates(typed, installed_names().chain(fetched))
+        let sets = Catalogue::embedded().sets().iter().map(|set| set.name.to_string());
+        candidates(typed, known_names().chain(sets))
     })
+}
+
+fn known_names() -> impl Iterator<Item = String> {
+    installed_names().chain(Catalogue::embedded().cards().iter().map(|card| card.name.to_string()))
 }
 
 /// Packages of plugins that are installed.

@@ -2,9 +2,10 @@
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
+use crate::output::Table;
 use crate::progress::Pulling;
 use crate::text;
-use backplane_registry::{Installed, Models, PullOptions, PullPlan};
+use backplane_registry::{Installed, LARGE, Models, PullOptions, PullPlan, Set};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,21 +16,73 @@ pub enum Ask {
     IfNeeded,
     /// The person asked for something else that needs it.
     Always,
+    /// No more: the person has seen it among others, and agreed.
+    Agreed,
 }
 
 /// One line: what, how much, under which licence.
 pub fn describe(plan: &PullPlan) -> String {
-    let download = match plan.download {
-        Some(0) => "nothing to download".to_owned(),
-        Some(bytes) => format!("{} to download", text::bytes(bytes)),
-        None => "size not known".to_owned(),
-    };
-    let licence = plan.licence.as_deref().unwrap_or("not stated");
-    let text = format!("{}  {download} · licence {licence}", plan.name);
+    let text = format!("{}  {} · licence {}", plan.name, download(plan), licence(plan));
     match &plan.description {
         Some(description) => format!("{text}\n  {}", crate::output::printable(description)),
         None => text,
     }
+}
+
+fn download(plan: &PullPlan) -> String {
+    match plan.download {
+        Some(0) => "nothing to download".to_owned(),
+        Some(bytes) => format!("{} to download", text::bytes(bytes)),
+        None => "size not known".to_owned(),
+    }
+}
+
+fn licence(plan: &PullPlan) -> &str {
+    plan.licence.as_deref().unwrap_or("not stated")
+}
+
+/// What the models of a set are, how much is to be downloaded for each, and under which licence.
+pub fn describe_all(plans: &[PullPlan]) -> Table {
+    let mut table = Table::new(&["NAME", "DOWNLOAD", "LICENCE", "WHAT"]);
+    for plan in plans {
+        let what = plan.description.clone().unwrap_or_default();
+        table.row([plan.name.to_string(), download(plan), licence(plan).to_owned(), what]);
+    }
+    table
+}
+
+/// Shows what a set takes and asks once for all of it. Without a person to ask, as with one model: `--yes` is needed where
+/// it is large, or its size not known.
+pub fn agree_to_all(context: &Context, set: &Set, plans: &[PullPlan]) -> Result<()> {
+    let out = &context.out;
+    let missing: Vec<&PullPlan> = plans.iter().filter(|plan| plan.download != Some(0)).collect();
+    if missing.is_empty() || context.global.offline {
+        return Ok(());
+    }
+    let total: Option<u64> = plans.iter().map(|plan| plan.download).sum();
+    let size = total.map_or_else(|| "nobody knows how much".to_owned(), text::bytes);
+    out.note(format!("{}: {}", set.name, set.description));
+    out.note_table(&describe_all(plans));
+    let refused = |next: &str| {
+        Err(Failure::failed(format!("`{}` was not fetched: {size} to download", set.name))
+            .next(next)
+            .code("consent_needed"))
+    };
+    if context.global.yes {
+        return Ok(());
+    }
+    if out.asks {
+        let question = format!("fetch {} for {size}, under these licences?", models(missing.len()));
+        return if out.ask(&question, true) { Ok(()) } else { refused("one of them: `backplane pull NAME`") };
+    }
+    match total {
+        Some(total) if total < LARGE => Ok(()),
+        _ => refused("run it again with `--yes`"),
+    }
+}
+
+fn models(count: usize) -> String {
+    if count == 1 { "one of them".to_owned() } else { format!("{count} of them") }
 }
 
 /// Shows what a pull takes, asks if need be, and pulls.
@@ -42,12 +95,10 @@ pub fn pull(
     ask: Ask,
 ) -> Result<Installed> {
     let out = &context.out;
-    if plan.download != Some(0) && !context.global.offline {
+    options.allow_large |= ask == Ask::Agreed;
+    if plan.download != Some(0) && !context.global.offline && ask != Ask::Agreed {
         out.note(describe(plan));
-        let wanted = match ask {
-            Ask::Always => true,
-            Ask::IfNeeded => plan.needs_consent(),
-        };
+        let wanted = ask == Ask::Always || plan.needs_consent();
         if wanted && out.asks && !context.global.yes {
             if !out.ask("fetch it?", true) {
                 return Err(

@@ -148,6 +148,11 @@ impl Output {
         }
     }
 
+    /// A table about what is going on.
+    pub fn note_table(&self, table: &Table) {
+        table.lines().into_iter().for_each(|line| self.note(line));
+    }
+
     /// Asks a question that is answered with yes or no; Enter is `default`.
     pub fn ask(&self, question: &str, default: bool) -> bool {
         write!(io::stderr(), "{question} [{}] ", if default { "Y/n" } else { "y/N" }).ok();

@@ -137,6 +137,45 @@ fn offline_nothing_is_downloaded() {
 }
 
 #[test]
+fn a_set_is_pulled_with_its_sizes_and_licences_shown_and_one_question() {
+    let state = tempfile::tempdir().unwrap();
+    let available = run(state.path(), &["ls", "--available", "--json"]).expect(0).json();
+    let sets: Vec<_> = available.as_array().unwrap().iter().filter(|row| row["kind"] == "set").collect();
+    let set = sets.iter().find(|set| set["name"] == "task-models").unwrap();
+    let plans = run(state.path(), &["pull", "--dry-run", "--json", "task-models"]).expect(0).json();
+    let plans = plans.as_array().unwrap();
+    let names: Vec<_> = plans.iter().map(|plan| plan["name"].clone()).collect();
+    assert_eq!(names, *set["models"].as_array().unwrap());
+    let sizes: u64 = plans.iter().map(|plan| plan["size"].as_u64().unwrap()).sum();
+    assert_eq!(set["size"], sizes);
+
+    // Nobody is there to be asked: all is shown, and nothing fetched.
+    let refused = run(state.path(), &["pull", "task-models"]).expect(1);
+    for plan in plans {
+        let line = refused.err.lines().find(|line| line.starts_with(plan["name"].as_str().unwrap()));
+        assert!(line.unwrap().contains(plan["licence"].as_str().unwrap()), "{refused:?}");
+    }
+    assert!(refused.err.contains("next: run it again with `--yes`"), "{refused:?}");
+    assert_eq!(refused.err.matches("error:").count(), 1, "{refused:?}");
+    assert_eq!(run(state.path(), &["ls", "--json"]).json(), serde_json::json!([]));
+
+    // A terminal is asked, once.
+    let line = format!("{} pull task-models", env!("CARGO_BIN_EXE_backplane"));
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["-qec", &line, "/dev/null"]).env("BACKPLANE_STATE", state.path()).env("NO_COLOR", "1");
+    let asked = pipe(terminal, "n\n").expect(1);
+    assert_eq!(asked.out.matches("[Y/n]").count(), 1, "{asked:?}");
+    assert!(asked.out.contains("LicenseRef-NVIDIA-Proprietary"), "{asked:?}");
+    assert!(asked.out.contains("was not fetched"), "{asked:?}");
+
+    run(state.path(), &["pull", "task-models", "--name", "mine"]).expect(2);
+    let near = run(state.path(), &["pull", "task-model"]).expect(3);
+    assert!(near.err.contains("did you mean `task-models`"), "{near:?}");
+    let chat = run(state.path(), &["--offline", "pull", "task-models"]).expect(1);
+    assert!(chat.err.contains("offline"), "{chat:?}");
+}
+
+#[test]
 fn the_configuration_is_written_checked_and_shown() {
     let state = tempfile::tempdir().unwrap();
     let written = run(state.path(), &["config", "init", "-"]).expect(0);
@@ -208,6 +247,8 @@ fn a_shell_completes_verbs_and_names_of_models() {
     assert_eq!(complete(&["show", "m"]), ["mine"]);
     let known = complete(&["run", "m"]);
     assert!(["mine", "minilm", "magika"].iter().all(|name| known.contains(&(*name).to_owned())), "{known:?}");
+    assert_eq!(complete(&["pull", "task"]), ["task-models"]);
+    assert!(complete(&["run", "task"]).is_empty(), "a set is no model to chat with");
     assert_eq!(complete(&["stop", "--ser"]), ["--server"]);
 }
 

@@ -41,6 +41,11 @@ fn table() -> String {
             megabytes(download),
         ));
     }
+    lines.extend([String::new(), "| set | of | what it does |".to_owned(), "|---|---|---|".to_owned()]);
+    for set in Catalogue::embedded().sets() {
+        let models: Vec<String> = set.models.iter().map(|name| format!("`{name}`")).collect();
+        lines.push(format!("| `{}` | {} | {} |", set.name, models.join(", "), set.description));
+    }
     lines.join("\n")
 }
 

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::exit::Result;
 use crate::output::Table;
 use crate::text;
-use backplane_registry::{Catalogue, Kind};
+use backplane_registry::{Card, Catalogue, Kind, Set};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -68,16 +68,25 @@ fn remote(context: &Context) -> Result<Vec<Value>> {
 }
 
 fn available(context: &Context) -> Result<()> {
-    let cards = Catalogue::embedded().cards();
+    let catalogue = Catalogue::embedded();
+    let cards = catalogue.cards();
     let out = &context.out;
+    let size_of = |set: &Set| catalogue.cards_of(set).map(Card::size).sum::<Option<u64>>();
     if out.json {
-        let row = |card: &backplane_registry::Card| {
+        let row = |card: &Card| {
             json!({
                 "name": card.name, "aliases": card.aliases, "size": card.size(), "licence": card.licence,
                 "kind": card.kind, "description": card.description,
             })
         };
-        out.value(&cards.iter().map(row).collect::<Vec<_>>());
+        let set_row = |set: &Set| {
+            json!({
+                "name": set.name, "size": size_of(set), "kind": "set", "description": set.description,
+                "models": set.models,
+            })
+        };
+        let sets = catalogue.sets().iter().map(set_row);
+        out.value(&cards.iter().map(row).chain(sets).collect::<Vec<_>>());
         return Ok(());
     }
     let mut table = Table::new(&["NAME", "SIZE", "LICENCE", "WHAT"]);
@@ -89,6 +98,15 @@ fn available(context: &Context) -> Result<()> {
             card.size().map_or_else(|| "-".to_owned(), text::bytes),
             card.licence.clone().unwrap_or_default(),
             what,
+        ]);
+    }
+    for set in catalogue.sets() {
+        let models: Vec<String> = set.models.iter().map(ToString::to_string).collect();
+        table.row([
+            set.name.to_string(),
+            size_of(set).map_or_else(|| "-".to_owned(), text::bytes),
+            "each its own".to_owned(),
+            format!("{} (set: {})", set.description, models.join(", ")),
         ]);
     }
     out.table(&table);

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::exit::{Failure, Result};
 use crate::output::Style;
 use crate::text;
-use backplane_registry::{Kind, ModelName, PullOptions};
+use backplane_registry::{Kind, ModelName, Models, PullOptions, PullPlan};
 use serde_json::json;
 
 pub fn run(context: &Context, args: Pull) -> Result<()> {
@@ -18,6 +18,15 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
     }
     let name = args.name.as_deref().map(str::parse::<ModelName>).transpose()?;
     let models = context.models()?;
+    if let Some(set) = args.what.iter().find_map(|what| models.catalogue().set(what))
+        && name.is_some()
+    {
+        return Err(Failure::usage(format!(
+            "`--name` names one model, and `{}` is a set of {}",
+            set.name,
+            set.models.len()
+        )));
+    }
     let options = PullOptions {
         name,
         replace: args.replace,
@@ -25,8 +34,8 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
         ..PullOptions::default()
     };
     let (mut results, mut models_pulled) = (Vec::new(), Vec::new());
-    for what in &args.what {
-        let plan = models.plan_pull(what, &options)?;
+    let wanted = args.what.iter().map(|what| wanted(context, &models, what, &options, args.dry_run));
+    for Wanted { what, plan, ask } in wanted.collect::<Result<Vec<_>>>()?.into_iter().flatten() {
         if args.dry_run {
             if context.out.json {
                 results.push(json!({
@@ -38,7 +47,7 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
             }
             continue;
         }
-        let installed = consent::pull(context, &models, what, &plan, options.clone(), Ask::IfNeeded)?;
+        let installed = consent::pull(context, &models, &what, &plan, options.clone(), ask)?;
         if installed.card.kind == Kind::Model {
             models_pulled.push(installed.name.to_string());
         }
@@ -69,6 +78,34 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
     can_be_opened(context, &models_pulled)
 }
 
+/// A model to be pulled.
+struct Wanted {
+    what: String,
+    plan: PullPlan,
+    ask: Ask,
+}
+
+/// What a word of the command line stands for: one model, or those of a set, about which the person has been asked.
+fn wanted(
+    context: &Context,
+    models: &Models,
+    what: &str,
+    options: &PullOptions,
+    dry_run: bool,
+) -> Result<Vec<Wanted>> {
+    let plan = |what: &str| Ok(models.plan_pull(what, options)?);
+    let Some(set) = models.catalogue().set(what) else {
+        return Ok(vec![Wanted { what: what.to_owned(), plan: plan(what)?, ask: Ask::IfNeeded }]);
+    };
+    let names: Vec<String> = set.models.iter().map(ToString::to_string).collect();
+    let plans = names.iter().map(|name| plan(name)).collect::<Result<Vec<_>>>()?;
+    if !dry_run {
+        consent::agree_to_all(context, set, &plans)?;
+    }
+    let wanted = |(what, plan)| Wanted { what, plan, ask: Ask::Agreed };
+    Ok(names.into_iter().zip(plans).map(wanted).collect())
+}
+
 /// Asks a running server whether it could open what was pulled: its plugins know what a card may say. Opens nothing.
 fn can_be_opened(context: &Context, names: &[String]) -> Result<()> {
     let client = context.client()?;
@@ -85,7 +122,7 @@ fn can_be_opened(context: &Context, names: &[String]) -> Result<()> {
                 invalid = Err(Failure::failed(what).next(next).code("model_invalid"));
             }
             // A runtime or a licence may come yet.
-            Some("load_failed" | "runtime_missing") => context.out.complain(format!("warning: {what}")),
+            Some("load_failed" | "runtime_missing" | "device_missing" | "no_memory") => context.out.complain(format!("warning: {what}")),
             _ => {}
         }
     }

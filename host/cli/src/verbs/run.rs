@@ -243,6 +243,10 @@ fn ensure_model(context: &Context, client: &Client, model: &str) -> Result<()> {
 /// The server's words, and names that are near: of the catalogue, and of what is installed.
 fn unknown(context: &Context, model: &str, missing: Failure) -> Failure {
     let Ok(models) = context.models() else { return missing };
+    if let Some(set) = models.catalogue().set(model) {
+        let what = format!("`{}` is a set of models, and none to chat with", set.name);
+        return Failure { what, ..missing }.next(format!("fetch them: `backplane pull {}`", set.name));
+    }
     let mut close = models.catalogue().close_to(model);
     if let Err(RegistryError::NotInstalled { close: installed, .. }) = models.resolve(model) {
         close.extend(installed);
