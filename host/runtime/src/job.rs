@@ -10,6 +10,7 @@ use crate::serve::SecondChance;
 use crate::tensor::Tensor;
 use backplane_abi::payload::Usage;
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -183,6 +184,8 @@ pub struct Candidate {
     pub score: u16,
     /// Confidence of its answer, when it was tried.
     pub confidence: Option<f64>,
+    /// Where it did not, or could not, give the answer: the code of that.
+    pub refused: Option<Cow<'static, str>>,
     /// Why it was not chosen, or what it said.
     pub why: String,
 }

@@ -192,9 +192,11 @@ fn route(
                 model: name,
                 score: candidate.score,
                 confidence: None,
+                refused: None,
             });
         }
     }
+    candidates.extend(choice.refused.iter().cloned());
     Route {
         asked: request.model.clone(),
         model: model.clone(),
@@ -228,7 +230,7 @@ async fn first_that_takes_it(
                 });
             }
             Err(error) if place < last && choice.may_replace && can_stand_in(&error) => {
-                tried.push(tried_and(candidate, None, error.message));
+                tried.push(failed(candidate, error));
             }
             Err(error) => return Err(error),
         }
@@ -247,8 +249,16 @@ fn can_stand_in(error: &Error) -> bool {
     (fails_here && !no_tokens) || error.reason.starts_with("plugin_license_")
 }
 
-fn tried_and(candidate: &Scored, confidence: Option<f64>, why: String) -> Candidate {
-    Candidate { model: candidate.entry.name(), score: candidate.score, confidence, why }
+/// A candidate that failed, or was not tried for this.
+fn failed(candidate: &Scored, error: Error) -> Candidate {
+    let code = if error.reason.is_empty() { error.code.name().into() } else { error.reason };
+    Candidate {
+        model: candidate.entry.name(),
+        score: candidate.score,
+        confidence: None,
+        refused: Some(code),
+        why: error.message,
+    }
 }
 
 fn plugin_of(candidate: &Scored) -> Arc<str> {

@@ -284,9 +284,10 @@ async fn a_route_escalates_below_its_threshold_and_keeps_the_record() {
         .route
         .candidates
         .iter()
-        .map(|candidate| (candidate.model.to_string(), candidate.confidence))
+        .map(|candidate| (&*candidate.model, candidate.confidence, candidate.refused.as_deref()))
         .collect();
-    assert_eq!(tried, [("echo".to_owned(), Some(0.4)), ("echo-continuous".to_owned(), Some(0.4))]);
+    let both = [("echo", Some(0.4), Some("low_confidence")), ("echo-continuous", Some(0.4), None)];
+    assert_eq!(tried, both, "none was sure, and one of them answered");
     assert_eq!(answer.done.confidence, Some(0.4));
 
     let running = route(0.3);

@@ -38,8 +38,20 @@ impl Plugin for Scripted {
         Ok(Scripted)
     }
 
+    fn bid(&self, query: &Query<'_>) -> Bid {
+        match query.format {
+            "gpu" => Bid::no(BidReason::Device, "no GPU at /dev/secret0"),
+            "big" => Bid::no(BidReason::Memory, "it needs more than there is"),
+            "down" => Bid { score: 900, ..Bid::default() },
+            _ => Bid::default(),
+        }
+    }
+
     fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
-        Ok(Box::new(Opened { sees: model.name == "acme/script:2" }))
+        match model.format.as_str() {
+            "down" => Err(Error::new(Code::Unavailable, "it is down")),
+            _ => Ok(Box::new(Opened { sees: model.name == "acme/script:2" })),
+        }
     }
 }
 

@@ -8,11 +8,39 @@ use std::time::Duration;
 /// Longest value of a header we write: proxies refuse heads of 8 KiB and more.
 const MAX_VALUE: usize = 1024;
 
-/// `x-model`, `x-route-decision`, `x-cache`.
+/// Of the list of those that were refused. The rest are counted.
+const MAX_REFUSED: usize = 900;
+
+/// `x-model`, `x-route-decision`, `x-route-refused`, `x-cache`. Every caller may see every model: `/v1/models` lists them.
 pub(crate) fn route(route: &Route, cache: CacheOutcome, headers: &mut HeaderMap) {
     set("x-model", &route.model, headers);
     set("x-route-decision", &decision(route), headers);
+    if let Some(refused) = refused(route) {
+        set("x-route-refused", &refused, headers);
+    }
     set("x-cache", cache.name(), headers);
+}
+
+/// `a=device_missing, b=overloaded`: each that could have answered and did not, with the code of why. Codes only: what a
+/// plugin says in words may tell of this machine.
+fn refused(route: &Route) -> Option<String> {
+    let mut text = String::new();
+    let mut more = 0;
+    for (model, code) in route.candidates.iter().filter_map(|one| Some((&one.model, one.refused.as_ref()?))) {
+        if 0 < more || MAX_REFUSED < text.len() + model.len() + code.len() {
+            more += 1;
+            continue;
+        }
+        let comma = if text.is_empty() { "" } else { ", " };
+        text.extend([comma, model, "="]);
+        // A plugin's own word.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        text.extend(code.chars().take(64).map(|c| if plain(c) { c } else { '_' }));
+    }
+    if 0 < more {
+        let _ = write!(text, ", {more} more");
+    }
+    (!text.is_empty()).then_some(text)
 }
 
 /// `smollm2; plugin=dev.backplane.llama; why="by name"; considered="a:900, b:300"`.
@@ -21,8 +49,9 @@ fn decision(route: &Route) -> String {
     text.extend([&route.model, "; plugin=", &route.plugin, "; why=\""]);
     text.extend(route.why.chars().map(|c| if c == '"' { '\'' } else { c }));
     text.push('"');
-    if 1 < route.candidates.len() {
-        for (place, candidate) in route.candidates.iter().enumerate() {
+    let bids = || route.candidates.iter().filter(|candidate| 0 < candidate.score);
+    if 1 < bids().count() {
+        for (place, candidate) in bids().enumerate() {
             let before = if place == 0 { "; considered=\"" } else { ", " };
             // Writing to a string does not fail.
             let _ = write!(text, "{before}{}:{}", candidate.model, candidate.score);
@@ -99,6 +128,7 @@ pub(crate) fn set(name: &'static str, value: &str, headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backplane::Candidate;
 
     #[test]
     fn any_name_makes_a_header() {
@@ -108,6 +138,41 @@ mod tests {
         assert!(value.starts_with("gr??e??x-evil: 1, bbb"), "{value}");
         assert_eq!(value.len(), MAX_VALUE + 3);
         assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn who_was_refused_is_told_by_codes_and_no_header_grows_without_bound() {
+        let candidate = |model: String, refused: Option<&str>| Candidate {
+            model: model.into(),
+            score: if refused.is_some() { 0 } else { 900 },
+            confidence: None,
+            refused: refused.map(|code| code.to_owned().into()),
+            why: "no key `/home/me/secret`".to_owned(),
+        };
+        let mut told = Route {
+            asked: None,
+            model: "a".into(),
+            plugin: "p".into(),
+            why: "best of 1 bids".to_owned(),
+            candidates: vec![candidate("a".to_owned(), None)],
+            confidence: None,
+        };
+        let headers = |told: &Route| {
+            let mut headers = HeaderMap::new();
+            route(told, CacheOutcome::Miss, &mut headers);
+            assert!(headers.iter().all(|(_, value)| !value.to_str().unwrap().contains("secret")));
+            headers
+        };
+        assert!(!headers(&told).contains_key("x-route-refused"), "nobody was");
+        told.candidates.push(candidate("b".to_owned(), Some("no_memory")));
+        told.candidates.push(candidate("c".to_owned(), Some("own word;\r\nx: 1")));
+        let text = headers(&told);
+        assert_eq!(text.get("x-route-refused").unwrap(), "b=no_memory, c=own_word___x__1");
+        assert_eq!(text.get("x-route-decision").unwrap(), "a; plugin=p; why=\"best of 1 bids\"");
+        told.candidates.extend((0..200).map(|n| candidate(format!("model-{n}"), Some("overloaded"))));
+        let text = headers(&told);
+        let text = text.get("x-route-refused").unwrap().to_str().unwrap();
+        assert!(text.len() <= MAX_VALUE && text.ends_with(" more"), "{text}");
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub const BP_CONCURRENT: i32 = 1;
 pub const BP_CONTINUOUS: i32 = 2;
 
 pub const BP_BID_REASON_FORMAT: i32 = 1;
+pub const BP_BID_REASON_DEVICE: i32 = 2;
+pub const BP_BID_REASON_MEMORY: i32 = 3;
+pub const BP_BID_REASON_LICENCE: i32 = 4;
+pub const BP_BID_REASON_RUNTIME: i32 = 5;
 
 pub const BP_HEALTH_READY: i32 = 0;
 pub const BP_HEALTH_DEGRADED: i32 = 1;

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::info::LoadPlan;
 use crate::job::KeepAlive;
 use crate::license;
-use crate::loader::{Bid, BidQuery, Plugin, QUARANTINED, Waits, in_quarantine, trim_memory};
+use crate::loader::{Bid, BidQuery, CANNOT_SERVE, Plugin, QUARANTINED, Waits, in_quarantine, trim_memory};
 use crate::metrics::memory;
 use actix::{Addr, AsyncContext, Context, Supervisor};
 use std::sync::Arc;
@@ -416,8 +416,8 @@ impl Shelf {
             return Err(error.with_reason(QUARANTINED));
         }
         match best {
-            Some((_, bid)) if bid.unfit => Err(unable(&bid.text).with_reason("model_invalid")),
-            Some((_, bid)) if bid.score == 0 => Err(unable(&bid.text)),
+            Some((_, bid)) if bid.score == 0 && bid.refusal == CANNOT_SERVE => Err(unable(&bid.text)),
+            Some((_, bid)) if bid.score == 0 => Err(unable(&bid.text).with_reason(bid.refusal)),
             Some(best) => Ok(best),
             None => {
                 let silent: Vec<String> = silent.into_iter().filter_map(Result::err).collect();

@@ -24,7 +24,7 @@ mod worker;
 
 pub use exchange::{End, Exchange, ExchangeSpec};
 pub use library::{LoadError, load};
-pub use plugin::{Bid, BidQuery, Class, HealthState, Instance, Model, Plugin, Waits};
+pub use plugin::{Bid, BidQuery, CANNOT_SERVE, Class, HealthState, Instance, Model, Plugin, Waits};
 pub(crate) use table::{PluginCall, Shared};
 pub use worker::{
     Confinement, Granted, Launch, OnCrash, QUARANTINED, Quarantine, WorkerEntry, in_quarantine,

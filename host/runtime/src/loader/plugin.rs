@@ -12,6 +12,7 @@ use backplane_abi::read::{self, Reader, Size};
 use backplane_abi::table::*;
 use backplane_registry::license::Gate;
 use parking_lot::Mutex;
+use std::borrow::Cow;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,11 +100,26 @@ pub struct Bid {
     pub host_bytes: u64,
     /// How long the claim stands, in milliseconds.
     pub valid_ms: u32,
-    /// Where the score is 0: whether that is for what the model is, or for what its card says.
-    pub unfit: bool,
+    /// Where the score is 0: why, as the code of an error; or [`CANNOT_SERVE`].
+    pub refusal: Cow<'static, str>,
     /// For people.
     pub text: String,
 }
+
+/// What a plugin's reason not to bid is called where it is told.
+fn refusal(reason: i32) -> &'static str {
+    match reason {
+        BP_BID_REASON_FORMAT => "model_invalid",
+        BP_BID_REASON_DEVICE => "device_missing",
+        BP_BID_REASON_MEMORY => "no_memory",
+        BP_BID_REASON_LICENCE => "plugin_license_missing",
+        BP_BID_REASON_RUNTIME => "runtime_missing",
+        _ => CANNOT_SERVE,
+    }
+}
+
+/// Why a plugin does not bid that gives no reason.
+pub const CANNOT_SERVE: &str = "cannot_serve";
 
 /// How instances want to be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +228,7 @@ impl Plugin {
             quality: out.quality.min(1000),
             host_bytes: out.bytes_host,
             valid_ms: out.valid_ms,
-            unfit: out.score == 0 && out.reason == BP_BID_REASON_FORMAT,
+            refusal: refusal(out.reason).into(),
             text,
         })
     }

@@ -12,6 +12,7 @@ pub use table::{Cascade, Names, RouteTable, Target};
 
 use crate::catalog::{Entry, Shelf};
 use crate::error::{Error, ErrorCode, Result};
+use crate::job::Candidate;
 use crate::loader::{Bid, BidQuery, Waits};
 use actix::Addr;
 use actor::RouterActor;
@@ -56,6 +57,8 @@ pub struct Choice {
     pub may_replace: bool,
     /// For people.
     pub why: String,
+    /// Models that would serve this and cannot.
+    pub refused: Vec<Candidate>,
 }
 
 /// A model with its bid.
@@ -123,6 +126,7 @@ impl RouterHandle {
                         escalate_below: None,
                         may_replace: false,
                         why: why.to_owned(),
+                        refused: Vec::new(),
                     }
                 }
                 Target::Route(name, cascade) => {
@@ -148,6 +152,7 @@ impl RouterHandle {
                         escalate_below: Some(cascade.escalate_below),
                         may_replace: true,
                         why: format!("route `{name}`"),
+                        refused: Vec::new(),
                     }
                 }
             },
@@ -176,53 +181,50 @@ impl RouterHandle {
             )
             .with_reason("capability_not_found"));
         }
-        let mut candidates: Vec<Scored> = models
-            .iter()
-            .filter_map(|model| self.shared.shelf.get(model))
-            .map(|entry| {
-                let bid = self.bid(&entry, capability, input_bytes);
-                Scored { entry, score: bid.score, why: bid.text }
-            })
-            .collect();
-        if let Some(error) = self.none_licensed(&candidates) {
-            return Err(error);
+        let mut candidates = Vec::new();
+        let mut unable = Vec::new();
+        for entry in models.iter().filter_map(|model| self.shared.shelf.get(model)) {
+            let bid = self.bid(&entry, capability, input_bytes);
+            match bid.score {
+                0 => unable.push((entry, bid)),
+                score => candidates.push(Scored { entry, score, why: bid.text }),
+            }
         }
-        if let [only] = candidates.as_slice()
-            && only.score == 0
-        {
-            return Err(
-                Error::new(ErrorCode::FailedPrecondition, only.why.clone()).with_reason("load_failed")
-            );
+        if candidates.is_empty() {
+            return Err(self.nobody(capability, &unable));
         }
         // By bid, then the open ones, then by name so that ties are always decided alike.
         candidates.sort_by_key(|candidate| {
             (std::cmp::Reverse(candidate.score), candidate.entry.backend().is_none(), candidate.entry.name())
         });
-        if candidates.iter().all(|candidate| candidate.score == 0) {
-            let reasons: Vec<String> =
-                candidates.iter().map(|c| format!("`{}`: {}", c.entry.name(), c.why)).collect();
-            return Err(Error::new(
-                ErrorCode::FailedPrecondition,
-                format!("no model can serve `{capability}` now; {}", reasons.join("; ")),
-            )
-            .with_reason("load_failed"));
-        }
-        let (candidates, unable): (Vec<_>, Vec<_>) =
-            candidates.into_iter().partition(|candidate| candidate.score > 0);
-        let mut why = format!("best of {} bids", candidates.len());
-        for other in unable {
-            why.push_str(&format!("; not `{}`: {}", other.entry.name(), other.why));
-        }
-        Ok(Choice { candidates, escalate_below: None, may_replace: true, why })
+        let why = format!("best of {} bids", candidates.len());
+        let refused = unable.into_iter().map(|(entry, bid)| Candidate {
+            model: entry.name(),
+            score: 0,
+            confidence: None,
+            refused: Some(bid.refusal),
+            why: bid.text,
+        });
+        Ok(Choice { candidates, escalate_below: None, may_replace: true, why, refused: refused.collect() })
     }
 
-    /// Where nobody can serve, and for want of a licence: what whoever names the model is told as well.
-    fn none_licensed(&self, candidates: &[Scored]) -> Option<Error> {
-        let unlicensed = |candidate: &Scored| match candidate.score {
-            0 => self.shared.shelf.unlicensed(&candidate.entry.listed()),
-            _ => None,
+    /// What to say where no model can serve.
+    fn nobody(&self, capability: &str, unable: &[(Arc<Entry>, Bid)]) -> Error {
+        // All for want of a licence: what whoever names the model is told as well.
+        let licences = unable.iter().map(|(entry, _)| self.shared.shelf.unlicensed(&entry.listed()));
+        if let Some(error) = licences.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().next()) {
+            return error;
+        }
+        let message = match unable {
+            [(_, only)] => only.text.clone(),
+            all => {
+                let mut all: Vec<_> = all.iter().map(|(entry, bid)| (entry.name(), &bid.text)).collect();
+                all.sort();
+                let all: Vec<String> = all.iter().map(|(name, why)| format!("`{name}`: {why}")).collect();
+                format!("no model can serve `{capability}` now; {}", all.join("; "))
+            }
         };
-        candidates.iter().map(unlicensed).collect::<Option<Vec<Error>>>()?.into_iter().next()
+        Error::new(ErrorCode::FailedPrecondition, message).with_reason("load_failed")
     }
 
     /// A plugin's bid, from the cache while it stands. No bid is one of 0 that says why.
@@ -237,17 +239,19 @@ impl RouterHandle {
         let listed = entry.listed();
         let query =
             BidQuery { capability, format: &listed.format, model_json: &listed.model_json, input_bytes };
-        let asked = self.shared.shelf.bidder(&listed, Waits::Request).map_err(|error| error.message);
-        let asked = asked.and_then(|(plugin, _)| plugin.bid(query, Waits::Request));
+        let bidder = self.shared.shelf.bidder(&listed, Waits::Request);
+        let bidder = bidder.map_err(|error| (error.reason, error.message));
+        let asked = bidder.and_then(|(plugin, _)| {
+            plugin.bid(query, Waits::Request).map_err(|why| ("bid_failed".into(), why))
+        });
         let (bid, stands) = match asked {
             Ok(bid) => {
                 let stands = Duration::from_millis(u64::from(bid.valid_ms)).min(MAX_BID_AGE);
                 (bid, stands)
             }
-            Err(why) => (
-                Bid { score: 0, quality: 0, host_bytes: 0, valid_ms: 0, unfit: false, text: why },
-                NO_BID_AGE,
-            ),
+            Err((refusal, text)) => {
+                (Bid { score: 0, quality: 0, host_bytes: 0, valid_ms: 0, refusal, text }, NO_BID_AGE)
+            }
         };
         self.shared.bids.insert(key, (bid.clone(), Instant::now() + stands));
         bid

@@ -2,7 +2,7 @@
 
 use super::attempt::attempt;
 use super::budget::{Admitted, admit};
-use super::{Parts, can_stand_in, plugin_of, route, tried_and};
+use super::{Parts, can_stand_in, failed, plugin_of, route};
 use crate::error::{Error, Result};
 use crate::job::{CacheOutcome, Candidate, Chunk, Done, LiveReply, Next, Reply, Request, Source, Timing};
 use crate::router::{Choice, confidence};
@@ -38,13 +38,14 @@ pub(super) async fn cascade(
             match admit(parts, request, format!("{}#{}", request.id, place + 1)) {
                 Ok(again) => *admitted = again,
                 Err(error) => {
-                    tried.push(tried_and(candidate, None, format!("not tried: {}", error.message)));
+                    let message = format!("not tried: {}", error.message);
+                    tried.push(failed(candidate, Error { message, ..error }));
                     break;
                 }
             }
         }
         if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            tried.push(tried_and(candidate, None, "not tried: the deadline has passed".to_owned()));
+            tried.push(failed(candidate, Error::deadline("another model was asked")));
             break;
         }
         let answer = match attempt(parts, request, candidate, admitted, trail, true).await {
@@ -60,7 +61,13 @@ pub(super) async fn cascade(
                     Some(c) if sure => format!("accepted: {c:.3} is not below {threshold}"),
                     Some(c) => format!("escalated: {c:.3} is below {threshold}"),
                 };
-                tried.push(tried_and(candidate, done.confidence, why));
+                tried.push(Candidate {
+                    model: name.clone(),
+                    score: candidate.score,
+                    confidence: done.confidence,
+                    refused: (!sure).then_some("low_confidence".into()),
+                    why,
+                });
                 let better = best.as_ref().is_none_or(|best| best.done.confidence <= done.confidence);
                 if better || sure {
                     best = Some(Whole { model: name, plugin: plugin_of(candidate), chunks, done, timing });
@@ -73,7 +80,7 @@ pub(super) async fn cascade(
                 }
             }
             Err(error) => {
-                tried.push(tried_and(candidate, None, error.message.clone()));
+                tried.push(failed(candidate, error.clone()));
                 let gives_up = !can_stand_in(&error);
                 failure = Some(error);
                 if gives_up {
@@ -85,6 +92,8 @@ pub(super) async fn cascade(
     let Some(Whole { model, plugin, chunks, done, timing }) = best else {
         return Err(failure.unwrap_or_else(|| Error::deadline("no model had been asked")));
     };
+    // The best there was, if none was sure: it is refused no more.
+    tried.iter_mut().filter(|candidate| candidate.model == model).for_each(|best| best.refused = None);
     let mut route = route(request, choice, &model, plugin, tried);
     route.confidence = done.confidence;
     Ok(Reply {

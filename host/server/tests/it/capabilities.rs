@@ -1,6 +1,6 @@
 //! Any capability: one that the host has never heard of is called, streamed and documented like the others.
 
-use crate::host::start;
+use crate::host::{Got, start, start_with};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
@@ -118,5 +118,45 @@ async fn what_is_wrong_is_named() {
     assert_eq!(got.status, 400, "{}", got.text());
     let got = host.post(PATH, json!({ "stream": true, "binary_data_output": false })).await;
     assert_eq!(got.header("x-ignored-params"), None);
+    host.stop().await;
+}
+
+#[actix_web::test]
+async fn an_answer_tells_who_won_and_who_was_refused_for_what_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("weights"), "none").unwrap();
+    let card = |name: &str, format: &str| {
+        let path = folder.path().join(format!("{name}.toml"));
+        let card = format!(
+            "name = '{name}'\nformat = '{format}'\nplugin = 'test.scripted'\n\
+             capabilities = ['test.unforeseen', 'chat', 'embed', 'tensor.infer']\n\
+             [[files]]\nrole = 'model'\npath = 'weights'\n"
+        );
+        std::fs::write(&path, card).unwrap();
+        path.display().to_string()
+    };
+    let cards = [card("down", "down"), card("kernel", "gpu"), card("giant", "big")];
+    let host = start_with(&[("models.cards", &format!("{cards:?}"))]);
+    let refused = |got: &Got| got.header("x-route-refused").map(str::to_owned);
+    let all = Some("down=load_failed, giant=no_memory, kernel=device_missing");
+    let asked = [
+        (PATH, json!({})),
+        (PATH, json!({ "stream": true })),
+        ("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "hello" }] })),
+        ("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "hi" }], "stream": true })),
+        ("/v1/embeddings", json!({ "input": "hello" })),
+    ];
+    for (path, body) in asked {
+        let got = host.post(path, body.clone()).await;
+        assert_eq!(got.status, 200, "{path} {body}: {}", got.text());
+        assert_eq!(refused(&got).as_deref(), all, "{path} {body}");
+        let decision = got.header("x-route-decision").unwrap();
+        assert!(decision.contains("plugin=test.scripted") && decision.contains("best of "), "{decision}");
+        assert!(got.headers.values().all(|value| !value.to_str().unwrap().contains("secret")));
+    }
+    let named = host.post(PATH, json!({ "model": "script" })).await;
+    assert_eq!((named.status, refused(&named)), (200, None), "who names a model is told of no other");
+    let alone = host.post(PATH, json!({ "model": "kernel" })).await;
+    assert_eq!((alone.status, &alone.json()["error"]["code"]), (503, &json!("device_missing")));
     host.stop().await;
 }
