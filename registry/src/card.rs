@@ -230,6 +230,11 @@ impl Card {
     }
 
     pub fn read(path: &Path) -> Result<Self> {
+        // A pipe would be waited for, and a device has no end.
+        if !path.metadata().map_err(RegistryError::io("read", path))?.is_file() {
+            let reason = "a card is a file, and this is none".to_owned();
+            return Err(RegistryError::InvalidFile { path: path.to_owned(), reason });
+        }
         let text = std::fs::read_to_string(path).map_err(RegistryError::io("read", path))?;
         Self::parse(&text, &path.display().to_string())
     }

@@ -43,6 +43,9 @@ pub enum RegistryError {
     #[error("{path}: {reason}", path = .path.display())]
     InvalidFile { path: PathBuf, reason: String },
 
+    #[error("{source_uri} cannot be the file `{role}` of a model: {reason}")]
+    NotTheFormat { source_uri: String, role: String, reason: String },
+
     #[error("model `{name}` is incomplete: {missing} is missing or was changed; pull it again")]
     Incomplete { name: String, missing: String },
 
@@ -105,6 +108,7 @@ impl RegistryError {
             Self::InvalidSource { .. } => "source_invalid",
             Self::InvalidCard { .. } => "card_invalid",
             Self::InvalidFile { .. } => "file_invalid",
+            Self::NotTheFormat { .. } => "model_invalid",
             Self::Incomplete { .. } => "model_incomplete",
             Self::Offline { .. } => "offline",
             Self::NeedsConsent(_) => "consent_needed",

@@ -23,6 +23,7 @@ mod convert;
 mod digest;
 mod error;
 pub mod license;
+mod look;
 mod models;
 mod name;
 pub mod onnx;

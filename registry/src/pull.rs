@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use crate::card::{Card, FileSpec, Kind};
 use crate::error::{RegistryError, Result};
 use crate::models::{Installed, Models};
+use crate::look;
 use crate::name::ModelName;
 use crate::progress::Progress;
 use crate::runtime;
@@ -26,6 +27,8 @@ pub struct PullOptions {
     pub offline: bool,
     /// Replace a different model of the same name.
     pub replace: bool,
+    /// Refuse a file that is plainly not of its model's format, by its first bytes.
+    pub look: bool,
     /// Set to true, from any thread, to stop; what has arrived is kept.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -119,6 +122,9 @@ impl Models {
             let _lock = self.store.lock_cards()?;
             // Somebody may have removed a blob between its transfer and the lock; then once more.
             if stored.iter().all(|stored| self.store.has(&stored.sha256, Some(stored.size))) {
+                if options.look {
+                    self.look(&card).inspect_err(|_| self.forget(&stored))?;
+                }
                 break self.install(&card)?;
             }
         };
@@ -228,6 +234,31 @@ impl Models {
             return Err(RegistryError::Offline { what });
         }
         fetcher.fetch(file, &sources, watch)
+    }
+
+    /// Whether the files are of the formats that the card says.
+    fn look(&self, card: &Card) -> Result<()> {
+        for file in &card.files {
+            let format = match card.graphs.get(&file.role) {
+                Some(graph) => &graph.format,
+                None if file.role == "model" => &card.format,
+                None => continue,
+            };
+            let Some(sha256) = file.sha256 else { continue };
+            let path = self.store.blob(&sha256);
+            let unlike = look::unlike(&path, format).map_err(RegistryError::io("read", &path))?;
+            if let Some(reason) = unlike {
+                let source_uri = file.sources()?.first().map(Source::to_string).unwrap_or_default();
+                return Err(RegistryError::NotTheFormat { source_uri, role: file.role.clone(), reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes files that were brought and are not used, but for those that another model needs.
+    fn forget(&self, stored: &[Stored]) {
+        // What cannot be removed now is by the next `prune`.
+        self.store.discard_unused_blobs(stored.iter().map(|stored| stored.sha256)).ok();
     }
 
     /// Writes the card, and puts a runtime where it is looked for.

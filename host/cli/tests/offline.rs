@@ -126,6 +126,18 @@ fn what_is_not_there_is_code_3_and_the_near_name_is_given() {
 }
 
 #[test]
+fn a_file_that_is_no_model_is_refused_and_said_to_be_what_it_is() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("model.gguf");
+    std::fs::write(&file, "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    let refused = run(state.path(), &["pull", file.to_str().unwrap(), "--json"]).expect(1);
+    let error: serde_json::Value = serde_json::from_str(&refused.err).unwrap();
+    assert_eq!(error["error"]["code"], "model_invalid");
+    assert!(error["error"]["message"].as_str().unwrap().contains("Git LFS"), "{error}");
+    assert_eq!(run(state.path(), &["ls", "-q"]).expect(0).out, "");
+}
+
+#[test]
 fn offline_nothing_is_downloaded() {
     let state = tempfile::tempdir().unwrap();
     let done = run(state.path(), &["pull", "--offline", "smollm2"]).expect(1);

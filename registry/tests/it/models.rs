@@ -296,3 +296,35 @@ fn a_state_directory_that_cannot_be_written_is_named() {
     let error = bench.pull(bench.path("m.gguf").to_str().unwrap()).unwrap_err();
     assert!(error.to_string().contains("state/models"), "{error}");
 }
+
+#[test]
+fn what_is_no_model_is_told_and_leaves_nothing() {
+    let bench = Bench::new();
+    let look = PullOptions { look: true, ..PullOptions::default() };
+    let page = "<!DOCTYPE html><title>Sign in</title>";
+    std::fs::write(bench.path("m.gguf"), page).unwrap();
+    std::fs::write(bench.path("m.onnx"), page).unwrap();
+    let card = bench.path("card.toml");
+    let graphs = "name = 'reader'\nformat = 'vision'\ncapabilities = ['vision.ocr']\ngraphs = { det = {} }\n\
+                  [[files]]\nrole = 'det'\npath = 'm.onnx'\n[[files]]\nrole = 'labels'\npath = 'm.gguf'\n";
+    std::fs::write(&card, graphs).unwrap();
+    for path in [bench.path("m.gguf"), bench.path("m.onnx"), card] {
+        let error = bench.pull_with(path.to_str().unwrap(), &look).0.unwrap_err();
+        assert_eq!(error.code(), "model_invalid", "{error}");
+        assert!(error.to_string().contains("but a web page"), "{error}");
+        assert!(bench.models().list().unwrap().models.is_empty());
+        assert_eq!(bench.models().prune().unwrap(), 0, "nothing was left");
+    }
+    std::fs::write(bench.path("m.gguf"), "GGUF").unwrap();
+    bench.pull_with(bench.path("m.gguf").to_str().unwrap(), &look).0.unwrap();
+}
+
+#[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let bench = Bench::new();
+    for name in ["card.toml", "m.gguf"] {
+        let pipe = bench.path(name);
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert_eq!(bench.pull(pipe.to_str().unwrap()).unwrap_err().code(), "file_invalid", "{name}");
+    }
+}

@@ -31,6 +31,7 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
         name,
         replace: args.replace,
         offline: context.global.offline,
+        look: true,
         ..PullOptions::default()
     };
     let (mut results, mut models_pulled) = (Vec::new(), Vec::new());

@@ -233,7 +233,7 @@ fn ensure_model(context: &Context, client: &Client, model: &str) -> Result<()> {
         return Err(unknown(context, model, missing));
     }
     context.out.note(format!("{model} is not installed"));
-    let options = PullOptions::default();
+    let options = PullOptions { look: true, ..PullOptions::default() };
     let plan = models.plan_pull(model, &options)?;
     consent::pull(context, &models, model, &plan, options, Ask::Always)?;
     client.post("/admin/v1/refresh", &json!({}))?;
