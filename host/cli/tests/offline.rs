@@ -232,6 +232,22 @@ fn the_doctor_names_what_is_wrong() {
     std::fs::write(state.path().join("backplane.toml"), "nonsense").unwrap();
     let done = run(state.path(), &["doctor"]).expect(1);
     assert!(done.out.contains("bad   config"), "{done:?}");
+    // Root writes everywhere but in what the kernel makes up.
+    let done = run(std::path::Path::new("/proc/backplane"), &["doctor"]).expect(1);
+    assert!(done.out.contains("bad   state        /proc/backplane is not there, and cannot be made"), "{done:?}");
+    assert!(done.out.contains("fix: ") && done.out.contains("`--state`"), "{done:?}");
+}
+
+#[test]
+fn the_doctor_looks_into_the_state_directory() {
+    let state = tempfile::tempdir().unwrap();
+    // In the place of a folder that somebody else has left: root could write that one.
+    std::os::unix::fs::symlink("/proc/self", state.path().join("run")).unwrap();
+    let done = run(state.path(), &["doctor", "--json"]).expect(1).json();
+    let found = done.as_array().unwrap().iter().find(|check| check["what"] == "state").unwrap();
+    assert_eq!(found["verdict"], "bad", "{found}");
+    assert!(found["found"].as_str().unwrap().contains("/run cannot be written"), "{found}");
+    assert!(found["fix"].as_str().unwrap().contains("`--state`"), "{found}");
 }
 
 #[test]

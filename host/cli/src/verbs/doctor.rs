@@ -1,13 +1,17 @@
 //! `doctor`: checks what might be wrong, and says how to mend it. Changes nothing.
 
+mod state;
+
 use crate::context::Context;
 use crate::exit::{Failure, Result};
+use crate::holder::Holder;
 use crate::output::Style;
 use crate::text;
 use backplane::metrics::disk;
 use serde::Serialize;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Below this much free memory not even a small model is comfortable.
@@ -80,7 +84,7 @@ fn checks(context: &Context) -> Result<Vec<Check>> {
         cpu(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), std::env::consts::ARCH),
         threads(),
         memory(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()),
-        state_dir(&state),
+        state::check(&state),
         free_disk(&state),
         match &config {
             Ok(config) => Check::ok(
@@ -173,28 +177,6 @@ fn memory(meminfo: &str) -> Check {
     }
 }
 
-fn state_dir(state: &Path) -> Check {
-    let shown = state.display().to_string();
-    let Ok(metadata) = state.metadata() else {
-        return Check::ok("state", format!("{shown} (made by the first start)"));
-    };
-    let open_to_others = metadata.permissions().mode() & 0o077;
-    if !metadata.is_dir() {
-        return Check::bad("state", format!("{shown} is not a folder"), "name another with `--state`");
-    }
-    // The only way to know is to try; nothing is left behind.
-    let probe = state.join(format!(".doctor-{}", std::process::id()));
-    if let Err(error) = std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)) {
-        let fix = format!("`chown` it to user {}, or name another with `--state`", metadata.uid());
-        return Check::bad("state", format!("{shown} cannot be written: {error}"), fix);
-    }
-    if open_to_others == 0 {
-        Check::ok("state", shown)
-    } else {
-        Check::warning("state", format!("{shown} is open to other users"), format!("`chmod 700 {shown}`"))
-    }
-}
-
 fn free_disk(state: &Path) -> Check {
     let there = state.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     match disk::free_bytes(there) {
@@ -245,27 +227,58 @@ fn server(context: &Context, configured: Option<std::net::SocketAddr>) -> Result
             )],
         });
     }
+    if let Some(holder) = Holder::of(&context.state()?) {
+        let who = holder.name();
+        let kill = holder.pid.map_or_else(|| "end it".to_owned(), |pid| format!("`kill {pid}`"));
+        return Ok(vec![Check::bad(
+            "server",
+            format!("{who} has the state directory, and does not answer at {}", client.address.url()),
+            format!("if it is not just starting, {kill}; `backplane logs` may say why"),
+        )]);
+    }
     let Some(address) = configured else { return Ok(Vec::new()) };
     Ok(vec![match TcpListener::bind(address) {
         Ok(_) => Check::ok("server", format!("none runs; {address} is free")),
-        Err(error) => Check::bad(
-            "server",
-            format!("none runs, and {address} cannot be had: {error}"),
-            "stop the program that has it (`ss -ltnp` names it), or `backplane serve --address 127.0.0.1:0`",
-        ),
+        Err(error) => {
+            let fix = match error.kind() {
+                ErrorKind::AddrInUse => {
+                    "stop the program that has it (`ss -ltnp` names it), or `backplane serve --address 127.0.0.1:0`"
+                }
+                ErrorKind::PermissionDenied => "set `server.address` to a port of 1024 or more",
+                _ => "set `server.address` to an address of this machine",
+            };
+            Check::bad("server", format!("none runs, and {address} cannot be had: {error}"), fix)
+        }
     }])
 }
 
 fn key_file(state: &Path) -> Check {
     let path = state.join(backplane::auth::ADMIN_KEY_FILE);
     match path.metadata() {
-        Err(_) => Check::ok("key", "made by the first start"),
+        Err(error) if error.kind() == ErrorKind::NotFound => Check::ok("key", "made by the first start"),
+        Err(error) => Check::bad(
+            "key",
+            format!("{} cannot be looked at: {error}", path.display()),
+            "run as the user whose state directory it is",
+        ),
         Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => Check::bad(
             "key",
             format!("{} is readable by others", path.display()),
             format!("`chmod 600 {}`, and make a new key", path.display()),
         ),
-        Ok(_) => Check::ok("key", path.display().to_string()),
+        Ok(_) => match std::fs::read_to_string(&path) {
+            Ok(key) if key.trim().is_empty() => Check::bad(
+                "key",
+                format!("{} is empty", path.display()),
+                "write an administrator's key into it, or set `BACKPLANE_API_KEY`",
+            ),
+            Ok(_) => Check::ok("key", path.display().to_string()),
+            Err(error) => Check::bad(
+                "key",
+                format!("{} cannot be read: {error}", path.display()),
+                "run as the user whose state directory it is",
+            ),
+        },
     }
 }
 
@@ -366,14 +379,5 @@ mod tests {
         std::fs::write(&path, "x").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(key_file(state.path()).verdict, Verdict::Bad);
-    }
-
-    #[test]
-    fn a_state_directory_that_is_a_file_is_bad() {
-        let state = tempfile::tempdir().unwrap();
-        let file = state.path().join("x");
-        std::fs::write(&file, "").unwrap();
-        assert_eq!(state_dir(&file).verdict, Verdict::Bad);
-        assert_eq!(state_dir(&state.path().join("later")).verdict, Verdict::Ok);
     }
 }
