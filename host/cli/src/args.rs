@@ -308,7 +308,7 @@ pub struct Embed {
     /// The model
     #[arg(add = complete::installed())]
     pub model: String,
-    /// The texts; without any, and for `-`, the lines of standard input
+    /// The texts; without any, and for `-`, the lines of standard input: a vector for each, and no blank ones
     pub texts: Vec<String>,
     /// Cut the vectors to this many dimensions
     #[arg(long)]
