@@ -530,8 +530,15 @@ pub enum ConfigVerb {
         /// The file, as with `--config`
         file: Option<PathBuf>,
     },
-    /// Show the values in force; with `-v` where each comes from
-    Show,
+    /// Show the values in force in the running server, else those that one would start with; with `-v` where each is from
+    #[command(
+        after_help = "Examples:\n  backplane config show            of the server that runs, if one does\n  backplane config show --file     of the file and the environment, though a server runs\n  backplane config show --config /etc/backplane.toml"
+    )]
+    Show {
+        /// What the file and the environment say, though a server runs
+        #[arg(long)]
+        file: bool,
+    },
     /// Write a file with every key, its default and what it means, each line to be uncommented
     #[command(
         after_help = "Examples:\n  backplane config init          into the state directory\n  backplane config init -        to standard output"

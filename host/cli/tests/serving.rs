@@ -183,3 +183,29 @@ fn a_hang_up_reloads_the_configuration() {
         run(state.path(), &["config", "reload", "--host", server.said["url"].as_str().unwrap()]).expect(1);
     assert!(refused.err.contains("the old one is in force"), "{refused:?}");
 }
+
+#[test]
+fn config_show_tells_whether_it_is_the_server_s_or_the_file_s() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("backplane.toml");
+    let config = |queue: u32| {
+        format!("[models]\nmax_queue = {queue}\n[plugins.settings.\"com.acme.x\"]\napi_key = \"sk-1\"\n")
+    };
+    std::fs::write(&file, config(11)).unwrap();
+    let _server = Server::start(state.path(), &[]);
+    // It was changed since, and not reloaded.
+    std::fs::write(&file, config(22)).unwrap();
+    let show = |more: &[&str]| run(state.path(), &[&["config", "show"], more].concat()).expect(0);
+    let running = show(&[]);
+    assert!(running.out.contains("max_queue = 11") && running.err.contains("in force in the server"), "{running:?}");
+    let of_file = show(&["--file"]);
+    assert!(of_file.out.contains("max_queue = 22"), "{of_file:?}");
+    assert!(of_file.err.contains("what a server would start with"), "{of_file:?}");
+    assert!(show(&["--offline"]).out.contains("max_queue = 22"));
+    assert!(show(&["--config", "/dev/null"]).out.contains("max_queue = 64"));
+    assert!(show(&["--json"]).json()["server"].as_str().unwrap().starts_with("http://127.0.0.1:"));
+    assert!(show(&["--json", "--file"]).json()["server"].is_null());
+    for shown in [running, of_file] {
+        assert!(!shown.out.contains("sk-1") && shown.out.contains("(hidden)"), "{shown:?}");
+    }
+}

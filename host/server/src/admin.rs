@@ -310,7 +310,7 @@ pub(crate) async fn config(call: Call) -> Result<HttpResponse> {
     let sources: serde_json::Map<String, Value> =
         config.sources().iter().map(|(key, source)| (key.clone(), source.to_string().into())).collect();
     call::json(&json!({
-        "toml": config.to_toml(),
+        "toml": config.to_shown_toml(),
         "sources": sources,
         "file": config.file().map(|file| file.display().to_string()),
     }))

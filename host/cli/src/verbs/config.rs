@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub fn run(context: &Context, verb: ConfigVerb) -> Result<()> {
     match verb {
         ConfigVerb::Check { file } => check(context, file),
-        ConfigVerb::Show => show(context),
+        ConfigVerb::Show { file } => show(context, file),
         ConfigVerb::Init { path, force } => init(context, path, force),
         ConfigVerb::Reload => reload(context),
         ConfigVerb::Schema => {
@@ -48,24 +48,60 @@ fn check(context: &Context, file: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn show(context: &Context) -> Result<()> {
-    let config = context.load_config(Vec::new())?;
+/// What is in force in the server that runs; without one, or for `--file`, what one would start with.
+fn show(context: &Context, of_file: bool) -> Result<()> {
     let out = &context.out;
-    let file = config.file().map(|file| file.display().to_string());
+    let running = if of_file || context.global.config.is_some() || context.global.offline {
+        None
+    } else {
+        in_force(context)?
+    };
+    let (shown, whose) = match running {
+        Some((mut shown, address)) => {
+            shown["server"] = address.clone().into();
+            (shown, format!("in force in the server at {address}"))
+        }
+        None => {
+            let config = context.load_config(Vec::new())?;
+            let file = config.file().map(|file| file.display().to_string());
+            let whose = format!(
+                "what a server would start with: {}",
+                file.as_deref().unwrap_or("the defaults and the environment; there is no file")
+            );
+            let sources: serde_json::Map<String, Value> =
+                config.sources().iter().map(|(key, source)| (key.clone(), source.to_string().into())).collect();
+            let toml = config.to_shown_toml();
+            (json!({ "toml": toml, "sources": sources, "file": file, "server": null }), whose)
+        }
+    };
     if out.json {
-        let sources: serde_json::Map<String, Value> =
-            config.sources().iter().map(|(key, source)| (key.clone(), source.to_string().into())).collect();
-        out.value(&json!({ "toml": config.to_toml(), "sources": sources, "file": file }));
-    } else if context.global.verbose > 0 {
+        out.value(&shown);
+        return Ok(());
+    }
+    out.note(whose);
+    if context.global.verbose > 0 {
         let mut table = Table::new(&["KEY", "FROM"]);
-        for (key, source) in config.sources() {
-            table.row([key.clone(), source.to_string()]);
+        for (key, source) in shown["sources"].as_object().into_iter().flatten() {
+            table.row([key.clone(), source.as_str().unwrap_or_default().to_owned()]);
         }
         out.table(&table);
     } else {
-        out.write(&config.to_toml());
+        out.write(shown["toml"].as_str().unwrap_or_default());
     }
     Ok(())
+}
+
+/// What the running server says, and where it is. `None`: none runs on this machine.
+fn in_force(context: &Context) -> Result<Option<(Value, String)>> {
+    let client = context.client()?;
+    if !client.is_up() && !context.is_remote()? {
+        return Ok(None);
+    }
+    let shown = client.get("/admin/v1/config").map_err(|failure| match failure.exit {
+        crate::exit::Exit::Denied => failure.next("what a server would start with: `backplane config show --file`"),
+        _ => failure,
+    })?;
+    Ok(Some((shown, client.address.url().to_owned())))
 }
 
 fn init(context: &Context, path: Option<PathBuf>, force: bool) -> Result<()> {

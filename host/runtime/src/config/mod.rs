@@ -10,6 +10,7 @@ pub(crate) mod nobody;
 mod raw;
 mod reference;
 pub mod reload;
+mod shown;
 mod site;
 mod units;
 
@@ -406,6 +407,13 @@ impl Config {
     /// The values in force, as a file that would give the same.
     pub fn to_toml(&self) -> String {
         toml::to_string(&self.raw).unwrap_or_else(|error| format!("# {error}\n"))
+    }
+
+    /// The same for people to see: what may be a secret of a plugin's is hidden.
+    pub fn to_shown_toml(&self) -> String {
+        let mut shown = self.raw.clone();
+        shown::hide_secrets(&mut shown);
+        toml::to_string(&shown).unwrap_or_else(|error| format!("# {error}\n"))
     }
 
     /// Where each value that is in force comes from, by key path.
