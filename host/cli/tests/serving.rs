@@ -13,6 +13,10 @@ use support::{Server, command, run};
 #[test]
 fn several_chats_that_find_no_server_start_one() {
     let state = tempfile::tempdir().unwrap();
+    // One more chat, so that the server goes on though nothing is answered.
+    std::fs::create_dir(state.path().join("run")).unwrap();
+    let chat = std::fs::File::create(state.path().join("run/chats")).unwrap();
+    chat.lock_shared().unwrap();
     let ask = || {
         let mut command = command(state.path());
         // The state directory is new, so nobody knows of another server.
@@ -32,6 +36,24 @@ fn several_chats_that_find_no_server_start_one() {
     assert_eq!(started.len(), 1, "{said:?}");
     // They all got as far as to ask for the model.
     assert!(asked.iter().all(|done| done.status.code() == Some(3)), "{said:?}");
+}
+
+#[test]
+fn a_chat_that_was_not_answered_ends_the_server_that_it_started() {
+    let state = tempfile::tempdir().unwrap();
+    let mut ask = command(state.path());
+    ask.env("BACKPLANE__SERVER__ADDRESS", "127.0.0.1:0").args(["run", "nobody", "hello"]);
+    let done = support::Done::of(ask.output().unwrap()).expect(3);
+    assert!(done.err.contains("started a server") && done.err.contains("has ended"), "{done:?}");
+    let lock = std::fs::File::open(state.path().join("run/lock")).unwrap();
+    lock.try_lock().expect("nobody has the state directory");
+
+    // One that was there before is nobody's to end.
+    drop(lock);
+    let _server = Server::start(state.path(), &[]);
+    let done = run(state.path(), &["run", "nobody", "hello"]).expect(3);
+    assert!(!done.err.contains("has ended"), "{done:?}");
+    run(state.path(), &["ps"]).expect(0);
 }
 
 #[test]

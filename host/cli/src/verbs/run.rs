@@ -1,5 +1,7 @@
 //! `run`: a chat with a model. Starts a server and fetches the model if need be.
 
+mod started;
+
 use crate::args::Run;
 use crate::chat::{Message, Talk};
 use crate::client::{Client, segment};
@@ -10,6 +12,7 @@ use crate::logging;
 use crate::output::Style;
 use crate::repl::{self, Chat};
 use crate::text;
+use started::{Chats, Server};
 use backplane_registry::{ModelName, PullOptions, RegistryError};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Read};
@@ -44,18 +47,26 @@ pub fn run(context: &Context, args: Run) -> Result<()> {
     let interactive = args.interactive || (args.prompt.is_empty() && std::io::stdin().is_terminal());
     let prompt = if interactive { None } else { Some(question(&args.prompt)?) };
 
-    let client = server(context)?;
-    ensure_model(context, &client, &args.model)?;
-    let talk = Talk::with(&client)?;
-    match prompt {
-        None => {
-            if !args.prompt.is_empty() {
-                repl::answer(context, &talk, &mut chat, args.prompt.join(" "))?;
+    let mut server = server(context)?;
+    ensure_model(context, &server.client, &args.model)?;
+    let mut answered = false;
+    let done = {
+        let talk = Talk::with(&server.client)?;
+        match prompt {
+            None => {
+                if !args.prompt.is_empty() {
+                    repl::answer(context, &talk, &mut chat, args.prompt.join(" "))?;
+                }
+                answered = true;
+                repl::run(context, &talk, chat)
             }
-            repl::run(context, &talk, chat)
+            Some(prompt) => once(context, &talk, &mut chat, prompt, &mut answered),
         }
-        Some(prompt) => once(context, &talk, &mut chat, prompt),
+    };
+    if answered {
+        server.keep();
     }
+    done
 }
 
 /// The words of the command line, and standard input behind them where it is a pipe or a file.
@@ -88,16 +99,25 @@ fn keep_alive(text: &str) -> Result<Value> {
     Ok(number.map_or_else(|| json!(text), |number| json!(number)))
 }
 
-fn once(context: &Context, talk: &Talk<'_>, chat: &mut Chat, prompt: String) -> Result<()> {
+/// `answered`: set as soon as there is a part of an answer.
+fn once(
+    context: &Context,
+    talk: &Talk<'_>,
+    chat: &mut Chat,
+    prompt: String,
+    answered: &mut bool,
+) -> Result<()> {
     let out = &context.out;
     chat.messages.push(Message::new("user", prompt));
     let mut show = |piece: &str| {
+        *answered = true;
         if !out.json {
             out.say(piece);
         }
         !out.reader_left()
     };
     let answer = talk.ask(&chat.model, &chat.messages, &chat.parameters, &mut show)?;
+    *answered |= !answer.stopped;
     if out.reader_left() {
         return Ok(());
     }
@@ -131,10 +151,11 @@ fn once(context: &Context, talk: &Talk<'_>, chat: &mut Chat, prompt: String) -> 
 }
 
 /// The running server, or one that is started in the background.
-fn server(context: &Context) -> Result<Client> {
+fn server(context: &Context) -> Result<Server<'_>> {
+    let chats = if context.is_remote()? { Chats::elsewhere() } else { Chats::join(&context.state()?) };
     let client = context.client()?;
     if client.is_up() {
-        return Ok(client);
+        return Ok(Server::new(context, client, chats, None));
     }
     if context.is_remote()? {
         return Err(Failure::failed(format!("no server answers at {}", client.address.url()))
@@ -174,7 +195,8 @@ fn server(context: &Context) -> Result<Client> {
             let client = context.client()?;
             // Of several that were started at once, one has the state directory, and says which.
             let holder = std::fs::read_to_string(state.join("run/lock")).unwrap_or_default();
-            if holder.trim() == server.id().to_string() {
+            let ours = holder.trim() == server.id().to_string();
+            if ours {
                 context.out.note(format!(
                     "started a server in {} · {} (pid {}); it goes on until `backplane stop --server`; its log: `backplane logs`",
                     text::short(begin.elapsed()),
@@ -182,7 +204,7 @@ fn server(context: &Context) -> Result<Client> {
                     server.id()
                 ));
             }
-            return Ok(client);
+            return Ok(Server::new(context, client, chats, ours.then_some(server)));
         }
         if let Ok(Some(status)) = server.try_wait() {
             let failed = start_failed(&log, &status.to_string());
