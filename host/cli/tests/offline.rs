@@ -106,6 +106,15 @@ fn a_local_model_is_installed_shown_copied_and_removed() {
     let shown = run(state.path(), &["show", "other", "--json"]).expect(0).json();
     assert_eq!((&shown["format"], &shown["size"]), (&"gguf".into(), &18.into()));
 
+    // A name of the configuration's, without a server; it may lead to another.
+    let aliases = "[models.aliases]\n\"gpt-4o\" = \"gpt\"\n\"gpt\" = \"other\"\n";
+    std::fs::write(state.path().join("backplane.toml"), aliases).unwrap();
+    let alias = run(state.path(), &["show", "gpt-4o"]).expect(0);
+    assert!(alias.err.contains("`gpt-4o` is another name of `other`"), "{alias:?}");
+    assert!(alias.out.starts_with("name          other\n"), "{alias:?}");
+    let alias = run(state.path(), &["show", "gpt-4o", "--json"]).expect(0).json();
+    assert_eq!((&alias["asked"], &alias["name"]), (&"gpt-4o".into(), &"other".into()));
+
     let freed = |name: &str| run(state.path(), &["rm", name, "--json"]).expect(0).json()[0]["freed"].as_u64();
     assert_eq!(freed("tiny-model"), Some(0), "the copy still needs the file");
     assert_eq!(freed("other"), Some(18));

@@ -6,11 +6,16 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Output;
 use crate::text;
-use serde_json::{Value, json};
+use backplane_registry::ModelName;
+use serde_json::{Map, Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub fn run(context: &Context, args: &Show) -> Result<()> {
-    let model = look_up(context, &args.model)?;
+    let mut model = look_up(context, &args.model)?;
+    let meant = by_another_name(&args.model, &model);
+    if meant.is_some() {
+        model["asked"] = args.model.clone().into();
+    }
     let plan = if args.plan {
         let client = context.client()?;
         Some(client.get(&format!("/admin/v1/models/{}/plan", segment(&args.model)))?)
@@ -27,12 +32,15 @@ pub fn run(context: &Context, args: &Show) -> Result<()> {
     };
     let out = &context.out;
     if out.json {
-        let mut model = model;
         if let Some(plan) = plan {
             model["plan"] = plan;
         }
         out.value(&model);
         return fits;
+    }
+    if let (Some(meant), Some(members)) = (meant, model.as_object_mut()) {
+        members.shift_remove("asked");
+        out.note(format!("`{}` is another name of `{}`", args.model, crate::output::printable(&meant)));
     }
     table(out, &model);
     if let Some(plan) = plan {
@@ -90,31 +98,71 @@ fn is_something(value: &Value) -> bool {
     }
 }
 
-/// The installed model; else what the server has of this name: an alias, a model built into a plugin.
+/// The installed model; else what the server has of this name: an alias, a model built into a plugin; else what an alias
+/// of the configuration means. All in the shape of a card.
 fn look_up(context: &Context, name: &str) -> Result<Value> {
-    if !context.is_remote()? {
-        match context.models()?.resolve(name) {
-            Ok(installed) => {
-                let mut card = json!(installed.card);
-                let files: Vec<Value> = installed
-                    .files
-                    .iter()
-                    .map(|file| json!({ "role": file.role, "size": file.size, "sha256": file.sha256, "path": file.path }))
-                    .collect();
-                card["id"] = installed.id.into();
-                card["size"] = installed.size.into();
-                card["files"] = files.into();
-                return Ok(card);
-            }
-            Err(error @ backplane_registry::RegistryError::NotInstalled { .. }) => {
-                let client = context.client()?;
-                // The registry knows the names that are near.
-                return client.get(&format!("/admin/v1/models/{}", segment(name))).map_err(|_| error.into());
-            }
-            Err(error) => return Err(error.into()),
+    let missing = if context.is_remote()? {
+        None
+    } else {
+        match installed(context, name) {
+            Err(failure) if failure.exit == Exit::NotFound => Some(failure),
+            found => return found,
         }
+    };
+    match (context.client()?.get(&format!("/admin/v1/models/{}", segment(name))), missing) {
+        (Ok(model), _) => Ok(as_a_card(model)),
+        (Err(failure), None) => Err(failure),
+        // The registry knows the names that are near.
+        (Err(_), Some(missing)) => alias(context, name).map_or(Err(missing), |target| installed(context, &target)),
     }
-    context.client()?.get(&format!("/admin/v1/models/{}", segment(name)))
+}
+
+fn installed(context: &Context, name: &str) -> Result<Value> {
+    let installed = context.models()?.resolve(name)?;
+    let files = installed.files.iter().map(
+        |file| json!({ "role": file.role, "size": file.size, "sha256": file.sha256, "path": file.path }),
+    );
+    let mut card = json!(installed.card);
+    card["files"] = files.collect();
+    card["id"] = installed.id.into();
+    card["size"] = installed.size.into();
+    Ok(card)
+}
+
+/// What an alias of the configuration means, through others.
+fn alias(context: &Context, name: &str) -> Option<String> {
+    let aliases = context.load_config(Vec::new()).ok()?.models.aliases;
+    let next = |name: &String| aliases.get(name).cloned();
+    std::iter::successors(aliases.get(name).cloned(), next).take(8).last()
+}
+
+/// What a server says of a model: its card first, as of one that is installed here, then how it is.
+fn as_a_card(mut model: Value) -> Value {
+    let mut shown = Map::new();
+    let card = model["card"].take();
+    // What it said of itself when it was opened; a card has a description of its own.
+    let opened = model["description"].take();
+    for name in ["name", "aliases", "copies"] {
+        shown.insert(name.to_owned(), model[name].take());
+    }
+    shown.extend(card.as_object().cloned().unwrap_or_default().into_iter().filter(|(name, _)| name != "aliases"));
+    for name in ["plugin", "format", "capabilities", "id", "size", "state", "problem"] {
+        shown.insert(name.to_owned(), model[name].take());
+    }
+    shown.insert("opened".to_owned(), opened);
+    // Of a model that is built into a plugin nothing was installed.
+    shown.retain(|name, value| is_something(value) && (name != "size" || *value != json!(0)));
+    Value::Object(shown)
+}
+
+/// Whether a model was asked for by a name that is not its own.
+fn by_another_name(asked: &str, model: &Value) -> Option<String> {
+    let name = model["name"].as_str()?;
+    let same = match (asked.parse::<ModelName>(), name.parse::<ModelName>()) {
+        (Ok(asked), Ok(name)) => asked == name,
+        _ => asked == name,
+    };
+    (!same).then(|| name.to_owned())
 }
 
 /// `needs 152 MB of 21 GB free · …`
@@ -138,6 +186,21 @@ fn plan_line(plan: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_server_says_has_the_shape_of_a_card() {
+        let built_in = json!({
+            "name": "echo", "aliases": ["e"], "id": "", "plugin": "dev.backplane.echo", "format": "",
+            "capabilities": ["echo"], "size": 0, "installed": 0, "card": { "description": "says it again" },
+            "state": "idle", "description": null, "running": null, "problem": null,
+        });
+        let shown = as_a_card(built_in);
+        let names: Vec<&String> = shown.as_object().unwrap().keys().collect();
+        assert_eq!(names, ["name", "aliases", "description", "plugin", "capabilities", "state"]);
+        assert_eq!(shown["description"], "says it again");
+        assert_eq!(by_another_name("e", &shown).as_deref(), Some("echo"));
+        assert_eq!(by_another_name("Echo:latest", &shown), None);
+    }
 
     #[test]
     fn a_plan_is_one_line() {
