@@ -465,10 +465,19 @@ fn a_server_that_runs_takes_over_what_is_installed_and_goes_back() {
     assert_eq!(listed(&scene)["version"], "0.1.0", "what failed is not in use");
     drop(server);
     scene.ok(&["plugin", "rollback", ID, "--to", "0.1.1"]);
-    let server = Server::start(&scene, &[]);
+    let server = Server::start(&scene, &["plugins.upgrade.hold=1h"]);
     assert_eq!(listed(&scene)["version"], "0.1.1");
-    drop(server);
+    answers(&scene);
+    let back = scene.run(&["plugin", "rollback", ID, "--to", "0.1.0", "--now"]).expect(0);
+    assert!(back.err.contains("0.1.0 serves; 0.1.1 is retired"), "{back:?}");
+    answers(&scene);
+    // What is removed is served, and says how long.
     scene.ok(&["plugin", "remove", ID, "--yes"]);
+    let removed = listed(&scene);
+    assert_eq!(removed["ready"], true, "{removed}");
+    assert!(removed["problem"].as_str().unwrap().contains("served until the server restarts"), "{removed}");
+    answers(&scene);
+    drop(server);
     assert_eq!(listed(&scene), Value::Null);
 }
 

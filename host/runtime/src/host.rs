@@ -441,7 +441,17 @@ impl Host {
     /// `plugin_not_found`; `nothing_to_upgrade`; `upgrade_refused`, when what is installed may not be loaded;
     /// `upgrade_under_way`, of whatever plugin.
     pub async fn begin_upgrade(&self, id: &str) -> Result<PluginUpgrade> {
-        let (begun, _) = self.upgrade(id)?;
+        let (begun, _) = self.upgrade(id, true)?;
+        begun.await.map_err(|_| Error::internal("the upgrade's thread died; see the log"))?
+    }
+
+    /// As [`begin_upgrade`](Self::begin_upgrade), without a share of the requests first: for a version that is known, as
+    /// one that is gone back to. It is probed all the same.
+    ///
+    /// # Errors
+    /// As [`begin_upgrade`](Self::begin_upgrade).
+    pub async fn begin_upgrade_now(&self, id: &str) -> Result<PluginUpgrade> {
+        let (begun, _) = self.upgrade(id, false)?;
         begun.await.map_err(|_| Error::internal("the upgrade's thread died; see the log"))?
     }
 
@@ -450,7 +460,7 @@ impl Host {
     /// # Errors
     /// As [`begin_upgrade`](Self::begin_upgrade).
     pub async fn upgrade_plugin(&self, id: &str) -> Result<PluginUpgrade> {
-        let (begun, over) = self.upgrade(id)?;
+        let (begun, over) = self.upgrade(id, true)?;
         let died = |_| Error::internal("the upgrade's thread died; see the log");
         begun.await.map_err(died)??;
         over.await.map_err(died)
@@ -459,8 +469,9 @@ impl Host {
     fn upgrade(
         &self,
         id: &str,
+        trial: bool,
     ) -> Result<(oneshot::Receiver<Result<PluginUpgrade>>, oneshot::Receiver<PluginUpgrade>)> {
-        crate::upgrade::begin(WeakHost(Arc::downgrade(&self.0)), id.to_owned())
+        crate::upgrade::begin(WeakHost(Arc::downgrade(&self.0)), id.to_owned(), trial)
     }
 
     /// Makes a key. Its secret is in the answer and nowhere else.

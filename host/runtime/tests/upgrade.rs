@@ -395,3 +395,23 @@ async fn a_library_whose_file_was_replaced_takes_over_too() {
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!((all[0].version.as_str(), &all[0].problem), ("2.0.0", &None));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_is_known_takes_over_without_a_trial() {
+    let mut scene = Scene::new();
+    scene.install("1.0.0", &[]);
+    let host = scene.start(|config| {
+        config.plugins.upgrade.hold = Duration::from_secs(600);
+        config.plugins.upgrade.requests = 1_000_000;
+    });
+    ask(&host).await.unwrap();
+    scene.install("2.0.0", &[]);
+    host.begin_upgrade_now(ID).await.unwrap();
+    soon("the end", || host.plugin_upgrade(ID).unwrap().state == UpgradeState::Done).await;
+    assert_eq!(ask(&host).await.unwrap().1, "2.0.0");
+    // It is probed all the same.
+    scene.install("3.0.0", &["EXAMPLE=1", "FAIL_EVERY=1"]);
+    host.begin_upgrade_now(ID).await.unwrap();
+    soon("the end", || host.plugin_upgrade(ID).unwrap().state == UpgradeState::RolledBack).await;
+    assert_eq!(ask(&host).await.unwrap().1, "2.0.0");
+}

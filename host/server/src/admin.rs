@@ -98,10 +98,21 @@ pub(crate) async fn plugins(call: Call) -> Result<HttpResponse> {
     call::json(&json!({ "data": call.host().plugins() }))
 }
 
+/// How another version of a plugin is to take over.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub(crate) struct UpgradeRequest {
+    /// Without a share of the requests first (`plugins.upgrade`): for a version that is known.
+    #[serde(default)]
+    now: bool,
+}
+
 /// `POST /admin/v1/plugins/{p}/upgrade`: begins it; how it goes is to be read at the same place.
-pub(crate) async fn upgrade(call: Call) -> Result<HttpResponse> {
+pub(crate) async fn upgrade(mut call: Call) -> Result<HttpResponse> {
     let id: String = call.path().await?;
-    let mut response = call::json(&call.host().begin_upgrade(&id).await?)?;
+    let now = call.json_or_default::<UpgradeRequest>().await?.value.now;
+    let host = call.host();
+    let begun = if now { host.begin_upgrade_now(&id).await? } else { host.begin_upgrade(&id).await? };
+    let mut response = call::json(&begun)?;
     *response.status_mut() = actix_web::http::StatusCode::ACCEPTED;
     Ok(response)
 }

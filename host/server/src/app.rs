@@ -200,7 +200,8 @@ pub(crate) fn routes() -> Vec<Route> {
         get("/admin/v1/plugins", Admin, admin::plugins)
             .doc(ADMIN, "List the plugins, loaded or not, and why not"),
         post("/admin/v1/plugins/{plugin}/upgrade", Admin, admin::upgrade)
-            .doc(ADMIN, "Let the installed version of a plugin take over while the host serves"),
+            .doc(ADMIN, "Let the installed version of a plugin take over while the host serves")
+            .takes::<admin::UpgradeRequest>(),
         get("/admin/v1/plugins/{plugin}/upgrade", Admin, admin::upgraded)
             .doc(ADMIN, "Tell how the last upgrade of a plugin goes, or went"),
         delete("/admin/v1/plugins/{plugin}/quarantine", Admin, admin::unquarantine)

@@ -90,7 +90,8 @@ pub struct Upgrade {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   backplane plugin rollback com.acme.speech               to what was in use before
-  backplane plugin rollback com.acme.speech --to 1.0.0")]
+  backplane plugin rollback com.acme.speech --to 1.0.0
+  backplane plugin rollback com.acme.speech --now          answers all requests at once, and not a share first")]
 pub struct Rollback {
     /// The plugin
     #[arg(add = complete::plugins())]
@@ -98,6 +99,9 @@ pub struct Rollback {
     /// The version, one of the last three that were in use
     #[arg(long, value_name = "VERSION")]
     pub to: Option<String>,
+    /// Let a running server have it without a trial
+    #[arg(long)]
+    pub now: bool,
 }
 
 #[derive(Debug, Args)]

@@ -226,6 +226,8 @@ pub struct Found {
     stamp: Option<Stamp>,
     /// Another file has its path now.
     replaced: bool,
+    /// It was removed from the disk.
+    removed: bool,
 }
 
 impl Found {
@@ -245,6 +247,7 @@ impl Found {
                 "its file `{file}` was replaced; `backplane plugin upgrade` or a restart lets it take over"
             )
         });
+        let removed = self.removed.then(|| "it was removed, and is served until the server restarts".to_owned());
         let quarantine = self.is_quarantined().then(|| in_quarantine(self.id().unwrap_or_default()));
         let manifest = self.manifest.as_ref();
         PluginInfo {
@@ -263,7 +266,7 @@ impl Found {
             signer: self.signer.clone(),
             ready: self.plugin.is_some(),
             share: None,
-            problem: self.problem.clone().or(replaced).or(quarantine).or(hint).or(self.withheld.clone()),
+            problem: self.problem.clone().or(removed).or(replaced).or(quarantine).or(hint).or(self.withheld.clone()),
             license: self.licence.as_deref().map(license::info),
             shadowed_by: self.shadowed_by.clone(),
             file,
@@ -313,6 +316,7 @@ impl Found {
         let mut found = self.clone();
         let now = Stamp::of(&self.path);
         found.replaced = now.is_some() && now != self.stamp;
+        found.removed = false;
         if found.replaced && !self.replaced {
             tracing::warn!(
                 file = self.file(),
@@ -342,7 +346,7 @@ pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) 
     // A loaded plugin whose file was removed serves on until the host restarts.
     for other in known {
         if other.stays() && !all.iter().any(|(found, _)| found.path == other.path) {
-            all.push((other.clone(), None));
+            all.push((Found { removed: !other.path.exists(), ..other.clone() }, None));
         }
     }
     let mut ids: Vec<Vec<(usize, PluginFile)>> = Vec::new();

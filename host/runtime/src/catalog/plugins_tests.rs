@@ -200,3 +200,20 @@ fn a_worker_has_what_a_package_asks_for_and_a_library_in_a_folder_has_not() {
     // A folder is granted with what is in it.
     assert_eq!(workers.withheld_from(&with(false, "read = ['/srv/a']")), None);
 }
+
+#[test]
+fn a_plugin_that_was_removed_is_served_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    slow(dir.path(), "liba.so", "goes.away", &[]);
+    let options = options(dir.path(), Duration::from_secs(10));
+    let before = discover(&options, &[], &Arc::default());
+    let text = std::fs::read(dir.path().join("liba.so")).unwrap();
+    std::fs::remove_file(dir.path().join("liba.so")).unwrap();
+    let [gone] = &discover(&options, &before, &Arc::default())[..] else { panic!("one plugin") };
+    let info = gone.info();
+    assert!(info.ready && info.problem.as_ref().unwrap().contains("it was removed, and is served until"), "{info:?}");
+    // As it was, once it is back; that it is another file is told instead.
+    std::fs::write(dir.path().join("liba.so"), text).unwrap();
+    let back = discover(&options, &[gone.clone()], &Arc::default());
+    assert!(!back[0].info().problem.unwrap_or_default().contains("removed"));
+}

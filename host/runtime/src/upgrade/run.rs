@@ -24,17 +24,18 @@ use tokio::sync::oneshot;
 /// How often a trial is judged.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Begins an upgrade. The first result comes when it is known that there is something to do, the second at its end.
+/// Begins an upgrade, with a trial or without. The first result comes when it is known that there is something to do, the second at its end.
 ///
 /// # Errors
 /// That there is no thread for it.
 pub(crate) fn begin(
     host: WeakHost,
     id: String,
+    trial: bool,
 ) -> Result<(oneshot::Receiver<Result<PluginUpgrade>>, oneshot::Receiver<PluginUpgrade>)> {
     let ((begun, has_begun), (over, is_over)) = (oneshot::channel(), oneshot::channel());
     let work = move || {
-        let run = match host.get().and_then(|strong| Run::prepare(&strong, host.clone(), &id)) {
+        let run = match host.get().and_then(|strong| Run::prepare(&strong, host.clone(), &id, trial)) {
             Ok(run) => run,
             Err(error) => return drop(begun.send(Err(error))),
         };
@@ -71,7 +72,7 @@ type Outcome<T> = std::result::Result<T, String>;
 
 impl Run {
     /// Finds out what is to be done, and notes that it is being done.
-    fn prepare(host: &Host, weak: WeakHost, id: &str) -> Result<Self> {
+    fn prepare(host: &Host, weak: WeakHost, id: &str, on_trial: bool) -> Result<Self> {
         let (parts, started) = (host.parts(), host.started());
         let shelf = parts.catalog.shelf();
         let conflict =
@@ -103,7 +104,10 @@ impl Run {
             );
             return Err(conflict(ErrorCode::AlreadyExists, message, "nothing_to_upgrade"));
         };
-        let rules = config.plugins.upgrade;
+        let mut rules = config.plugins.upgrade;
+        if !on_trial {
+            rules.hold = Duration::ZERO;
+        }
         let trial = Arc::new(Trial::new(rules.share));
         shelf.upgrades.begin(id, old.version(), new.version(), trial.clone()).map_err(busy)?;
         let mut run = Self {

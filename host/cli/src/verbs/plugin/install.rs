@@ -77,7 +77,7 @@ pub fn place(
         out.line(format!("{id} {} {what}", installed.version));
     }
     context.refresh_server()?;
-    let upgrade = take_over(context, id)?;
+    let upgrade = take_over(context, id, false)?;
     let mut value = facts::json(verified);
     value["license"] = json!(state.map(|snapshot| snapshot.standing.state));
     value["before"] = json!(installed.before);
@@ -154,7 +154,7 @@ pub fn rollback(context: &Context, args: &Rollback) -> Result<()> {
         context.out.line(format!("{} {} is in use", version.id, version.version));
     }
     context.refresh_server()?;
-    let upgrade = take_over(context, &version.id)?;
+    let upgrade = take_over(context, &version.id, args.now)?;
     if context.out.json {
         context.out.value(&json!({ "id": version.id, "version": version.version, "upgrade": upgrade }));
     }
@@ -185,7 +185,7 @@ pub fn remove(context: &Context, args: &Remove) -> Result<()> {
     } else {
         gone.iter().for_each(|one| context.out.line(format!("{} {} removed", one.id, one.version)));
         if gone.iter().any(|one| one.current) {
-            context.out.note("a running server goes on with it until it is restarted");
+            context.out.note("a server that has it loaded serves it until it is restarted");
         }
     }
     Ok(())

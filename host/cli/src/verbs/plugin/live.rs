@@ -11,14 +11,14 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Lets the version that is in use on disk take over in the running server, and waits for the end of it. `None` when no
-/// server runs, or when there is nothing that could take over.
-pub fn take_over(context: &Context, id: &str) -> Result<Option<Value>> {
+/// server runs, or when there is nothing that could take over. `now`: without a trial.
+pub fn take_over(context: &Context, id: &str, now: bool) -> Result<Option<Value>> {
     let client = context.client()?;
     if !client.is_up() {
         return Ok(None);
     }
     let path = format!("/admin/v1/plugins/{}/upgrade", segment(id));
-    let mut upgrade = match client.post(&path, &json!({})) {
+    let mut upgrade = match client.post(&path, &json!({ "now": now })) {
         Ok(upgrade) => upgrade,
         Err(failure) => {
             return match failure.code.as_deref() {

@@ -151,7 +151,7 @@ pub fn upgrade(context: &Context, ids: &[String], accept_changes: bool) -> Resul
     let mut results = Vec::new();
     for id in ids.iter().filter(|id| !active.iter().any(|version| version.id == **id)) {
         // No package: a library whose file was replaced, if a server runs that has it loaded.
-        match take_over(context, id)? {
+        match take_over(context, id, false)? {
             Some(upgrade) => results.push(json!({ "id": id, "version": upgrade["to"], "upgrade": upgrade })),
             None => drop(plugins.in_use(id)?),
         }
@@ -160,7 +160,7 @@ pub fn upgrade(context: &Context, ids: &[String], accept_changes: bool) -> Resul
         let came = ledger.iter().rev().find(|entry| entry.id == version.id && entry.act == Act::Install);
         let came = came.and_then(|entry| entry.from.as_deref()).unwrap_or_default();
         let Some(registry) = registries.iter().find(|registry| from(registry) == came) else {
-            if let Some(upgrade) = take_over(context, &version.id)? {
+            if let Some(upgrade) = take_over(context, &version.id, false)? {
                 results.push(json!({ "id": version.id, "version": version.version, "upgrade": upgrade }));
             } else if !ids.is_empty() {
                 let what = format!("`{}` came from no registry that is known", version.id);
@@ -171,7 +171,7 @@ pub fn upgrade(context: &Context, ids: &[String], accept_changes: bool) -> Resul
         let index = open(context, registry)?;
         let offer = index.choose(&version.id, None)?;
         if offer.digest.short() == version.digest || !newer(&offer.version, &version.version) {
-            let upgrade = take_over(context, &version.id)?;
+            let upgrade = take_over(context, &version.id, false)?;
             if !context.out.json {
                 context.out.line(format!("{} {} is the newest", version.id, version.version));
             }
