@@ -5,6 +5,7 @@
 //! multiplied out. Where two demands have no common form, such as two patterns, the schema is refused.
 
 use super::budget::size;
+use super::format;
 use super::schema::{Checker, MOST_DEPTH, Members, TYPES, Wrong, is_note};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -175,12 +176,22 @@ fn properties(a: &Members, b: &Members) -> Members {
     joined
 }
 
+/// Whether a format asks something of an answer.
+fn held_format(name: &Value) -> bool {
+    name.as_str().is_some_and(|name| format::of(name).is_some())
+}
+
 /// A keyword that both have, and differently; `None` where it then asks for nothing.
 fn keyword(key: &str, a: &Value, b: &Value, path: &str) -> Result<Option<Value>, Wrong> {
     let wrong = |what: String| Err(Wrong { path: path.to_owned(), what });
     let larger = || if number(a) < number(b) { b } else { a };
     let smaller = || if number(b) < number(a) { b } else { a };
     Ok(Some(match key {
+        "format" => match (held_format(a), held_format(b)) {
+            (true, true) => return wrong(format!("joins the formats {a} and {b}")),
+            (false, true) => b.clone(),
+            _ => a.clone(),
+        },
         key if is_note(key) => a.clone(),
         "properties" => a.clone(), // joined by `properties`
         "required" => {

@@ -35,22 +35,28 @@ fn write(start: &Matcher, random: &mut TestRng) -> Option<String> {
 }
 
 /// Refuses a schema, or says how many answers were written; each of them was valid.
-fn held(schema: &Value, answers: usize) -> Result<usize, String> {
+fn held(schema: &Value, most: usize) -> Result<usize, String> {
+    let validator = jsonschema::draft202012::new(schema).map_err(|error| error.to_string());
+    let written = answers(schema, most)?;
+    let validator = validator?;
+    for value in &written {
+        assert!(validator.is_valid(value), "{schema} does not allow {value}");
+    }
+    Ok(written.len())
+}
+
+/// Refuses a schema, or writes answers.
+fn answers(schema: &Value, most: usize) -> Result<Vec<Value>, String> {
     let format = ResponseFormat::JsonSchema { schema: schema.clone() };
     let text = grammar::of_format(&format, &|| false).map_err(|error| error.message)?.unwrap();
     let rules = gbnf::parse(&text, &|_| None).map_err(|mistake| mistake.what)?;
     let start = Matcher::new(Arc::new(rules)).unwrap();
-    let validator = jsonschema::draft202012::new(schema).map_err(|error| error.to_string())?;
     let mut random = TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha);
-    let mut written = 0;
-    for _ in 0..answers {
-        let Some(text) = write(&start, &mut random) else { continue };
-        let value: Value =
-            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{schema}: {text}: {error}"));
-        assert!(validator.is_valid(&value), "{schema} does not allow {text}");
-        written += 1;
-    }
-    Ok(written)
+    let written = (0..most).filter_map(|_| write(&start, &mut random));
+    let read = |text: String| -> Value {
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{schema}: {text}: {error}"))
+    };
+    Ok(written.map(read).collect())
 }
 
 #[test]
@@ -102,6 +108,23 @@ fn what_is_not_refused_holds() {
 }
 
 #[test]
+fn an_answer_has_the_format_that_was_asked_for() {
+    for (format, least) in
+        [("email", 6), ("hostname", 1), ("ipv4", 7), ("ipv6", 15), ("uri", 1), ("duration", 3), ("uuid", 36)]
+    {
+        let schema = json!({"type": "string", "format": format, "minLength": least});
+        let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
+        let written = answers(&schema, 150).unwrap();
+        assert!(written.len() > 15, "{format}: {written:?}");
+        for value in written {
+            assert!(validator.is_valid(&value), "{format} does not allow {value}");
+        }
+    }
+    // What nobody can hold to is a note.
+    assert!(held(&json!({"type": "string", "format": "phone", "maxLength": 5}), 20).unwrap() > 5);
+}
+
+#[test]
 fn what_cannot_be_held_to_is_refused_by_both_its_names() {
     for (schema, names) in [
         (json!({"type": "integer", "minimum": 5, "maximum": 3}), ["#/minimum", "`maximum`"]),
@@ -119,6 +142,11 @@ fn what_cannot_be_held_to_is_refused_by_both_its_names() {
         ),
         (json!({"type": "string", "format": "date", "maxLength": 2}), ["#/maxLength", "`format`"]),
         (json!({"type": "string", "format": "uuid", "pattern": "^a$"}), ["#/format", "`pattern`"]),
+        (json!({"type": "string", "format": "email", "maxLength": 9}), ["#/maxLength", "`format`"]),
+        (
+            json!({"type": "string", "allOf": [{"format": "email"}, {"format": "uri", "type": "string"}, {"format": "ipv4", "type": "string"}]}),
+            ["\"uri\"", "\"ipv4\""],
+        ),
         (json!({"type": "integer", "enum": ["a", 1.5]}), ["#/enum", "`type`"]),
         (json!({"const": 3, "enum": [1, 2]}), ["#/enum", "`const`"]),
         (json!({"const": {"a": 1}, "required": ["b"]}), ["#/const", "`required`"]),

@@ -22,6 +22,7 @@ mod budget;
 mod choice;
 mod embed;
 mod far;
+mod format;
 mod gbnf;
 mod gguf;
 mod grammar;

@@ -5,7 +5,7 @@
 //! no such form is refused by its place. A form may allow less than the schema does: an object's properties in their
 //! order and none besides, integers that JSON is exact for, a tuple as long as its `prefixItems`. It never allows more.
 
-use super::{budget, pattern};
+use super::{budget, format, pattern};
 use serde_json::{Map, Value, json};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -488,13 +488,14 @@ impl<'a> Checker<'a> {
     fn string(&self, members: &Members, path: &str, out: &mut Members) -> Result<(), Wrong> {
         let number = |key: &str| members.get(key).and_then(Value::as_u64);
         // Of a length, a pattern and a format a grammar can have one.
+        let format = members.get("format").and_then(Value::as_str).and_then(format::of);
+        let least = format.as_ref().map_or(0, |format| format.least);
         let lengths: Vec<&str> = LENGTHS
             .into_iter()
-            .filter(|&key| number(key).is_some_and(|length| (key, length) != ("minLength", 0)))
+            .filter(|&key| number(key).is_some_and(|length| key != "minLength" || least < length))
             .collect();
-        let format = members.get("format").and_then(Value::as_str).filter(|&format| is_held(format));
         let asked: Vec<&str> = (members.contains_key("pattern").then_some("pattern").into_iter())
-            .chain(format.map(|_| "format"))
+            .chain(format.as_ref().map(|_| "format"))
             .chain(lengths.first().copied())
             .collect();
         if let (true, [one, other, ..]) = (self.strict, &*asked) {
@@ -515,7 +516,13 @@ impl<'a> Checker<'a> {
                     );
                 }
             }
-            "format" => _ = out.insert(key.to_owned(), members[key].clone()),
+            "format" => {
+                let (key, value) = match format.and_then(|format| format.pattern) {
+                    Some(pattern) => ("pattern", pattern.into()),
+                    None => (key, members[key].clone()),
+                };
+                out.insert(key.to_owned(), value);
+            }
             _ => {
                 for key in LENGTHS {
                     self.in_reach(key, members, path)?;
@@ -622,11 +629,6 @@ fn integers(members: &Members, path: &str) -> Result<Option<(i128, i128)>, Wrong
         }
     };
     wrong(&format!("{path}/{key}"), what)
-}
-
-/// Whether llama.cpp has a grammar for a format.
-fn is_held(format: &str) -> bool {
-    matches!(format, "date" | "time" | "date-time" | "uuid" | "uuid1" | "uuid2" | "uuid3" | "uuid4" | "uuid5")
 }
 
 fn type_name(name: &Value, path: &str) -> Result<(), Wrong> {
