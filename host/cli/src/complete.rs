@@ -68,7 +68,8 @@ pub fn keys() -> ArgValueCompleter {
 }
 
 fn key_names() -> Option<Vec<String>> {
-    let global = Global::default().with_environment();
+    // Nothing is said in the middle of a line that is being typed.
+    let global = Global { quiet: true, ..Global::default().with_environment() };
     let context = Context::new(global.clone(), Output::new(&global));
     let client = context.client().ok().filter(|client| client.address.is_local() && client.is_up())?;
     let keys = client.get("/admin/v1/keys").ok()?;

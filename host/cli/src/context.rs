@@ -8,6 +8,7 @@ use backplane::Config;
 use backplane::config::LoadOptions;
 use backplane_registry::Models;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 /// The configuration of a state directory.
 pub const CONFIG_FILE: &str = "backplane.toml";
@@ -103,7 +104,18 @@ impl Context {
     pub fn client(&self) -> Result<Client> {
         let address = self.address()?;
         let state = self.state()?;
-        Client::new(address, key(&state, self.global.host.is_none()), self.global.verbose > 0)
+        let key = key(&state, self.global.host.is_none());
+        let empty = key.given.is_none() && std::env::var_os(API_KEY).is_some();
+        let client = Client::new(address, key, self.global.verbose > 0)?;
+        static SAID: Once = Once::new();
+        if empty {
+            // Who meant to be somebody else must not be the administrator without a word.
+            let whose = if client.key().is_some() { "the state directory's own key is" } else { "no key is" };
+            SAID.call_once(|| {
+                self.out.note(format!("warning: `{API_KEY}` is empty, which counts as not set: {whose} shown"));
+            });
+        }
+        Ok(client)
     }
 
     /// Tells a running server to look again at what is installed. Without one there is nobody to tell.
@@ -117,6 +129,9 @@ impl Context {
         Ok(())
     }
 }
+
+/// The key to show, wherever the server is.
+const API_KEY: &str = "BACKPLANE_API_KEY";
 
 /// Where the server listens when nobody says otherwise.
 pub const DEFAULT_ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 8484);
@@ -140,7 +155,7 @@ pub struct Key {
 fn key(state: &Path, ours: bool) -> Key {
     let filled = |text: String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     Key {
-        given: std::env::var("BACKPLANE_API_KEY").ok().and_then(filled),
+        given: std::env::var(API_KEY).ok().and_then(filled),
         own: std::fs::read_to_string(state.join(backplane::auth::ADMIN_KEY_FILE)).ok().and_then(filled),
         ours,
     }

@@ -48,6 +48,8 @@ pub fn start(state: &Path, config: &LogConfig, verbose: u8, quiet: bool) -> Resu
         _ => "trace",
     };
     let filter = |level: &str| {
+        // What the library says of its threads is for who asks for more.
+        let level = if level.eq_ignore_ascii_case("info") { "info,actix_server=warn" } else { level };
         EnvFilter::try_new(level)
             .map_err(|error| Failure::failed(format!("`log.level` = {level:?}: {error}")))
     };

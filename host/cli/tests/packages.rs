@@ -385,7 +385,13 @@ fn exit_codes_and_hints_say_what_to_do() {
     scene.run(&["plugin", "trust", "add", "acme.pub", "--plugins", "*", "--role", "king"]).expect(2);
     let secret = scene.run(&["plugin", "trust", "add", "acme.key", "--plugins", "*"]);
     assert!(secret.code != 0 && secret.err.contains("secret key"), "{secret:?}");
-    assert!(scene.run(&["plugin", "keygen", "acme"]).code != 0, "a key is never overwritten");
+    let pair = || [scene.path("acme.key"), scene.path("acme.pub")].map(|path| std::fs::read(path).unwrap());
+    let before = pair();
+    let again = scene.run(&["plugin", "keygen", "acme"]).expect(1);
+    assert!(again.err.contains("acme.key is there already") && before == pair(), "{again:?}");
+    std::fs::write(scene.path("half.pub"), "").unwrap();
+    scene.run(&["plugin", "keygen", "half"]).expect(1);
+    assert!(!scene.path("half.key").exists(), "no half of a pair is made");
     scene.ok(&["plugin", "install", "echo-0.1.0.plg", "--yes"]);
     let near = scene.run(&["plugin", "rollback", "dev.backplane.ecko"]).expect(3);
     assert!(near.err.contains("did you mean `dev.backplane.echo`?"), "{near:?}");

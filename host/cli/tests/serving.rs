@@ -74,6 +74,11 @@ fn the_first_start_shows_a_key_once_and_the_command_line_finds_it() {
     };
     assert_eq!(with_key(user, &["ps"]), Some(5), "a user is no administrator");
     assert_eq!(with_key("bp_live_wrong", &["ps"]), Some(5));
+    let mut empty = command(state.path());
+    empty.args(["ps", "--json"]).env("BACKPLANE_API_KEY", " ");
+    let empty = support::Done::of(empty.output().unwrap()).expect(0);
+    assert_eq!(empty.err.matches("`BACKPLANE_API_KEY` is empty").count(), 1, "{empty:?}");
+    assert!(empty.err.contains("the state directory's own key is shown"), "{empty:?}");
     run(state.path(), &["key", "revoke", "ci"]).expect(0);
     let keys = run(state.path(), &["key", "ls"]).expect(0);
     assert!(keys.out.contains("revoked"), "{keys:?}");
@@ -87,6 +92,8 @@ fn the_first_start_shows_a_key_once_and_the_command_line_finds_it() {
     assert_eq!(again.said["admin_key"], Value::Null, "shown once");
     again.signal("INT");
     assert_eq!(again.end(), Some(0));
+    let all = run(state.path(), &["logs", "-n", "1000"]).expect(0);
+    assert!(!all.out.contains("actix"), "{all:?}");
     let log = run(state.path(), &["logs", "serving"]).expect(0);
     assert_eq!(log.out.lines().filter(|line| line.contains("INFO serving")).count(), 2, "{log:?}");
 }

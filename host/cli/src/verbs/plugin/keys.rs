@@ -19,6 +19,11 @@ pub fn keygen(context: &Context, args: &Keygen) -> Result<()> {
         )));
     }
     let (secret, public) = (format!("{}.key", args.name), format!("{}.pub", args.name));
+    // A key that is overwritten is lost, and half a pair is of no use. Either file is made only where none is, too.
+    if let Some(there) = [&secret, &public].into_iter().find(|file| Path::new(file).exists()) {
+        return Err(Failure::failed(format!("{there} is there already, and a key is never overwritten"))
+            .next("take another name, or move that file away"));
+    }
     let key = SecretKey::generate()?;
     key.write(Path::new(&secret), &args.name)?;
     let text = key.public().to_armour(&args.name);
