@@ -43,7 +43,7 @@ fn kind(head: &[u8]) -> &'static str {
     if let Some((_, what)) = KNOWN.iter().find(|(magic, _)| head.starts_with(magic)) {
         return what;
     }
-    if head.get(8..10) == Some(b"{\"") && head.get(6..8) == Some(&[0, 0]) {
+    if head.get(6..).is_some_and(|rest| rest.starts_with(b"\0\0{\"")) {
         return "a safetensors file";
     }
     let text = match std::str::from_utf8(head) {

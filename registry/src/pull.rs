@@ -11,6 +11,7 @@ use crate::look;
 use crate::name::ModelName;
 use crate::progress::Progress;
 use crate::runtime;
+use crate::size::size_text;
 use crate::source::{Fetcher, Foreseen, Source, Stored, Watch, transfer_key};
 
 /// A download from here on is large: it has to be agreed to.
@@ -70,9 +71,7 @@ impl PullPlan {
     }
 
     pub(crate) fn download_text(&self) -> String {
-        let size = self
-            .download
-            .map_or("an unknown number of bytes".into(), |n| format!("{} MB", n.div_ceil(1_000_000)));
+        let size = self.download.map_or("an unknown number of bytes".into(), size_text);
         match &self.licence {
             Some(licence) => format!("{size} (licence {licence})"),
             None => format!("{size} (licence not stated)"),

@@ -30,7 +30,6 @@ static MACHINE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     rules(&[
         (r"\b\d+(\.\d+)? (B|kB|MB|GB|TB)\b", "<size>"),
         (r"\b\d+ of \d+ threads\b", "<n> of <n> threads"),
-        (r"\b\d+ MiB free\b", "<size> free"),
         // Looked at from time to time.
         (r"installed, \d+ open", "installed, <n> open"),
         (r"^(ok|warn|bad) +(cpu|threads|memory|disk) .*", "<verdict>  $2 …"),

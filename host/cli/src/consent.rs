@@ -153,6 +153,6 @@ mod tests {
     fn size_and_licence_are_said_before() {
         let plan = Models::at("/nonexistent").plan_pull("smollm2", &PullOptions::default()).unwrap();
         let text = describe(&plan);
-        assert!(text.starts_with("smollm2  92 MB to download · licence Apache-2.0"), "{text}");
+        assert!(text.starts_with("smollm2  93 MB to download · licence Apache-2.0"), "{text}");
     }
 }

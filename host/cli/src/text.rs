@@ -1,23 +1,7 @@
 //! Figures as people read them.
 
+pub use backplane_registry::size_text as bytes;
 use std::time::{Duration, SystemTime};
-
-/// `98 MB`, as the disk's maker counts.
-pub fn bytes(bytes: u64) -> String {
-    const UNITS: [(u64, &str); 4] =
-        [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
-    match UNITS.iter().find(|(unit, _)| *unit <= bytes) {
-        None => format!("{bytes} B"),
-        Some((unit, name)) => {
-            let tenths = bytes.saturating_mul(10) / unit;
-            if tenths < 100 {
-                format!("{}.{} {name}", tenths / 10, tenths % 10)
-            } else {
-                format!("{} {name}", tenths / 10)
-            }
-        }
-    }
-}
 
 /// `3 minutes ago`.
 pub fn ago(then: SystemTime, now: SystemTime) -> String {
@@ -54,12 +38,6 @@ pub fn short(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_keep_two_figures() {
-        let texts = [0, 999, 1_000, 9_990, 98_362_432, 1_117_320_768].map(bytes);
-        assert_eq!(texts, ["0 B", "999 B", "1.0 kB", "9.9 kB", "98 MB", "1.1 GB"]);
-    }
 
     #[test]
     fn times_are_in_the_largest_unit() {

@@ -5,6 +5,7 @@ use crate::info::{ModelState, PartHealth, PartState};
 use crate::limiter::LimiterHandle;
 use crate::store;
 use crate::supervisor::{Restarts, Watched};
+use backplane_registry::size_text;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -60,9 +61,9 @@ const LOW_DISK: u64 = 256 << 20;
 pub(crate) fn disk_part(dir: &Path) -> PartHealth {
     match crate::metrics::disk::free_bytes(dir) {
         Ok(free) if free < LOW_DISK => {
-            part("disk", PartState::Degraded, format!("{} MiB are free in the state directory", free >> 20))
+            part("disk", PartState::Degraded, format!("{} are free in the state directory", size_text(free)))
         }
-        Ok(free) => part("disk", PartState::Ok, format!("{} MiB free", free >> 20)),
+        Ok(free) => part("disk", PartState::Ok, format!("{} free", size_text(free))),
         Err(error) => part("disk", PartState::Degraded, format!("the free space is not known: {error}")),
     }
 }

@@ -1,6 +1,6 @@
 //! `docs/models.md` says what the catalogue holds and what a card may be.
 
-use backplane_registry::{Card, Catalogue, Kind};
+use backplane_registry::{Card, Catalogue, Kind, size_text};
 use std::path::PathBuf;
 
 const BEGIN: &str =
@@ -9,10 +9,6 @@ const END: &str = "<!-- end of catalogue -->";
 
 fn guide() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/models.md"))
-}
-
-fn megabytes(bytes: u64) -> String {
-    format!("{} MB", bytes.div_ceil(1_000_000))
 }
 
 /// The catalogue as a table. What is transferred for a file may be more than the file: it comes in a package.
@@ -37,8 +33,8 @@ fn table() -> String {
             aliases.join(", "),
             card.description.as_deref().unwrap_or_default(),
             card.licence.as_deref().unwrap_or_default(),
-            megabytes(size),
-            megabytes(download),
+            size_text(size),
+            size_text(download),
         ));
     }
     lines.extend([String::new(), "| set | of | what it does |".to_owned(), "|---|---|---|".to_owned()]);

@@ -94,7 +94,7 @@ fn wanted(
     options: &PullOptions,
     dry_run: bool,
 ) -> Result<Vec<Wanted>> {
-    let plan = |what: &str| Ok(models.plan_pull(what, options)?);
+    let plan = |what: &str| -> Result<PullPlan> { Ok(models.plan_pull(what, options)?) };
     let Some(set) = models.catalogue().set(what) else {
         return Ok(vec![Wanted { what: what.to_owned(), plan: plan(what)?, ask: Ask::IfNeeded }]);
     };

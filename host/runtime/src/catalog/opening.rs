@@ -17,6 +17,7 @@ use crate::license;
 use crate::loader::{Bid, BidQuery, CANNOT_SERVE, Plugin, QUARANTINED, Waits, in_quarantine, trim_memory};
 use crate::metrics::memory;
 use actix::{Addr, AsyncContext, Context, Supervisor};
+use backplane_registry::size_text;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -263,17 +264,16 @@ impl CatalogActor {
 }
 
 fn no_memory(plan: &LoadPlan) -> Error {
-    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64);
     Error::new(
         ErrorCode::ResourceExhausted,
         format!(
             "model `{}` needs {} of memory; {} are free, and open models take {} of the {} they may; close a model, \
              choose a smaller one, or raise `models.memory_budget`",
             plan.model,
-            mib(plan.needs_bytes),
-            mib(plan.free_bytes),
-            mib(plan.used_bytes),
-            mib(plan.budget_bytes),
+            size_text(plan.needs_bytes),
+            size_text(plan.free_bytes),
+            size_text(plan.used_bytes),
+            size_text(plan.budget_bytes),
         ),
     )
     .with_reason("no_memory")
