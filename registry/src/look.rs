@@ -24,7 +24,10 @@ pub(crate) fn unlike(path: &Path, format: &str) -> io::Result<Option<String>> {
 fn kind(head: &[u8]) -> &'static str {
     const KNOWN: [(&[u8], &str); 13] = [
         (b"GGUF", "a GGUF file: a model of format `gguf`"),
-        (b"version https://git-lfs", "the pointer that Git LFS keeps in the place of the file: fetch the file itself"),
+        (
+            b"version https://git-lfs",
+            "the pointer that Git LFS keeps in the place of the file: fetch the file itself",
+        ),
         (b"PK\x03\x04", "a zip archive, as PyTorch's checkpoints are"),
         (b"\x80\x02", "a Python pickle, as old checkpoints of PyTorch are"),
         (b"\x1f\x8b", "compressed by gzip"),

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use crate::card::{Card, FileSpec, Kind};
 use crate::error::{RegistryError, Result};
-use crate::models::{Installed, Models};
 use crate::look;
+use crate::models::{Installed, Models};
 use crate::name::ModelName;
 use crate::progress::Progress;
 use crate::runtime;

@@ -220,7 +220,11 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
         // What the server does not take of a request, the command line said.
         (
             400,
-            "invalid_argument" | "invalid_type" | "invalid_value" | "missing_param" | "unsupported_param"
+            "invalid_argument"
+            | "invalid_type"
+            | "invalid_value"
+            | "missing_param"
+            | "unsupported_param"
             | "capability_not_served",
         ) => (Exit::Usage, None),
         (_, "load_failed" | "plugin_fault" | "plugin_stuck") => {
@@ -302,7 +306,11 @@ mod tests {
         assert_eq!(refused(404, &body("model_not_found")).exit, Exit::NotFound);
         assert_eq!(refused(404, &body("key_not_found")).exit, Exit::NotFound);
         assert_eq!(refused(400, &body("invalid_type")).exit, Exit::Usage);
-        assert_eq!(refused(400, &body("capability_not_served")).exit, Exit::Usage, "as `run` says of such a model");
+        assert_eq!(
+            refused(400, &body("capability_not_served")).exit,
+            Exit::Usage,
+            "as `run` says of such a model"
+        );
         assert_eq!(refused(400, &body("context_length_exceeded")).exit, Exit::Failure);
         assert_eq!(refused(400, r#"{"error":"plain"}"#).what, "plain");
         assert!(refused(502, "<html>\x1b").what.contains("502: <html>"));

@@ -112,7 +112,8 @@ impl Context {
             // Who meant to be somebody else must not be the administrator without a word.
             let whose = if client.key().is_some() { "the state directory's own key is" } else { "no key is" };
             SAID.call_once(|| {
-                self.out.note(format!("warning: `{API_KEY}` is empty, which counts as not set: {whose} shown"));
+                self.out
+                    .note(format!("warning: `{API_KEY}` is empty, which counts as not set: {whose} shown"));
             });
         }
         Ok(client)

@@ -136,9 +136,10 @@ impl From<RegistryError> for Failure {
             }
             RegistryError::NeedsConsent(_) => Some("run it again with `--yes`".to_owned()),
             RegistryError::Offline { .. } => Some("run it once without `--offline`".to_owned()),
-            RegistryError::NotTheFormat { .. } => {
-                Some("name the file of the model itself; what a model of another format needs: docs/models.md".to_owned())
-            }
+            RegistryError::NotTheFormat { .. } => Some(
+                "name the file of the model itself; what a model of another format needs: docs/models.md"
+                    .to_owned(),
+            ),
             RegistryError::Incomplete { name, .. } => Some(format!("`backplane pull {name}`")),
             _ => None,
         };

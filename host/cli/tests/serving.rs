@@ -10,13 +10,18 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use support::{Server, command, run};
 
+/// One more chat, so that a server goes on though nothing was answered.
+fn another_chat(state: &Path) -> std::fs::File {
+    std::fs::create_dir_all(state.join("run")).unwrap();
+    let chat = std::fs::File::create(state.join("run/chats")).unwrap();
+    chat.lock_shared().unwrap();
+    chat
+}
+
 #[test]
 fn several_chats_that_find_no_server_start_one() {
     let state = tempfile::tempdir().unwrap();
-    // One more chat, so that the server goes on though nothing is answered.
-    std::fs::create_dir(state.path().join("run")).unwrap();
-    let chat = std::fs::File::create(state.path().join("run/chats")).unwrap();
-    chat.lock_shared().unwrap();
+    let _chat = another_chat(state.path());
     let ask = || {
         let mut command = command(state.path());
         // The state directory is new, so nobody knows of another server.
@@ -139,6 +144,7 @@ fn a_taken_port_and_a_taken_state_directory_are_named() {
 #[test]
 fn a_server_that_a_chat_started_is_stopped_by_name() {
     let state = tempfile::tempdir().unwrap();
+    let _chat = another_chat(state.path());
     let mut ask = command(state.path());
     ask.env("BACKPLANE__SERVER__ADDRESS", "127.0.0.1:0").args(["run", "nobody", "hello"]);
     let asked = support::Done::of(ask.output().unwrap()).expect(3);
@@ -226,7 +232,10 @@ fn config_show_tells_whether_it_is_the_server_s_or_the_file_s() {
     std::fs::write(&file, config(22)).unwrap();
     let show = |more: &[&str]| run(state.path(), &[&["config", "show"], more].concat()).expect(0);
     let running = show(&[]);
-    assert!(running.out.contains("max_queue = 11") && running.err.contains("in force in the server"), "{running:?}");
+    assert!(
+        running.out.contains("max_queue = 11") && running.err.contains("in force in the server"),
+        "{running:?}"
+    );
     let of_file = show(&["--file"]);
     assert!(of_file.out.contains("max_queue = 22"), "{of_file:?}");
     assert!(of_file.err.contains("what a server would start with"), "{of_file:?}");

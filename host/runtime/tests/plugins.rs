@@ -59,7 +59,11 @@ async fn a_plugin_that_bids_late_holds_up_nobody_for_long_and_another_answers() 
     let told = answer.route.candidates.iter().map(|one| (&*one.model, one.refused.as_deref()));
     assert_eq!(told.collect::<Vec<_>>(), [("bids.now", None), ("bids.late", Some("load_failed"))]);
     let late = &answer.route.candidates[1];
-    assert!(late.why.ends_with("plugin `bids.late` has not answered an earlier question yet"), "{}", late.why);
+    assert!(
+        late.why.ends_with("plugin `bids.late` has not answered an earlier question yet"),
+        "{}",
+        late.why
+    );
     // Who asks for it by name is served: its bids are late, and it is not.
     assert_eq!(text(&ask(&host, question().model("bids.late")).await.unwrap()), "1.0.0");
 }

@@ -68,8 +68,11 @@ fn show(context: &Context, of_file: bool) -> Result<()> {
                 "what a server would start with: {}",
                 file.as_deref().unwrap_or("the defaults and the environment; there is no file")
             );
-            let sources: serde_json::Map<String, Value> =
-                config.sources().iter().map(|(key, source)| (key.clone(), source.to_string().into())).collect();
+            let sources: serde_json::Map<String, Value> = config
+                .sources()
+                .iter()
+                .map(|(key, source)| (key.clone(), source.to_string().into()))
+                .collect();
             let toml = config.to_shown_toml();
             (json!({ "toml": toml, "sources": sources, "file": file, "server": null }), whose)
         }
@@ -98,7 +101,9 @@ fn in_force(context: &Context) -> Result<Option<(Value, String)>> {
         return Ok(None);
     }
     let shown = client.get("/admin/v1/config").map_err(|failure| match failure.exit {
-        crate::exit::Exit::Denied => failure.next("what a server would start with: `backplane config show --file`"),
+        crate::exit::Exit::Denied => {
+            failure.next("what a server would start with: `backplane config show --file`")
+        }
         _ => failure,
     })?;
     Ok(Some((shown, client.address.url().to_owned())))

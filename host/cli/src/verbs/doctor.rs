@@ -9,8 +9,8 @@ use crate::output::Style;
 use crate::text;
 use backplane::metrics::disk;
 use serde::Serialize;
-use std::net::TcpListener;
 use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn little_memory_is_told() {
         let check = memory("MemTotal:  4000000 kB\nMemAvailable:  500000 kB\n");
-        assert_eq!((check.verdict, check.found.as_str()), (Verdict::Warning, "512 MB of 4.0 GB free"));
+        assert_eq!((check.verdict, check.found.as_str()), (Verdict::Warning, "512 MB of 4.1 GB free"));
         assert_eq!(memory("MemTotal: 64000000 kB\nMemAvailable: 60000000 kB\n").verdict, Verdict::Ok);
         assert_eq!(memory("").verdict, Verdict::Warning);
     }

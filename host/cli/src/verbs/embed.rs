@@ -88,7 +88,10 @@ mod tests {
         assert!(lines("").unwrap().is_empty());
         for (text, which) in [("\n", 1), ("one\n\ntwo\n", 2), ("one\n \t\n", 2), ("one\n\n", 2)] {
             let refused = lines(text).unwrap_err();
-            assert!(refused.what.starts_with(&format!("line {which} of standard input is blank")), "{refused}");
+            assert!(
+                refused.what.starts_with(&format!("line {which} of standard input is blank")),
+                "{refused}"
+            );
         }
     }
 }

@@ -123,7 +123,9 @@ fn can_be_opened(context: &Context, names: &[String]) -> Result<()> {
                 invalid = Err(Failure::failed(what).next(next).code("model_invalid"));
             }
             // A runtime or a licence may come yet.
-            Some("load_failed" | "runtime_missing" | "device_missing" | "no_memory") => context.out.complain(format!("warning: {what}")),
+            Some("load_failed" | "runtime_missing" | "device_missing" | "no_memory") => {
+                context.out.complain(format!("warning: {what}"))
+            }
             _ => {}
         }
     }

@@ -113,7 +113,9 @@ fn look_up(context: &Context, name: &str) -> Result<Value> {
         (Ok(model), _) => Ok(as_a_card(model)),
         (Err(failure), None) => Err(failure),
         // The registry knows the names that are near.
-        (Err(_), Some(missing)) => alias(context, name).map_or(Err(missing), |target| installed(context, &target)),
+        (Err(_), Some(missing)) => {
+            alias(context, name).map_or(Err(missing), |target| installed(context, &target))
+        }
     }
 }
 
@@ -129,11 +131,9 @@ fn installed(context: &Context, name: &str) -> Result<Value> {
     Ok(card)
 }
 
-/// What an alias of the configuration means, through others.
+/// What an alias of the configuration means.
 fn alias(context: &Context, name: &str) -> Option<String> {
-    let aliases = context.load_config(Vec::new()).ok()?.models.aliases;
-    let next = |name: &String| aliases.get(name).cloned();
-    std::iter::successors(aliases.get(name).cloned(), next).take(8).last()
+    context.load_config(Vec::new()).ok()?.models.aliases.get(name).cloned()
 }
 
 /// What a server says of a model: its card first, as of one that is installed here, then how it is.
@@ -145,7 +145,9 @@ fn as_a_card(mut model: Value) -> Value {
     for name in ["name", "aliases", "copies"] {
         shown.insert(name.to_owned(), model[name].take());
     }
-    shown.extend(card.as_object().cloned().unwrap_or_default().into_iter().filter(|(name, _)| name != "aliases"));
+    shown.extend(
+        card.as_object().cloned().unwrap_or_default().into_iter().filter(|(name, _)| name != "aliases"),
+    );
     for name in ["plugin", "format", "capabilities", "id", "size", "state", "problem"] {
         shown.insert(name.to_owned(), model[name].take());
     }

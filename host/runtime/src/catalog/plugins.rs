@@ -247,7 +247,8 @@ impl Found {
                 "its file `{file}` was replaced; `backplane plugin upgrade` or a restart lets it take over"
             )
         });
-        let removed = self.removed.then(|| "it was removed, and is served until the server restarts".to_owned());
+        let removed =
+            self.removed.then(|| "it was removed, and is served until the server restarts".to_owned());
         let quarantine = self.is_quarantined().then(|| in_quarantine(self.id().unwrap_or_default()));
         let manifest = self.manifest.as_ref();
         PluginInfo {
@@ -266,7 +267,14 @@ impl Found {
             signer: self.signer.clone(),
             ready: self.plugin.is_some(),
             share: None,
-            problem: self.problem.clone().or(removed).or(replaced).or(quarantine).or(hint).or(self.withheld.clone()),
+            problem: self
+                .problem
+                .clone()
+                .or(removed)
+                .or(replaced)
+                .or(quarantine)
+                .or(hint)
+                .or(self.withheld.clone()),
             license: self.licence.as_deref().map(license::info),
             shadowed_by: self.shadowed_by.clone(),
             file,

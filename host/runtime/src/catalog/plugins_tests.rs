@@ -211,7 +211,10 @@ fn a_plugin_that_was_removed_is_served_and_says_so() {
     std::fs::remove_file(dir.path().join("liba.so")).unwrap();
     let [gone] = &discover(&options, &before, &Arc::default())[..] else { panic!("one plugin") };
     let info = gone.info();
-    assert!(info.ready && info.problem.as_ref().unwrap().contains("it was removed, and is served until"), "{info:?}");
+    assert!(
+        info.ready && info.problem.as_ref().unwrap().contains("it was removed, and is served until"),
+        "{info:?}"
+    );
     // As it was, once it is back; that it is another file is told instead.
     std::fs::write(dir.path().join("liba.so"), text).unwrap();
     let back = discover(&options, &[gone.clone()], &Arc::default());

@@ -39,7 +39,9 @@ fn hide(value: &mut Value, secret: bool) {
 
 fn names_one(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    SECRETS.iter().any(|word| name.strip_suffix(word).is_some_and(|rest| rest.is_empty() || rest.ends_with(['_', '-', '.'])))
+    SECRETS.iter().any(|word| {
+        name.strip_suffix(word).is_some_and(|rest| rest.is_empty() || rest.ends_with(['_', '-', '.']))
+    })
 }
 
 /// `https://name:password@host/` is an address with a secret in it.

@@ -143,7 +143,10 @@ async fn an_answer_tells_who_won_and_who_was_refused_for_what_reason() {
         (PATH, json!({})),
         (PATH, json!({ "stream": true })),
         ("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "hello" }] })),
-        ("/v1/chat/completions", json!({ "messages": [{ "role": "user", "content": "hi" }], "stream": true })),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [{ "role": "user", "content": "hi" }], "stream": true }),
+        ),
         ("/v1/embeddings", json!({ "input": "hello" })),
     ];
     for (path, body) in asked {
