@@ -217,6 +217,6 @@ fn a_plugin_that_was_removed_is_served_and_says_so() {
     );
     // As it was, once it is back; that it is another file is told instead.
     std::fs::write(dir.path().join("liba.so"), text).unwrap();
-    let back = discover(&options, &[gone.clone()], &Arc::default());
+    let back = discover(&options, std::slice::from_ref(gone), &Arc::default());
     assert!(!back[0].info().problem.unwrap_or_default().contains("removed"));
 }

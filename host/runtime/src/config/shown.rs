@@ -23,10 +23,8 @@ fn hide_in(table: &mut Map<String, Value>) {
 
 fn hide(value: &mut Value, secret: bool) {
     match value {
-        Value::String(text) if secret => {
-            if !REFERENCES.iter().any(|reference| text.starts_with(reference)) {
-                HIDDEN.clone_into(text);
-            }
+        Value::String(text) if secret && !REFERENCES.iter().any(|it| text.starts_with(it)) => {
+            HIDDEN.clone_into(text);
         }
         Value::String(text) => hide_in_address(text),
         Value::Array(items) => items.iter_mut().for_each(|item| hide(item, secret)),
