@@ -95,7 +95,13 @@ impl Checker<'_> {
         if !asks(&a) || !asks(&b) {
             let (mut first, second) = (a, b);
             for (key, value) in second {
-                first.entry(key).or_insert(value);
+                // Some formats ask for something, though the word alone does not.
+                let both = match first.get(&key) {
+                    Some(there) if key == "format" => keyword(&key, there, &value, path)?,
+                    Some(_) => continue,
+                    None => Some(value),
+                };
+                first.extend(both.map(|both| (key, both)));
             }
             return Ok(first);
         }
@@ -107,7 +113,10 @@ impl Checker<'_> {
             }
         }
         for (one, other) in [(&a, &b), (&b, &a)] {
-            if one.contains_key("prefixItems") && other.contains_key("items") && !one.contains_key("items") {
+            if one.contains_key("prefixItems")
+                && other.contains_key("items")
+                && !other.contains_key("prefixItems")
+            {
                 let what = "joins `prefixItems` with an `items` that speaks of all items";
                 return Err(Wrong { path: path.to_owned(), what: what.to_owned() });
             }
@@ -188,7 +197,7 @@ fn keyword(key: &str, a: &Value, b: &Value, path: &str) -> Result<Option<Value>,
     let smaller = || if number(b) < number(a) { b } else { a };
     Ok(Some(match key {
         "format" => match (held_format(a), held_format(b)) {
-            (true, true) => return wrong(format!("joins the formats {a} and {b}")),
+            (true, true) if a != b => return wrong(format!("joins the formats {a} and {b}")),
             (false, true) => b.clone(),
             _ => a.clone(),
         },
