@@ -13,7 +13,8 @@ fn a_kernel_that_cannot_run_here_says_why() {
     }
     let why = "no NVIDIA driver is installed here";
     let card = root().join("plugins/cuda/kernels/image-prepare.toml");
-    let server = Server::start_on(state_with_models_of(&[]), &format!("[models]\ncards = [{card:?}]\n"));
+    let server =
+        Server::start_on(state_with_models_of(&["magika"]), &format!("[models]\ncards = [{card:?}]\n"));
     let (_, plugins) = server.get("/admin/v1/plugins");
     let cuda = plugins["data"]
         .as_array()
@@ -30,6 +31,14 @@ fn a_kernel_that_cannot_run_here_says_why() {
     let (status, refused) = server.post("/v2/models/image-prepare/infer", &body);
     assert_eq!(status, 503, "{refused}");
     assert!(refused.to_string().contains(why), "{refused}");
+    // Who names a capability and no model is served by another, and told so.
+    let bytes = json!({"name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": vec![0; 2048]});
+    let asked = server.request("POST", "/v1/capabilities/tensor.infer").json(&json!({"tensors": [bytes]}));
+    let answer = asked.send().unwrap();
+    assert_eq!(answer.status(), 200);
+    let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    assert!(header("x-route-decision").starts_with("magika; plugin=dev.backplane.onnx"), "{answer:?}");
+    assert_eq!(header("x-route-refused"), "image-prepare=device_missing");
     let lines = server.output.lock().unwrap().matches(&format!("\"message\":\"{why}")).count();
     assert_eq!(lines, 1, "the plugin itself says it once in the log");
 }

@@ -225,6 +225,17 @@ fn what_wants_more_than_before_is_agreed_to_on_its_own() {
     );
     scene.ok(&["plugin", "install", "echo-0.1.1.plg", "--yes", "--accept-changes"]);
 
+    // Each path by itself.
+    for (version, asks, shown) in [
+        ("0.1.2", b"resources.read=[\"/ab\"]\n", "asks for reading `/ab`"),
+        ("0.1.3", b"resources.write=[\"/a\"]\n", "asks for reading and writing `/a`"),
+    ] {
+        scene.pack(version, |bytes| replace(bytes, b"licence = \"Apache-2.0\"\n", asks));
+        let package = format!("echo-{version}.plg");
+        let refused = scene.run(&["plugin", "install", &package, "--yes"]).expect(5);
+        assert!(refused.err.contains(shown) && refused.err.contains("--accept-changes"), "{refused:#?}");
+    }
+
     // Somebody else's key, trusted for the same plugins.
     scene.ok(&["plugin", "keygen", "other"]);
     scene.ok(&["plugin", "trust", "add", "other.pub", "--plugins", "*"]);
