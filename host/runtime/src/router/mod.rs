@@ -13,7 +13,7 @@ pub use table::{Cascade, Names, RouteTable, Target};
 use crate::catalog::{Entry, Shelf};
 use crate::error::{Error, ErrorCode, Result};
 use crate::job::Candidate;
-use crate::loader::{Bid, BidQuery, Waits};
+use crate::loader::{Bid, BidQuery, CANNOT_SERVE, Waits};
 use actix::Addr;
 use actor::RouterActor;
 use arc_swap::ArcSwap;
@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 const MAX_BID_AGE: Duration = Duration::from_secs(60);
 /// A plugin that did not bid is asked again after this long: asking costs requests a moment each.
 const NO_BID_AGE: Duration = Duration::from_secs(2);
+/// The code of a plugin that did not bid in time, or failed to.
+const BID_FAILED: &str = "bid_failed";
 
 /// What callers hold.
 #[derive(Clone)]
@@ -224,7 +226,12 @@ impl RouterHandle {
                 format!("no model can serve `{capability}` now; {}", all.join("; "))
             }
         };
-        Error::new(ErrorCode::FailedPrecondition, message).with_reason("load_failed")
+        // What all of them say is said; of several reasons none is the whole truth.
+        let mut codes = unable.iter().map(|(_, bid)| &bid.refusal);
+        let common = codes.next().filter(|first| codes.all(|code| code == *first));
+        let reason = common.filter(|code| ![CANNOT_SERVE, BID_FAILED].contains(&code.as_ref()));
+        let reason = reason.cloned().unwrap_or("load_failed".into());
+        Error::new(ErrorCode::FailedPrecondition, message).with_reason(reason)
     }
 
     /// A plugin's bid, from the cache while it stands. No bid is one of 0 that says why.
@@ -242,7 +249,7 @@ impl RouterHandle {
         let bidder = self.shared.shelf.bidder(&listed, Waits::Request);
         let bidder = bidder.map_err(|error| (error.reason, error.message));
         let asked = bidder.and_then(|(plugin, _)| {
-            plugin.bid(query, Waits::Request).map_err(|why| ("bid_failed".into(), why))
+            plugin.bid(query, Waits::Request).map_err(|why| (BID_FAILED.into(), why))
         });
         let (bid, stands) = match asked {
             Ok(bid) => {
