@@ -185,6 +185,10 @@ fn a_port_that_is_granted_is_reached_and_another_is_not() {
     let instance = through(launch()).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
     assert_eq!(tried(&instance, "connect-at", port(&granted)), 0);
     assert_eq!(tried(&instance, "connect-at", port(&other)), 13);
+    // Nor by the ways that Landlock does not look at.
+    for way in ["mptcp-at", "fast-at"] {
+        assert_eq!(tried(&instance, way, port(&other)), 1, "{way}");
+    }
 
     // All of the network is all of its ports.
     let any = Confinement::Sandbox(Granted { network: true, ..Granted::default() });

@@ -171,15 +171,16 @@ static const char *at_of(bp_str params) {
   return at;
 }
 
-static int try_port(const char *port) {
+static int try_port(const char *port, int protocol, int fast) {
   struct sockaddr_in address;
-  int s = socket(AF_INET, SOCK_STREAM, 0), result;
+  int s = socket(AF_INET, SOCK_STREAM, protocol), result;
   if (s < 0) return errno;
   memset(&address, 0, sizeof address);
   address.sin_family = AF_INET;
   address.sin_port = htons((unsigned short)atoi(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  result = tried(connect(s, (struct sockaddr *)&address, sizeof address) != 0);
+  if (fast) result = tried(sendto(s, "x", 1, MSG_FASTOPEN, (struct sockaddr *)&address, sizeof address) != 1);
+  else result = tried(connect(s, (struct sockaddr *)&address, sizeof address) != 0);
   close(s);
   return result;
 }
@@ -578,7 +579,9 @@ static void serve(const bp_request *r) {
   if (is(p, "read-at")) e = try_open(at_of(p), O_RDONLY);
   if (is(p, "write-at")) e = try_open(at_of(p), O_WRONLY | O_CREAT | O_TRUNC);
   if (is(p, "move-at")) e = try_move(at_of(p));
-  if (is(p, "connect-at")) e = try_port(at_of(p));
+  if (is(p, "connect-at")) e = try_port(at_of(p), 0, 0);
+  if (is(p, "mptcp-at")) e = try_port(at_of(p), 262, 0);
+  if (is(p, "fast-at")) e = try_port(at_of(p), 0, 1);
   if (is(p, "watch")) e = try_watch();
   if (is(p, "priority")) e = try_priority();
   if (is(p, "affinity")) e = try_affinity();

@@ -4,6 +4,7 @@
     reason = "close_range and unshare have no safe form: both can be made while others rely on what they take"
 )]
 
+use super::Net;
 use super::denied::{DENIED, DENIED_HERE};
 use backplane_abi::worker::{Channel, NOT_CONFINED};
 use rustix::io::Errno;
@@ -48,18 +49,35 @@ pub fn leave_namespaces(network: bool) {
 }
 
 /// Denies what a plugin has no use for: the call answers EPERM, and `clone3` ENOSYS, so that the C library asks in the
-/// way that can be looked into. `cuts`: whether Landlock knows what it means to cut a file short; `network`: whether others
+/// way that can be looked into. `cuts`: whether Landlock knows what it means to cut a file short; `net`: whether others
 /// may be reached.
-pub fn filter(cuts: bool, network: bool) -> Result<(), String> {
+pub fn filter(cuts: bool, net: Net<'_>) -> Result<(), String> {
     let denied = DENIED.iter().chain(DENIED_HERE);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = denied.map(|call| (*call, Vec::new())).collect();
-    if network {
+    if net != Net::Nobody {
         // To others, and from nobody: sockets of the internet's two families, and no names of this machine's.
         let families = [libc::AF_INET, libc::AF_INET6].map(|family| u64::from(family.cast_unsigned()));
         let others = families.map(|family| condition(0, SeccompCmpOp::Ne, family));
         let others = others.into_iter().collect::<Result<_, _>>()?;
-        rules.insert(libc::SYS_socket, vec![SeccompRule::new(others).map_err(|error| failed(error.into()))?]);
+        let mut sockets = vec![SeccompRule::new(others).map_err(|error| failed(error.into()))?];
         rules.remove(&libc::SYS_connect);
+        if matches!(net, Net::Ports(_)) {
+            // Landlock holds `connect` of TCP itself to ports. Not MPTCP, which reaches whoever listens by TCP, nor SCTP and
+            // the like; nor what is connected by sending.
+            let protocols = [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP];
+            let others =
+                protocols.map(|known| condition(2, SeccompCmpOp::Ne, u64::from(known.cast_unsigned())));
+            let others = others.into_iter().collect::<Result<_, _>>()?;
+            sockets.push(SeccompRule::new(others).map_err(|error| failed(error.into()))?);
+            for kind in [libc::SOCK_RAW, libc::SOCK_SEQPACKET, SOCK_DCCP] {
+                sockets.push(when(1, SeccompCmpOp::MaskedEq(SOCK_KIND), u64::from(kind.cast_unsigned()))?);
+            }
+            let fast = u64::from(libc::MSG_FASTOPEN.cast_unsigned());
+            for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+                rules.insert(call, vec![when(flags, SeccompCmpOp::MaskedEq(fast), fast)?]);
+            }
+        }
+        rules.insert(libc::SYS_socket, sockets);
     }
     // A thread, but no process.
     let thread = libc::CLONE_THREAD as u64;
@@ -113,6 +131,9 @@ const F_SETSIG: i32 = 10;
 const F_SETOWN_EX: i32 = 15;
 const FIOSETOWN: u64 = 0x8901;
 const SIOCSPGRP: u64 = 0x8902;
+const SOCK_DCCP: i32 = 6;
+/// Of the second argument of `socket`, without its flags.
+const SOCK_KIND: u64 = 0xf;
 
 /// A rule for one argument of a call.
 fn when(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, String> {
