@@ -127,7 +127,8 @@ impl Pass<'_> {
         // Where the first that is left out is as near as the last that is not, the ids decide: all of them are needed.
         let is_open = |best: &Found| k < found && score::order(best[k - 1].0, best[k].0).is_eq();
         if all.iter().any(is_open) {
-            let room = k + EQUALS;
+            // Of many queries of a small collection, room for more rows than there are would be gigabytes.
+            let room = (k + EQUALS).min(count);
             let counts = Memory::alloc(gpu, queries.len() * 4)?;
             counts.zero()?;
             let gathered_scores = Memory::alloc(gpu, queries.len() * room * 4)?;
