@@ -12,6 +12,9 @@ const SPACE: &str = "\u{2581}";
 /// A greater number is no place in a list of tokens.
 const MOST: u32 = 1 << 22;
 
+/// Bytes of a token. A translation is as long as all of its tokens.
+const LONGEST: usize = 4096;
+
 /// The vocabulary of a model.
 pub struct Vocabulary {
     source: SentencePiece,
@@ -45,6 +48,9 @@ impl Vocabulary {
             let ids: HashMap<String, u32> = serde_json::from_slice(&read(role)?).map_err(|error| {
                 wrong(model, role, &format!("it is no object of pieces and their numbers: {error}"))
             })?;
+            if ids.keys().any(|token| LONGEST < token.len()) {
+                return Err(wrong(model, role, &format!("it has a token of more than {LONGEST} bytes")));
+            }
             match ids.values().find(|id| MOST <= **id) {
                 Some(id) => {
                     Err(wrong(model, role, &format!("it has the number {id}, and {MOST} is the limit")))

@@ -66,6 +66,9 @@ impl Default for NormalizerSpec {
     }
 }
 
+/// Bytes of a piece. A text is as many of them as it has tokens.
+const LONGEST: usize = 4096;
+
 type Fields = Message<Cursor<Vec<u8>>>;
 
 impl Model {
@@ -111,9 +114,10 @@ impl Piece {
                 _ => {}
             }
         }
-        match piece.text.is_empty() {
-            true => Err(io::Error::new(io::ErrorKind::InvalidData, "a piece of it is empty")),
-            false => Ok(piece),
+        match piece.text.len() {
+            0 => Err(io::Error::new(io::ErrorKind::InvalidData, "a piece of it is empty")),
+            1..=LONGEST => Ok(piece),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a piece of it is too long")),
         }
     }
 
@@ -134,7 +138,9 @@ impl Trainer {
                 (3, Field::Number(algorithm)) => trainer.is_unigram = algorithm == 1,
                 (24, Field::Number(flag)) => trainer.treat_whitespace_as_suffix = flag != 0,
                 (35, Field::Number(flag)) => trainer.byte_fallback = flag != 0,
-                (44, Field::Bytes(length)) => trainer.unk_surface = Some(message.text(length)?),
+                (44, Field::Bytes(length)) if length <= LONGEST as u64 => {
+                    trainer.unk_surface = Some(message.text(length)?)
+                }
                 (_, Field::Bytes(length)) => message.pass(length)?,
                 _ => {}
             }

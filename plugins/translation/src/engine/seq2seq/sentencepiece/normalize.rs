@@ -7,6 +7,9 @@ use super::SPACE;
 use super::model::NormalizerSpec;
 use super::unigram::Prefixes;
 
+/// Bytes that one character may become; of Unicode's own there are 33 at the most.
+const LONGEST: usize = 256;
+
 /// What a model does to a text.
 pub struct Normalizer {
     /// Units of the double array.
@@ -34,6 +37,10 @@ impl Normalizer {
                 let (length, rest) = table.split_first_chunk::<4>().ok_or(broken)?;
                 let (trie, replacements) =
                     rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(broken)?;
+                // A character may become a few; one that became megabytes would fill the memory, sentence by sentence.
+                if replacements.split(|byte| *byte == 0).any(|text| LONGEST < text.len()) {
+                    return Err(broken.to_owned());
+                }
                 let units = trie.as_chunks::<4>().0.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
                 (units, replacements.to_vec())
             }
