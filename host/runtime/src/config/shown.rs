@@ -8,6 +8,8 @@ const HIDDEN: &str = "(hidden)";
 /// Words that a key ends with whose text nobody may read.
 const SECRETS: [&str; 9] =
     ["key", "keys", "token", "secret", "secrets", "password", "passwd", "credentials", "authorization"];
+/// What is written in one word with them: `apikey`.
+const GLUED: [&str; 7] = ["api", "auth", "access", "private", "client", "bearer", "app"];
 /// Where a secret is, and not what it is.
 const REFERENCES: [&str; 2] = ["env:", "file:"];
 
@@ -36,9 +38,16 @@ fn hide(value: &mut Value, secret: bool) {
 }
 
 fn names_one(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
+    let lower = name.to_ascii_lowercase();
     SECRETS.iter().any(|word| {
-        name.strip_suffix(word).is_some_and(|rest| rest.is_empty() || rest.ends_with(['_', '-', '.']))
+        lower.strip_suffix(word).is_some_and(|rest| {
+            // `apiKey` and `accessToken` are words of their own, too.
+            let begins = name.as_bytes()[rest.len()].is_ascii_uppercase();
+            rest.is_empty()
+                || begins
+                || rest.ends_with(['_', '-', '.'])
+                || GLUED.iter().any(|it| rest.ends_with(it))
+        })
     })
 }
 
@@ -64,6 +73,9 @@ mod tests {
             voice = "anna"
             max_tokens = 5
             monkey = "chimp"
+            apiKey = "sk-7"
+            apikey = "sk-8"
+            accessToken = "sk-9"
             proxy = "https://me:sk-2@proxy.acme.com:8080/x@y"
             upstream = { url = "https://a.b/c", keys = ["env:ACME", "sk-3"], headers = { Authorization = "Bearer sk-4" } }
             [plugins.settings."com.acme.speech".secret]
