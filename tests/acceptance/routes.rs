@@ -240,6 +240,10 @@ fn capabilities(caller: &mut Caller<'_>) {
     caller.ask("POST", "/v1/capabilities/translate", Some(house), 200, &[]);
     let nearest = json!({"params": {"operation": "list"}});
     caller.ask("POST", "/v1/capabilities/vector.search", Some(nearest), 200, &[]);
+    // Its kernel runs on a GPU alone, and there is none here.
+    let picture = json!({"params": {"width": 1, "height": 1, "regions": [{"from": [0, 0, 1, 1], "to": [0, 0, 1, 1]}]},
+        "tensors": [{"name": "picture", "datatype": "UINT8", "shape": [1, 1, 3], "data": [255, 0, 0]}]});
+    caller.ask("POST", "/v1/capabilities/image.prepare", Some(picture), 503, &[]);
     // Pages that are read stand in `tests/vision`: here no model reads.
     caller.ask("POST", "/v1/vision/ocr", Some(json!({"image": "aGVsbG8="})), 404, &[]);
     caller.ask("POST", "/ocr", Some(json!({"image": "aGVsbG8="})), 400, &[]);
