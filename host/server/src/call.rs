@@ -80,7 +80,7 @@ impl Call {
         texts: impl IntoIterator<Item = (String, &mut String)>,
         options: &Options,
     ) -> Result<()> {
-        self.app.fetcher.inline(texts, options.deadline).await
+        self.app.fetcher.inline(texts, self.caller.key.as_ref(), options.deadline).await
     }
 
     pub(crate) fn headers(&self) -> &HeaderMap {

@@ -6,6 +6,7 @@
 //! proxies of the environment are not asked, connections are not kept, and a caller is not told which address a name has.
 
 mod address;
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -17,18 +18,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
 use ipnet::IpNet;
+use places::Places;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 
 /// How often an address may lead on to another one.
 const MAX_REDIRECTS: usize = 3;
-/// Requests that may fetch at once; one more is to come again.
-const MAX_AT_ONCE: usize = 16;
 /// Pictures that are fetched for one request.
 const MAX_PICTURES: usize = 16;
 
@@ -38,7 +37,7 @@ pub(crate) struct Fetcher {
     names: Names,
     /// Made when it is first needed: it reads the system's certificates.
     client: OnceLock<Client>,
-    places: Semaphore,
+    places: Places,
 }
 
 /// What a name stands for.
@@ -53,7 +52,7 @@ impl Fetcher {
     }
 
     fn with_names(config: FetchConfig, names: Names) -> Self {
-        Self { config, names, client: OnceLock::new(), places: Semaphore::new(MAX_AT_ONCE) }
+        Self { config, names, client: OnceLock::new(), places: Places::default() }
     }
 
     /// Puts what is found at each address in its place, as a `data:` URL. What is no address stays as it is. The names say
@@ -64,6 +63,7 @@ impl Fetcher {
     pub(crate) async fn inline(
         &self,
         texts: impl IntoIterator<Item = (String, &mut String)>,
+        key: Option<&Arc<str>>,
         deadline: Option<Instant>,
     ) -> Result<()> {
         let mut texts: Vec<_> = texts.into_iter().filter(|(_, text)| is_address(text)).collect();
@@ -84,7 +84,7 @@ impl Fetcher {
             );
             return Err(refused(&first, reason::FETCH_REFUSED, message));
         }
-        let Ok(_place) = self.places.try_acquire() else {
+        let Some(_place) = self.places.take(key) else {
             return Err(Error::new(ErrorCode::Unavailable, "too many pictures are being fetched; try again")
                 .with_reason("overloaded")
                 .with_retry_after(Duration::from_secs(1)));

@@ -102,7 +102,7 @@ fn config(sites: &[&Site]) -> FetchConfig {
 
 async fn fetch(fetcher: &Fetcher, url: &str) -> Result<String> {
     let mut text = url.to_owned();
-    fetcher.inline([("image".to_owned(), &mut text)], None).await.map(|()| text)
+    fetcher.inline([("image".to_owned(), &mut text)], None, None).await.map(|()| text)
 }
 
 /// Refused for this reason, in these words, and without a word of addresses.
@@ -130,7 +130,7 @@ async fn a_picture_takes_the_place_of_its_address_and_what_is_none_stays() {
     let fetcher = Fetcher::with_names(config(&[&site]), dns.names());
     let mut texts = [site.url("pictures.test", "/a"), "iVBORw0KGgo=".to_owned(), site.url("127.0.0.1", "/b")];
     let named = texts.iter_mut().map(|text| ("image".to_owned(), text));
-    fetcher.inline(named, None).await.unwrap();
+    fetcher.inline(named, None, None).await.unwrap();
     let picture = format!("data:image/png;base64,{}", STANDARD.encode(PNG));
     assert_eq!(texts, [picture.clone(), "iVBORw0KGgo=".to_owned(), picture]);
     assert_eq!(site.asked(), ["/a", "/b"]);
@@ -289,11 +289,13 @@ async fn no_more_is_taken_than_is_allowed() {
     refuses(&fetcher, &url("/cut"), reason::FETCH_FAILED, "broke off").await;
     let mut two = [url("/600"), url("/600")];
     let named = two.iter_mut().enumerate().map(|(n, text)| (format!("images[{n}]"), text));
-    let error = fetcher.inline(named, None).await.unwrap_err();
+    let error = fetcher.inline(named, None, None).await.unwrap_err();
     assert_eq!(error.param.as_deref(), Some("images[1]"), "together they are too large: {error}");
     let mut many = vec![url("/600"); MAX_PICTURES + 1];
-    let error =
-        fetcher.inline(many.iter_mut().map(|text| ("images".to_owned(), text)), None).await.unwrap_err();
+    let error = fetcher
+        .inline(many.iter_mut().map(|text| ("images".to_owned(), text)), None, None)
+        .await
+        .unwrap_err();
     assert!(error.message.contains("17 pictures"), "{error}");
 }
 
@@ -326,7 +328,7 @@ async fn what_is_no_picture_or_does_not_come_is_refused() {
         refuses(&fetcher, &url(path), reason::FETCH_FAILED, words).await;
     }
     refuses(&fetcher, &site.url("nobody.test", "/"), reason::FETCH_FAILED, "could not be reached").await;
-    let late = fetcher.inline([("image".to_owned(), &mut url("/store"))], Some(Instant::now())).await;
+    let late = fetcher.inline([("image".to_owned(), &mut url("/store"))], None, Some(Instant::now())).await;
     assert_eq!(late.unwrap_err().reason, reason::FETCH_FAILED, "the request's own deadline counts, too");
 }
 
@@ -334,7 +336,7 @@ async fn what_is_no_picture_or_does_not_come_is_refused() {
 async fn no_more_requests_fetch_at_once_than_may() {
     let site = Site::of_pictures("127.0.0.1:0");
     let fetcher = Fetcher::with_names(config(&[&site]), dns(&[]).names());
-    let taken = fetcher.places.try_acquire_many(MAX_AT_ONCE as u32).unwrap();
+    let taken: Vec<_> = (0..places::OF_ONE).map(|_| fetcher.places.take(None).unwrap()).collect();
     let error = fetch(&fetcher, &site.url("127.0.0.1", "/")).await.unwrap_err();
     assert_eq!((error.code, &*error.reason), (ErrorCode::Unavailable, "overloaded"));
     assert!(error.retry_after.is_some());
