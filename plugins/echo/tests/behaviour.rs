@@ -5,7 +5,7 @@
 use backplane_testkit::{
     Answer, Chunk, Code, DType, End, Failure, Instance, PluginTest, RequestInput, TensorInput, TensorOutput,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 fn plugin() -> PluginTest {
@@ -152,6 +152,16 @@ fn a_broken_tensor_in_an_answer_is_named() {
     let answer = instance.submit("echo", r#"{"call":{"capability":"com.example.broken"}}"#, vec![]).wait();
     let failure = answer.failure().unwrap();
     assert!(failure.message.contains("tensor `short` has 8 bytes"), "{failure}");
+}
+
+/// A test that is wrong about what it is asked fails, and does not wait until its patience ends.
+#[test]
+fn a_call_ends_though_what_the_test_answers_with_panics() {
+    let plugin = plugin().answering(|call| -> Result<Vec<Value>, _> { panic!("{}", call.capability) });
+    let instance = plugin.open(r#"{"name":"echo"}"#).unwrap().instance().unwrap();
+    let answer = instance.submit("echo", r#"{"call":{"capability":"com.example.wrong"}}"#, vec![]).wait();
+    let failure = answer.failure().unwrap();
+    assert!(failure.message.contains("`com.example.wrong` with panicked"), "{failure}");
 }
 
 fn number(bytes: &[u8]) -> i64 {

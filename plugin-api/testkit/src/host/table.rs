@@ -8,6 +8,7 @@ use backplane_abi::read::{self, OnChunk, OnDone, Str};
 use backplane_abi::table::*;
 use serde_json::Value;
 use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 /// The host behind a table.
@@ -434,7 +435,11 @@ unsafe extern "C" fn start(host: *const bp_host, call: *const bp_call, out: *mut
     std::thread::spawn(move || {
         let back = back;
         let Callbacks { ctx, on_chunk, on_done } = back;
-        let result = answering(&input);
+        // Whatever becomes of it, the call ends: the plugin waits for that.
+        let result = catch_unwind(AssertUnwindSafe(|| answering(&input))).unwrap_or_else(|_| {
+            let message = format!("what the test answers `{}` with panicked", input.capability);
+            Err(Failure { code: BP_INTERNAL, message, ..Failure::default() })
+        });
         if let (Ok(chunks), Some(on_chunk)) = (&result, on_chunk) {
             for chunk in chunks {
                 let json = if chunk.json.is_null() { String::new() } else { chunk.json.to_string() };

@@ -1,53 +1,12 @@
-//! The plugins that come with the program, each in a confined worker: the conformance suite, as their own tests run it
-//! in-process, and what they answer.
-//!
-//! Needs the models that `make models` fetches, in the state directory that `BACKPLANE_TEST_MODELS` names.
+//! What computes, or asks another server to: llama, onnx, cuda, remote; and the plugin that is sold.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
-
-mod support;
-#[path = "../../../plugins/remote/tests/upstream/mod.rs"]
-mod upstream;
-
-use backplane::isolation::{Confinement, Granted, Launch};
-use backplane_testkit::{Case, License, PluginTest, TensorInput, library};
+use crate::support::LONG;
+use crate::upstream::Upstream;
+use crate::{confined, confined_to, pulled, state};
+use backplane::isolation::Granted;
+use backplane_testkit::{Case, License, PluginTest, TensorInput};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use support::{LONG, launch, through};
-use upstream::Upstream;
-
-/// Rounds of opening and closing: what is left in a worker is not the host's, and ends with it.
-const ROUNDS: usize = 3;
-
-fn state() -> PathBuf {
-    let dir = std::env::var_os("BACKPLANE_TEST_MODELS").map(PathBuf::from);
-    let dir = dir.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/state"));
-    assert!(dir.join("models").exists(), "no test models in {}: run `make models`", dir.display());
-    dir
-}
-
-/// The model as its card describes it, with the files where they lie.
-fn pulled(name: &str, parameters: Value) -> Value {
-    let card = state().join(format!("models/cards/{name}.toml"));
-    let text = std::fs::read_to_string(&card).unwrap_or_else(|error| panic!("{}: {error}", card.display()));
-    let mut card: Value = toml::from_str(&text).unwrap();
-    for file in card["files"].as_array_mut().unwrap() {
-        let blob = state().join("models/blobs/sha256").join(file["sha256"].as_str().unwrap());
-        file["path"] = json!(blob);
-    }
-    for (key, value) in parameters.as_object().into_iter().flatten() {
-        card["parameters"][key] = value.clone();
-    }
-    card
-}
-
-/// One of them, confined as the host would: it reads models and runtimes.
-fn confined(package: &str, id: &str, network: bool) -> PluginTest {
-    let read = ["models/blobs/sha256", "runtimes"].map(|folder| state().join(folder)).into();
-    let confinement = Confinement::Sandbox(Granted { read, network, ..Granted::default() });
-    let launch = launch(library(package).unwrap(), confinement);
-    through(Launch { id: id.to_owned(), ..launch }).rounds(ROUNDS)
-}
+use std::path::Path;
 
 #[test]
 fn llama() {
@@ -74,7 +33,7 @@ fn llama() {
         Case::new(&model, "complete", complete(4)).slow(complete(150)).named("complete"),
         Case::new(&model, "embed", json!({"input": ["a", "b"]}).to_string()).named("embed"),
     ];
-    let worker = confined("backplane-llama", "dev.backplane.llama", false);
+    let worker = confined("backplane-llama");
     worker.check_conformance(&cases).assert_ok();
 
     // To the last token as in-process.
@@ -83,7 +42,7 @@ fn llama() {
         let params = request(json!({"messages": messages, "logprobs": true}), 32);
         format!("{:?}", instance.submit("chat", &params, vec![]).wait().chunks)
     };
-    let there = ask(confined("backplane-llama", "dev.backplane.llama", false));
+    let there = ask(confined("backplane-llama"));
     assert_eq!(ask(PluginTest::build("backplane-llama").unwrap()), there);
 }
 
@@ -100,7 +59,7 @@ fn onnx() {
             .tensor(TensorInput::int64("token_type_ids", &[1, 4], &[0; 4])),
     ];
     let settings = json!({"runtimes": state().join("runtimes")}).to_string();
-    let worker = confined("backplane-onnx", "dev.backplane.onnx", false).config(settings);
+    let worker = confined("backplane-onnx").config(settings);
     worker.check_conformance(&cases).assert_ok();
 }
 
@@ -122,11 +81,11 @@ fn remote() {
         Case::new(&model, "complete", complete("")).slow(complete("slow")).named("complete"),
         Case::new(&model, "embed", json!({"input": ["a", "b"]}).to_string()).named("embed"),
     ];
-    let granted = confined("backplane-remote", "dev.backplane.remote", true);
+    let granted = confined_to("backplane-remote", Granted { network: true, ..Granted::default() });
     granted.check_conformance(&cases).assert_ok();
 
     // And without the network it reaches nobody.
-    let alone = confined("backplane-remote", "dev.backplane.remote", false);
+    let alone = confined("backplane-remote");
     let opened = alone.open(&model).and_then(|model| model.instance());
     // It may not even read which servers are to be believed.
     let answer = opened.ok().map(|instance| instance.submit("chat", &chat(""), vec![]).wait());
@@ -140,6 +99,32 @@ fn metered_echo() {
         "metered.echo",
         r#"{"text":"hello"}"#,
     );
-    let worker = confined("backplane-metered-echo", "dev.backplane.metered-echo", false);
+    let worker = confined("backplane-metered-echo");
     worker.licensed(License::default()).check_conformance(&[case]).assert_ok();
+}
+
+/// Without a GPU the plugin is a plugin all the same, and says of every kernel what is missing; with one, its kernels are
+/// what `plugins/cuda/tests/plugin.rs` asks for.
+#[test]
+fn cuda() {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/cuda/kernels");
+    let granted = Granted { gpu: true, read: vec![kernels.clone()], ..Granted::default() };
+    let worker = || {
+        let settings = json!({"runtimes": state().join("runtimes")}).to_string();
+        confined_to("backplane-cuda", granted.clone()).config(settings)
+    };
+    worker().check_conformance(&[]).assert_ok();
+
+    let card = std::fs::read_to_string(kernels.join("image-prepare.toml")).unwrap();
+    let mut card: Value = toml::from_str(&card).unwrap();
+    let file = kernels.join(card["files"][0]["path"].as_str().unwrap());
+    card["files"][0]["size"] = json!(std::fs::metadata(&file).unwrap().len());
+    card["files"][0]["path"] = json!(file);
+    let opened = |plugin: PluginTest| plugin.open(&card.to_string()).err();
+    if Path::new("/dev/nvidiactl").exists() {
+        return;
+    }
+    let refused = opened(worker()).unwrap();
+    assert_eq!(refused.reason, "device_missing", "{refused}");
+    assert_eq!(Some(refused), opened(PluginTest::build("backplane-cuda").unwrap()), "as in-process");
 }
