@@ -1,4 +1,4 @@
-//! The connection to an upstream: its pool, its keys in turn, its breaker, and what is tried again.
+//! An upstream: its keys in turn, its breaker, what is tried again, and what its answers may take.
 
 use crate::breaker::Breaker;
 use crate::fault::{self, Blame, Said, UNREACHABLE};
@@ -7,26 +7,34 @@ use crate::keys::{Keys, REFUSED};
 use crate::memory::{Budget, Full, Limit, Share, TOGETHER, values};
 use crate::secret::Secret;
 use crate::settings::{Flavour, Upstream};
+use crate::transport::{self, Response, TooLong, Transport};
 use backplane_plugin::prelude::*;
-use bytes::Bytes;
-use futures::StreamExt;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Response, StatusCode, Url};
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT,
+};
+use hyper::http::uri::{Authority, PathAndQuery, Scheme};
+use hyper::{Method, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+use url::Url;
 
 /// Most bytes of a refusal that are read.
 const MAX_REFUSAL: usize = 64 << 10;
+const BROKE: &str = "broke the connection";
 /// Waits before a connection that could not be made is tried again: nothing was sent, so nothing is done twice.
 const CONNECT_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
 /// A server that models are served by.
 pub struct Client {
-    http: reqwest::Client,
-    base: Url,
+    transport: Transport,
+    at: (Scheme, Authority),
+    /// Of the API, without its last `/`.
+    path: String,
     /// What people call it: its host, and its port if it has one of its own.
     pub name: String,
     pub flavour: Flavour,
@@ -65,47 +73,28 @@ impl Client {
     /// What is wrong with the settings: an address, a header, a secret that is not there, a certificate.
     pub fn new(upstream: &Upstream) -> Result<Self> {
         let wrong = |what: String| Error::invalid(format!("upstream `{}`: {what}", upstream.url));
-        let mut base = Url::parse(&upstream.url).map_err(|error| wrong(format!("`url`: {error}")))?;
+        let base = Url::parse(&upstream.url).map_err(|error| wrong(format!("`url`: {error}")))?;
         if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
             return Err(wrong("`url` is to begin with `http://` or `https://`".to_owned()));
         }
         if !base.username().is_empty() || base.password().is_some() {
             return Err(Error::invalid("`url` of an upstream holds a password: name it under `keys`"));
         }
-        let path = format!("{}/", base.path().trim_end_matches('/'));
-        base.set_path(&path);
         let name = match (base.host_str().unwrap_or_default(), base.port()) {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),
         };
-        let mut http = reqwest::Client::builder()
-            .user_agent(concat!("backplane-remote/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(upstream.connect_timeout)
-            // A redirect would send the key on to whatever it names.
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true);
-        if upstream.http2 {
-            http = http.http2_prior_knowledge();
-        }
-        if let Some(proxy) = &upstream.proxy {
-            http = http.no_proxy();
-            if !proxy.is_empty() {
-                let proxy = reqwest::Proxy::all(proxy).map_err(|error| wrong(format!("`proxy`: {error}")))?;
-                http = http.proxy(proxy);
-            }
-        }
-        if let Some(ca) = &upstream.ca {
-            let unread = |error: &dyn std::fmt::Display| wrong(format!("`ca` = `{}`: {error}", ca.display()));
-            let pem = std::fs::read(ca).map_err(|error| unread(&error))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unread(&error))?;
-            http = certificates.into_iter().fold(http, reqwest::ClientBuilder::add_root_certificate);
-        }
-        let http = http.build().map_err(|error| wrong(chain(&error)))?;
+        let uri = Uri::try_from(base.as_str()).map_err(|error| wrong(format!("`url`: {error}")))?;
+        let at = uri.scheme().cloned().zip(uri.authority().cloned());
+        let at = at.ok_or_else(|| wrong("`url` has no host".to_owned()))?;
+        let path = base.path().trim_end_matches('/').to_owned();
+        let transport = Transport::new(upstream, &uri).map_err(wrong)?;
         let (credentials, secrets) = credentials(upstream)?;
         let state = State { keys: Keys::new(credentials.len()), breaker: Breaker::default() };
         Ok(Self {
-            http,
-            base,
+            transport,
+            at,
+            path,
             name,
             flavour: upstream.flavour,
             idle_timeout: upstream.idle_timeout,
@@ -210,11 +199,9 @@ impl Client {
         body: Option<Bytes>,
     ) -> Result<Response> {
         count(&self.counts.requests);
-        let mut url = self.base.join(path).map_err(|error| Error::internal(format!("`{path}`: {error}")))?;
-        if path.is_empty() {
-            // The API itself: `/v2`, not `/v2/`.
-            url.set_path(self.base.path().trim_end_matches('/'));
-        }
+        // The API itself: `/v2`, not `/v2/`.
+        let path = if path.is_empty() { self.path.clone() } else { format!("{}/{path}", self.path) };
+        let uri = self.uri(if path.is_empty() { "/".to_owned() } else { path })?;
         let (mut refused, mut tried) = (None, Vec::new());
         // Each key once.
         while tried.len() < self.credentials.len() {
@@ -226,7 +213,7 @@ impl Client {
             if refused.is_some() {
                 count(&self.counts.again);
             }
-            let answer = self.try_to_connect(&method, &url, key, &headers, body.as_ref()).await?;
+            let answer = self.try_to_connect(&method, &uri, key, &headers, body.as_ref()).await?;
             let status = answer.status();
             if status.is_success() {
                 let mut state = self.state();
@@ -273,41 +260,63 @@ impl Client {
         Ok(key)
     }
 
+    fn uri(&self, path: String) -> Result<Uri> {
+        let unfit =
+            |error: &dyn std::fmt::Display| Error::internal(format!("a path of the upstream's: {error}"));
+        let mut parts = hyper::http::uri::Parts::default();
+        let (scheme, authority) = self.at.clone();
+        (parts.scheme, parts.authority) = (Some(scheme), Some(authority));
+        parts.path_and_query = Some(PathAndQuery::try_from(path).map_err(|error| unfit(&error))?);
+        Uri::from_parts(parts).map_err(|error| unfit(&error))
+    }
+
     async fn try_to_connect(
         &self,
         method: &Method,
-        url: &Url,
+        uri: &Uri,
         key: usize,
         headers: &HeaderMap,
         body: Option<&Bytes>,
     ) -> Result<Response> {
         let mut waits = CONNECT_AGAIN.iter();
         loop {
-            let mut request = self.http.request(method.clone(), url.clone());
-            request = request.headers(self.credentials[key].clone()).headers(headers.clone());
-            if let Some(body) = body {
-                request = request.body(body.clone());
+            let mut request = hyper::Request::new(body.cloned().unwrap_or_default().into());
+            (*request.method_mut(), *request.uri_mut()) = (method.clone(), uri.clone());
+            let all = request.headers_mut();
+            all.clone_from(&self.credentials[key]);
+            headers.iter().for_each(|(name, value)| _ = all.insert(name, value.clone()));
+            if let Some(value) = &self.transport.proxy_authorization {
+                all.insert(PROXY_AUTHORIZATION, value.clone());
             }
-            let error = match request.send().await {
+            let error = match self.transport.send(request).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             match waits.next() {
-                Some(wait) if error.is_connect() && !error.is_timeout() => {
+                Some(wait) if error.is_connect() && !took_too_long(&error) => {
                     count(&self.counts.again);
                     tokio::time::sleep(*wait).await;
                 }
-                _ => return Err(self.lost(&error)),
+                _ => return Err(self.unsent(&error)),
             }
         }
     }
 
-    /// Notes that the connection failed, before an answer or within one.
-    pub fn lost(&self, error: &reqwest::Error) -> Error {
+    /// Notes that a request could not be sent, or that the connection failed before an answer.
+    fn unsent(&self, error: &transport::Error) -> Error {
+        let what = if error.is_connect() { "cannot be reached" } else { BROKE };
+        self.failed(what, error)
+    }
+
+    /// Notes that the connection failed within an answer.
+    pub fn lost(&self, error: &hyper::Error) -> Error {
+        self.failed(BROKE, error)
+    }
+
+    fn failed(&self, what: &str, error: &AnyError) -> Error {
         count(&self.counts.failures);
         self.state().breaker.failed(Instant::now());
-        let what = if error.is_connect() { "cannot be reached" } else { "broke the connection" };
-        Error::new(Code::Unavailable, format!("upstream `{}` {what}: {}", self.name, chain(error)))
+        Error::new(Code::Unavailable, format!("upstream `{}` {what}: {}", self.name, cause(error)))
             .with_reason(UNREACHABLE)
     }
 
@@ -454,7 +463,7 @@ impl std::fmt::Debug for Client {
 }
 
 enum Unread {
-    Lost(reqwest::Error),
+    Lost(hyper::Error),
     Silent,
     TooLarge,
     Full,
@@ -462,9 +471,9 @@ enum Unread {
 
 async fn read(answer: Response, most: usize, wait: Duration, share: &mut Share) -> Result<Vec<u8>, Unread> {
     let mut body = Vec::new();
-    let mut pieces = answer.bytes_stream();
+    let mut pieces = answer.into_body();
     loop {
-        match tokio::time::timeout(wait, pieces.next()).await {
+        match tokio::time::timeout(wait, piece(&mut pieces)).await {
             Err(_) => return Err(Unread::Silent),
             Ok(None) => return Ok(body),
             Ok(Some(Err(error))) => return Err(Unread::Lost(error)),
@@ -477,11 +486,25 @@ async fn read(answer: Response, most: usize, wait: Duration, share: &mut Share) 
     }
 }
 
+/// The next bytes of an answer.
+pub async fn piece(of: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
+    loop {
+        match of.frame().await?.map(hyper::body::Frame::into_data) {
+            Ok(Ok(bytes)) => return Some(Ok(bytes)),
+            // Trailers, which say nothing to us.
+            Ok(Err(_)) => {}
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}
+
 /// The headers of each key, and every secret in them.
 fn credentials(upstream: &Upstream) -> Result<(Vec<HeaderMap>, Vec<Secret>)> {
     let wrong = |what: String| Error::invalid(format!("upstream `{}`: {what}", upstream.url));
     let mut secrets = Vec::new();
     let mut all = HeaderMap::new();
+    all.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    all.insert(USER_AGENT, HeaderValue::from_static(concat!("backplane-remote/", env!("CARGO_PKG_VERSION"))));
     for (name, value) in &upstream.headers {
         all.insert(header_name(name).map_err(wrong)?, header_value(name, value).map_err(wrong)?);
     }
@@ -517,16 +540,19 @@ fn header_value(name: &str, value: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_str(value).map_err(|_| format!("the value of `{name}` cannot stand in a header"))
 }
 
-/// An error with what caused it: reqwest's own text says only that sending failed.
-fn chain(error: &reqwest::Error) -> String {
-    let mut cause = std::error::Error::source(error);
-    let mut last = None;
-    while let Some(next) = cause {
-        last = Some(next.to_string());
-        cause = next.source();
-    }
-    // Without the address, which may hold what is nobody's business.
-    last.unwrap_or_else(|| if error.is_timeout() { "it took too long".to_owned() } else { error.to_string() })
+type AnyError = dyn std::error::Error + 'static;
+
+/// What caused an error: hyper's own text says only that sending failed.
+fn cause(error: &AnyError) -> String {
+    causes(error).last().unwrap_or(error).to_string()
+}
+
+fn took_too_long(error: &AnyError) -> bool {
+    causes(error).any(|cause| cause.is::<TooLong>())
+}
+
+fn causes(error: &AnyError) -> impl Iterator<Item = &AnyError> {
+    std::iter::successors(error.source(), |cause| cause.source())
 }
 
 #[cfg(test)]

@@ -3,13 +3,13 @@
 //! # Source
 //! WHATWG HTML, 9.2.6. Only `data` matters here; lines are bounded, since a server may send one without end.
 
-use crate::client::Client;
+use crate::client::{Client, piece};
 use crate::fault;
 use crate::memory::{Limit, Share};
+use crate::transport::Response;
 use backplane_plugin::prelude::*;
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use hyper::body::Incoming;
 
 /// Most bytes of a line: far above what any piece of an answer takes.
 const MAX_LINE: usize = 8 << 20;
@@ -18,7 +18,7 @@ const MAX_LINE: usize = 8 << 20;
 pub struct Events<'a> {
     client: &'a Client,
     limit: Limit,
-    pieces: BoxStream<'static, reqwest::Result<Bytes>>,
+    pieces: Incoming,
     /// What came and has not been read as lines; up to `searched` it has no end of a line.
     rest: BytesMut,
     searched: usize,
@@ -27,8 +27,8 @@ pub struct Events<'a> {
 }
 
 impl<'a> Events<'a> {
-    pub fn new(client: &'a Client, answer: reqwest::Response, limit: Limit) -> Self {
-        let pieces = answer.bytes_stream().boxed();
+    pub fn new(client: &'a Client, answer: Response, limit: Limit) -> Self {
+        let pieces = answer.into_body();
         let (rest, data, share) = (BytesMut::new(), String::new(), client.share());
         Self { client, limit, pieces, rest, searched: 0, data, share }
     }
@@ -77,8 +77,8 @@ impl<'a> Events<'a> {
             }
             self.searched = self.rest.len();
             self.hold(self.rest.len() + self.data.len())?;
-            let piece = tokio::time::timeout(self.client.idle_timeout, self.pieces.next());
-            match piece.await.map_err(|_| self.client.silent())? {
+            let next = tokio::time::timeout(self.client.idle_timeout, piece(&mut self.pieces));
+            match next.await.map_err(|_| self.client.silent())? {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(self.client.lost(&error)),
                 Some(Ok(piece)) if MAX_LINE < self.rest.len() + piece.len() => {

@@ -8,8 +8,8 @@ use crate::settings::InferenceParameters;
 use crate::wire::tensor::{self, BINARY, HEADER_LENGTH, Metadata, Server};
 use backplane_plugin::payload::tensor::Params;
 use backplane_plugin::prelude::*;
-use reqwest::Url;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use url::Url;
 
 /// Where it is asked, and how.
 #[derive(Debug)]

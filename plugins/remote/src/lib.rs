@@ -6,7 +6,7 @@
 //! `README.md` lists what a card can say.
 //!
 //! - `settings`, `secret`: what a card and the configuration say; keys by reference.
-//! - `client`: pool, keys in turn, breaker, what is tried again. `keys` and `breaker` are pure.
+//! - `client`: keys in turn, breaker, what is tried again. `keys` and `breaker` are pure. `transport`: connections.
 //! - `memory`: how much of it answers may take.
 //! - `wire`: between our payloads and the upstream's API, pure. `events`: the pieces of a stream.
 //! - `serve`: one request. `instance`: many, as tasks of one runtime with two threads.
@@ -27,6 +27,7 @@ mod memory;
 mod secret;
 mod serve;
 mod settings;
+mod transport;
 mod wire;
 
 use backplane_plugin::prelude::*;

@@ -1,0 +1,176 @@
+//! The ways to an upstream: by a proxy, by TLS, by both, by HTTP/2 without TLS.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
+
+use backplane_testkit::{Answer, PluginTest};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+/// A server that talks to whoever connects in this way, and its address.
+fn listen(talk: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let talk = Arc::new(talk);
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let talk = talk.clone();
+            std::thread::spawn(move || talk(stream));
+        }
+    });
+    address
+}
+
+/// The head of a request, whose body is read as well.
+fn head(stream: &mut impl Read) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut body).ok()?;
+    Some(head)
+}
+
+fn answer_chats(mut stream: impl Read + Write, heads: impl Fn(String)) {
+    while let Some(head) = head(&mut stream) {
+        heads(head);
+        let message = json!({"role": "assistant", "content": "Hello"});
+        let body =
+            json!({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).to_string();
+        let length = body.len();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+        if stream.write_all(answer.as_bytes()).and_then(|()| stream.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks a chat of this upstream.
+fn ask(upstream: Value) -> Answer {
+    let model = json!({"name": "m", "format": "openai", "capabilities": ["chat"],
+        "parameters": {"discover": false, "upstream": upstream}});
+    let plugin = PluginTest::of(backplane_remote::backplane_export::bp_entry_v1);
+    let instance = plugin.open(&model.to_string()).unwrap().instance().unwrap();
+    let params = json!({"messages": [{"role": "user", "content": "hi"}]}).to_string();
+    let whole = backplane_testkit::RequestInput::new("chat", &params, vec![]);
+    instance.send(backplane_testkit::RequestInput { flags: 0, ..whole }).wait()
+}
+
+fn text(answer: &Answer) -> &str {
+    assert!(answer.is_done(), "{answer:?}");
+    answer.chunks[0].json["content"].as_str().unwrap()
+}
+
+/// A server for `localhost` by TLS, and a file with what is to be trusted for it.
+fn secure(dir: &Path) -> (String, Receiver<String>, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let ca = dir.join("ca.pem");
+    std::fs::write(&ca, made.cert.pem()).unwrap();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = Arc::new(config);
+    let (sender, heads) = channel();
+    let address = listen(move |stream| {
+        let connection = ServerConnection::new(config.clone()).unwrap();
+        answer_chats(StreamOwned::new(connection, stream), |head| sender.send(head).unwrap());
+    });
+    let port = address.rsplit_once(':').unwrap().1.to_owned();
+    (port, heads, ca.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_request_to_http_is_passed_on_by_a_proxy() {
+    let (sender, heads) = channel();
+    let proxy = listen(move |stream| answer_chats(stream, |head| sender.send(head).unwrap()));
+    let answer = ask(json!({"url": "http://far.example:81/v1/", "proxy": format!("http://me:pw@{proxy}")}));
+    assert_eq!(text(&answer), "Hello");
+    let head = heads.recv().unwrap();
+    assert!(head.starts_with("POST http://far.example:81/v1/chat/completions HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nhost: far.example:81\r\n"), "{head}");
+    assert!(head.contains("\r\nproxy-authorization: Basic bWU6cHc=\r\n"), "{head}");
+}
+
+#[test]
+fn by_tls_only_to_who_has_a_certificate_that_is_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (port, heads, ca) = secure(dir.path());
+    let url = format!("https://localhost:{port}/v1");
+    let answer = ask(json!({"url": url, "proxy": "", "ca": ca}));
+    assert_eq!(text(&answer), "Hello");
+    assert!(heads.recv().unwrap().starts_with("POST /v1/chat/completions HTTP/1.1\r\n"));
+    let failed = ask(json!({"url": url, "proxy": ""}));
+    let failure = failed.failure().unwrap();
+    assert!(failure.message.contains("cannot be reached: invalid peer certificate"), "{}", failure.message);
+    assert!(heads.try_recv().is_err(), "it was asked all the same");
+}
+
+#[test]
+fn a_request_to_https_goes_through_a_tunnel() {
+    let dir = tempfile::tempdir().unwrap();
+    let (port, heads, ca) = secure(dir.path());
+    let (sender, asked) = channel();
+    let to = format!("127.0.0.1:{port}");
+    let proxy = listen(move |mut near| {
+        sender.send(head(&mut near).unwrap()).unwrap();
+        near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        let mut far = TcpStream::connect(&to).unwrap();
+        let (mut back, mut from) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut from, &mut back));
+        std::io::copy(&mut near, &mut far).ok();
+    });
+    let answer = ask(json!({
+        "url": format!("https://localhost:{port}/v1"), "proxy": format!("http://me:pw@{proxy}"), "ca": ca
+    }));
+    assert_eq!(text(&answer), "Hello");
+    let asked = asked.recv().unwrap().to_lowercase();
+    assert!(asked.starts_with(&format!("connect localhost:{port} http/1.1\r\n")), "{asked}");
+    assert!(asked.contains("\r\nproxy-authorization: basic bwu6chc=\r\n"), "{asked}");
+    let head = heads.recv().unwrap();
+    assert!(head.starts_with("POST /v1/chat/completions HTTP/1.1\r\n"), "{head}");
+    assert!(!head.contains("proxy-authorization"), "the server is told what is the proxy's: {head}");
+}
+
+#[test]
+fn http2_is_spoken_to_who_cannot_announce_it() {
+    let (sender, begins) = channel();
+    let server = listen(move |mut stream| {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).unwrap();
+        sender.send(preface).unwrap();
+    });
+    let failed = ask(json!({"url": format!("http://{server}/v1"), "proxy": "", "http2": true}));
+    assert_eq!(&begins.recv().unwrap(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert!(failed.failure().unwrap().message.contains("broke the connection"), "{failed:?}");
+}
+
+#[test]
+fn what_is_no_proxy_is_refused() {
+    for (proxy, says) in
+        [("socks5://127.0.0.1:1", "not by `socks5://`"), ("http://", "not the address of one")]
+    {
+        let model = json!({"name": "m", "format": "openai", "capabilities": ["chat"],
+            "parameters": {"upstream": {"url": "http://127.0.0.1:1/v1", "proxy": proxy}}});
+        let plugin = PluginTest::of(backplane_remote::backplane_export::bp_entry_v1);
+        let told = plugin.open(&model.to_string()).err().map(|failure| failure.message).unwrap_or_default();
+        assert!(told.contains("`proxy`") || told.contains(says), "{proxy}: {told}");
+        assert!(told.contains(says), "{proxy}: {told}");
+    }
+}
