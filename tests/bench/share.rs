@@ -50,21 +50,22 @@ fn main() {
         [("chat on its default threads", "0", 64, 5), ("chat that asks for every core", &all, 24, 3)]
     {
         let mut table = Table::new("share");
-        let start = |name, beside, instances: &str, permits: bool, pool: &str| {
+        let start = |name, beside, (instances, wide): (&str, &str), permits: bool, pool: &str| {
             let config = format!(
                 "[compute]\nthreads = {pool}\npermits = {permits}\n\
                  [models]\nkeep_alive = 'forever'\n\
                  [models.override.smollm2]\nparameters = {{ threads = {decoders} }}\n\
-                 [models.override.minilm]\ninstances = {instances}\n"
+                 [models.override.minilm]\ninstances = {instances}\nparameters = {{ threads = {wide} }}\n"
             );
             let running = support::host(plugins.path(), true, &config);
             Way { name, running, beside, samples: Vec::new() }
         };
         let mut ways = [
-            start("alone, on its share of the threads", false, "1", true, &half),
-            start("beside, permits on", true, &all, true, "0"),
-            start("beside, permits off", true, &all, false, "0"),
-            start("beside one ONNX thread, no permits", true, "1", false, "0"),
+            start("alone, on its share of the threads", false, ("1", "1"), true, &half),
+            start("beside, permits on", true, (&all, "1"), true, "0"),
+            start("beside runs on every core, permits on", true, ("1", &all), true, "0"),
+            start("beside, permits off", true, (&all, "1"), false, "0"),
+            start("beside one ONNX thread, no permits", true, ("1", "1"), false, "0"),
         ];
         for way in &ways {
             chat(&way.running.host, tokens);

@@ -295,11 +295,18 @@ impl Permit {
     pub fn threads(&self) -> u32 {
         self.granted
     }
+
+    /// Gives back what is beyond this many, if there is more; one is kept at least.
+    pub fn keep(&mut self, threads: u32) {
+        let kept = threads.clamp(1, self.granted);
+        crate::sys::release(self, self.granted - kept);
+        self.granted = kept;
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        crate::sys::release(self);
+        crate::sys::release(self, self.granted);
     }
 }
 

@@ -94,6 +94,8 @@ pub(crate) struct Host {
     errors: Mutex<HashMap<u64, Option<Failure>>>,
     /// Threads granted to each ticket.
     tickets: Mutex<HashMap<u64, u32>>,
+    /// Most threads of one grant.
+    most_threads: AtomicU32,
     faults: Mutex<Vec<Fault>>,
     log: Mutex<Vec<(i32, String)>>,
     /// Which of [`Scarce`] fail, and how often one did.
@@ -146,6 +148,11 @@ fn words(len: usize) -> Vec<u64> {
 }
 
 impl Host {
+    /// From now on grants no more threads than this at once; at least 1.
+    pub fn grant_at_most(&self, threads: u32) {
+        self.most_threads.store(threads.max(1), Ordering::Relaxed);
+    }
+
     pub fn new(shape: Shape, answering: Option<Answering>, license: Option<License>) -> &'static Host {
         let host: &'static Host = Box::leak(Box::new(Host {
             table: AtomicU64::new(0),
@@ -153,6 +160,7 @@ impl Host {
             buffers: Mutex::default(),
             errors: Mutex::default(),
             tickets: Mutex::default(),
+            most_threads: AtomicU32::new(u32::MAX),
             faults: Mutex::default(),
             log: Mutex::default(),
             scarce: AtomicU32::new(0),

@@ -221,6 +221,12 @@ impl Model {
         self.0.raw.stats()
     }
 
+    /// From now on one grant has this many CPU threads at the most (`bp.compute/1`), as on a host whose threads are
+    /// wanted by others.
+    pub fn grant_at_most(&self, threads: u32) {
+        self.0.raw.host.grant_at_most(threads);
+    }
+
     /// What the plugin did wrong so far.
     pub fn faults(&self) -> Vec<Fault> {
         self.0.raw.host.faults()

@@ -76,7 +76,10 @@ impl Plugin for OnnxPlugin {
             return Bid { valid_ms: 1_000, ..Bid::no(BidReason::Runtime, error.message) };
         }
         let size = model.files.iter().map(|file| file.size).sum();
-        Bid { host_bytes: memory(size), ..Bid::default() }
+        // What is wrong with the card is said when it is opened.
+        let source = Parameters::of(&model).and_then(|parameters| Source::of(&model, &parameters));
+        let sessions = if source.is_ok_and(|source| source.narrow().is_some()) { 2 } else { 1 };
+        Bid { host_bytes: memory(size).saturating_mul(sessions), ..Bid::default() }
     }
 
     fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
@@ -223,20 +226,17 @@ impl Model for OnnxModel {
 
     fn instance(&self, seat: &Seat) -> Result<Box<dyn Instance>> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let session = match first {
-            Some(session) => session,
-            None => {
-                let (session, signature) = self.source.open(&self.runtime.start()?, self.host)?;
-                if signature != *self.signature {
-                    return Err(Error::model_invalid(
-                        "the graph is another one than when the model was opened",
-                    ));
-                }
-                session
+        let open = |source: &Source| {
+            let (session, signature) = source.open(&self.runtime.start()?, self.host)?;
+            if signature != *self.signature {
+                return Err(Error::model_invalid("the graph is another one than when the model was opened"));
             }
+            Ok(session)
         };
+        let session = first.map_or_else(|| open(&self.source), Ok)?;
+        let narrow = self.source.narrow().as_ref().map(open).transpose()?;
         let (signature, counters) = (self.signature.clone(), self.counters.clone());
-        let engine = Engine::new(session, signature, &self.source, counters, *seat, self.host);
+        let engine = Engine::new(session, narrow, signature, &self.source, counters, *seat, self.host);
         Ok(Box::new(OnnxInstance { engine, parts: self.parts.clone() }))
     }
 

@@ -1,12 +1,17 @@
 //! One opened graph: what it takes and gives, and running it.
 //!
-//! `ort` lets one call at a time into a session, so every instance has a session of its own. A run waits for a CPU
-//! thread of the host's pool, and is broken off when everybody who waits for it has left.
+//! `ort` lets one call at a time into a session, so every instance has a session of its own. A run waits for CPU
+//! threads of the host's pool, and is broken off when everybody who waits for it has left.
+//!
+//! A session computes on as many threads as it was opened for, whatever a run is granted. So a graph that is set to several
+//! is opened a second time, for one, and that session does the runs that are granted fewer: on more threads than were granted
+//! they would take from another model what it was promised.
 
 use crate::card::Parameters;
 use crate::convert;
 use crate::counters::Counters;
 use crate::runtime;
+use backplane_plugin::Permit;
 use backplane_plugin::prelude::*;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -82,8 +87,13 @@ impl Source {
             name: model.name.clone(),
             graph: model.file("model")?.to_owned(),
             external: external.collect(),
-            threads: parameters.threads.min(cores()),
+            threads: threads(parameters),
         })
+    }
+
+    /// For one thread, where a run takes several.
+    pub fn narrow(&self) -> Option<Self> {
+        (1 < self.threads).then(|| Self { threads: 1, ..self.clone() })
     }
 
     /// Opens the graph. Blocks: reading, checking and optimising it takes from milliseconds to minutes.
@@ -146,9 +156,11 @@ impl Source {
     }
 }
 
-/// How many threads can run at once: more in one run would only take turns.
-fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+/// Threads of a run: never more than can run at once, which would only take turns.
+fn threads(parameters: &Parameters) -> u32 {
+    let cores = std::thread::available_parallelism()
+        .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+    parameters.threads.min(cores)
 }
 
 fn signature(session: &Session, model: &str) -> Result<Signature> {
@@ -197,11 +209,14 @@ pub fn said(error: &ort::Error) -> String {
 
 /// A session on an instance's seat.
 pub struct Engine {
+    /// On as many threads as its source says.
     session: Mutex<Session>,
+    /// On one, where those are several.
+    narrow: Option<Mutex<Session>>,
+    threads: u32,
     signature: Arc<Signature>,
     seat: Seat,
     host: Host,
-    threads: u32,
     counters: Arc<Counters>,
     running: Mutex<Option<Running>>,
 }
@@ -216,14 +231,15 @@ struct Running {
 impl Engine {
     pub fn new(
         session: Session,
+        narrow: Option<Session>,
         signature: Arc<Signature>,
         source: &Source,
         counters: Arc<Counters>,
         seat: Seat,
         host: Host,
     ) -> Self {
-        let (session, running) = (Mutex::new(session), Mutex::new(None));
-        Self { session, signature, seat, host, threads: source.threads, counters, running }
+        let (session, narrow, running) = (Mutex::new(session), narrow.map(Mutex::new), Mutex::new(None));
+        Self { session, narrow, threads: source.threads, signature, seat, host, counters, running }
     }
 
     pub fn counters(&self) -> &Counters {
@@ -243,7 +259,8 @@ impl Engine {
         requests: &[&Request],
         inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)>,
     ) -> Result<Vec<DynValue>> {
-        let _permit = self.permit(requests)?;
+        let mut permit = self.permit(requests)?;
+        let mut session = self.session(&mut permit);
         let mut options = RunOptions::new().map_err(|error| refused(&error))?;
         // Its errors come back as such, and belong to the caller, not into the host's log.
         options.set_log_level(LogLevel::Fatal).map_err(|error| refused(&error))?;
@@ -254,7 +271,6 @@ impl Engine {
         for request in requests.iter().filter(|request| request.is_cancelled()) {
             self.leave(request.id());
         }
-        let mut session = lock(&self.session);
         let result = session
             .run_with_options(inputs, &*options)
             .map(|outputs| outputs.into_iter().map(|(_, value)| value).collect());
@@ -273,6 +289,18 @@ impl Engine {
         }
     }
 
+    /// The session for what was granted.
+    fn session(&self, permit: &mut Permit) -> MutexGuard<'_, Session> {
+        match &self.narrow {
+            Some(narrow) if permit.threads() < self.threads => {
+                permit.keep(1);
+                self.counters.narrow.fetch_add(1, Relaxed);
+                lock(narrow)
+            }
+            _ => lock(&self.session),
+        }
+    }
+
     /// A request's caller has left: breaks the run off when it was the last.
     pub fn leave(&self, request: u64) {
         if let Some(running) = &mut *lock(&self.running) {
@@ -286,7 +314,7 @@ impl Engine {
     }
 
     /// Waits for CPU threads, for as long as anybody waits for the run.
-    fn permit(&self, requests: &[&Request]) -> Result<backplane_plugin::Permit> {
+    fn permit(&self, requests: &[&Request]) -> Result<Permit> {
         /// How long a request that was cancelled may go unnoticed here.
         const LOOK: Duration = Duration::from_millis(100);
         loop {

@@ -317,3 +317,34 @@ fn several_threads_compute_the_same() {
     let (one, other) = (numbers(answer(&alone)), numbers(answer(&many)));
     assert!(one.iter().zip(&other).all(|(one, other)| (one - other).abs() < 1e-6));
 }
+
+/// On a machine of one core it is opened for one thread to begin with, and nothing is narrow.
+#[test]
+fn a_run_that_is_granted_fewer_threads_takes_one() {
+    let made = Made::of(&matrix(), json!({"threads": 4}));
+    let model = made.open().unwrap();
+    let instance = model.instance().unwrap();
+    let answer = || {
+        let answer = instance.submit(INFER, "{}", matrix_inputs(64, 0.5, 1)).wait();
+        assert!(answer.is_done(), "{:?}", answer.failure());
+        floats(&answer.tensor("y").unwrap().data)
+    };
+    let narrow = || {
+        let figures = model.stats().unwrap();
+        figures.iter().find(|(name, _)| name == "runs_narrow_total").unwrap().1
+    };
+    let wide = answer();
+    assert_eq!(narrow(), 0.0);
+    let cores = std::thread::available_parallelism().unwrap().get() as u32;
+    for (round, most) in [1, cores.min(4) - 1].into_iter().filter(|most| 0 < *most && 1 < cores).enumerate() {
+        model.grant_at_most(most);
+        assert!(answer().iter().zip(&wide).all(|(one, other)| (one - other).abs() < 1e-6));
+        assert_eq!(narrow(), (round + 1) as f64, "{most} of {cores} threads");
+    }
+    model.grant_at_most(u32::MAX);
+    let before = narrow();
+    answer();
+    assert_eq!(narrow(), before);
+    drop(instance);
+    assert_eq!(model.faults(), [], "what was granted is given back, once");
+}

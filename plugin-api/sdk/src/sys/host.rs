@@ -94,14 +94,15 @@ pub fn acquire(host: Host, ticket: u64, want: u32, deadline: Option<Instant>) ->
     }
 }
 
-pub fn release(permit: &Permit) {
-    if !permit.pooled {
+/// Gives so many of its threads back.
+pub fn release(permit: &Permit, threads: u32) {
+    if !permit.pooled || threads == 0 {
         return;
     }
     if let Some(release) =
         extension::<bp_compute_1>(permit.host, BP_EXT_COMPUTE_1).and_then(|table| table.release)
     {
         // SAFETY: a function of the host's.
-        unsafe { release(permit.host.0, permit.ticket, permit.granted) };
+        unsafe { release(permit.host.0, permit.ticket, threads) };
     }
 }

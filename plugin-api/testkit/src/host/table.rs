@@ -340,7 +340,7 @@ pub(super) unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done
     BP_STALE_HANDLE
 }
 
-// ---- bp.compute/1: as many threads as asked for, counted -------------------------------------------------------
+// ---- bp.compute/1: as many threads as asked for or allowed, counted -------------------------------------------------------
 
 unsafe extern "C" fn acquire(
     host: *const bp_host,
@@ -358,10 +358,10 @@ unsafe extern "C" fn acquire(
     if granted.is_null() {
         return BP_NULL_ARGUMENT;
     }
-    let want = want.max(1);
-    *count += want;
+    let grant = want.clamp(1, host.most_threads.load(Ordering::Relaxed));
+    *count += grant;
     // SAFETY: not null; a place to write to, says the header.
-    unsafe { *granted = want };
+    unsafe { *granted = grant };
     BP_OK
 }
 

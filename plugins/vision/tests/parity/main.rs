@@ -17,12 +17,16 @@ fn cache(variable: &str, below: &str) -> PathBuf {
     path
 }
 
+/// The card of the model `pp-ocr`.
+fn card() -> toml::Table {
+    let card = cache("BACKPLANE_TEST_MODELS", "state").join("models/cards/pp-ocr.toml");
+    let card = std::fs::read_to_string(&card).expect("the model `pp-ocr` is missing: run `make models`");
+    card.parse().unwrap()
+}
+
 /// The files of the model `pp-ocr`, by role.
 fn files() -> Vec<Value> {
-    let state = cache("BACKPLANE_TEST_MODELS", "state");
-    let card = state.join("models/cards/pp-ocr.toml");
-    let card = std::fs::read_to_string(&card).expect("the model `pp-ocr` is missing: run `make models`");
-    let card: toml::Table = card.parse().unwrap();
+    let (state, card) = (cache("BACKPLANE_TEST_MODELS", "state"), card());
     let file = |file: &toml::Value| {
         let path = state.join("models/blobs/sha256").join(file["sha256"].as_str().unwrap());
         json!({"role": file["role"].as_str().unwrap(), "path": path, "size": file["size"].as_integer().unwrap()})
@@ -34,12 +38,15 @@ fn files() -> Vec<Value> {
 fn reader() -> Instance {
     let runtimes = cache("BACKPLANE_TEST_MODELS", "state").join("runtimes");
     let onnx = PluginTest::build("backplane-onnx").unwrap().config(json!({"runtimes": runtimes}).to_string());
+    let card = card();
     let graph = |file: &Value| {
-        let mut graph = file.clone();
+        let (mut graph, role) = (file.clone(), file["role"].as_str().unwrap());
         graph["role"] = "model".into();
-        let name = format!("pp-ocr.{}", file["role"].as_str().unwrap());
-        let card =
-            json!({"name": name, "format": "onnx", "capabilities": ["tensor.infer"], "files": [graph]});
+        let name = format!("pp-ocr.{role}");
+        let card = json!({
+            "name": name, "format": "onnx", "capabilities": ["tensor.infer"], "files": [graph],
+            "parameters": card["graphs"][role].get("parameters").map_or_else(|| json!({}), |known| json!(known)),
+        });
         (name, onnx.open(&card.to_string()).unwrap().instance().unwrap())
     };
     let graphs: BTreeMap<String, Instance> = files().iter().map(graph).collect();
