@@ -1,5 +1,5 @@
-//! The same kernels in the instructions of AVX2 and F16C, which is found out when the program runs. The only `unsafe` of this
-//! plugin: they may be called only where the processor has them, and they read memory by address.
+//! The same kernels in the instructions of AVX2 with F16C and of AVX-512, which are found out when the program runs. The only
+//! `unsafe` of this plugin: they may be called only where the processor has them, and they read memory by address.
 //!
 //! A score is the same bits as that of [`crate::kernel`]: products are rounded before they are added, and partial sums are
 //! added in the same order. So nothing is multiplied and added in one instruction, though the processor could.
@@ -10,25 +10,36 @@ pub use crate::kernel::Kernel;
 use crate::kernel::{self, Component};
 
 /// Scores of `rows`, row after row, each as long as `query`.
-pub fn scores<C: Eight>(kernel: Kernel, rows: &[C], query: &[f32], out: &mut [f32]) {
+pub fn scores<C: Wide>(kernel: Kernel, rows: &[C], query: &[f32], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("f16c") {
-        // SAFETY: the processor has both, which is all that the functions ask for.
-        return unsafe {
-            match kernel {
-                Kernel::Dot => avx2::scores::<C, false>(rows, query, out),
-                Kernel::Distance => avx2::scores::<C, true>(rows, query, out),
-            }
-        };
+    {
+        if avx512::is_there() {
+            // SAFETY: the processor has what the functions ask for.
+            return unsafe {
+                match kernel {
+                    Kernel::Dot => avx512::scores::<C, false>(rows, query, out),
+                    Kernel::Distance => avx512::scores::<C, true>(rows, query, out),
+                }
+            };
+        }
+        if avx2::is_there() {
+            // SAFETY: as above.
+            return unsafe {
+                match kernel {
+                    Kernel::Dot => avx2::scores::<C, false>(rows, query, out),
+                    Kernel::Distance => avx2::scores::<C, true>(rows, query, out),
+                }
+            };
+        }
     }
     kernel::scores(kernel, rows, query, out);
 }
 
-/// The same of whole numbers, where that [is exact](kernel::Whole::is_exact).
+/// The same of whole numbers, where that [is exact](kernel::Whole::is_exact). AVX2 does it as fast as memory comes.
 pub fn whole_scores(kernel: Kernel, rows: &[i8], query: &[i16], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2, which is all that the functions ask for.
+    if avx2::is_there() {
+        // SAFETY: the processor has what the functions ask for.
         return unsafe {
             match kernel {
                 Kernel::Dot => avx2::whole_scores::<false>(rows, query, out),
@@ -39,19 +50,34 @@ pub fn whole_scores(kernel: Kernel, rows: &[i8], query: &[i16], out: &mut [f32])
     kernel::whole_scores(kernel, rows, query, out);
 }
 
+/// A component of which several become 32-bit numbers at once.
 #[cfg(target_arch = "x86_64")]
-pub use avx2::Eight;
+pub trait Wide: avx2::Eight + avx512::Sixteen {}
+#[cfg(target_arch = "x86_64")]
+impl<C: avx2::Eight + avx512::Sixteen> Wide for C {}
 
-/// What AVX2 reads at once, elsewhere.
+/// A component, of which nothing more is known here.
 #[cfg(not(target_arch = "x86_64"))]
-pub use crate::kernel::Component as Eight;
+pub use crate::kernel::Component as Wide;
+
+/// What there is, and zeros.
+#[cfg(target_arch = "x86_64")]
+fn filled<T: Copy + Default, const N: usize>(some: &[T]) -> [T; N] {
+    let mut all = [T::default(); N];
+    all[..some.len()].copy_from_slice(some);
+    all
+}
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::Component;
+    use super::{Component, filled};
     use crate::kernel::LANES;
     use half::f16;
     use std::arch::x86_64::*;
+
+    pub fn is_there() -> bool {
+        std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("f16c")
+    }
 
     /// A component of which eight become 32-bit numbers at once.
     pub trait Eight: Component {
@@ -120,31 +146,23 @@ mod avx2 {
             // 0 adds nothing to any score.
             add(&filled(tail), &filled(query_tail));
         }
-        let sum = by_halves(lanes);
+        // 16 to 16, 8 to 8, and so on.
+        let [a, b, c, d] = lanes;
+        let sum = by_halves(_mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d)));
         if DISTANCE { -sum } else { sum }
     }
 
-    /// The sum of partial sums, 16 to 16, 8 to 8, and so on.
+    /// The sum of eight, 4 to 4, 2 to 2, 1 to 1.
     #[inline]
-    #[target_feature(enable = "avx2,f16c")]
-    fn by_halves([a, b, c, d]: [__m256; 4]) -> f32 {
-        let eight = _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d));
+    #[target_feature(enable = "avx2")]
+    pub fn by_halves(eight: __m256) -> f32 {
         let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
         let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
     }
 
-    /// What there is, and zeros.
-    fn filled<T: Copy + Default, const N: usize>(some: &[T]) -> [T; N] {
-        let mut all = [T::default(); N];
-        all[..some.len()].copy_from_slice(some);
-        all
-    }
-
     /// Numbers of 16 bits in a register.
     const WHOLE: usize = 16;
-    /// Bytes that are asked for before they are needed: so little is done with each that memory has to be ahead.
-    const AHEAD: usize = 4096;
 
     #[target_feature(enable = "avx2")]
     pub fn whole_scores<const DISTANCE: bool>(rows: &[i8], query: &[i16], out: &mut [f32]) {
@@ -171,13 +189,7 @@ mod avx2 {
             sum = _mm256_add_epi32(sum, terms);
         };
         let ((blocks, tail), (query_blocks, query_tail)) = (row.as_chunks(), query.as_chunks());
-        for (number, (row, query)) in blocks.iter().zip(query_blocks).enumerate() {
-            if number % (64 / WHOLE) == 0 {
-                // A hint, which may lead anywhere.
-                _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(AHEAD));
-            }
-            add(row, query);
-        }
+        blocks.iter().zip(query_blocks).for_each(|(row, query)| add(row, query));
         if !tail.is_empty() {
             add(&filled(tail), &filled(query_tail));
         }
@@ -188,14 +200,131 @@ mod avx2 {
     }
 }
 
+/// Half as many instructions, so that those of the next rows, and with them their reads, are under way sooner.
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use super::{Component, avx2, filled};
+    use crate::kernel::LANES;
+    use half::f16;
+    use std::arch::x86_64::*;
+
+    pub fn is_there() -> bool {
+        avx2::is_there() && std::arch::is_x86_feature_detected!("avx512f")
+    }
+
+    /// A component of which sixteen become 32-bit numbers at once.
+    pub trait Sixteen: Component {
+        /// # Safety
+        /// The processor has AVX-512F.
+        unsafe fn sixteen(components: &[Self; 16]) -> __m512;
+    }
+
+    impl Sixteen for f32 {
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        unsafe fn sixteen(components: &[Self; 16]) -> __m512 {
+            // SAFETY: sixteen numbers of four bytes.
+            unsafe { _mm512_loadu_ps(components.as_ptr()) }
+        }
+    }
+
+    impl Sixteen for f16 {
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        unsafe fn sixteen(components: &[Self; 16]) -> __m512 {
+            // SAFETY: sixteen numbers of two bytes.
+            _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(components.as_ptr().cast()) })
+        }
+    }
+
+    impl Sixteen for i8 {
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        unsafe fn sixteen(components: &[Self; 16]) -> __m512 {
+            // SAFETY: sixteen numbers of one byte.
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(components.as_ptr().cast()) }))
+        }
+    }
+
+    #[target_feature(enable = "avx2,avx512f")]
+    pub fn scores<C: Sixteen, const DISTANCE: bool>(rows: &[C], query: &[f32], out: &mut [f32]) {
+        for (row, out) in rows.chunks_exact(query.len()).zip(out) {
+            *out = sum::<C, DISTANCE>(row, query);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f")]
+    fn sum<C: Sixteen, const DISTANCE: bool>(row: &[C], query: &[f32]) -> f32 {
+        let mut lanes = [_mm512_setzero_ps(); 2];
+        let mut add = |row: &[C; LANES], query: &[f32; LANES]| {
+            let (row, query) = (row.as_chunks::<16>().0, query.as_chunks::<16>().0);
+            for ((row, query), lanes) in row.iter().zip(query).zip(&mut lanes) {
+                // SAFETY: sixteen numbers of four bytes; and what `sixteen` asks of the processor is asked of this function, too.
+                let (component, query) = unsafe { (C::sixteen(row), _mm512_loadu_ps(query.as_ptr())) };
+                let term = if DISTANCE {
+                    let difference = _mm512_sub_ps(component, query);
+                    _mm512_mul_ps(difference, difference)
+                } else {
+                    _mm512_mul_ps(component, query)
+                };
+                *lanes = _mm512_add_ps(*lanes, term);
+            }
+        };
+        let ((blocks, tail), (query_blocks, query_tail)) = (row.as_chunks(), query.as_chunks());
+        blocks.iter().zip(query_blocks).for_each(|(row, query)| add(row, query));
+        if !tail.is_empty() {
+            // 0 adds nothing to any score.
+            add(&filled(tail), &filled(query_tail));
+        }
+        let sixteen = _mm512_add_ps(lanes[0], lanes[1]);
+        let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(sixteen)));
+        let sum = avx2::by_halves(_mm256_add_ps(_mm512_castps512_ps256(sixteen), high));
+        if DISTANCE { -sum } else { sum }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use half::f16;
 
+    type Way<C> = fn(Kernel, &[C], &[f32], &mut [f32]);
+
+    /// The instructions that are chosen on this processor, and those that others would have.
+    fn ways<C: Wide>() -> Vec<(&'static str, Way<C>)> {
+        let mut ways: Vec<(_, Way<C>)> = vec![("the best", scores::<C>)];
+        #[cfg(target_arch = "x86_64")]
+        if avx2::is_there() {
+            // SAFETY: the processor has what the functions ask for.
+            ways.push(("AVX2", |kernel, rows, query, out| unsafe {
+                match kernel {
+                    Kernel::Dot => avx2::scores::<C, false>(rows, query, out),
+                    Kernel::Distance => avx2::scores::<C, true>(rows, query, out),
+                }
+            }));
+        }
+        ways
+    }
+
     /// Every length around a block's, and rows that are no multiple of what is done at once.
     #[test]
-    fn a_score_is_the_same_bits_with_and_without_avx2() {
+    fn a_score_is_the_same_bits_by_whatever_instructions() {
+        fn hold<C: Wide>(kernel: Kernel, rows: &[C], query: &[f32]) {
+            let mut plain = [0.0; 7];
+            kernel::scores(kernel, rows, query, &mut plain);
+            for (name, way) in ways::<C>() {
+                let mut scores = [0.0; 7];
+                way(kernel, rows, query, &mut scores);
+                let kind = std::any::type_name::<C>();
+                assert_eq!(
+                    scores.map(f32::to_bits),
+                    plain.map(f32::to_bits),
+                    "{name}, {kind}, {}",
+                    query.len()
+                );
+            }
+        }
         let number = |n: u32| (n.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e5 - 60.0;
         for dimension in (1..100_u32).chain([384, 777]) {
             let query: Vec<f32> = (0..dimension).map(number).collect();
@@ -204,16 +333,10 @@ mod tests {
             let half: Vec<f16> = rows.iter().map(|number| f16::from_f32(*number)).collect();
             let whole: Vec<i16> = query.iter().map(|number| i16::from(*number as i8)).collect();
             for kernel in [Kernel::Dot, Kernel::Distance] {
+                hold(kernel, &rows, &query);
+                hold(kernel, &half, &query);
+                hold(kernel, &small, &query);
                 let (mut one, mut other) = ([0.0; 7], [0.0; 7]);
-                scores(kernel, &rows, &query, &mut one);
-                kernel::scores(kernel, &rows, &query, &mut other);
-                assert_eq!(one, other, "f32, {dimension}");
-                scores(kernel, &half, &query, &mut one);
-                kernel::scores(kernel, &half, &query, &mut other);
-                assert_eq!(one, other, "f16, {dimension}");
-                scores(kernel, &small, &query, &mut one);
-                kernel::scores(kernel, &small, &query, &mut other);
-                assert_eq!(one, other, "i8, {dimension}");
                 whole_scores(kernel, &small, &whole, &mut one);
                 kernel::whole_scores(kernel, &small, &whole, &mut other);
                 assert_eq!(one, other, "whole, {dimension}");
