@@ -38,7 +38,7 @@ impl Checker<'_> {
     pub fn move_into_alternatives(&self, schema: &Members, path: &str) -> Result<Option<Members>, Wrong> {
         for key in ["anyOf", "oneOf"] {
             let Some(alternatives) = schema.get(key).and_then(Value::as_array) else { continue };
-            if schema.keys().any(|other| other != key && !is_note(other)) {
+            if schema.iter().any(|member| member.0 != key && !is_note(member)) {
                 return self.each(schema, key, alternatives, &Members::new(), path).map(Some);
             }
         }
@@ -91,7 +91,7 @@ impl Checker<'_> {
     /// One schema that asks for what both ask for.
     fn both(&self, a: Members, b: Members, path: &str) -> Result<Members, Wrong> {
         self.spend(size_of(&a) + size_of(&b), path)?;
-        let asks = |schema: &Members| schema.keys().any(|key| !is_note(key));
+        let asks = |schema: &Members| schema.iter().any(|member| !is_note(member));
         if !asks(&a) || !asks(&b) {
             let (mut first, second) = (a, b);
             for (key, value) in second {
@@ -185,23 +185,18 @@ fn properties(a: &Members, b: &Members) -> Members {
     joined
 }
 
-/// Whether a format asks something of an answer.
-fn held_format(name: &Value) -> bool {
-    name.as_str().is_some_and(|name| format::of(name).is_some())
-}
-
 /// A keyword that both have, and differently; `None` where it then asks for nothing.
-fn keyword(key: &str, a: &Value, b: &Value, path: &str) -> Result<Option<Value>, Wrong> {
+fn keyword(key: &String, a: &Value, b: &Value, path: &str) -> Result<Option<Value>, Wrong> {
     let wrong = |what: String| Err(Wrong { path: path.to_owned(), what });
     let larger = || if number(a) < number(b) { b } else { a };
     let smaller = || if number(b) < number(a) { b } else { a };
-    Ok(Some(match key {
-        "format" => match (held_format(a), held_format(b)) {
+    Ok(Some(match key.as_str() {
+        "format" => match (format::is_held(a), format::is_held(b)) {
             (true, true) if a != b => return wrong(format!("joins the formats {a} and {b}")),
             (false, true) => b.clone(),
             _ => a.clone(),
         },
-        key if is_note(key) => a.clone(),
+        _ if is_note((key, a)) => a.clone(),
         "properties" => a.clone(), // joined by `properties`
         "required" => {
             let known: HashSet<&Value> = list(a).iter().collect();

@@ -1,6 +1,6 @@
 //! Whether two schemas of a `oneOf` can never both hold: a grammar allows what either does.
 
-use super::schema::{Checker, Members, Wrong, is_note};
+use super::schema::{Checker, Members, Wrong, is_reference};
 use super::values::{is_of_type, loose};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -101,7 +101,7 @@ impl Checker<'_> {
     fn plain<'m>(&'m self, schema: &'m Members, path: &str) -> Result<Option<Cow<'m, Members>>, Wrong> {
         let mut schema = schema;
         if let Some(to) = schema.get("$ref").and_then(Value::as_str)
-            && schema.keys().all(|key| key == "$ref" || is_note(key))
+            && is_reference(schema)
         {
             let Some(target) = self.resolve(to, path).ok().and_then(Value::as_object) else {
                 return Ok(None);

@@ -66,6 +66,11 @@ pub fn of(name: &str) -> Option<Format> {
     }
 }
 
+/// Whether a format asks something of an answer.
+pub fn is_held(name: &serde_json::Value) -> bool {
+    name.as_str().is_some_and(|name| of(name).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::pattern;

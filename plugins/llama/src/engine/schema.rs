@@ -60,7 +60,6 @@ const NOTES: &[&str] = &[
     "deprecated",
     "readOnly",
     "writeOnly",
-    "format",
     "$schema",
     "$comment",
     "$defs",
@@ -79,9 +78,17 @@ const LENGTHS: [&str; 2] = ["minLength", "maxLength"];
 const COUNTS: [&str; 2] = ["minItems", "maxItems"];
 pub const BOUNDS: [&str; 4] = ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"];
 
-/// Whether a keyword asks for nothing.
-pub fn is_note(key: &str) -> bool {
-    NOTES.contains(&key) || key.starts_with("x-")
+/// Whether a keyword asks for nothing. A format that answers cannot be held to is a note, as JSON Schema has it.
+pub fn is_note((key, value): (&String, &Value)) -> bool {
+    match key.as_str() {
+        "format" => !format::is_held(value),
+        key => NOTES.contains(&key) || key.starts_with("x-"),
+    }
+}
+
+/// Whether a schema is a reference and nothing besides.
+pub fn is_reference(schema: &Members) -> bool {
+    schema.contains_key("$ref") && schema.iter().all(|member| member.0 == "$ref" || is_note(member))
 }
 
 /// Whether a type has the values that a keyword speaks of; of others it asks nothing.
@@ -233,9 +240,7 @@ impl<'a> Checker<'a> {
         };
         let lists = ["required", "enum"].iter().filter_map(|key| members.get(*key)?.as_array());
         self.spend(1 + lists.map(Vec::len).sum::<usize>(), path)?;
-        if let Some(to) =
-            members.get("$ref").filter(|_| members.keys().all(|key| key == "$ref" || is_note(key)))
-        {
+        if let Some(to) = members.get("$ref").filter(|_| is_reference(members)) {
             return self.refer(to, path);
         }
         let joined;
@@ -346,8 +351,10 @@ impl<'a> Checker<'a> {
                 | "maxLength"
                 | "minItems"
                 | "maxItems"
-                | "pattern" => {}
-                key if BOUNDS.contains(&key) || is_note(key) => {}
+                | "pattern"
+                | "format" => {}
+                bound if BOUNDS.contains(&bound) => {}
+                _ if is_note((key, value)) => {}
                 // Below the root it would change where references lead from.
                 "$id" if path == "#" => {}
                 _ if self.strict => return wrong(&at, "cannot be held to; remove it"),
@@ -579,13 +586,7 @@ impl<'a> Checker<'a> {
                 return lost(format!("leads to `{at}`, which is not there"));
             };
             match target.get("$ref").and_then(Value::as_str) {
-                Some(next)
-                    if target
-                        .as_object()
-                        .is_some_and(|it| it.keys().all(|key| key == "$ref" || is_note(key))) =>
-                {
-                    at = next;
-                }
+                Some(next) if target.as_object().is_some_and(is_reference) => at = next,
                 _ => return Ok((target, format!("#{pointer}"))),
             }
         }
@@ -681,6 +682,28 @@ mod tests {
         };
         assert!(strict(chain(100)).is_ok());
         refused(chain(1000), "#", "refers to 1001 places");
+    }
+
+    #[test]
+    fn a_format_is_held_to_wherever_it_stands() {
+        let (day, nothing) = (json!({"type": "string", "format": "date"}), json!({"type": "null"}));
+        let beside = |mut schema: Value| {
+            schema["format"] = "date".into();
+            strict(schema).unwrap()
+        };
+        assert_eq!(beside(json!({"$defs": {"d": {"type": "string"}}, "$ref": "#/$defs/d"})), day);
+        for key in ["anyOf", "oneOf"] {
+            let made = beside(json!({(key): [{"type": "string"}, nothing]}));
+            assert_eq!(made, json!({"anyOf": [day, nothing]}));
+        }
+        assert_eq!(beside(json!({"type": ["string", "null"]})), json!({"anyOf": [day, nothing]}));
+        let pattern = json!({"type": "string", "pattern": "^[0-9]{4}$"});
+        refused(json!({"allOf": [pattern], "format": "date"}), "#/format", "beside `pattern`");
+        refused(json!({"enum": ["1969-07-20", "soon"], "format": "date"}), "#/enum", "beside `format`");
+        // What nobody holds to says nothing, here as there.
+        assert_eq!(strict(json!({"enum": ["a"], "format": "iri"})).unwrap(), json!({"enum": ["a"]}));
+        let noted = json!({"$defs": {"d": nothing}, "$ref": "#/$defs/d", "format": "iri"});
+        assert_eq!(strict(noted).unwrap()["$ref"], json!("#/$defs/at0"));
     }
 
     #[test]

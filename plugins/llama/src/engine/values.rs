@@ -2,7 +2,7 @@
 
 use super::matcher::Matcher;
 use super::schema::{BOUNDS, Checker, Members, Wrong};
-use super::{gbnf, grammar, pattern};
+use super::{format, gbnf, grammar, pattern};
 use serde_json::{Number, Value, json};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -84,6 +84,8 @@ fn allows(key: &str, asked: &Value, value: &Value, pattern: Option<&Pattern>) ->
         ("minItems", Value::Array(items)) => least(items.len()),
         ("maxItems", Value::Array(items)) => most(items.len()),
         ("pattern", Value::String(_)) => return pattern?.matches(value),
+        // Answers are held to less than some formats allow.
+        ("format", Value::String(_)) if format::is_held(asked) => return None,
         ("properties" | "required" | "additionalProperties", Value::Object(_)) => return None,
         ("items" | "prefixItems", Value::Array(_)) => return None,
         (key, Value::Number(number)) if BOUNDS.contains(&key) => {
