@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 /// Most stop strings: OpenAI takes 4, vLLM and llama.cpp any number; 16 covers what agents send.
 pub(crate) const MAX_STOP: usize = 16;
+/// Most tokens that end an answer.
+pub(crate) const MAX_STOP_TOKENS: usize = 64;
 /// Most choices of one prompt.
 pub(crate) const MAX_CHOICES: u32 = 8;
 /// Most alternatives of a token.
@@ -50,6 +52,7 @@ pub(crate) struct SamplingFields {
     pub seed: Option<i64>,
     pub logit_bias: Option<BTreeMap<String, f32>>,
     pub ignore_eos: Option<bool>,
+    pub stop_token_ids: Option<Vec<u32>>,
 }
 
 /// Takes the members that choose tokens out of a request. A macro, since a flattened struct would keep serde from
@@ -67,6 +70,7 @@ macro_rules! sampling_fields {
             seed: $request.seed,
             logit_bias: $request.logit_bias.take(),
             ignore_eos: $request.ignore_eos,
+            stop_token_ids: $request.stop_token_ids.take(),
         }
     };
 }
@@ -75,6 +79,8 @@ pub(crate) use sampling_fields;
 impl SamplingFields {
     /// Refuses what is out of range.
     pub(crate) fn check(self) -> Result<Sampling> {
+        let stop_token_ids = self.stop_token_ids.unwrap_or_default();
+        at_most("stop_token_ids", stop_token_ids.len(), MAX_STOP_TOKENS)?;
         Ok(Sampling {
             temperature: within("temperature", self.temperature, 0.0, 2.0)?,
             top_k: self.top_k,
@@ -86,6 +92,7 @@ impl SamplingFields {
             seed: self.seed.map(fold_seed),
             logit_bias: logit_bias(self.logit_bias.unwrap_or_default())?,
             ignore_eos: self.ignore_eos.unwrap_or_default(),
+            stop_token_ids,
         })
     }
 }
@@ -269,6 +276,8 @@ mod tests {
         assert_eq!(refused(SamplingFields { frequency_penalty: Some(3.0), ..fields() }), "frequency_penalty");
         assert_eq!(refused(SamplingFields { presence_penalty: Some(-3.0), ..fields() }), "presence_penalty");
         assert_eq!(refused(SamplingFields { repeat_penalty: Some(0.0), ..fields() }), "repeat_penalty");
+        let tokens = Some(vec![7; MAX_STOP_TOKENS + 1]);
+        assert_eq!(refused(SamplingFields { stop_token_ids: tokens, ..fields() }), "stop_token_ids");
         assert_eq!(choices(Some(0)).unwrap_err().param.as_deref(), Some("n"));
         assert_eq!(choices(Some(MAX_CHOICES + 1)).unwrap_err().param.as_deref(), Some("n"));
         assert!(stop(Some(OneOrMany::One(String::new()))).is_err());

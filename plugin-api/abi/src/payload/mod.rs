@@ -90,6 +90,9 @@ pub struct Sampling {
     /// Do not stop at the model's end-of-generation token. For benchmarks.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ignore_eos: bool,
+    /// Tokens before any of which the answer ends, by their numbers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop_token_ids: Vec<u32>,
 }
 
 /// What the answer must look like.

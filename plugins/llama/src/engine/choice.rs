@@ -26,6 +26,7 @@ pub struct Choice {
     produced: u32,
     max_tokens: u32,
     ignore_eos: bool,
+    stop_tokens: Vec<i32>,
     logprobs: Option<usize>,
     /// Where in the answer's bytes a token begins, for tokens whose text still waits.
     waiting: VecDeque<(usize, TokenLogprob)>,
@@ -63,6 +64,7 @@ impl Choice {
             produced: 0,
             max_tokens: job.max_tokens,
             ignore_eos: job.sampling.ignore_eos,
+            stop_tokens: job.sampling.stop_tokens.clone(),
             logprobs: job.logprobs,
             waiting: VecDeque::new(),
             bytes: 0,
@@ -87,7 +89,7 @@ impl Choice {
         let grammar = self.grammar.as_mut().map(|grammar| grammar as &mut dyn Allow);
         let token = self.sampler.next(logits, grammar)?;
         self.next = None;
-        if !self.ignore_eos && model.vocab().is_eog(llama_cpp_2::token::LlamaToken(token)) {
+        if self.ends_at(model, token) {
             if let (true, Some(alternatives)) = (self.tells_end, self.logprobs) {
                 let (logprob, top) = self.rater.rate(model, logits, token, alternatives);
                 let entry = TokenLogprob {
@@ -120,6 +122,12 @@ impl Choice {
         let logprobs = self.take_logprobs(false);
         let delta = Delta { index: self.index, text, logprobs, ..Delta::default() };
         Ok(self.read_tools(delta))
+    }
+
+    /// Whether the answer ends before this token.
+    fn ends_at(&self, model: &LlamaModel, token: i32) -> bool {
+        self.stop_tokens.contains(&token)
+            || (!self.ignore_eos && model.vocab().is_eog(llama_cpp_2::token::LlamaToken(token)))
     }
 
     /// The last piece of an answer that ends before its first token.

@@ -29,6 +29,8 @@ pub struct Sampling {
     /// Token and what is added to its logit.
     pub logit_bias: Vec<(i32, f32)>,
     pub ignore_eos: bool,
+    /// Tokens that end the answer, beside the model's own.
+    pub stop_tokens: Vec<i32>,
 }
 
 /// What holds where a request says nothing: llama.cpp's own defaults, changed by the model card.
@@ -87,6 +89,18 @@ impl Sampling {
                 Ok((token, if bias == -100.0 { f32::NEG_INFINITY } else { bias }))
             })
             .collect::<Result<_>>()?;
+        let stop_tokens = asked
+            .stop_token_ids
+            .iter()
+            .map(|&id| {
+                let token = i32::try_from(id).ok().filter(|token| *token < vocabulary);
+                token.ok_or_else(|| {
+                    let last = vocabulary - 1;
+                    Error::invalid(format!("`stop_token_ids` names token {id}; tokens go from 0 to {last}"))
+                        .with_param("stop_token_ids")
+                })
+            })
+            .collect::<Result<_>>()?;
         Ok(Self {
             temperature: range("temperature", asked.temperature.unwrap_or(defaults.temperature), 0.0, 2.0)?,
             top_k: asked.top_k.unwrap_or(defaults.top_k) as usize,
@@ -98,6 +112,7 @@ impl Sampling {
             seed: asked.seed,
             logit_bias,
             ignore_eos: asked.ignore_eos,
+            stop_tokens,
         })
     }
 }

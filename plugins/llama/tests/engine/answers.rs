@@ -105,6 +105,35 @@ fn a_stop_string_ends_the_answer_before_it() {
 }
 
 #[test]
+fn a_stop_token_ends_the_answer_before_it() {
+    let backend = bench::backend().unwrap();
+    let vocabulary = LlamaModel::load_from_file(backend, model_file(), &LlamaModelParams::default()).unwrap();
+    let number = |text: &str| {
+        let tokens = vocabulary.vocab().tokenize(text.as_bytes(), false, false);
+        assert_eq!(tokens.len(), 1, "`{text}` is one token");
+        u32::try_from(tokens[0].0).unwrap()
+    };
+    with_engine(|engine| {
+        let params = asks("What is the capital of France? Answer in one sentence.", 32);
+        let whole = chat(engine, &params).unwrap().0.remove(0).text;
+        assert!(whole.contains(" France"), "{whole}");
+        let asked = |ids: Vec<u32>| chat::Params {
+            sampling: Sampling { stop_token_ids: ids, ..params.sampling.clone() },
+            ..params.clone()
+        };
+        let cut = chat(engine, &asked(vec![number(" guitar"), number(" France")])).unwrap().0.remove(0);
+        assert_eq!(
+            (&*cut.text, cut.finish),
+            (whole.split(" France").next().unwrap(), Some(FinishReason::Stop))
+        );
+        let unmet = chat(engine, &asked(vec![number(" guitar")])).unwrap().0.remove(0);
+        assert_eq!(unmet.text, whole);
+        let error = chat(engine, &asked(vec![u32::MAX])).unwrap_err();
+        assert_eq!((error.code, &error.details["param"]), (Code::InvalidArgument, &json!("stop_token_ids")));
+    });
+}
+
+#[test]
 fn a_request_for_no_tokens_gets_none() {
     with_engine(|engine| {
         let (choices, usage) = chat(engine, &asks("What is the capital of France?", 0)).unwrap();

@@ -63,6 +63,14 @@ fn sampling(sampling: &Sampling, flavour: Flavour, body: &mut Body) -> Result<()
             value => put(body, theirs, value),
         }
     }
+    if !sampling.stop_token_ids.is_empty() {
+        match flavour {
+            Flavour::Vllm | Flavour::Backplane => {
+                body.insert("stop_token_ids".to_owned(), sampling.stop_token_ids.clone().into());
+            }
+            Flavour::Openai | Flavour::LlamaCpp => return Err(no_word_for("stop_token_ids", flavour)),
+        }
+    }
     Ok(())
 }
 
@@ -229,6 +237,9 @@ mod tests {
         let vllm = ask(Flavour::Vllm, own.clone()).unwrap();
         assert_eq!(vllm, json!({"temperature": 0.5, "top_k": 3, "repetition_penalty": 1.5}));
         assert_eq!(ask(Flavour::Backplane, own.clone()).unwrap(), own);
+        let tokens = json!({"stop_token_ids": [2, 7]});
+        assert_eq!(ask(Flavour::Vllm, tokens.clone()).unwrap(), tokens);
+        assert_eq!(ask(Flavour::LlamaCpp, tokens).unwrap_err().details["param"], "stop_token_ids");
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub(crate) struct Request {
     /// The answer ends before any of these; at most 16.
     #[serde(default)]
     stop: Option<OneOrMany>,
+    /// It ends before any of these tokens, too, by their numbers; at most 64. Not OpenAI's.
+    #[serde(default)]
+    stop_token_ids: Option<Vec<u32>>,
     /// Most tokens generated for each choice.
     #[serde(default)]
     max_completion_tokens: Option<u32>,

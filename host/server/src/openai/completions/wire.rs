@@ -62,6 +62,9 @@ pub(crate) struct Request {
     /// The answer ends before any of these; at most 16.
     #[serde(default)]
     stop: Option<OneOrMany>,
+    /// It ends before any of these tokens, too, by their numbers; at most 64. Not OpenAI's.
+    #[serde(default)]
+    stop_token_ids: Option<Vec<u32>>,
     /// Most tokens generated for each choice; 16 if absent, as OpenAI's, or fewer where the model gives no more. 0 with `echo` and `logprobs` rates a text.
     #[serde(default)]
     max_tokens: Option<u32>,
