@@ -274,6 +274,73 @@ impl Drop for LlamaServer {
     }
 }
 
+/// The card of a model of another server.
+fn card(folder: &std::path::Path, name: &str, model: &str, upstream: &str) -> std::path::PathBuf {
+    let path = folder.join(format!("{name}.toml"));
+    let card = format!(
+        "name = '{name}'\nformat = 'openai'\n[parameters]\nmodel = '{model}'\nupstream = {{ {upstream} }}\n"
+    );
+    std::fs::write(&path, card).unwrap();
+    path
+}
+
+/// Both say how busy they are, each in words of its own.
+#[test]
+fn a_request_goes_to_the_server_where_nobody_waits() {
+    let (busy, idle) = (LlamaServer::start(), Server::start("[cache]\nenabled = false\n"));
+    let cards = tempfile::tempdir().unwrap();
+    std::fs::write(cards.path().join("key"), &idle.key).unwrap();
+    let key = cards.path().join("key").display().to_string();
+    let paths = [
+        card(cards.path(), "a", "smol", &format!("url = '{}/v1', flavour = 'llama-cpp'", busy.url)),
+        card(
+            cards.path(),
+            "b",
+            "smollm2",
+            &format!("url = '{}/v1', flavour = 'backplane', keys = ['file:{key}']", idle.url),
+        ),
+    ];
+    let near = Server::start_on(
+        state_with_models_of(&[]),
+        &format!("[models]\ncards = {paths:?}\n[cache]\nenabled = false\n"),
+    );
+    let decision = || {
+        let mut body = chat("a", json!({"max_tokens": 1}));
+        body.as_object_mut().unwrap().remove("model");
+        let answer = near.request("POST", CHAT).json(&body).send().unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.headers()["x-route-decision"].to_str().unwrap().to_owned()
+    };
+    for model in ["a", "b"] {
+        assert_eq!(near.post(CHAT, &chat(model, json!({"max_tokens": 1}))).0, 200);
+    }
+    let free = decision();
+    assert!(free.starts_with("a;") && free.contains("a:500, b:500"), "{free}");
+
+    // Four long answers, and it gives two at a time.
+    let body = chat("smol", json!({"stream": true, "max_tokens": 900, "ignore_eos": true}));
+    let client = reqwest::blocking::Client::builder().timeout(None).build().unwrap();
+    let ask = || client.post(format!("{}{CHAT}", busy.url)).json(&body);
+    let streams: Vec<_> = (0..4)
+        .map(|_| {
+            let request = ask();
+            std::thread::spawn(move || request.send().map(|answer| BufReader::new(answer).lines().count()))
+        })
+        .collect();
+    let engine = |figure: &str| near.metric(&format!("backplane_engine{{model=\"a\",figure=\"{figure}\"}}"));
+    until("those who wait are seen", || {
+        (engine("upstream_running"), engine("upstream_waiting")) == (2.0, 2.0)
+    });
+    // The bid from before stands for two seconds.
+    std::thread::sleep(Duration::from_millis(2100));
+    let crowded = decision();
+    assert!(crowded.starts_with("b;") && crowded.contains("b:500, a:300"), "{crowded}");
+    drop(busy);
+    for stream in streams {
+        stream.join().unwrap().ok();
+    }
+}
+
 #[test]
 fn the_server_of_llama_cpp_serves_as_a_model() {
     let far = LlamaServer::start();

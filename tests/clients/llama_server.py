@@ -12,6 +12,7 @@ params.n_ctx = 2048
 params.cpuparams.n_threads = 1
 params.port = 0
 params.endpoint_slots = True
+params.endpoint_metrics = True
 params.warmup = False
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)

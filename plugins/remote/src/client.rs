@@ -26,6 +26,9 @@ use url::Url;
 /// Most bytes of a refusal that are read.
 const MAX_REFUSAL: usize = 64 << 10;
 const BROKE: &str = "broke the connection";
+/// Most bytes of metrics, of which vLLM has some hundred thousand, and how long they may take.
+const MAX_METRICS: usize = 4 << 20;
+const METRICS_WAIT: Duration = Duration::from_secs(2);
 /// Waits before a connection that could not be made is tried again: nothing was sent, so nothing is done twice.
 const CONNECT_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
@@ -35,6 +38,8 @@ pub struct Client {
     at: (Scheme, Authority),
     /// Of the API, without its last `/`.
     path: String,
+    /// Where its metrics are, a path.
+    metrics: Option<String>,
     /// What people call it: its host, and its port if it has one of its own.
     pub name: String,
     pub flavour: Flavour,
@@ -64,6 +69,13 @@ pub struct Counts {
     pub again: AtomicU64,
 }
 
+/// No metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct Missing {
+    /// The server has none, or does not give them away.
+    pub for_good: bool,
+}
+
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
@@ -89,12 +101,23 @@ impl Client {
         let at = at.ok_or_else(|| wrong("`url` has no host".to_owned()))?;
         let path = base.path().trim_end_matches('/').to_owned();
         let transport = Transport::new(upstream, &uri).map_err(wrong)?;
+        let metrics = match (upstream.metrics.as_deref(), upstream.flavour) {
+            (Some(""), _) | (None, Flavour::Openai) => None,
+            (Some(_), Flavour::Openai) => {
+                return Err(wrong("`metrics` are read of a `flavour` other than `openai`".to_owned()));
+            }
+            (Some(at), _) if !at.starts_with('/') => {
+                return Err(wrong(format!("`metrics` is `{at}`; it is a path of that host: `/metrics`")));
+            }
+            (at, _) => Some(at.unwrap_or("/metrics").to_owned()),
+        };
         let (credentials, secrets) = credentials(upstream)?;
         let state = State { keys: Keys::new(credentials.len()), breaker: Breaker::default() };
         Ok(Self {
             transport,
             at,
             path,
+            metrics,
             name,
             flavour: upstream.flavour,
             idle_timeout: upstream.idle_timeout,
@@ -189,6 +212,36 @@ impl Client {
     /// As there.
     pub async fn get(&self, path: &str) -> Result<Response> {
         self.send(Method::GET, path, HeaderMap::new(), None).await
+    }
+
+    /// Whether there is anything that [`Client::metrics`] could ask.
+    pub fn has_metrics(&self) -> bool {
+        self.metrics.is_some()
+    }
+
+    /// The server's metrics, as text. Nobody waits for them and they are no request of a caller's: without a key, not
+    /// counted, nothing for the breaker.
+    ///
+    /// # Errors
+    /// When there are none: for good if the server says so.
+    pub async fn metrics(&self) -> Result<String, Missing> {
+        let never = Missing { for_good: true };
+        let uri = self.uri(self.metrics.clone().ok_or(never)?).map_err(|_| never)?;
+        let later = Missing { for_good: false };
+        let asked = async {
+            let mut request = hyper::Request::new(transport::Body::default());
+            *request.uri_mut() = uri;
+            if let Some(value) = &self.transport.proxy_authorization {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, value.clone());
+            }
+            let answer = self.transport.send(request).await.map_err(|_| later)?;
+            if !answer.status().is_success() {
+                return Err(Missing { for_good: !answer.status().is_server_error() });
+            }
+            read(answer, MAX_METRICS, METRICS_WAIT, &mut self.share()).await.map_err(|_| later)
+        };
+        let text = tokio::time::timeout(METRICS_WAIT, asked).await.unwrap_or(Err(later))?;
+        String::from_utf8(text).map_err(|_| never)
     }
 
     async fn send(

@@ -1,4 +1,5 @@
-//! What an upstream says of a model, asked once when the model is opened: whether it is there, and its context.
+//! What an upstream says of a model, asked once when the model is opened: whether it is there, its context, and what it
+//! adapts.
 
 use crate::client::Client;
 use crate::fault::UNREACHABLE;
@@ -24,6 +25,8 @@ struct Listed {
     id: String,
     /// Another Backplane: more names.
     aliases: Vec<String>,
+    /// vLLM, of a LoRA adapter: the model that it adapts, whose context it has and does not say.
+    parent: Option<String>,
     /// vLLM.
     max_model_len: Option<u32>,
     /// Another Backplane.
@@ -47,11 +50,20 @@ impl Listed {
     }
 }
 
-/// Looks for `model`. The context, if the server tells; `None` as well if it has no list.
+/// What an upstream says of a model.
+#[derive(Debug, Default, PartialEq)]
+pub struct Found {
+    /// How many tokens a request may take, if the server tells.
+    pub context: Option<u32>,
+    /// Of an adapter: the name of the model that it adapts.
+    pub parent: Option<String>,
+}
+
+/// Looks for `model`. Nothing is found of it if the server has no list.
 ///
 /// # Errors
 /// When the server cannot be asked, refuses our key, or has a list without this model.
-pub async fn context(client: &Client, model: &str) -> Result<Option<u32>> {
+pub async fn model(client: &Client, model: &str) -> Result<Found> {
     let asked = async {
         let answer = client.get("models").await?;
         client.json::<Value>(answer, Limit::DESCRIPTION, Some(PATIENCE)).await
@@ -69,18 +81,23 @@ pub async fn context(client: &Client, model: &str) -> Result<Option<u32>> {
                 Some(404 | 405 | 501)
             ) =>
         {
-            return Ok(None);
+            return Ok(Found::default());
         }
         Err(error) => return Err(error),
     };
-    let Ok(List { data }) = serde_json::from_value(list) else { return Ok(None) };
+    let Ok(List { data }) = serde_json::from_value(list) else {
+        return Ok(Found::default());
+    };
     if data.is_empty() {
-        return Ok(None);
+        return Ok(Found::default());
     }
-    if let Some(listed) =
-        data.iter().find(|listed| listed.id == model || listed.aliases.iter().any(|alias| alias == model))
-    {
-        return Ok(listed.context());
+    let named = |name: &str| {
+        data.iter().find(|listed| listed.id == name || listed.aliases.iter().any(|alias| alias == name))
+    };
+    if let Some(listed) = named(model) {
+        let parent = listed.parent.clone();
+        let adapted = || parent.as_deref().and_then(named).and_then(Listed::context);
+        return Ok(Found { context: listed.context().or_else(adapted), parent });
     }
     let hint = match nearest(model, data.iter().map(|listed| listed.id.as_str())) {
         Some(near) => format!("did you mean `{near}`?"),

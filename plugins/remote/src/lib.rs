@@ -11,6 +11,7 @@
 //! - `wire`: between our payloads and the upstream's API, pure. `events`: the pieces of a stream.
 //! - `serve`: one request. `instance`: many, as tasks of one runtime with two threads.
 //! - `infer`: a graph, looked up once and asked with tensors.
+//! - `load`: how busy an upstream is, which lowers its bids.
 //! - `discover`: what an upstream says of a model. `fault`: what went wrong at one, in the host's words. `hop`: how a
 //!   request is called there.
 
@@ -23,6 +24,7 @@ mod hop;
 mod infer;
 mod instance;
 mod keys;
+mod load;
 mod memory;
 mod secret;
 mod serve;
@@ -32,10 +34,12 @@ mod wire;
 
 use backplane_plugin::prelude::*;
 use client::Client;
+use discover::Found;
 use infer::Graph;
 use instance::Remote;
+use load::Loads;
 use serve::Target;
-use settings::{InferenceParameters, Parameters, Settings};
+use settings::{Flavour, InferenceParameters, Parameters, Settings};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -46,6 +50,7 @@ const INFERENCE: &str = "oip";
 
 struct RemotePlugin {
     settings: Settings,
+    loads: Loads,
     /// `None` only while it is being dropped.
     runtime: Option<Runtime>,
 }
@@ -64,7 +69,7 @@ impl Plugin for RemotePlugin {
             .map_err(|error| {
                 Error::new(Code::ResourceExhausted, format!("no thread could be started: {error}"))
             })?;
-        Ok(Self { settings, runtime: Some(runtime) })
+        Ok(Self { settings, loads: Loads::default(), runtime: Some(runtime) })
     }
 
     fn bid(&self, query: &Query<'_>) -> Bid {
@@ -72,17 +77,32 @@ impl Plugin for RemotePlugin {
         if query.model_json.is_empty() || query.model().is_ok_and(|model| model.name.is_empty()) {
             return Bid::default(); // asked about the plugin, not about a model
         }
-        let upstream = query.model().and_then(|model| {
-            let upstream = match &*model.format {
-                INFERENCE => model.parameters::<InferenceParameters>()?.upstream,
-                _ => model.parameters::<Parameters>()?.upstream,
+        let found = query.model().and_then(|spec| {
+            let (upstream, model) = match &*spec.format {
+                INFERENCE => {
+                    let card = spec.parameters::<InferenceParameters>()?;
+                    (card.upstream, card.model)
+                }
+                _ => {
+                    let card = spec.parameters::<Parameters>()?;
+                    (card.upstream, card.model)
+                }
             };
-            self.settings.resolve(&model.name, &upstream)
+            Ok((self.settings.resolve(&spec.name, &upstream)?, model.unwrap_or(spec.name)))
         });
-        match upstream {
-            Ok(upstream) => Bid { text: format!("served by `{}`", upstream.url), ..Bid::default() },
-            Err(error) => Bid::no(BidReason::Format, error.message),
+        let (upstream, model) = match found {
+            Ok(found) => found,
+            Err(error) => return Bid::no(BidReason::Format, error.message),
+        };
+        let mut bid = Bid { text: format!("served by `{}`", upstream.url), ..Bid::default() };
+        if upstream.flavour != Flavour::Openai {
+            bid.valid_ms = load::EVERY.as_millis() as u32;
         }
+        if let Some(load) = self.loads.of(&upstream.url, &model) {
+            bid.score = load.lower(bid.score);
+            bid.text.push_str(&format!(", {} running and {} waiting there", load.running, load.waiting));
+        }
+        bid
     }
 
     fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Model>> {
@@ -96,7 +116,7 @@ impl Plugin for RemotePlugin {
                 let (graph, found) = runtime.block_on(Graph::find(&client, &model, &card))?;
                 let description =
                     Description { inputs: found.inputs, outputs: found.outputs, ..Description::default() };
-                (upstream, Target { client, model, graph: Some(graph) }, description)
+                (upstream, Target::new(client, model, Some(graph)), description)
             }
             _ => {
                 let card: Parameters = spec.parameters()?;
@@ -105,19 +125,25 @@ impl Plugin for RemotePlugin {
                 let model = card.model.unwrap_or_else(|| spec.name.clone());
                 let declared = spec.extra.get("context").and_then(Value::as_u64);
                 let declared = declared.and_then(|tokens| u32::try_from(tokens).ok());
-                let context = match card.discover {
-                    true => runtime.block_on(discover::context(&client, &model))?.or(declared),
-                    false => declared,
+                let found = match card.discover {
+                    true => runtime.block_on(discover::model(&client, &model))?,
+                    false => Found::default(),
                 };
-                let description = Description { context, ..Description::default() };
-                (upstream, Target { client, model, graph: None }, description)
+                let mut description =
+                    Description { context: found.context.or(declared), ..Description::default() };
+                if let Some(parent) = found.parent {
+                    description.extra.insert("upstream_parent".to_owned(), parent.into());
+                }
+                (upstream, Target::new(client, model, None), description)
             }
         };
         description.platform = Some("remote".to_owned());
         description.extra.insert("upstream".to_owned(), target.client.name.clone().into());
         description.extra.insert("upstream_model".to_owned(), target.model.clone().into());
         let (max_inflight, runtime) = (upstream.max_inflight, runtime.handle().clone());
-        Ok(Box::new(Opened { target: Arc::new(target), description, max_inflight, runtime }))
+        let target = Arc::new(target);
+        self.loads.watch(&upstream.url, &target, &runtime);
+        Ok(Box::new(Opened { target, description, max_inflight, runtime }))
     }
 }
 
@@ -157,6 +183,10 @@ impl Model for Opened {
         counter("upstream_limited_total", &counts.limited);
         counter("upstream_tried_again_total", &counts.again);
         each("upstream_down", f64::from(u8::from(self.target.client.is_down())));
+        if let Some(load) = self.target.load() {
+            each("upstream_running", load.running);
+            each("upstream_waiting", load.waiting);
+        }
     }
 }
 

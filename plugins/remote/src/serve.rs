@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::events::Events;
 use crate::fault::{self, CUT};
 use crate::infer::Graph;
+use crate::load::Load;
 use crate::memory::Limit;
 use crate::wire::{self, Mean};
 use backplane_plugin::payload::embed::EMBEDDINGS;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A model at an upstream.
@@ -23,6 +25,23 @@ pub struct Target {
     pub model: String,
     /// How it is asked if it is a graph.
     pub graph: Option<Graph>,
+    load: Mutex<Option<Load>>,
+}
+
+impl Target {
+    pub fn new(client: Client, model: String, graph: Option<Graph>) -> Self {
+        Self { client, model, graph, load: Mutex::default() }
+    }
+
+    /// How busy the upstream is, if it says so.
+    pub fn load(&self) -> Option<Load> {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what the upstream said of it last.
+    pub fn note(&self, load: Option<Load>) {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+    }
 }
 
 /// Serves a request.
@@ -30,7 +49,7 @@ pub struct Target {
 /// # Errors
 /// The request's, or [`fault`]'s.
 pub async fn serve(target: &Target, request: &Request) -> Result<Done> {
-    let Target { client, model, graph } = target;
+    let Target { client, model, graph, .. } = target;
     match request.capability() {
         infer::CAPABILITY if let Some(graph) = graph => {
             let tensors = graph.infer(client, request).await?;

@@ -110,6 +110,10 @@ pub struct Upstream {
     /// How long a stream may say nothing, its first piece included.
     #[serde(default = "idle_timeout", deserialize_with = "duration")]
     pub idle_timeout: Duration,
+    /// Where its metrics are, which say how busy it is: a path of its host. By default `/metrics` where its flavour
+    /// has any; `""`: it is not asked.
+    #[serde(default)]
+    pub metrics: Option<String>,
     /// Requests that may be on their way at once, for each model.
     #[serde(default = "max_inflight")]
     pub max_inflight: u32,
@@ -122,7 +126,7 @@ pub enum Flavour {
     /// Nothing: what OpenAI does not have is refused before it is sent.
     #[default]
     Openai,
-    /// vLLM: `top_k`, `min_p`, `repetition_penalty`, `ignore_eos`, grammars.
+    /// vLLM: `top_k`, `min_p`, `repetition_penalty`, `ignore_eos`, `stop_token_ids`, grammars.
     Vllm,
     /// llama.cpp's server: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`, grammars.
     LlamaCpp,

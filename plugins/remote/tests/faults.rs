@@ -8,6 +8,8 @@ use backplane_testkit::{
     Answer, Code, Deadline, End, Failure, Instance, PluginTest, RequestInput, TensorInput,
 };
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use upstream::{Reply, Upstream, bytes_reply, json_reply, stream_reply, well_behaved};
 
@@ -512,4 +514,85 @@ fn what_cannot_be_opened_says_why() {
     assert!(written_out.contains("`env:NAME`") && !written_out.contains("hunter2"), "{written_out}");
     let unlisted = json!({"upstream": {"url": upstream.url}, "model": "secret", "discover": false});
     assert!(open_with(unlisted).is_ok());
+}
+
+#[test]
+fn an_adapter_has_the_context_of_what_it_adapts() {
+    // As vLLM lists a base and an adapter of it.
+    let upstream = Upstream::answering(|seen| match seen.path.ends_with("/models") {
+        true => json_reply(
+            200,
+            &json!({"object": "list", "data": [
+                {"id": "base", "object": "model", "owned_by": "vllm", "root": "/models/base", "parent": null,
+                    "max_model_len": 4096},
+                {"id": "sql", "object": "model", "owned_by": "vllm", "root": "/adapters/sql", "parent": "base",
+                    "max_model_len": null},
+            ]}),
+        ),
+        false => well_behaved(seen),
+    });
+    let at = json!({"url": upstream.url, "flavour": "vllm", "metrics": ""});
+    let adapter = open_with(json!({"model": "sql", "upstream": at})).unwrap();
+    let described = adapter.model().describe();
+    assert_eq!((&described["context"], &described["upstream_parent"]), (&json!(4096), &json!("base")));
+    let ids = ask(
+        &adapter,
+        json!({"stop_token_ids": [7, 9], "response_format": {"type": "grammar", "grammar": "g"}}),
+    );
+    assert!(ids.is_done(), "{ids:?}");
+    let sent = &upstream.seen()[0].body;
+    assert_eq!((&sent["model"], &sent["stop_token_ids"]), (&json!("sql"), &json!([7, 9])));
+    assert_eq!(sent["structured_outputs"], json!({"grammar": "g"}));
+    let base = open_with(json!({"model": "base", "upstream": at})).unwrap();
+    assert_eq!(base.model().describe().get("upstream_parent"), None);
+}
+
+#[test]
+fn an_upstream_is_asked_how_busy_it_is_unless_it_does_not_say() {
+    let status = Arc::new(AtomicU16::new(200));
+    let answered = status.clone();
+    let upstream = Upstream::answering(move |seen| {
+        match &*seen.path {
+        "/metrics" => bytes_reply(
+            answered.load(Ordering::Relaxed),
+            b"vllm:num_requests_running{model_name=\"m\"} 3.0\nvllm:num_requests_waiting{model_name=\"m\"} 2.0\n"
+                .to_vec(),
+        ),
+        _ => well_behaved(seen),
+    }
+    });
+    let asked = |of: &Upstream| of.seen().iter().filter(|seen| seen.path == "/metrics").count();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), "sk-0123456789").unwrap();
+    let at = |more: Value| {
+        let key = format!("file:{}", folder.path().join("key").display());
+        let mut at = json!({"url": upstream.url, "flavour": "vllm", "keys": [key]});
+        at.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"upstream": at})
+    };
+    let model = open_with(at(json!({}))).unwrap();
+    let figure = |name: &str| {
+        let stats = model.model().stats().unwrap();
+        stats.iter().find(|(figure, _)| figure == name).map(|(_, value)| *value)
+    };
+    assert!(upstream.wait_until(|_| figure("upstream_waiting") == Some(2.0)));
+    assert_eq!(figure("upstream_running"), Some(3.0));
+    assert!(
+        upstream.seen().iter().all(|seen| seen.path != "/metrics" || seen.key.is_empty()),
+        "no key is needed"
+    );
+
+    // It stops saying so: what it said is forgotten, and it is left alone.
+    status.store(404, Ordering::Relaxed);
+    assert!(upstream.wait_until(|_| figure("upstream_waiting").is_none()));
+    let then = asked(&upstream);
+    std::thread::sleep(Duration::from_millis(4500));
+    assert_eq!(asked(&upstream), then);
+    assert_eq!(text(&ask(&model, json!({}))), "Hello from upstream", "and it serves as before");
+
+    let refused = |more| open_with(at(more)).err().unwrap();
+    let error = refused(json!({"flavour": "openai", "metrics": "/metrics"}));
+    assert!(error.message.contains("`metrics`") && error.message.contains("`flavour`"), "{error:?}");
+    let error = refused(json!({"metrics": "http://elsewhere/metrics"}));
+    assert!(error.message.contains("a path of that host"), "{error:?}");
 }
