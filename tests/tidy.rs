@@ -40,6 +40,7 @@ const UNSAFE: &[&str] = &[
     "host/runtime/src/loader/",
     // The worker's end of the tables, and the two system calls without a safe form.
     "host/worker/src/buffers.rs",
+    "host/worker/src/callbacks.rs",
     "host/worker/src/calls.rs",
     "host/worker/src/library.rs",
     "host/worker/src/state.rs",

@@ -4,9 +4,10 @@
 use crate::said::Said;
 use crate::state::{Answer, Request, State, Table};
 use crate::table;
+use backplane_abi::read::{self, Reader};
 use backplane_abi::table::*;
 use backplane_abi::worker::{
-    Bid, Body, Call, Channel, Figure, Placement, Query, Return, Row, Tensor, ToHost, ToWorker, Value, frame,
+    Bid, Body, Call, Channel, Figure, Placement, Query, Return, Row, ToHost, ToWorker, Value, frame,
     raw_tensors,
 };
 use parking_lot::RwLock;
@@ -14,9 +15,9 @@ use std::ffi::c_void;
 use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
 
-fn text(bytes: &[u8]) -> bp_str {
+pub fn text(bytes: &[u8]) -> bp_str {
     bp_str { ptr: bytes.as_ptr().cast(), len: bytes.len() as u64 }
 }
 
@@ -213,10 +214,10 @@ fn wire_bid<'a>(raw: &bp_bid, text: &'a [u8]) -> Bid<'a> {
 }
 
 /// A model's extension with this id.
-fn model_extension<T: Sized32>(table: &Table<bp_model>, id: &'static str) -> Option<T> {
+fn model_extension<T: read::Size>(table: &Table<bp_model>, id: &'static str) -> Option<T> {
     let get = table.known.get_extension?;
     // SAFETY: the plugin's function with its own table; extension tables live as long as the model.
-    unsafe { T::read(get(table.at, bp_str::new(id)).cast::<T>(), size_of::<T>()) }
+    unsafe { read::known(get(table.at, bp_str::new(id)).cast(), Reader::Lenient) }.ok()
 }
 
 fn keep_model(state: &State, id: u64, at: *mut bp_model) -> Value<'static> {
@@ -309,7 +310,7 @@ fn submit(state: &'static State, id: u64, rows: Vec<Row<'_>>, body: &Arc<Body>) 
     {
         let mut open = state.requests.lock();
         for (row, request) in requests.iter().enumerate() {
-            open.insert(request.row.id, request.clone());
+            open.insert(request);
             // SAFETY: `memory` has a stride for each, which is a multiple of 8 and longer than a request.
             unsafe { memory.as_mut_ptr().byte_add(row * STRIDE).cast::<bp_request>().write(request.raw()) };
         }
@@ -321,8 +322,8 @@ fn submit(state: &'static State, id: u64, rows: Vec<Row<'_>>, body: &Arc<Body>) 
     });
     if code != BP_OK {
         for request in &requests {
-            if state.requests.lock().remove(&request.row.id).is_some() {
-                request.done(state);
+            if state.requests.lock().remove(request.row.id).is_some() {
+                request.done(state, || {});
             }
         }
     }
@@ -359,7 +360,9 @@ fn stats(state: &State, model: u64) -> Vec<(Vec<u8>, f64)> {
 }
 
 /// What the main connection brings. `false` when it is not understood: the host is another than we think.
-pub fn hear(state: &'static State, body: &Body, fd: Option<OwnedFd>) -> bool {
+///
+/// Nothing of the plugin's runs here, where the answers to what it asks arrive: what is for it goes to `plugin`.
+pub fn hear(state: &'static State, body: Body, fd: Option<OwnedFd>, plugin: &Sender<Body>) -> bool {
     match body.read() {
         Ok(ToWorker::Lane {}) => {
             let Some(fd) = fd else { return false };
@@ -369,10 +372,11 @@ pub fn hear(state: &'static State, body: &Body, fd: Option<OwnedFd>) -> bool {
                 std::thread::Builder::new().name("lane".to_owned()).spawn(move || serve(state, lane));
             true
         }
-        Ok(ToWorker::Cancel { instance, request }) => {
-            cancel(state, instance, request);
-            true
+        Ok(ToWorker::Cancel { request, .. }) => {
+            state.requests.lock().cancel(request);
+            plugin.send(body).is_ok()
         }
+        Ok(ToWorker::CallChunk { .. } | ToWorker::CallDone { .. }) => plugin.send(body).is_ok(),
         Ok(ToWorker::Taken { request, chunks, bytes }) => {
             if let Some(request) = state.request(request) {
                 let mut flow = request.flow.lock();
@@ -382,64 +386,14 @@ pub fn hear(state: &'static State, body: &Body, fd: Option<OwnedFd>) -> bool {
             true
         }
         Ok(ToWorker::Ping { number }) => {
-            state.say(&frame(&ToHost::Pong { number }));
+            state.say_if_heard(&frame(&ToHost::Pong { number }));
             true
         }
         Ok(ToWorker::Answer { ask, code, value, bytes }) => {
             state.answer(ask, Answer { code, value, bytes: bytes.to_vec() });
             true
         }
-        Ok(ToWorker::CallChunk { call, json, tensors }) => {
-            call_chunk(state, call, json, &tensors);
-            true
-        }
-        Ok(ToWorker::CallDone { call, error, usage, confidence }) => {
-            if let Some(back) = state.calls.lock().remove(&call) {
-                let raw = error.as_ref().map(|error| bp_error {
-                    code: error.code,
-                    sub: error.sub,
-                    retry_after_ms: error.retry_after_ms,
-                    message: text(error.message),
-                    reason: text(error.reason),
-                    details_json: text(error.details),
-                    ..bp_error::new()
-                });
-                let error = raw.as_ref().map_or(std::ptr::null(), |error| &raw const *error);
-                let done = bp_done { error, usage_json: text(usage), confidence, ..bp_done::new() };
-                // SAFETY: exactly once, with the plugin's own ctx.
-                unsafe { (back.on_done)(back.ctx, &done) };
-            }
-            true
-        }
         Ok(ToWorker::Start { .. }) | Err(_) => false,
-    }
-}
-
-fn cancel(state: &State, instance: u64, id: u64) {
-    let Some(request) = state.request(id) else { return };
-    request.cancel.store(1, Ordering::Relaxed);
-    let Some((_, instance)) = state.instances.lock().get(&instance).cloned() else { return };
-    let alive = instance.alive.read();
-    if let (true, Some(cancel)) = (*alive, instance.known.cancel) {
-        // SAFETY: the plugin's function with its own table, which is not destroyed meanwhile; a request that ended
-        // meanwhile is the plugin's to ignore.
-        unsafe { cancel(instance.at, id) };
-    }
-}
-
-fn call_chunk(state: &State, call: u64, json: &[u8], tensors: &[Tensor<'_>]) {
-    let Some(back) = state.calls.lock().get(&call).copied() else { return };
-    let raw = raw_tensors(tensors);
-    let chunk = bp_chunk {
-        json: text(json),
-        tensors: raw.as_ptr(),
-        n_tensors: raw.len() as u32,
-        stride: size_of::<bp_tensor>() as u32,
-        ..bp_chunk::new()
-    };
-    // SAFETY: the plugin's callback with its ctx; the chunk is valid until it returns.
-    if unsafe { (back.on_chunk)(back.ctx, &chunk) } != BP_OK {
-        state.say(&frame(&ToHost::CallCancel { call }));
     }
 }
 

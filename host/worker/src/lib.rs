@@ -7,6 +7,7 @@
 //! has one thread, and ends when its host does.
 
 mod buffers;
+mod callbacks;
 mod calls;
 mod library;
 mod said;
@@ -57,8 +58,10 @@ fn serve(sandbox: &Sandbox) -> Result<(), String> {
         Ok(entry) => {
             ready(None)?;
             let state = state::State::start(main, entry).ok_or("started twice")?;
+            let plugin =
+                callbacks::start(state).map_err(|error| format!("no thread for callbacks: {error}"))?;
             while let Ok(Some((body, fd))) = state.main().receive() {
-                if !calls::hear(state, &body, fd) {
+                if !calls::hear(state, body, fd, &plugin) {
                     return Err("the host said something that is not in the protocol".to_owned());
                 }
             }

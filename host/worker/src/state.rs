@@ -6,7 +6,8 @@ use crate::said::Said;
 use backplane_abi::table::*;
 use backplane_abi::worker::{Body, Channel, Out, Row, WINDOW_BYTES, WINDOW_CHUNKS, raw_tensors};
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::collections::HashMap;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -52,6 +53,8 @@ unsafe impl Sync for Request {}
 pub struct Flow {
     pub chunks: u32,
     pub bytes: u64,
+    /// The plugin has given the request back: a piece after that would be for nobody.
+    pub ended: bool,
 }
 
 impl Flow {
@@ -106,10 +109,58 @@ impl Request {
         }
     }
 
-    /// The plugin has given it back: its buffers lose the reference of the request.
-    pub fn done(&self, state: &State) {
+    /// The plugin has given it back: its buffers lose the reference of the request, and `say` is the last that is said of
+    /// it, whatever another thread of the plugin's is about to push.
+    pub fn done(&self, state: &State, say: impl FnOnce()) {
         for buffer in &self.buffers {
             state.buffers.release(*buffer);
+        }
+        let mut flow = self.flow.lock();
+        flow.ended = true;
+        say();
+    }
+}
+
+/// Requests that the plugin has.
+#[derive(Default)]
+pub struct Requests {
+    all: HashMap<u64, Arc<Request>>,
+    /// Those of which it was said that the caller left, and which were not there: they had ended, or are on their way,
+    /// for what says that comes by another connection.
+    cancelled: VecDeque<u64>,
+}
+
+impl Requests {
+    /// So many are remembered: more than are on their way at once.
+    const REMEMBERED: usize = 256;
+
+    pub fn insert(&mut self, request: &Arc<Request>) {
+        let id = request.row.id;
+        if let Some(at) = self.cancelled.iter().position(|cancelled| *cancelled == id) {
+            self.cancelled.remove(at);
+            request.cancel.store(1, Ordering::Relaxed);
+        }
+        self.all.insert(id, request.clone());
+    }
+
+    pub fn get(&self, id: u64) -> Option<&Arc<Request>> {
+        self.all.get(&id)
+    }
+
+    pub fn remove(&mut self, id: u64) -> Option<Arc<Request>> {
+        self.all.remove(&id)
+    }
+
+    /// Its caller left.
+    pub fn cancel(&mut self, id: u64) {
+        match self.all.get(&id) {
+            Some(request) => request.cancel.store(1, Ordering::Relaxed),
+            None => {
+                if self.cancelled.len() == Self::REMEMBERED {
+                    self.cancelled.pop_front();
+                }
+                self.cancelled.push_back(id);
+            }
         }
     }
 }
@@ -133,7 +184,7 @@ pub struct State {
     pub models: Mutex<HashMap<u64, Arc<Table<bp_model>>>>,
     /// With the ticket of each.
     pub instances: Mutex<HashMap<u64, Seat>>,
-    pub requests: Mutex<HashMap<u64, Arc<Request>>>,
+    pub requests: Mutex<Requests>,
     pub errors: Mutex<HashMap<bp_err, Option<Said>>>,
     pub tickets: Mutex<HashMap<bp_ticket, u32>>,
     pub calls: Mutex<HashMap<u64, Callbacks>>,
@@ -204,6 +255,19 @@ impl State {
         *sent += 1;
     }
 
+    /// Says something that matters only while nothing else is said, and waits for nobody: not for who is saying something,
+    /// and not for room in the connection, where then lies what the host has not heard yet.
+    pub fn say_if_heard(&self, out: &Out<'_>) {
+        let Some(mut sent) = self.sent.try_lock() else { return };
+        let room = poll(&mut [PollFd::new(&self.main, PollFlags::OUT)], Some(&Timespec::default()));
+        if room.is_ok_and(|ready| 0 < ready) {
+            if self.main.send(out).is_err() {
+                leave();
+            }
+            *sent += 1;
+        }
+    }
+
     /// Frames said so far.
     pub fn said(&self) -> u64 {
         *self.sent.lock()
@@ -241,7 +305,7 @@ impl State {
     }
 
     pub fn request(&self, id: u64) -> Option<Arc<Request>> {
-        self.requests.lock().get(&id).cloned()
+        self.requests.lock().get(id).cloned()
     }
 }
 

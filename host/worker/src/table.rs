@@ -208,6 +208,9 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
     let bytes = json.len() as u64 + tensors.iter().map(|tensor| tensor.nbytes).sum::<u64>();
     // Held until it is said, so that pieces go in the order in which they were let in.
     let mut flow = request.flow.lock();
+    if flow.ended {
+        return BP_STALE_HANDLE;
+    }
     if !flow.admit(bytes) {
         return BP_WOULD_BLOCK;
     }
@@ -219,16 +222,17 @@ unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp
     let Some(state) = asked(host) else { return BP_NULL_ARGUMENT };
     // SAFETY: a struct valid until we return.
     let Ok(done) = (unsafe { read::done(done, Reader::Lenient) }) else { return BP_BAD_STRUCT };
-    let Some(request) = state.requests.lock().remove(&sink) else { return BP_STALE_HANDLE };
+    let Some(request) = state.requests.lock().remove(sink) else { return BP_STALE_HANDLE };
     // An error that cannot be read is one without a reason.
     let said = done.error.map(|error| error.map(Said::from).unwrap_or_default());
-    request.done(state);
-    state.say(&frame(&ToHost::Finish {
-        request: sink,
-        error: said.as_ref().map(Said::failure),
-        usage: done.usage_json.bytes(),
-        confidence: done.confidence,
-    }));
+    request.done(state, || {
+        state.say(&frame(&ToHost::Finish {
+            request: sink,
+            error: said.as_ref().map(Said::failure),
+            usage: done.usage_json.bytes(),
+            confidence: done.confidence,
+        }));
+    });
     BP_OK
 }
 
@@ -367,7 +371,9 @@ unsafe extern "C" fn release(host: *const bp_host, ticket: bp_ticket, granted: u
         Some(_) => return BP_BAD_STATE,
         None => return BP_STALE_HANDLE,
     }
-    state.say(&frame(&ToHost::Release { ticket, granted }));
+    if 0 < granted {
+        state.say(&frame(&ToHost::Release { ticket, granted }));
+    }
     BP_OK
 }
 

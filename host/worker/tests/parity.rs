@@ -5,9 +5,10 @@
 mod support;
 
 use backplane::isolation::{Confinement, Launch};
-use backplane_testkit::{Answer, DType, Instance, PluginTest, TensorInput};
+use backplane_testkit::{Answer, Code, DType, Instance, PluginTest, TensorInput};
 use serde_json::json;
-use support::{cases, cpu, echo, echo_library, in_process, launch, through};
+use std::time::{Duration, Instant};
+use support::{LONG, cases, cpu, echo, echo_library, in_process, launch, through};
 
 #[test]
 fn one_request() {
@@ -65,5 +66,21 @@ fn answers_are_the_same_bit_for_bit() {
             instance.model().count_tokens("echo", r#"{"text":"one two three"}"#).map(Result::unwrap)
         };
         assert_eq!(count(&here), count(&there));
+    }
+}
+
+/// Who leaves while the request is still on its way into the worker is heard: that goes by another connection, and may be
+/// faster.
+#[test]
+fn a_caller_may_leave_before_the_worker_has_the_request() {
+    let instance = instance(&echo(Confinement::Nothing), "concurrent");
+    let tensor = TensorInput::patterned("t", DType::Uint8, &[8 << 20]);
+    for pause in 0..60 {
+        let running = instance.submit("echo", r#"{"delay_ms":600000}"#, vec![tensor.clone()]);
+        std::thread::sleep(Duration::from_micros(pause * 400));
+        let left = Instant::now();
+        running.cancel();
+        assert_eq!(running.wait().failure().unwrap().canonical(), Some(Code::Cancelled));
+        assert!(left.elapsed() < LONG / 2, "it waited for what nobody wanted");
     }
 }

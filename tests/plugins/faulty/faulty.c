@@ -519,6 +519,66 @@ static int greedy(void) {
   return 0;
 }
 
+/* Calls of echo, each from inside a callback of another, which is allowed. */
+struct chain {
+  bp_sink sink;
+  bp_req parent;
+  int left, open, error;
+};
+
+static bp_code chain_chunk(void *ctx, const bp_chunk *chunk);
+static void chain_done(void *ctx, const bp_done *done);
+
+static void chain_next(struct chain *chain) {
+  const bp_call_1 *calls = the_host->get_extension(the_host, str(BP_EXT_CALL_1));
+  bp_call call;
+  bp_req handle;
+  bp_code e = BP_UNIMPLEMENTED;
+  if (__atomic_fetch_sub(&chain->left, 1, __ATOMIC_SEQ_CST) <= 0) return;
+  memset(&call, 0, sizeof call);
+  call.struct_size = sizeof call;
+  call.parent = chain->parent;
+  call.capability = str("echo");
+  call.model = str("echo");
+  call.params_json = str("{\"text\":\"one two\",\"chunks\":2}");
+  call.ctx = chain;
+  call.on_chunk = chain_chunk;
+  call.on_done = chain_done;
+  __atomic_add_fetch(&chain->open, 1, __ATOMIC_SEQ_CST);
+  if (calls != NULL) e = calls->start(the_host, &call, &handle);
+  if (e == BP_OK) return;
+  chain->error = e;
+  __atomic_sub_fetch(&chain->open, 1, __ATOMIC_SEQ_CST);
+}
+
+static void chain_closed(struct chain *chain) {
+  char json[64];
+  if (__atomic_sub_fetch(&chain->open, 1, __ATOMIC_SEQ_CST) != 0) return;
+  snprintf(json, sizeof json, "{\"errno\":%d}", chain->error);
+  say(chain->sink, json);
+  finish(chain->sink);
+  free(chain);
+}
+
+static bp_code chain_chunk(void *ctx, const bp_chunk *chunk) {
+  (void)chunk;
+  chain_next(ctx);
+  return BP_OK;
+}
+
+static void chain_done(void *ctx, const bp_done *done) {
+  struct chain *chain = ctx;
+  if (done->error != NULL) chain->error = done->error->code;
+  chain_next(chain);
+  chain_closed(chain);
+}
+
+static int time_left(const bp_request *r) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return r->deadline_ns == 0 ? 0 : (int)((r->deadline_ns - (int64_t)now.tv_sec * 1000000000 - now.tv_nsec) / 1000000);
+}
+
 static void serve(const bp_request *r) {
   char json[128];
   bp_str p = r->params_json;
@@ -654,6 +714,17 @@ static void serve(const bp_request *r) {
     if (code(again) == 0 || code(say(r->sink, "{\"late\":true}")) == 0) abort();
     return;
   }
+  if (is(p, "chain")) {
+    struct chain *chain = calloc(1, sizeof *chain);
+    chain->sink = r->sink;
+    chain->parent = r->id;
+    chain->left = 6;
+    chain->open = 1;
+    chain_next(chain);
+    chain_closed(chain);
+    return;
+  }
+  if (is(p, "time-left")) e = time_left(r);
   if (is(p, "descriptors")) e = try_descriptors();
   if (is(p, "environment")) e = getenv("PATH") == NULL ? ENOENT : 0;
   if (is(p, "pid")) e = (int)getpid();

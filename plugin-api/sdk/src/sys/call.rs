@@ -72,7 +72,8 @@ pub fn call(call: Call<'_>) -> Result<Answer> {
             BP_UNIMPLEMENTED => "the host does not take tensors of this kind",
             _ => "the host refused the call",
         };
-        return Err(Error::new(Code::from_raw(code), format!("call of `{}`: {why}", call.capability)));
+        let error = Error::new(Code::from_raw(code), format!("call of `{}`: {why}", call.capability));
+        return Err(if code == BP_FAILED_PRECONDITION { error.with_reason("call_cycle") } else { error });
     }
     let mut state = inbox.lock();
     let mut cancelled = false;

@@ -3,6 +3,7 @@
 
 use super::crashes::Fingerprint;
 use super::link::Link;
+use backplane_abi::read::{self, Reader};
 use backplane_abi::table::*;
 use backplane_abi::worker::{Body, Failure, Tensor, ToHost, ToWorker, frame, own_tensors, raw_tensors};
 use std::ffi::c_void;
@@ -58,12 +59,12 @@ impl HostSide {
         Some(this)
     }
 
-    fn extension<T: Sized32>(&self, id: &'static str) -> Option<T> {
+    fn extension<T: read::Size>(&self, id: &'static str) -> Option<T> {
         // Whether this host is one at all is for the plugin to say; who is asked nothing does no harm.
         let end = std::mem::offset_of!(bp_host, get_extension) + 8;
         let get = self.known.get_extension.filter(|_| end <= self.known.struct_size as usize)?;
         // SAFETY: the host's function with its own table; the table of the extension lives as long as the host.
-        unsafe { T::read(get(self.at, bp_str::new(id)).cast(), size_of::<T>()) }
+        unsafe { read::known(get(self.at, bp_str::new(id)).cast(), Reader::Lenient) }.ok()
     }
 
     pub fn has_compute(&self) -> bool {
@@ -254,12 +255,12 @@ struct Back {
 
 unsafe extern "C" fn on_chunk(ctx: *mut c_void, chunk: *const bp_chunk) -> bp_code {
     // SAFETY: the ctx of `call_start`, until on_done; a chunk valid until we return.
-    let (back, chunk) = unsafe { (&*ctx.cast::<Back>(), bp_chunk::view(chunk)) };
-    let Some(chunk) = chunk else { return BP_BAD_STRUCT };
+    let (back, chunk) = unsafe { (&*ctx.cast::<Back>(), read::chunk(chunk, Reader::Lenient)) };
+    let Ok(chunk) = chunk else { return BP_BAD_STRUCT };
+    let (at, count, stride) = chunk.tensors.raw();
     // SAFETY: valid until we return.
-    let (json, tensors) =
-        unsafe { (chunk.json.bytes(), own_tensors(chunk.tensors, chunk.n_tensors, chunk.stride)) };
-    let Some(tensors) = tensors else { return BP_BAD_STRUCT };
+    let Some(tensors) = (unsafe { own_tensors(at, count, stride) }) else { return BP_BAD_STRUCT };
+    let json = chunk.json.bytes();
     match back.link.tell(&frame(&ToWorker::CallChunk { call: back.number, json, tensors })) {
         true => BP_OK,
         false => BP_CANCELLED,
@@ -268,24 +269,36 @@ unsafe extern "C" fn on_chunk(ctx: *mut c_void, chunk: *const bp_chunk) -> bp_co
 
 unsafe extern "C" fn on_done(ctx: *mut c_void, done: *const bp_done) {
     // SAFETY: the ctx of `call_start`, given back here and not used again; a struct valid until we return.
-    let (back, done) = unsafe { (Box::from_raw(ctx.cast::<Back>()), bp_done::view(done)) };
-    let Some(done) = done else { return };
-    // SAFETY: valid until we return.
-    let (error, usage) = unsafe { (bp_error::view(done.error), done.usage_json.bytes()) };
-    // SAFETY: valid until we return.
-    let error = error.map(|error| unsafe {
-        Failure {
-            code: error.code,
-            sub: error.sub,
-            retry_after_ms: error.retry_after_ms,
-            message: error.message.bytes(),
-            reason: error.reason.bytes(),
-            details: error.details_json.bytes(),
+    let (back, done) = unsafe { (Box::from_raw(ctx.cast::<Back>()), read::done(done, Reader::Lenient)) };
+    // Whatever it is, the plugin waits for an end.
+    let broken = || Failure {
+        code: BP_INTERNAL,
+        sub: BP_SUB_NONE,
+        retry_after_ms: 0,
+        message: b"the host ended the call with a malformed struct",
+        reason: b"",
+        details: b"",
+    };
+    let (error, usage, confidence) = match &done {
+        Ok(done) => {
+            let error = done.error.as_ref().map(|error| error.as_ref().map_or_else(|_| broken(), own));
+            (error, done.usage_json.bytes(), done.confidence)
         }
-    });
+        Err(_) => (Some(broken()), &b""[..], -1.0),
+    };
     back.link.call_ended(back.number);
-    let confidence = done.confidence;
     back.link.tell(&frame(&ToWorker::CallDone { call: back.number, error, usage, confidence }));
+}
+
+fn own<'a>(error: &read::Failure<'a>) -> Failure<'a> {
+    Failure {
+        code: error.code,
+        sub: error.sub,
+        retry_after_ms: error.retry_after_ms,
+        message: error.message.bytes(),
+        reason: error.reason.bytes(),
+        details: error.details_json.bytes(),
+    }
 }
 
 /// The cancel word of a request: valid until the request is finished.

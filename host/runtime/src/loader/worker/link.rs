@@ -613,6 +613,9 @@ impl Link {
                 has.lapsed = has.lapsed.checked_sub(granted - held)?;
                 has.held -= held;
                 has.since = Instant::now();
+                if has.held == 0 && has.lapsed == 0 {
+                    all.remove(&ticket);
+                }
                 drop(all);
                 if 0 < held {
                     self.host.release(ticket, held);
@@ -632,16 +635,15 @@ impl Link {
                     None => (BP_STALE_HANDLE, 0),
                 };
                 let mut calls = self.calls.lock();
-                match code {
-                    // It may have ended already.
-                    BP_OK => calls.entry(call).and_modify(|place| *place = handle),
-                    _ => {
-                        calls.remove(&call);
-                        drop(calls);
-                        self.tell(&frame(&ToWorker::Answer { ask, code, value: 0, bytes: b"" }));
-                        return Some(());
+                if code == BP_OK {
+                    match calls.get_mut(&call) {
+                        Some(place) => *place = handle,
+                        // It has ended, or whoever buried the worker did not know by what to cancel it.
+                        None => self.host.call_cancel(handle),
                     }
-                };
+                } else {
+                    calls.remove(&call);
+                }
                 drop(calls);
                 self.tell(&frame(&ToWorker::Answer { ask, code, value: 0, bytes: b"" }));
             }
