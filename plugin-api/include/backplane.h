@@ -139,13 +139,14 @@ typedef struct bp_error {
 #define BP_DEV_CPU 1
 #define BP_DEV_CUDA 2
 #define BP_DEV_CUDA_HOST 3
+#define BP_DEV_EXT 12            /* DLPack's kDLExtDev: one that has no number of its own                      */
 
 #define BP_TENSOR_READ_ONLY 1u
 
-/* How to wait before touching device data. */
-#define BP_SYNC_NONE 0
-#define BP_SYNC_CUDA_STREAM 1
-#define BP_SYNC_CUDA_EVENT 2
+/* How to wait before touching device data: bp.device/1 below. */
+#define BP_SYNC_NONE 0        /* it is there                                                                   */
+#define BP_SYNC_CUDA_STREAM 1 /* reserved: no tensor that crosses has it                                       */
+#define BP_SYNC_CUDA_EVENT 2  /* sync is a CUevent, recorded behind the work that writes the data              */
 
 /* A tensor: a view of memory, described as DLPack describes it. Of the numeric kinds every element is stored;
  * strides are in elements, NULL means dense row-major. nbytes is the size of the data behind data+byte_offset.
@@ -171,6 +172,7 @@ typedef struct bp_tensor {
 
 #define BP_REQUEST_CONFIDENCE 1u /* the host wants bp_done.confidence, even if it costs a little               */
 #define BP_REQUEST_STREAM 2u     /* the caller reads piece by piece: push early                                */
+#define BP_REQUEST_DEVICE 4u     /* the caller takes tensors where they are: bp.device/1                       */
 
 /* One request. The struct itself is valid until submit returns; everything its members point to stays valid
  * and unchanged until finish for this request returns. */
@@ -431,8 +433,9 @@ typedef struct bp_compute_1 {
 
 /* A plugin asks another capability through the host, on behalf of a request it is serving. */
 #define BP_EXT_CALL_1 "bp.call/1"
+#define BP_CALL_DEVICE 1u       /* tensors of the answer may stay in device memory: bp.device/1                */
 typedef struct bp_call {
-  uint32_t struct_size, flags;
+  uint32_t struct_size, flags;  /* BP_CALL_*                                                                   */
   bp_req parent;                /* caller, deadline, trace and depth come from it                              */
   bp_str capability, model;     /* model may be empty: the router chooses                                      */
   bp_str params_json;
@@ -461,6 +464,56 @@ typedef struct bp_call_1 {
   /* The answer is not wanted any more; on_done still comes. Errors: BP_STALE_HANDLE. [any][no-block] since 1.0 */
   bp_code (*cancel)(const bp_host *host, bp_req call);
 } bp_call_1;
+
+/* Tensors that stay in the memory of a device on their way from one plugin to the next. NULL where plugins do not share a
+ * process, as in a worker: device memory does not leave it, and a plugin answers from CPU memory there.
+ *
+ * Whose. The plugin that allocated it owns the memory and wraps it into a buffer. The host and other plugins hold
+ * references to that buffer; they never allocate, free or move it.
+ * When. A tensor stays on its device where the caller said so (BP_REQUEST_DEVICE, BP_CALL_DEVICE); for any other caller the
+ * host has its owner copy it to CPU memory as it is pushed. A request brings a tensor in device memory only to a model
+ * that takes it (bp.device_inputs/1); for any other model the host has it copied first.
+ * What. Numbers, dense and row-major: strides NULL, no BP_DT_BYTES. dev_type and dev_id are those of the buffer, data is a
+ * device pointer within it, and buffer is never 0: in a request it holds until finish, in on_chunk until that returns, and
+ * whoever needs it for longer retains it. It is read-only for all but its owner, who does not change it any more either.
+ * Waiting. With BP_SYNC_CUDA_EVENT the reader makes its own stream wait (cuStreamWaitEvent), or waits itself, before it
+ * reads. The event is the owner's: it lives as long as the buffer, and nobody else records or destroys it. A reader lets go
+ * of the buffer (finish, buf_release) only when its own work that reads it has ended.
+ * CUDA. data is an address of the driver's in the context that CU_POINTER_ATTRIBUTE_CONTEXT names. A reader in another
+ * context copies it on the device (cuMemcpyPeerAsync).
+ * Loss. When the owner's instance was replaced because its device failed, its memory is lost: reading it gives
+ * BP_UNAVAILABLE, and a request that needed it ends with the reason "device_lost". */
+#define BP_EXT_DEVICE_1 "bp.device/1"
+
+/* Device memory that its owner hands over. */
+typedef struct bp_device_memory {
+  uint32_t struct_size, flags;
+  int32_t dev_type, dev_id;     /* BP_DEV_*, not BP_DEV_CPU                                                    */
+  void *data;                   /* as the device addresses it: the host never follows it                       */
+  uint64_t nbytes;
+  void *ctx;                    /* handed to both functions                                                    */
+
+  /* Copies nbytes from offset on to CPU memory, after whatever still writes them; they are within the memory. Errors:
+   * through err, of the owner's host; BP_UNAVAILABLE with the reason "device_lost" when they are gone. [any], may block.
+   * since 1.0 */
+  bp_code (*read)(void *ctx, uint64_t offset, uint64_t nbytes, void *to, bp_err err);
+
+  /* As of buf_wrap: once, when the last reference goes. [any] since 1.0 */
+  void (*release)(void *ctx);
+} bp_device_memory;
+
+typedef struct bp_device_1 {
+  uint32_t struct_size, flags;
+
+  /* As buf_wrap. Errors: BP_NULL_ARGUMENT, BP_INVALID_ARGUMENT (longer than memory can be, or in CPU memory),
+   * BP_BAD_STRUCT. [any] since 1.0 */
+  bp_code (*wrap)(const bp_host *host, const bp_device_memory *memory, bp_buf *out);
+
+  /* Has the owner of a buffer copy nbytes from data on, an address of the device's within it, to CPU memory. Errors:
+   * BP_STALE_HANDLE, BP_NULL_ARGUMENT, BP_OUT_OF_RANGE (not within it), BP_INVALID_ARGUMENT (a buffer in CPU memory), or the
+   * owner's: BP_UNAVAILABLE when it is lost. The log has the owner's words. [any], may block. since 1.0 */
+  bp_code (*read)(const bp_host *host, bp_buf buf, const void *data, uint64_t nbytes, void *to);
+} bp_device_1;
 
 /* How this plugin stands with its licence (docs/licences.md). There for plugins whose manifest has licence_class
  * "commercial" or "optional". What it says is the host's policy, which an operator could change: a plugin that must be
@@ -514,6 +567,16 @@ typedef struct bp_stats_1 {
    * for counters, and are few and fixed. Touches nothing and loads nothing. [any][no-block] since 1.0 */
   bp_code (*read)(bp_model *model, void *ctx, void (*each)(void *ctx, bp_str name, double value));
 } bp_stats_1;
+
+/* A model that takes tensors of its requests in device memory: see bp.device/1. Asked of bp_model.get_extension. */
+#define BP_EXT_DEVICE_INPUTS_1 "bp.device_inputs/1"
+typedef struct bp_device_inputs_1 {
+  uint32_t struct_size, flags;
+
+  /* Whether it takes tensors of this device: BP_OK, or any other code where the host is to have them copied to CPU memory.
+   * It may differ from device to device, and not from request to request. [any][no-block] since 1.0 */
+  bp_code (*takes)(bp_model *model, int32_t dev_type, int32_t dev_id);
+} bp_device_inputs_1;
 
 /* ==== What a library says of itself without being run ===================================================== */
 

@@ -24,6 +24,7 @@ pub const BP_FAILED_PRECONDITION: bp_code = 9;
 pub const BP_OUT_OF_RANGE: bp_code = 11;
 pub const BP_UNIMPLEMENTED: bp_code = 12;
 pub const BP_INTERNAL: bp_code = 13;
+pub const BP_UNAVAILABLE: bp_code = 14;
 pub const BP_WOULD_BLOCK: bp_code = 32;
 pub const BP_STALE_HANDLE: bp_code = -1;
 pub const BP_NULL_ARGUMENT: bp_code = -2;
@@ -39,8 +40,15 @@ pub const BP_FLAG_REQUIRED_MASK: u32 = 0xFFFF_0000;
 pub const BP_TENSOR_READ_ONLY: u32 = 1;
 pub const BP_REQUEST_CONFIDENCE: u32 = 1;
 pub const BP_REQUEST_STREAM: u32 = 2;
+pub const BP_REQUEST_DEVICE: u32 = 4;
+pub const BP_CALL_DEVICE: u32 = 1;
 
 pub const BP_DEV_CPU: i32 = 1;
+pub const BP_DEV_CUDA: i32 = 2;
+pub const BP_DEV_EXT: i32 = 12;
+
+pub const BP_SYNC_NONE: i32 = 0;
+pub const BP_SYNC_CUDA_EVENT: i32 = 2;
 
 pub const BP_SERIAL: i32 = 0;
 pub const BP_CONCURRENT: i32 = 1;
@@ -64,6 +72,8 @@ pub const BP_LICENSE_DENIED: i32 = 3;
 
 pub const BP_EXT_COMPUTE_1: &str = "bp.compute/1";
 pub const BP_EXT_CALL_1: &str = "bp.call/1";
+pub const BP_EXT_DEVICE_1: &str = "bp.device/1";
+pub const BP_EXT_DEVICE_INPUTS_1: &str = "bp.device_inputs/1";
 pub const BP_EXT_LICENSE_1: &str = "bp.license/1";
 pub const BP_EXT_TOKENS_1: &str = "bp.tokens/1";
 pub const BP_EXT_STATS_1: &str = "bp.stats/1";
@@ -286,6 +296,29 @@ tables! {
         cancel: Option<unsafe extern "C" fn(host: *const bp_host, call: bp_req) -> bp_code>,
     }
 
+    struct bp_device_memory {
+        struct_size: u32, flags: u32,
+        dev_type: i32, dev_id: i32,
+        data: *mut c_void, nbytes: u64,
+        ctx: *mut c_void,
+        read: Option<unsafe extern "C" fn(
+            ctx: *mut c_void, offset: u64, nbytes: u64, to: *mut c_void, err: bp_err) -> bp_code>,
+        release: BpFree,
+    }
+
+    struct bp_device_1 {
+        struct_size: u32, flags: u32,
+        wrap: Option<unsafe extern "C" fn(
+            host: *const bp_host, memory: *const bp_device_memory, out: *mut bp_buf) -> bp_code>,
+        read: Option<unsafe extern "C" fn(
+            host: *const bp_host, buf: bp_buf, data: *const c_void, nbytes: u64, to: *mut c_void) -> bp_code>,
+    }
+
+    struct bp_device_inputs_1 {
+        struct_size: u32, flags: u32,
+        takes: Option<unsafe extern "C" fn(model: *mut bp_model, dev_type: i32, dev_id: i32) -> bp_code>,
+    }
+
     struct bp_license_1 {
         struct_size: u32, flags: u32,
         state: Option<unsafe extern "C" fn(host: *const bp_host, state: *mut i32, revision: *mut u64) -> bp_code>,
@@ -431,4 +464,5 @@ macro_rules! zeroable {
 }
 
 zeroable!(bp_error bp_tensor bp_request bp_chunk bp_done bp_query bp_bid bp_host bp_placement bp_instance bp_model
-    bp_plugin bp_compute_1 bp_call bp_call_1 bp_license_1 bp_tokens_1 bp_stats_1);
+    bp_plugin bp_compute_1 bp_call bp_call_1 bp_device_memory bp_device_1 bp_device_inputs_1 bp_license_1 bp_tokens_1
+    bp_stats_1);

@@ -26,7 +26,7 @@ pub mod tensor;
 mod tests;
 
 pub use size::{Size, known};
-pub use tensor::{Memory, Rows, Tensor};
+pub use tensor::{Memory, OnDevice, Rows, Tensor};
 
 use crate::table::*;
 use std::ffi::c_void;
@@ -215,6 +215,8 @@ pub unsafe fn done<'a>(at: *const bp_done, reader: Reader) -> Result<Done<'a>, R
 /// `bp_call`.
 #[derive(Clone, Copy)]
 pub struct Call<'a> {
+    /// `BP_CALL_*`.
+    pub flags: u32,
     /// The request it is made for.
     pub parent: bp_req,
     /// What is asked for.
@@ -252,6 +254,7 @@ pub unsafe fn call<'a>(at: *const bp_call, reader: Reader) -> Result<Call<'a>, R
     unsafe {
         let raw = known(at, reader)?;
         Ok(Call {
+            flags: raw.flags,
             parent: raw.parent,
             capability: Str::new(raw.capability),
             model: Str::new(raw.model),

@@ -52,6 +52,9 @@ sizes! {
     bp_compute_1: release;
     bp_call: on_done;
     bp_call_1: cancel;
+    bp_device_memory: release;
+    bp_device_1: read;
+    bp_device_inputs_1: takes;
     bp_license_1: install_id;
     bp_tokens_1: count;
     bp_stats_1: read;

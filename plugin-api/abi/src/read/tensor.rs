@@ -33,11 +33,23 @@ impl<'a> Rows<'a> {
         (self.at, self.count, self.stride)
     }
 
-    /// All of them, or what is wrong with the first that is not taken.
+    /// All of them, in CPU memory, or what is wrong with the first that is not taken.
     ///
     /// # Errors
     /// [`Refused`].
     pub fn tensors(self, reader: Reader) -> Result<Vec<Tensor<'a>>, Refused> {
+        self.read(reader, false)
+    }
+
+    /// As [`Rows::tensors`], for one who takes them in the memory of a device too.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn anywhere(self, reader: Reader) -> Result<Vec<Tensor<'a>>, Refused> {
+        self.read(reader, true)
+    }
+
+    fn read(self, reader: Reader, devices: bool) -> Result<Vec<Tensor<'a>>, Refused> {
         let least = match reader {
             Reader::Lenient => bp_tensor::NEEDED,
             Reader::Strict => bp_tensor::V1_0,
@@ -48,12 +60,12 @@ impl<'a> Rows<'a> {
         }
         // SAFETY: the promise of `new`.
         (0..self.count as usize)
-            .map(|row| unsafe { tensor(self.at.byte_add(row * stride), reader) })
+            .map(|row| unsafe { read(self.at.byte_add(row * stride), reader, devices) })
             .collect()
     }
 }
 
-/// A tensor whose parts fit together, in CPU memory.
+/// A tensor whose parts fit together.
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor<'a> {
     /// Its name.
@@ -82,6 +94,27 @@ pub enum Memory<'a> {
         /// How many; as many addresses there are from `start` on.
         len: usize,
     },
+    /// On a device: only of [`Rows::anywhere`].
+    Device(OnDevice),
+}
+
+/// Dense numbers in the memory of a device, which only the owner of the buffer and who knows the device can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDevice {
+    /// `BP_DEV_*`, not [`BP_DEV_CPU`].
+    pub dev_type: i32,
+    /// Which of its kind.
+    pub dev_id: i32,
+    /// Not 0: to be asked whether it holds them.
+    pub handle: bp_buf,
+    /// Address of the first byte, which is the device's and nowhere to be read.
+    pub start: usize,
+    /// How many; not 0.
+    pub len: usize,
+    /// [`BP_SYNC_NONE`] or [`BP_SYNC_CUDA_EVENT`].
+    pub sync_kind: i32,
+    /// The event.
+    pub sync: u64,
 }
 
 impl<'a> Memory<'a> {
@@ -89,7 +122,7 @@ impl<'a> Memory<'a> {
     pub fn len(&self) -> usize {
         match self {
             Memory::Lent(bytes) => bytes.len(),
-            Memory::Buffer { len, .. } => *len,
+            Memory::Buffer { len, .. } | Memory::Device(OnDevice { len, .. }) => *len,
         }
     }
 
@@ -98,7 +131,7 @@ impl<'a> Memory<'a> {
         self.len() == 0
     }
 
-    /// The bytes.
+    /// The bytes that a processor can read; of a device's memory none.
     ///
     /// # Safety
     /// A buffer holds them, for `'a`.
@@ -107,6 +140,7 @@ impl<'a> Memory<'a> {
             Memory::Lent(bytes) => bytes,
             // SAFETY: the caller's promise.
             Memory::Buffer { start, len, .. } => unsafe { std::slice::from_raw_parts(start, len) },
+            Memory::Device(_) => &[],
         }
     }
 }
@@ -150,7 +184,7 @@ fn not_strings(name: &str, len: usize, count: usize) -> Refused {
     wrong(name, BP_INVALID_ARGUMENT, format!("has {len} bytes, which are not {count} byte strings"))
 }
 
-/// Reads a tensor.
+/// Reads a tensor in CPU memory.
 ///
 /// # Errors
 /// [`Refused`], in the words of the first thing that is wrong with it.
@@ -158,6 +192,15 @@ fn not_strings(name: &str, len: usize, count: usize) -> Refused {
 /// # Safety
 /// `at` is null, or readable up to its `struct_size`; it and what it points to are valid for `'a`.
 pub unsafe fn tensor<'a>(at: *const bp_tensor, reader: Reader) -> Result<Tensor<'a>, Refused> {
+    // SAFETY: the caller's promise.
+    unsafe { read(at, reader, false) }
+}
+
+/// [`tensor`]; with `devices`, wherever its memory is.
+///
+/// # Safety
+/// As [`tensor`].
+unsafe fn read<'a>(at: *const bp_tensor, reader: Reader, devices: bool) -> Result<Tensor<'a>, Refused> {
     // SAFETY: the caller's promise.
     let raw = unsafe { known(at, reader) }?;
     // SAFETY: the caller's promise.
@@ -168,7 +211,8 @@ pub unsafe fn tensor<'a>(at: *const bp_tensor, reader: Reader) -> Result<Tensor<
     let (code, bits, lanes) = (raw.code, raw.bits, raw.lanes);
     let unknown = || format!("has the unknown type {code}/{bits}/{lanes}");
     let dtype = DType::from_raw(code, bits).ok_or_else(|| invalid(unknown()))?;
-    if raw.dev_type != BP_DEV_CPU {
+    let on_device = raw.dev_type != BP_DEV_CPU;
+    if on_device && !devices {
         return Err(cannot(format!("is on device {}, and not in CPU memory", raw.dev_type)));
     }
     if lanes > 1 || reader == Reader::Strict && lanes != 1 {
@@ -226,6 +270,20 @@ pub unsafe fn tensor<'a>(at: *const bp_tensor, reader: Reader) -> Result<Tensor<
     let start = raw.data.cast::<u8>().cast_const().wrapping_byte_add(offset as usize);
     let memory = if len == 0 {
         Memory::Lent(&[])
+    } else if on_device {
+        let (dev_type, dev_id, handle) = (raw.dev_type, raw.dev_id, raw.buffer);
+        if strides.is_some() || dtype.size().is_none() {
+            return Err(cannot(format!("is on device {dev_type}, and is not dense and of numbers")));
+        }
+        if handle == 0 {
+            return Err(invalid(format!("is on device {dev_type}, and in no buffer")));
+        }
+        let (sync_kind, sync) = (raw.sync_kind, raw.sync);
+        if !matches!(sync_kind, BP_SYNC_NONE | BP_SYNC_CUDA_EVENT) {
+            return Err(cannot(format!("is to be waited for in a way that has the number {sync_kind}")));
+        }
+        let start = start as usize;
+        Memory::Device(OnDevice { dev_type, dev_id, handle, start, len, sync_kind, sync })
     } else if raw.buffer != 0 {
         Memory::Buffer { handle: raw.buffer, start, len }
     } else {

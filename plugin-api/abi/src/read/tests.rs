@@ -62,7 +62,8 @@ fn a_struct_is_taken_from_its_length_in_1_0_on() {
         T::NAME
     }
     let all = each!(bp_error bp_tensor bp_request bp_chunk bp_done bp_query bp_bid bp_host bp_placement bp_instance
-        bp_model bp_plugin bp_compute_1 bp_call bp_call_1 bp_license_1 bp_tokens_1 bp_stats_1);
+        bp_model bp_plugin bp_compute_1 bp_call bp_call_1 bp_device_memory bp_device_1
+        bp_device_inputs_1 bp_license_1 bp_tokens_1 bp_stats_1);
     let known: Vec<_> = table::layout().into_iter().map(|(name, ..)| name).collect();
     assert_eq!(all.map(|(name, ..)| name).to_vec(), known, "each struct has its length");
     for (name, needed, first, now) in all {
@@ -152,6 +153,47 @@ fn a_tensor_borrows_what_is_there() {
     assert!(matches!(read.memory, Memory::Buffer { handle: 7, start: at, len: 3 } if at == start));
     // SAFETY: DATA holds them.
     assert_eq!(unsafe { read.memory.bytes() }, &DATA[2..5]);
+}
+
+#[test]
+fn memory_of_a_device_is_for_those_who_ask_for_it() {
+    let good = bp_tensor { dev_type: BP_DEV_EXT, dev_id: 3, buffer: 7, byte_offset: 2, ..good() };
+    let read = |raw: bp_tensor| {
+        // SAFETY: ours, with what it points to, for as long as this function; what is on a device is not followed.
+        let rows = unsafe { Rows::new(&raw, 1, size_of::<bp_tensor>() as u32) };
+        assert_eq!(rows.tensors(Lenient).unwrap_err().code(), BP_UNIMPLEMENTED);
+        rows.anywhere(Lenient).map(|tensors| tensors[0].memory)
+    };
+    // Nowhere that this process can read.
+    let at = 0xD0_0000_usize as *mut std::ffi::c_void;
+    let timed = bp_tensor { data: at, sync_kind: BP_SYNC_CUDA_EVENT, sync: 9, ..good };
+    let Memory::Device(there) = read(timed).unwrap() else { panic!("it is on a device") };
+    let start = at as usize + 2;
+    let expected = OnDevice {
+        dev_type: BP_DEV_EXT,
+        dev_id: 3,
+        handle: 7,
+        start,
+        len: 6,
+        sync_kind: BP_SYNC_CUDA_EVENT,
+        sync: 9,
+    };
+    assert_eq!(there, expected);
+    // SAFETY: none are read.
+    assert!(unsafe { Memory::Device(there).bytes() }.is_empty());
+
+    static COLUMNS: [i64; 2] = [1, 2];
+    for (raw, code, says) in [
+        (bp_tensor { buffer: 0, ..timed }, BP_INVALID_ARGUMENT, "is on device 12, and in no buffer"),
+        (bp_tensor { strides: COLUMNS.as_ptr(), ..timed }, BP_UNIMPLEMENTED, "not dense and of numbers"),
+        (bp_tensor { sync_kind: 1, ..timed }, BP_UNIMPLEMENTED, "in a way that has the number 1"),
+        (bp_tensor { nbytes: 5, ..timed }, BP_INVALID_ARGUMENT, "has 5 bytes, which is not [2, 3] of UINT8"),
+        (bp_tensor { byte_offset: u64::MAX, ..timed }, BP_INVALID_ARGUMENT, "which no memory has"),
+    ] {
+        let refused = read(raw).unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
 }
 
 #[test]
