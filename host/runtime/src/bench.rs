@@ -51,6 +51,7 @@ impl Crossing {
             caller: Caller::internal("bench"),
             trail: Vec::new(),
             deadline: None,
+            device: false,
             stream: false,
             confidence: false,
             priority: 0,

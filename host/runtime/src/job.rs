@@ -47,6 +47,8 @@ pub struct Request {
     pub confidence: bool,
     /// Higher first.
     pub priority: i32,
+    /// Whether tensors of the answer may stay on a device: a plugin asks, and hands them on.
+    pub(crate) device: bool,
     /// The request of a plugin that this one serves.
     pub(crate) parent: Option<Parent>,
 }
@@ -86,6 +88,7 @@ impl Request {
             keep_alive: None,
             confidence: false,
             priority: 0,
+            device: false,
             parent: None,
         }
     }

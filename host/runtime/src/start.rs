@@ -212,6 +212,8 @@ fn build(
     let license = Supervisor::start(move |_| LicenseActor::new(book, counter));
     let counter = metrics.clone();
     let _set = shared.crashed.set(Box::new(move |plugin, how| counter.count_fault(plugin, how)));
+    let counted = shared.clone();
+    metrics.on_render(Box::new(move |out| counted.copies.render(out)));
     let shelf = Arc::new(Shelf::new(pool.clone(), shared.clone(), metrics.clone()));
 
     let router_restarts = Restarts::default();

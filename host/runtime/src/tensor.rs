@@ -1,6 +1,7 @@
 //! Tensors as the host holds them.
 
 use crate::error::{Error, Result};
+use crate::loader::Place;
 use backplane_abi::dtype::dense_bytes;
 use bytes::Bytes;
 
@@ -17,6 +18,9 @@ pub struct Tensor {
     pub shape: Vec<i64>,
     /// Its memory. Byte strings lie one after the other, each after its length as `u32` in little endian.
     pub data: Bytes,
+    /// Where it is instead, on its way from a plugin to the next that both know the device: only a call of a plugin
+    /// that asked for it is answered with such a tensor.
+    pub(crate) place: Option<Place>,
 }
 
 impl Tensor {
@@ -43,7 +47,28 @@ impl Tensor {
             ))
             .with_param(name));
         }
-        Ok(Self { name, dtype, shape, data })
+        Ok(Self { name, dtype, shape, data, place: None })
+    }
+
+    /// Numbers in the memory of a device, which was seen to hold what `shape` of `dtype` takes.
+    pub(crate) fn on_device(name: &str, dtype: DType, shape: Vec<i64>, place: Place) -> Self {
+        Self { name: name.to_owned(), dtype, shape, data: Bytes::new(), place: Some(place) }
+    }
+
+    /// Itself, or a copy that its owner makes where it is on a device.
+    ///
+    /// # Errors
+    /// The owner's.
+    pub(crate) fn landed(self) -> Result<Self> {
+        match &self.place {
+            Some(place) => Ok(Self { data: place.read()?, place: None, ..self }),
+            None => Ok(self),
+        }
+    }
+
+    /// How many bytes it has, wherever they are.
+    pub(crate) fn size(&self) -> usize {
+        self.place.as_ref().map_or(self.data.len(), Place::len)
     }
 
     /// Numbers of `f32` in `shape`.

@@ -211,6 +211,7 @@ mod tests {
             caller: Caller::internal("tests"),
             trail: Vec::new(),
             deadline: None,
+            device: false,
             stream: false,
             confidence: false,
             priority: 0,

@@ -1,6 +1,7 @@
 //! Reference-counted memory that crosses the boundary without a copy.
 #![expect(unsafe_code, reason = "memory that a plugin allocated or writes to")]
 
+use super::device;
 use bytes::Bytes;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::c_void;
@@ -12,6 +13,8 @@ pub struct Buffer {
     data: *mut u8,
     len: usize,
     owner: Owner,
+    /// Whose it is, when it is of a device and `data` leads nowhere that a processor reads.
+    device: Option<Box<device::Owner>>,
 }
 
 enum Owner {
@@ -31,7 +34,7 @@ impl Buffer {
         let layout = Layout::from_size_align(len.max(1), align.max(64)).ok()?;
         // SAFETY: the layout is not of size zero.
         let data = unsafe { alloc_zeroed(layout) };
-        (!data.is_null()).then_some(Buffer { data, len, owner: Owner::Host(layout) })
+        (!data.is_null()).then_some(Buffer { data, len, owner: Owner::Host(layout), device: None })
     }
 
     /// Memory of a plugin's.
@@ -44,11 +47,26 @@ impl Buffer {
         ctx: *mut c_void,
         release: unsafe extern "C" fn(*mut c_void),
     ) -> Buffer {
-        Buffer { data, len, owner: Owner::Plugin { ctx, release } }
+        Buffer { data, len, owner: Owner::Plugin { ctx, release }, device: None }
+    }
+
+    /// The same, of a device.
+    pub fn on(mut self, device: device::Owner) -> Buffer {
+        self.device = Some(Box::new(device));
+        self
     }
 
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.data
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whose it is, when it is of a device.
+    pub fn device(&self) -> Option<&device::Owner> {
+        self.device.as_deref()
     }
 }
 
@@ -83,7 +101,12 @@ pub enum Released {
 
 impl Held {
     pub fn new(buffer: Buffer) -> Self {
-        Self { buffer: Arc::new(buffer), references: Arc::new(AtomicU32::new(1)) }
+        Self::of(Arc::new(buffer))
+    }
+
+    /// Another plugin's hold of it.
+    pub fn of(buffer: Arc<Buffer>) -> Self {
+        Self { buffer, references: Arc::new(AtomicU32::new(1)) }
     }
 
     /// One reference more; `false` when there is none left to be joined.
@@ -102,7 +125,7 @@ impl Held {
         }
     }
 
-    /// `len` bytes from `data` on, shared. `None` when they are not inside this buffer.
+    /// `len` bytes from `data` on, shared. `None` when they are not inside this buffer, or nowhere to be read.
     pub fn slice(&self, data: *const u8, len: usize) -> Option<Bytes> {
         struct Slice(Arc<Buffer>, usize, usize);
         impl AsRef<[u8]> for Slice {
@@ -112,7 +135,7 @@ impl Held {
             }
         }
         let offset = (data as usize).checked_sub(self.buffer.data as usize)?;
-        (offset.checked_add(len)? <= self.buffer.len)
+        (self.buffer.device.is_none() && offset.checked_add(len)? <= self.buffer.len)
             .then(|| Bytes::from_owner(Slice(self.buffer.clone(), offset, len)))
     }
 }

@@ -1,6 +1,7 @@
 //! One request on its way through a plugin.
-#![expect(unsafe_code, reason = "bp_request points into an exchange; this file keeps those pointers true")]
 
+use super::device::Lent;
+use super::table::PluginContext;
 use crate::auth::Caller;
 use crate::error::{Error, Result};
 use crate::job::{Chunk, Done, Next, Timing};
@@ -61,6 +62,8 @@ pub struct ExchangeSpec {
     pub trail: Vec<Arc<str>>,
     /// See [`crate::Request`].
     pub deadline: Option<Instant>,
+    /// Whether tensors of its answer may stay on a device.
+    pub device: bool,
     /// See [`crate::Request`].
     pub stream: bool,
     /// See [`crate::Request`].
@@ -77,7 +80,9 @@ pub struct Exchange {
     cancel: AtomicU32,
     /// 0 until it is submitted.
     handle: AtomicU64,
-    raw_tensors: OnceLock<RawTensors>,
+    /// What the plugin reads: it may be of copies.
+    raw_tensors: OnceLock<Lent>,
+    copies: OnceLock<Vec<Tensor>>,
     state: Mutex<State>,
     created: Instant,
 }
@@ -93,16 +98,11 @@ pub(super) struct ExchangeParts {
     pub caller: Caller,
     pub trail: Vec<Arc<str>>,
     pub deadline: Option<Instant>,
+    pub device: bool,
     pub stream: bool,
     pub confidence: bool,
     pub priority: i32,
 }
-
-struct RawTensors(Vec<bp_tensor>);
-// SAFETY: the pointers go to `Exchange::spec`, which is never changed and lives as long as these.
-unsafe impl Send for RawTensors {}
-// SAFETY: as above.
-unsafe impl Sync for RawTensors {}
 
 struct State {
     queue: VecDeque<Chunk>,
@@ -145,6 +145,7 @@ impl Exchange {
             cancel: AtomicU32::new(0),
             handle: AtomicU64::new(0),
             raw_tensors: OnceLock::new(),
+            copies: OnceLock::new(),
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 bytes: 0,
@@ -170,6 +171,7 @@ impl Exchange {
                 caller: spec.caller,
                 trail: spec.trail,
                 deadline: spec.deadline,
+                device: spec.device,
                 stream: spec.stream,
                 confidence: spec.confidence,
                 priority: spec.priority,
@@ -179,7 +181,28 @@ impl Exchange {
 
     /// Size of its input, by which a batch is grouped: like with like.
     pub fn weight(&self) -> usize {
-        self.spec.params.len() + self.spec.tensors.iter().map(|tensor| tensor.data.len()).sum::<usize>()
+        self.spec.params.len() + self.spec.tensors.iter().map(Tensor::size).sum::<usize>()
+    }
+
+    /// Whether tensors of its answer may stay on a device.
+    pub fn takes_devices(&self) -> bool {
+        self.spec.device
+    }
+
+    /// Whether one of its tensors is on a device that `takes` does not know.
+    pub(super) fn is_elsewhere(&self, takes: impl Fn(i32, i32) -> bool) -> bool {
+        let places = self.spec.tensors.iter().filter_map(|tensor| tensor.place.as_ref());
+        places.map(|place| place.device()).any(|(kind, id)| !takes(kind, id))
+    }
+
+    /// Has what is on a device copied, before it is submitted.
+    ///
+    /// # Errors
+    /// Of who owns that memory.
+    pub(super) fn land(&self) -> Result<()> {
+        let copies = self.spec.tensors.iter().map(|tensor| tensor.clone().landed()).collect::<Result<_>>()?;
+        self.copies.get_or_init(|| copies);
+        Ok(())
     }
 
     /// The capability it asks for.
@@ -223,19 +246,22 @@ impl Exchange {
     }
 
     /// The struct that crosses the boundary, `now`. Its pointers are valid while this exchange is.
-    pub(super) fn raw(&self, handle: u64, now: Instant) -> bp_request {
+    pub(super) fn raw(&self, handle: u64, now: Instant, context: &'static PluginContext) -> bp_request {
         self.handle.store(handle, Ordering::Relaxed);
         self.state.lock().submitted = Some(now);
         let tensors: &[bp_tensor] = match &*self.spec.tensors {
             [] => &[],
             tensors => {
-                let made = || RawTensors(tensors.iter().map(raw_tensor).collect());
-                &self.raw_tensors.get_or_init(made).0
+                let tensors = self.copies.get().map_or(tensors, Vec::as_slice);
+                &self.raw_tensors.get_or_init(|| Lent::new(context, tensors)).rows
             }
         };
         let mut flags = 0;
         if self.spec.stream {
             flags |= BP_REQUEST_STREAM;
+        }
+        if self.spec.device {
+            flags |= BP_REQUEST_DEVICE;
         }
         if self.spec.confidence {
             flags |= BP_REQUEST_CONFIDENCE;
@@ -374,10 +400,10 @@ impl Drop for Exchange {
 
 /// Bytes that a chunk holds.
 pub(super) fn size(chunk: &Chunk) -> usize {
-    chunk.json.len() + chunk.tensors.iter().map(|tensor| tensor.data.len()).sum::<usize>()
+    chunk.json.len() + chunk.tensors.iter().map(Tensor::size).sum::<usize>()
 }
 
-/// The struct that crosses the boundary, valid as long as `tensor` is.
+/// The struct that crosses the boundary, valid as long as `tensor` is; of one in CPU memory.
 pub(super) fn raw_tensor(tensor: &Tensor) -> bp_tensor {
     let (code, bits) = tensor.dtype.raw();
     bp_tensor {

@@ -9,11 +9,12 @@
 //! - `table`: the `bp_host` functions, called by the plugin from any thread.
 //! - `exchange`: one request on its way through a plugin: its memory, its results, its cancel word.
 //! - `handles`: generation-tagged handles, so that a plugin's mistake is an error and not a crash.
-//! - `buffers`: reference-counted memory that crosses the boundary without a copy.
+//! - `buffers`: reference-counted memory that crosses the boundary without a copy; `device`: that of devices.
 //! - `patience`: questions to a plugin that must not hold anybody up.
 //! - `worker`: a plugin in a process of its own, behind the same tables.
 
 mod buffers;
+mod device;
 mod exchange;
 mod handles;
 mod library;
@@ -22,6 +23,7 @@ mod plugin;
 mod table;
 mod worker;
 
+pub(crate) use device::Place;
 pub use exchange::{End, Exchange, ExchangeSpec};
 pub use library::{LoadError, load};
 pub use plugin::{Bid, BidQuery, CANNOT_SERVE, Class, HealthState, Instance, Model, Plugin, Waits};

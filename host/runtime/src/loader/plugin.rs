@@ -373,6 +373,34 @@ impl Model {
         unsafe { read::known(get(self.table, bp_str::new(id)).cast::<T>(), Reader::Lenient) }.ok()
     }
 
+    /// Has the owners of tensors on a device that this model does not take copy them. `None`: none is. Who lost one ends
+    /// with the owner's error, and is left out of what is given back.
+    fn land(&self, batch: &[Arc<Exchange>]) -> Option<Vec<Arc<Exchange>>> {
+        let takes = |kind, id| self.takes(kind, id);
+        if !batch.iter().any(|exchange| exchange.is_elsewhere(takes)) {
+            return None;
+        }
+        let mut rest = batch.to_vec();
+        rest.retain(|exchange| {
+            let landed = if exchange.is_elsewhere(takes) { exchange.land() } else { Ok(()) };
+            if let Err(error) = &landed {
+                exchange.returned(false);
+                exchange.end(Err(error.clone()), None);
+            }
+            landed.is_ok()
+        });
+        Some(rest)
+    }
+
+    /// Whether it takes tensors that are on this device.
+    fn takes(&self, dev_type: i32, dev_id: i32) -> bool {
+        let table = self.extension::<bp_device_inputs_1>(BP_EXT_DEVICE_INPUTS_1);
+        // SAFETY: the plugin's function with its own table.
+        table
+            .and_then(|table| table.takes)
+            .is_some_and(|takes| unsafe { takes(self.table, dev_type, dev_id) == BP_OK })
+    }
+
     /// Prompt tokens of a request; `None` when the model does not count.
     ///
     /// # Errors
@@ -470,7 +498,19 @@ impl Instance {
         let Some(submit) = self.known.submit else {
             return Err(Refused { error: Error::internal("submit is missing"), poisoned: true });
         };
-        let raw = |exchange: &Arc<Exchange>| exchange.raw(context.exchanges.insert(exchange.clone()), now);
+        let landed;
+        let batch = match self.model.land(batch) {
+            Some(rest) => {
+                landed = rest;
+                &*landed
+            }
+            None => batch,
+        };
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let raw =
+            |exchange: &Arc<Exchange>| exchange.raw(context.exchanges.insert(exchange.clone()), now, context);
         let (one, many);
         let rows: &[bp_request] = match batch {
             // The usual case, which allocates nothing.

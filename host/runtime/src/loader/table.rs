@@ -5,11 +5,12 @@
 #![expect(unsafe_code, reason = "the host's end of the C ABI")]
 
 use super::buffers::{Buffer, Held, Released};
-use super::exchange::{Exchange, Offered, raw_tensor, size};
+use super::device::{self, Copies, Lent, Place};
+use super::exchange::{Exchange, Offered, size};
 use super::handles::Handles;
 use crate::compute::Client;
 use crate::error::{Error, ErrorCode, Result};
-use crate::job::{Chunk, Done, Next, Parent, Reply, Request};
+use crate::job::{CacheUse, Chunk, Done, Next, Parent, Reply, Request};
 use crate::license::LicenceBook;
 use crate::tensor::Tensor;
 use backplane_abi::payload::Usage;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub licences: OnceLock<LicenceBook>,
     /// Counts the crash of a worker: the plugin, and how it ended.
     pub crashed: OnceLock<CrashHook>,
+    /// Counts what of the memory of devices had to be copied.
+    pub copies: Copies,
 }
 
 impl Shared {
@@ -112,12 +115,12 @@ impl PluginCall {
             match reply.next().await? {
                 Next::Done(done) => return Ok(done),
                 Next::Chunk(chunk) => {
-                    let tensors: Vec<_> = chunk.tensors.iter().map(raw_tensor).collect();
+                    let tensors = Lent::new(self.plugin, &chunk.tensors);
                     let json = String::from_utf8_lossy(&chunk.json);
                     let raw = bp_chunk {
                         json: bp_str::new(&json),
-                        tensors: tensors.as_ptr(),
-                        n_tensors: tensors.len() as u32,
+                        tensors: tensors.rows.as_ptr(),
+                        n_tensors: tensors.rows.len() as u32,
                         stride: size_of::<bp_tensor>() as u32,
                         ..bp_chunk::new()
                     };
@@ -180,7 +183,7 @@ pub struct PluginContext {
     /// Boxed: of every call there is one, and hardly any has something to say.
     pub errors: Handles<Option<Box<Failure>>>,
     pub tickets: Handles<Arc<Client>>,
-    buffers: Handles<Held>,
+    pub buffers: Handles<Held>,
     calls: Handles<Arc<Notify>>,
     log_second: AtomicU64,
     log_lines: AtomicU64,
@@ -244,6 +247,27 @@ impl PluginContext {
 
     pub fn table(&'static self) -> *const bp_host {
         &self.table
+    }
+
+    /// Whose it is.
+    pub fn plugin(&self) -> &str {
+        &self.plugin
+    }
+
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// One reference of a buffer less; whether there was one.
+    pub fn release(&self, buffer: bp_buf) -> bool {
+        match self.buffers.get(buffer).map(|held| held.release()) {
+            Some(Released::Last) => {
+                self.buffers.remove(buffer);
+                true
+            }
+            Some(Released::One) => true,
+            Some(Released::None) | None => false,
+        }
     }
 
     /// Calls `call` with a handle for its error, and reads what was left there.
@@ -409,14 +433,7 @@ unsafe extern "C" fn buf_release(host: *const bp_host, buf: bp_buf) -> bp_code {
     answer(|| {
         // SAFETY: the plugin passes the table it was given.
         let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
-        match context.buffers.get(buf).map(|held| held.release()) {
-            Some(Released::Last) => {
-                context.buffers.remove(buf);
-                BP_OK
-            }
-            Some(Released::One) => BP_OK,
-            Some(Released::None) | None => BP_STALE_HANDLE,
-        }
+        if context.release(buf) { BP_OK } else { BP_STALE_HANDLE }
     })
 }
 
@@ -459,7 +476,10 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
         if !is_object(json) {
             return BP_INVALID_ARGUMENT;
         }
-        let tensors = match own_tensors(context, chunk.tensors) {
+        let tensors = own_tensors(context, chunk.tensors);
+        // Who did not ask for memory of a device can do nothing with it.
+        let takes = exchange.takes_devices();
+        let tensors = match tensors.and_then(|tensors| if takes { Ok(tensors) } else { landed(tensors) }) {
             Ok(tensors) => tensors,
             Err(code) => return code,
         };
@@ -481,8 +501,16 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
 
 /// Tensors of a plugin's as ours.
 fn own_tensors(context: &PluginContext, rows: Rows<'_>) -> Result<Vec<Tensor>, bp_code> {
-    let tensors = rows.tensors(Reader::Lenient).map_err(|refused| refused.code())?;
+    let tensors = rows.anywhere(Reader::Lenient).map_err(|refused| refused.code())?;
     tensors.iter().map(|tensor| own_tensor(context, tensor)).collect()
+}
+
+/// Tensors in CPU memory, wherever they were.
+fn landed(tensors: Vec<Tensor>) -> Result<Vec<Tensor>, bp_code> {
+    if tensors.iter().all(|tensor| tensor.place.is_none()) {
+        return Ok(tensors);
+    }
+    tensors.into_iter().map(|tensor| tensor.landed().map_err(|error| error.code as bp_code)).collect()
 }
 
 /// A tensor of a plugin's as ours: shared when it is dense and has a buffer, else copied.
@@ -497,6 +525,11 @@ fn own_tensor(context: &PluginContext, tensor: &read::Tensor<'_>) -> Result<Tens
                 Cow::Owned(gathered) => gathered.into(),
                 Cow::Borrowed(_) => shared,
             }
+        }
+        Memory::Device(at) => {
+            let held = context.buffers.get(at.handle).ok_or(BP_STALE_HANDLE)?;
+            let place = Place::of(&held, at).ok_or(BP_INVALID_ARGUMENT)?;
+            return Ok(Tensor::on_device(tensor.name, tensor.dtype, tensor.shape.to_vec(), place));
         }
     };
     Tensor::new(tensor.name, tensor.dtype, tensor.shape.to_vec(), data).map_err(|_| BP_INVALID_ARGUMENT)
@@ -560,14 +593,72 @@ unsafe extern "C" fn get_extension(host: *const bp_host, id: bp_str) -> *const c
         envelope: Some(license_envelope),
         install_id: Some(license_install_id),
     };
+    static DEVICE: bp_device_1 = bp_device_1 {
+        struct_size: size_of::<bp_device_1>() as u32,
+        flags: 0,
+        wrap: Some(device_wrap),
+        read: Some(device_read),
+    };
     // SAFETY: the plugin passes the table it was given, and an id valid until we return.
     let (context, id) = unsafe { (context(host), id.text()) };
     match (context, id) {
+        (Some(_), Some(BP_EXT_DEVICE_1)) => (&raw const DEVICE).cast(),
         (Some(_), Some(BP_EXT_COMPUTE_1)) => (&raw const COMPUTE).cast(),
         (Some(_), Some(BP_EXT_CALL_1)) => (&raw const CALL).cast(),
         (Some(context), Some(BP_EXT_LICENSE_1)) if context.licence.is_some() => (&raw const LICENSE).cast(),
         _ => std::ptr::null(),
     }
+}
+
+unsafe extern "C" fn device_wrap(
+    host: *const bp_host,
+    memory: *const bp_device_memory,
+    out: *mut bp_buf,
+) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given, and a struct valid until we return.
+        let (context, raw) = unsafe { (context(host), read::known(memory, Reader::Lenient)) };
+        let Some(context) = context else { return BP_NULL_ARGUMENT };
+        let Ok(bp_device_memory { dev_type, dev_id, data, nbytes, ctx, read, release, .. }) = raw else {
+            return BP_BAD_STRUCT;
+        };
+        let (Some(read), Some(release), false, false) = (read, release, data.is_null(), out.is_null()) else {
+            return BP_NULL_ARGUMENT;
+        };
+        let end = usize::try_from(nbytes).ok().and_then(|len| (data as usize).checked_add(len));
+        let (Ok(len), Some(_)) = (isize::try_from(nbytes).map(isize::unsigned_abs), end) else {
+            return BP_INVALID_ARGUMENT;
+        };
+        if dev_type == BP_DEV_CPU {
+            return BP_INVALID_ARGUMENT;
+        }
+        let device = device::Owner { dev_type, dev_id, context, ctx, read };
+        // SAFETY: the plugin promises memory that lasts until release, which nobody but it reads; `out` is a place to write to.
+        unsafe {
+            *out = context.buffers.insert(Held::new(Buffer::wrap(data.cast(), len, ctx, release).on(device)))
+        };
+        BP_OK
+    })
+}
+
+unsafe extern "C" fn device_read(
+    host: *const bp_host,
+    buf: bp_buf,
+    data: *const c_void,
+    nbytes: u64,
+    to: *mut c_void,
+) -> bp_code {
+    answer(|| {
+        // SAFETY: the plugin passes the table it was given.
+        let Some(context) = (unsafe { context(host) }) else { return BP_NULL_ARGUMENT };
+        let Some(held) = context.buffers.get(buf) else { return BP_STALE_HANDLE };
+        let Ok(len) = isize::try_from(nbytes).map(isize::unsigned_abs) else { return BP_OUT_OF_RANGE };
+        if to.is_null() {
+            return BP_NULL_ARGUMENT;
+        }
+        // SAFETY: not null, and the plugin passes room for as many bytes as it asks for.
+        device::read(&held, data as usize, unsafe { std::slice::from_raw_parts_mut(to.cast(), len) })
+    })
 }
 
 unsafe extern "C" fn acquire(
@@ -714,6 +805,11 @@ unsafe extern "C" fn call_start(host: *const bp_host, call: *const bp_call, out:
             Ok(tensors) => tensors,
             Err(code) => return code,
         };
+        request.device = call.flags & BP_CALL_DEVICE != 0;
+        if request.device || request.tensors.iter().any(|tensor| tensor.place.is_some()) {
+            // What is kept would keep memory of the device.
+            request.cache = CacheUse::Bypass;
+        }
         let cancelled = Arc::new(Notify::new());
         let handle = context.calls.insert(cancelled.clone());
         // SAFETY: not null, and the plugin passes a place to write to. Written before any callback can come.

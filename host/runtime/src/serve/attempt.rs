@@ -237,6 +237,7 @@ impl Attempt<'_> {
             caller: request.caller.clone(),
             trail: models,
             deadline: request.deadline,
+            device: request.device,
             stream: request.stream,
             confidence: self.confidence,
             priority: request.priority,

@@ -121,7 +121,7 @@ pub(super) async fn reserve(
 ) -> Result<Purse> {
     // A token has a byte at least.
     let bytes = request.params.len() as u64;
-    let sent = request.tensors.iter().fold(bytes, |sum, tensor| sum.saturating_add(tensor.data.len() as u64));
+    let sent = request.tensors.iter().fold(bytes, |sum, tensor| sum.saturating_add(tensor.size() as u64));
     let Some(asked) = admitted.asked else {
         let price = Price { prompt: 0, most: (sent.saturating_add(ADDED), DEFAULT_MAX_TOKENS) };
         return Ok(Purse { reservation: Reservation::free(), price, params: None });

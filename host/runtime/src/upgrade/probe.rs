@@ -67,6 +67,7 @@ fn ask(backend: &Arc<Backend>, capability: &str, params: &Value, limit: Duration
         caller: Caller::internal("upgrade"),
         trail: vec![backend.name().into()],
         deadline: Some(Instant::now() + limit),
+        device: false,
         stream: true,
         confidence: false,
         priority: 0,

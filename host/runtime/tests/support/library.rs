@@ -1,4 +1,4 @@
-//! Builds plugins: echo, and one in C that takes its time. Apart, so that tests inside the crate can use it too.
+//! Builds plugins: echo, and two in C: one that takes its time, one with a device. Apart, so that tests inside the crate can use it too.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,17 @@ use std::sync::OnceLock;
 /// Compiles `slow.c` to `file` in `dir`, with an id and settings such as `BID_MS=100`.
 #[allow(dead_code, reason = "not every test needs it")]
 pub fn slow(dir: &Path, file: &str, id: &str, settings: &[&str]) {
+    compile("slow.c", dir, file, id, settings);
+}
+
+/// Compiles `device.c`, whose file and id are `id`, with settings such as `TAKES=1`.
+#[allow(dead_code, reason = "not every test needs it")]
+pub fn device(dir: &Path, id: &str, capability: &str, settings: &[&str]) {
+    let capability = format!("CAPABILITY=\"{capability}\"");
+    compile("device.c", dir, &format!("lib{id}.so"), id, &[settings, &[&capability]].concat());
+}
+
+fn compile(source: &str, dir: &Path, file: &str, id: &str, settings: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let built = dir.join(format!("{file}.new"));
     let output = Command::new("cc")
@@ -16,7 +27,7 @@ pub fn slow(dir: &Path, file: &str, id: &str, settings: &[&str]) {
         .args(settings.iter().map(|setting| format!("-D{setting}")))
         .arg("-I")
         .arg(root.join("plugin-api/include"))
-        .arg(root.join("host/runtime/tests/support/slow.c"))
+        .arg(root.join("host/runtime/tests/support").join(source))
         .arg("-o")
         .arg(&built)
         .output()

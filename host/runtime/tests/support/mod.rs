@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 mod library;
 #[allow(unused_imports, reason = "each test uses its part")]
-pub use library::{plugins, slow};
+pub use library::{device, plugins, slow};
 
 /// A running host and the state directory it dies with.
 pub struct Running {
