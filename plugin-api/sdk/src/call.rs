@@ -1,5 +1,6 @@
 //! A plugin asks another capability through the host.
 
+use crate::device::DeviceTensor;
 use crate::request::Request;
 use crate::tensor::{Tensor, TensorView};
 use crate::{Error, Result, sys};
@@ -32,12 +33,13 @@ pub struct Call<'a> {
     pub(crate) params: String,
     pub(crate) tensors: Vec<Tensor>,
     pub(crate) deadline: Option<Instant>,
+    pub(crate) device: bool,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn new(request: &'a Request, capability: &'a str) -> Self {
         let (params, tensors) = ("{}".to_owned(), Vec::new());
-        Self { request, capability, model: "", params, tensors, deadline: None }
+        Self { request, capability, model: "", params, tensors, deadline: None, device: false }
     }
 
     /// Which model is to answer; without it the router chooses.
@@ -68,6 +70,12 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Tensors of the answer may stay on a device, for one who hands them on: [`Answer::pass_on`].
+    pub fn keep_on_device(mut self) -> Self {
+        self.device = true;
+        self
+    }
+
     /// Sends it and waits for the whole answer. Only on a thread that may block: an instance of class SERIAL or
     /// CONCURRENT. When the own caller leaves meanwhile, the call is cancelled too.
     ///
@@ -75,7 +83,19 @@ impl<'a> Call<'a> {
     /// Those of the other plugin, and `FailedPrecondition` when the calls are nested too deep or would wait for
     /// themselves.
     pub fn wait(self) -> Result<Answer> {
-        sys::call(self)
+        sys::call(self.landed()?)
+    }
+}
+
+impl Call<'_> {
+    /// Nothing of ours is on a device where the host knows none.
+    fn landed(mut self) -> Result<Self> {
+        if !sys::can_share(self.request.host) {
+            for tensor in &mut self.tensors {
+                tensor.land()?;
+            }
+        }
+        Ok(self)
     }
 }
 
@@ -86,6 +106,8 @@ pub struct Answer {
     pub json: Vec<String>,
     /// The tensors of its chunks, in order.
     pub tensors: Vec<AnswerTensor>,
+    /// Those that stayed on a device: none, unless [`Call::keep_on_device`] was said.
+    pub on_device: Vec<DeviceTensor>,
     /// JSON of its usage, or empty.
     pub usage_json: String,
     /// Probability that it is right, if known.
@@ -128,6 +150,17 @@ impl Answer {
             let came: Vec<_> = self.tensors.iter().map(|tensor| &*tensor.name).collect();
             Error::internal(format!("the answer has no tensor `{name}`, but `{}`", came.join("`, `")))
         })
+    }
+
+    /// The first tensor with this name, wherever it is, for another call or a piece of the own result.
+    ///
+    /// # Errors
+    /// When none came.
+    pub fn pass_on(&self, name: &str) -> Result<Tensor> {
+        match self.on_device.iter().find(|tensor| tensor.name == name) {
+            Some(tensor) => Ok(tensor.clone().into()),
+            None => self.tensor(name).map(Tensor::from),
+        }
     }
 
     /// The chunks as a type.

@@ -48,11 +48,13 @@
 //! - [`request`]: a request: its parameters and tensors, where its results go, when to stop.
 //! - [`payload`]: the JSON of the standard capabilities as types.
 //! - [`tensor`], [`error`], [`call`]: what crosses, what went wrong, asking another plugin.
+//! - [`device`]: tensors that stay on a GPU between two plugins.
 //!
 //! A panic anywhere in a plugin becomes an error of the request, and the host replaces the instance. A plugin is
 //! trusted code: in the host's process it has the host's rights.
 
 mod call;
+mod device;
 mod error;
 mod export;
 mod host;
@@ -67,6 +69,7 @@ pub use backplane_abi::dtype::DType;
 pub use backplane_abi::payload;
 pub use backplane_abi::payload::tensor::{Description, TensorSpec};
 pub use call::{Answer, AnswerTensor, Call};
+pub use device::{Device, DeviceMemory, DeviceTensor, Input, Ready};
 pub use error::{Error, Result};
 pub use host::{Host, Level};
 pub use license::{License, Standing};

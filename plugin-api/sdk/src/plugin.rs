@@ -60,6 +60,12 @@ pub trait Model: Send + Sync {
         Ok(None)
     }
 
+    /// Whether it takes tensors of its requests where they are, on this device: [`Request::inputs`]. For any other they are
+    /// copied to CPU memory first. From any thread, no device work; the same for every request.
+    fn takes(&self, _device: crate::Device) -> bool {
+        false
+    }
+
     /// Figures of the engine: names are lower_snake_case and end in their unit, or in `_total` for counters.
     fn stats(&self, _each: &mut dyn FnMut(&str, f64)) {}
 }

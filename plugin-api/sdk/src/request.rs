@@ -1,5 +1,6 @@
 //! A request that a plugin serves.
 
+use crate::device::Input;
 use crate::plugin::Done;
 use crate::tensor::{Tensor, TensorView};
 use crate::{Error, Host, Result, sys};
@@ -75,6 +76,14 @@ impl Request {
         sys::tensors(self)
     }
 
+    /// The same, those among them that are on a device where they are: for a model that [takes](crate::Model::takes) them.
+    ///
+    /// # Errors
+    /// As [`Request::tensors`].
+    pub fn inputs(&self) -> Result<Vec<Input<'_>>> {
+        sys::inputs(self)
+    }
+
     /// The tensor with this name.
     ///
     /// # Errors
@@ -106,21 +115,37 @@ impl Request {
         self.raw.flags & backplane_abi::table::BP_REQUEST_STREAM != 0
     }
 
+    /// Whether who asks takes tensors of the result where they are: [`Tensor::on_device`].
+    pub fn keeps_on_device(&self) -> bool {
+        self.raw.flags & backplane_abi::table::BP_REQUEST_DEVICE != 0 && sys::can_share(self.host)
+    }
+
     /// Higher first.
     pub fn priority(&self) -> i32 {
         self.raw.priority
     }
 
-    /// Offers a piece of the result without waiting.
+    /// Offers a piece of the result without waiting. A tensor on a device is taken only where
+    /// [`keeps_on_device`](Self::keeps_on_device) says so.
     pub fn try_push(&self, chunk: &Chunk) -> Pushed {
         sys::push(self, chunk)
     }
 
-    /// Hands over a piece of the result; waits while the reader is behind.
+    /// Hands over a piece of the result; waits while the reader is behind. A tensor on a device is copied for a reader who
+    /// does not take it there.
     ///
     /// # Errors
-    /// `Cancelled` when the caller has left, `DeadlineExceeded` when the deadline passed meanwhile.
+    /// `Cancelled` when the caller has left, `DeadlineExceeded` when the deadline passed meanwhile; of the owner of a tensor
+    /// that has to be copied.
     pub fn push(&self, chunk: &Chunk) -> Result<()> {
+        let landed;
+        let chunk = match chunk.tensors.iter().any(Tensor::is_on_device) && !self.keeps_on_device() {
+            false => chunk,
+            true => {
+                landed = chunk.landed()?;
+                &landed
+            }
+        };
         let mut wait = Duration::from_micros(50);
         loop {
             match self.try_push(chunk) {
@@ -200,6 +225,17 @@ impl Chunk {
         let json = serde_json::to_string(value)
             .map_err(|error| Error::internal(format!("the result cannot be written as JSON: {error}")))?;
         Ok(Self { json, tensors: Vec::new() })
+    }
+
+    /// The same in CPU memory.
+    fn landed(&self) -> Result<Self> {
+        let landed = |tensor: &Tensor| {
+            let mut tensor = tensor.share();
+            tensor.land()?;
+            Ok(tensor)
+        };
+        let tensors = self.tensors.iter().map(landed).collect::<Result<_>>()?;
+        Ok(Self { json: self.json.clone(), tensors })
     }
 
     /// Adds a tensor: one of its own, or one that came with a request or an answer.

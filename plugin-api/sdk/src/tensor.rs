@@ -1,9 +1,12 @@
 //! Tensors: what comes in ([`TensorView`]) and what goes out ([`Tensor`]).
 
-use crate::{Error, Result};
+use crate::device::{DeviceMemory, DeviceTensor};
+use crate::{Error, Result, sys};
 use backplane_abi::dtype::{DType, dense_bytes};
 use backplane_abi::read::strings;
 use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
 
 /// A number that can be an element.
 pub trait Element: Copy + Send + Sync + 'static + sealed::Plain {
@@ -106,7 +109,32 @@ pub struct Tensor {
     pub(crate) name: String,
     pub(crate) dtype: DType,
     pub(crate) shape: Vec<i64>,
-    pub(crate) data: crate::sys::Memory,
+    pub(crate) place: Place,
+}
+
+/// Where a tensor of a result is.
+pub(crate) enum Place {
+    Memory(sys::Memory),
+    /// On a device, made by this plugin.
+    Own(Arc<dyn DeviceMemory>),
+    /// On a device, made by another.
+    Passed(Arc<sys::Held>),
+}
+
+impl From<sys::Memory> for Place {
+    fn from(memory: sys::Memory) -> Self {
+        Place::Memory(memory)
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Memory(memory) => memory.fmt(f),
+            Place::Own(memory) => write!(f, "{} bytes on {:?}", memory.size(), memory.device()),
+            Place::Passed(held) => write!(f, "{} bytes on {:?}", held.size(), held.device()),
+        }
+    }
 }
 
 impl Tensor {
@@ -122,7 +150,7 @@ impl Tensor {
                 data.len()
             )));
         }
-        Ok(Self { name, dtype: T::DTYPE, shape: shape.to_vec(), data: crate::sys::Memory::of(data) })
+        Ok(Self { name, dtype: T::DTYPE, shape: shape.to_vec(), place: sys::Memory::of(data).into() })
     }
 
     /// Numbers in `shape` that lie in memory of something else, such as an engine's own tensor. It is not copied; the
@@ -135,11 +163,11 @@ impl Tensor {
         shape: &[i64],
         owner: impl AsRef<[T]> + Send + Sync + 'static,
     ) -> Result<Self> {
-        let (name, data) = (name.into(), crate::sys::Memory::lent(owner));
+        let (name, data) = (name.into(), sys::Memory::lent(owner));
         if dense_bytes(T::DTYPE, shape) != Some(data.len()) {
             return Err(Error::internal(format!("output `{name}` has {} bytes, not {shape:?}", data.len())));
         }
-        Ok(Self { name, dtype: T::DTYPE, shape: shape.to_vec(), data })
+        Ok(Self { name, dtype: T::DTYPE, shape: shape.to_vec(), place: data.into() })
     }
 
     /// Byte strings in `shape`.
@@ -162,7 +190,7 @@ impl Tensor {
             data.extend_from_slice(&len.to_le_bytes());
             data.extend_from_slice(string);
         }
-        Ok(Self { name, dtype: DType::Bytes, shape: shape.to_vec(), data: crate::sys::Memory::of(data) })
+        Ok(Self { name, dtype: DType::Bytes, shape: shape.to_vec(), place: sys::Memory::of(data).into() })
     }
 
     /// Memory as it is, for element types without a Rust type (BOOL) or data that is already laid out.
@@ -174,22 +202,83 @@ impl Tensor {
         if dtype != DType::Bytes && dense_bytes(dtype, shape) != Some(data.len()) {
             return Err(Error::internal(format!("output `{name}` has {} bytes, not {shape:?}", data.len())));
         }
-        Ok(Self { name, dtype, shape: shape.to_vec(), data: crate::sys::Memory::of(data) })
+        Ok(Self { name, dtype, shape: shape.to_vec(), place: sys::Memory::of(data).into() })
+    }
+
+    /// Numbers on a device, which stay there on their way to who takes them there, and are copied for anybody else. For a
+    /// request that [keeps them there](crate::Request::keeps_on_device), or a call.
+    ///
+    /// # Errors
+    /// When `shape` of `dtype` does not take as many bytes as `memory` has.
+    pub fn on_device(
+        name: impl Into<String>,
+        dtype: DType,
+        shape: &[i64],
+        memory: impl DeviceMemory,
+    ) -> Result<Self> {
+        let (name, size) = (name.into(), memory.size());
+        if dense_bytes(dtype, shape) != Some(size) {
+            return Err(Error::internal(format!("output `{name}` has {size} bytes, not {shape:?}")));
+        }
+        Ok(Self { name, dtype, shape: shape.to_vec(), place: Place::Own(Arc::new(memory)) })
+    }
+
+    /// The same under another name: what one plugin calls its output another calls its input.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The same again, its memory shared.
+    pub(crate) fn share(&self) -> Self {
+        let place = match &self.place {
+            Place::Memory(memory) => Place::Memory(memory.clone()),
+            Place::Own(memory) => Place::Own(memory.clone()),
+            Place::Passed(held) => Place::Passed(held.clone()),
+        };
+        Self { name: self.name.clone(), dtype: self.dtype, shape: self.shape.clone(), place }
+    }
+
+    /// Whether it is on a device.
+    pub(crate) fn is_on_device(&self) -> bool {
+        !matches!(self.place, Place::Memory(_))
+    }
+
+    /// Has it in CPU memory, wherever it was.
+    pub(crate) fn land(&mut self) -> Result<()> {
+        let bytes = match &self.place {
+            Place::Memory(_) => return Ok(()),
+            Place::Own(memory) => {
+                let mut bytes = vec![0; memory.size()];
+                memory.read(0, &mut bytes)?;
+                bytes
+            }
+            Place::Passed(held) => held.read(&self.name)?,
+        };
+        self.place = sys::Memory::of(bytes).into();
+        Ok(())
+    }
+}
+
+/// Shared, not copied.
+impl From<DeviceTensor> for Tensor {
+    fn from(tensor: DeviceTensor) -> Self {
+        let DeviceTensor { name, dtype, shape, held } = tensor;
+        Self { name, dtype, shape, place: Place::Passed(held) }
     }
 }
 
 /// A copy: what came from the host is only lent.
 impl From<TensorView<'_>> for Tensor {
     fn from(view: TensorView<'_>) -> Self {
-        let data = crate::sys::Memory::of(view.data.to_vec());
-        Self { name: view.name.to_owned(), dtype: view.dtype, shape: view.shape.to_vec(), data }
+        let place = sys::Memory::of(view.data.to_vec()).into();
+        Self { name: view.name.to_owned(), dtype: view.dtype, shape: view.shape.to_vec(), place }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     /// Lends its numbers, and counts when it goes.
@@ -211,8 +300,9 @@ mod tests {
     fn lent_memory_keeps_its_owner_alive() {
         let gone = Arc::new(AtomicU32::new(0));
         let tensor = Tensor::lent("t", &[2], Owner([1.0, 2.0], gone.clone())).unwrap();
-        assert_eq!(tensor.data.len(), 8);
-        let shared = tensor.data.clone();
+        let Place::Memory(shared) = &tensor.place else { panic!("it is on no device") };
+        let shared = shared.clone();
+        assert_eq!(shared.len(), 8);
         drop(tensor);
         assert_eq!(gone.load(Ordering::Relaxed), 0);
         drop(shared);

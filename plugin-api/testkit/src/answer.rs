@@ -1,9 +1,11 @@
 //! What comes back from a plugin.
 
+use crate::host::DeviceHeld;
 use backplane_abi::code::Code;
 use backplane_abi::dtype::DType;
 use serde_json::Value;
 use std::fmt;
+use std::sync::Arc;
 
 /// A failure as a plugin reported it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,6 +68,51 @@ pub struct TensorOutput {
     pub data: Vec<u8>,
 }
 
+/// A tensor of an answer that stayed on its device: dense, row-major. Its memory is held until the last clone goes.
+#[derive(Clone)]
+pub struct DeviceOutput {
+    /// Its name.
+    pub name: String,
+    /// Its element type.
+    pub dtype: DType,
+    /// Its sides.
+    pub shape: Vec<i64>,
+    pub(crate) held: Arc<DeviceHeld>,
+}
+
+impl DeviceOutput {
+    /// Its first byte, as the device addresses it.
+    pub fn address(&self) -> u64 {
+        self.held.at.start as u64
+    }
+
+    /// `BP_DEV_*`, and which of its kind.
+    pub fn device(&self) -> (i32, i32) {
+        (self.held.at.dev_type, self.held.at.dev_id)
+    }
+
+    /// Its bytes, copied by their owner.
+    ///
+    /// # Errors
+    /// The owner's.
+    pub fn read(&self) -> Result<Vec<u8>, Failure> {
+        self.held.read()
+    }
+}
+
+impl fmt::Debug for DeviceOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} {:?} on {:?}", self.name, self.dtype.name(), self.shape, self.device())
+    }
+}
+
+impl PartialEq for DeviceOutput {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |output: &Self| (output.name.clone(), output.dtype, output.shape.clone(), output.held.at);
+        parts(self) == parts(other)
+    }
+}
+
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
@@ -105,6 +152,8 @@ pub enum End {
 pub struct Answer {
     /// The pieces.
     pub chunks: Vec<Chunk>,
+    /// Tensors of all pieces that stayed on a device: [`crate::RequestInput::keep_on_device`]. Read once.
+    pub on_device: Vec<DeviceOutput>,
     /// The end.
     pub end: End,
 }
@@ -177,6 +226,7 @@ mod tests {
     fn pieces_add_up_however_they_were_cut() {
         let answer = |pieces: &[Value]| Answer {
             chunks: pieces.iter().map(|json| Chunk { json: json.clone(), tensors: Vec::new() }).collect(),
+            on_device: Vec::new(),
             end: End::Unfinished,
         };
         let one = answer(&[json!({"text": "ab", "list": [1, 2], "n": 2})]);

@@ -11,15 +11,17 @@
 //! the test can report, instead of a crash that nobody can explain.
 #![expect(unsafe_code, reason = "the host's end of the C ABI, which the tests exist to exercise")]
 
+mod device;
 mod exchange;
 mod raw;
 mod table;
 
+pub(crate) use device::Held as DeviceHeld;
 pub(crate) use exchange::Exchange;
 pub(crate) use raw::{BidOutput, RawInstance, RawModel, RawPlugin, enter, enter_with_nulls};
 
 use self::exchange::Held;
-use crate::answer::{Chunk, Failure, TensorOutput};
+use crate::answer::{Chunk, DeviceOutput, Failure, TensorOutput};
 use crate::fault::Fault;
 use backplane_abi::read::{self, Memory, Reader, Refused, Rows, Str};
 use backplane_abi::{ABI_MAJOR, ABI_MINOR, ENTRY_SYMBOL, table::*};
@@ -125,6 +127,16 @@ struct Buffer {
     plugin: u32,
     host: u32,
     owner: Owner,
+    device: Option<device::Device>,
+}
+
+/// Tensors that a plugin handed over.
+struct Taken {
+    tensors: Vec<TensorOutput>,
+    /// What was in their buffers.
+    held: Vec<Held>,
+    /// Those that stayed on a device.
+    on_device: Vec<DeviceOutput>,
 }
 
 enum Owner {
@@ -327,16 +339,29 @@ impl Host {
         None
     }
 
-    /// Copies the tensors that a plugin hands over, and what was in their buffers; or says what to answer.
+    /// Copies the tensors that a plugin hands over, and what was in their buffers; or says what to answer. Those on a device
+    /// stay there with `devices`.
     fn tensors(
-        &self,
+        &'static self,
         function: &'static str,
         rows: Rows<'_>,
-    ) -> Result<(Vec<TensorOutput>, Vec<Held>), bp_code> {
-        let (mut tensors, mut held) = (Vec::new(), Vec::new());
-        let read = rows.tensors(Reader::Strict).map_err(|refused| self.refuse(function, &refused))?;
+        devices: bool,
+    ) -> Result<Taken, bp_code> {
+        let (mut tensors, mut held, mut on_device) = (Vec::new(), Vec::new(), Vec::new());
+        let read = rows.anywhere(Reader::Strict).map_err(|refused| self.refuse(function, &refused))?;
         for tensor in read {
             let place = match tensor.memory {
+                Memory::Device(at) => {
+                    let there = self.hold(function, &tensor, at)?;
+                    if devices {
+                        on_device.push(there);
+                    } else {
+                        let data = there.read().map_err(|failure| failure.code)?;
+                        let DeviceOutput { name, dtype, shape, .. } = there;
+                        tensors.push(TensorOutput { name, dtype, shape, data });
+                    }
+                    continue;
+                }
                 Memory::Buffer { handle, start, len } => {
                     Some((handle, self.place(function, tensor.name, handle, start, len)?))
                 }
@@ -353,7 +378,7 @@ impl Host {
             });
             held.extend(place.map(|(buffer, offset)| Held { buffer, offset, content: data.to_vec() }));
         }
-        Ok((tensors, held))
+        Ok(Taken { tensors, held, on_device })
     }
 
     /// Where in its buffer a tensor begins; or says what to answer.
@@ -414,7 +439,7 @@ impl Host {
         let start = memory.as_mut_ptr().cast::<u8>();
         // SAFETY: `align` more bytes than needed were reserved.
         let data = unsafe { start.add(start.align_offset(align)) };
-        let buffer = Buffer { data, len, plugin: 1, host: 0, owner: Owner::Host(memory) };
+        let buffer = Buffer { data, len, plugin: 1, host: 0, owner: Owner::Host(memory), device: None };
         Some((self.keep(buffer), data))
     }
 

@@ -1,5 +1,6 @@
 //! What is sent to a plugin: right by default, and as wrong as a test wants it.
 
+use crate::answer::DeviceOutput;
 use backplane_abi::dtype::{DType, dense_bytes};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct TensorInput {
     pub buffer: bool,
     /// `BP_DEV_*`.
     pub device: i32,
+    /// On a device, where an answer left it: [`TensorInput::there`].
+    pub there: Option<DeviceOutput>,
     /// `BP_TENSOR_*`, and what a test adds.
     pub flags: u32,
 }
@@ -45,8 +48,15 @@ impl TensorInput {
             misaligned: false,
             buffer: false,
             device: backplane_abi::table::BP_DEV_CPU,
+            there: None,
             flags: backplane_abi::table::BP_TENSOR_READ_ONLY,
         }
+    }
+
+    /// A tensor of an answer that stayed on its device, under this name.
+    pub fn there(name: &str, output: &DeviceOutput) -> Self {
+        let there = Some(output.clone());
+        Self { there, ..Self::new(name, output.dtype, &output.shape, Vec::new()) }
     }
 
     /// Integers of 64 bits.
@@ -187,5 +197,11 @@ impl RequestInput {
             flags: backplane_abi::table::BP_REQUEST_STREAM,
             ..Self::default()
         }
+    }
+
+    /// The same from a caller who takes tensors of the answer on a device: [`crate::Answer::on_device`].
+    pub fn keep_on_device(mut self) -> Self {
+        self.flags |= backplane_abi::table::BP_REQUEST_DEVICE;
+        self
     }
 }

@@ -34,7 +34,7 @@ mod input;
 mod report;
 mod session;
 
-pub use answer::{Answer, Chunk, End, Failure, TensorOutput};
+pub use answer::{Answer, Chunk, DeviceOutput, End, Failure, TensorOutput};
 /// The library of a package of this workspace, as [`PluginTest::build`] finds it.
 pub use cargo::library;
 pub use conformance::{Case, CheckInfo, checks};

@@ -141,6 +141,16 @@ impl PluginTest {
             .open(model_json)
     }
 
+    /// As [`PluginTest::open`], several models on one host: what one leaves on a device another can take.
+    ///
+    /// # Errors
+    /// As the plugin says of the first that it does not open.
+    pub fn open_all(&self, models_json: &[&str]) -> Result<Vec<Model>, Failure> {
+        let host = Host::new(Shape::default(), self.answering.clone(), self.license.clone());
+        let plugin = self.start(host)?;
+        models_json.iter().map(|json| plugin.open(json)).collect()
+    }
+
     /// Runs the suite: once what concerns the plugin, and for each case what concerns requests. The cases are requests
     /// that work.
     pub fn check_conformance(&self, cases: &[Case]) -> Report {

@@ -3,8 +3,10 @@
 
 use super::guard;
 use super::host::extension;
-use super::tensor::{Lending, views};
+use super::tensor::{Lending, anywhere};
 use crate::call::{Answer, AnswerTensor, Call};
+use crate::device::Input;
+use crate::host::Host;
 use crate::{Error, Result};
 use backplane_abi::clock;
 use backplane_abi::code::Code;
@@ -15,8 +17,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Where the callbacks of a call leave what came.
-#[derive(Default)]
 struct Inbox {
+    host: Host,
     state: Mutex<Received>,
     done: Condvar,
 }
@@ -42,10 +44,11 @@ pub fn call(call: Call<'_>) -> Result<Answer> {
     let (Some(start), Some(cancel)) = (table.start, table.cancel) else {
         return Err(Error::new(Code::Unimplemented, "this host does not let plugins call each other"));
     };
-    let inbox = Arc::new(Inbox::default());
+    let inbox = Arc::new(Inbox { host, state: Mutex::default(), done: Condvar::default() });
     let ctx = Arc::into_raw(inbox.clone());
     let tensors = Lending::new(host, &call.tensors);
     let raw = bp_call {
+        flags: if call.device { BP_CALL_DEVICE } else { 0 },
         parent: call.request.raw.id,
         capability: bp_str::new(call.capability),
         model: bp_str::new(call.model),
@@ -100,13 +103,17 @@ unsafe extern "C" fn on_chunk(ctx: *mut c_void, chunk: *const bp_chunk) -> bp_co
     let Ok(chunk) = chunk else { return BP_BAD_STRUCT };
     let taken = guard(|| {
         let json = String::from_utf8_lossy(chunk.json.bytes());
-        let tensors = views(chunk.tensors)?;
-        let tensors: Vec<_> = tensors.iter().map(AnswerTensor::copy).collect();
+        let tensors = anywhere(inbox.host, chunk.tensors)?;
         let mut state = inbox.lock();
         if !json.is_empty() {
             state.answer.json.push(json.into_owned());
         }
-        state.answer.tensors.extend(tensors);
+        for tensor in tensors {
+            match tensor {
+                Input::Here(view) => state.answer.tensors.push(AnswerTensor::copy(&view)),
+                Input::Device(tensor) => state.answer.on_device.push(tensor),
+            }
+        }
         Ok(())
     });
     match taken {

@@ -2,12 +2,13 @@
 //!
 //! Inwards, [`entry`] makes a `bp_plugin` out of a [`crate::Plugin`], and every function of a table catches panics:
 //! `plugin`, `model` and `instance`, one for each table. Outwards, functions call the host: `host` through its table,
-//! `request` for one request, `call`, `license` and the permits of `host` through its extensions. `tensor` and `memory` are
-//! what goes both ways. Strings and tensors of a request are borrowed from the host until `finish`, which is why [`Request`]
+//! `request` for one request, `call`, `license`, `device` and the permits of `host` through its extensions. `tensor` and
+//! `memory` are what goes both ways. Strings and tensors of a request are borrowed from the host until `finish`, which is why [`Request`]
 //! lends them only for as long as it lives itself.
 #![expect(unsafe_code, reason = "the plugin's end of the C ABI; everything above this folder is safe")]
 
 mod call;
+mod device;
 mod host;
 mod instance;
 mod license;
@@ -18,12 +19,13 @@ mod request;
 mod tensor;
 
 pub use call::call;
+pub use device::{Held, can_share};
 pub use host::{acquire, host_name, log, release};
 pub use license::{LicenseTable, license, license_bytes, license_feature, license_state};
 pub use memory::{Memory, cast};
 pub use plugin::entry;
 pub use request::{finish, is_cancelled, push};
-pub use tensor::tensors;
+pub use tensor::{inputs, tensors};
 
 use crate::host::{Host, Level};
 use crate::request::Request;

@@ -2,7 +2,8 @@
 #![expect(unsafe_code, reason = "the plugin's end of the C ABI")]
 
 use super::instance::InstanceBox;
-use super::{answer, end, text};
+use super::{answer, end, guard, text};
+use crate::device::Device;
 use crate::host::Host;
 use crate::plugin::{Execution, Model, ModelSpec, Seat};
 use crate::request::Request;
@@ -105,10 +106,25 @@ unsafe extern "C" fn model_extension(_model: *mut bp_model, id: bp_str) -> *cons
         bp_tokens_1 { struct_size: size_of::<bp_tokens_1>() as u32, flags: 0, count: Some(count_tokens) };
     static STATS: bp_stats_1 =
         bp_stats_1 { struct_size: size_of::<bp_stats_1>() as u32, flags: 0, read: Some(read_stats) };
+    static DEVICE_INPUTS: bp_device_inputs_1 = bp_device_inputs_1 {
+        struct_size: size_of::<bp_device_inputs_1>() as u32,
+        flags: 0,
+        takes: Some(takes),
+    };
     match text(&id) {
+        BP_EXT_DEVICE_INPUTS_1 => (&raw const DEVICE_INPUTS).cast(),
         BP_EXT_TOKENS_1 => (&raw const TOKENS).cast(),
         BP_EXT_STATS_1 => (&raw const STATS).cast(),
         _ => std::ptr::null(),
+    }
+}
+
+unsafe extern "C" fn takes(model: *mut bp_model, dev_type: i32, dev_id: i32) -> bp_code {
+    // SAFETY: the host calls with what model_open gave it.
+    let this = unsafe { model_of(model) };
+    match guard(|| Ok(this.model.takes(Device { kind: dev_type, id: dev_id }))) {
+        Ok(true) => BP_OK,
+        Ok(false) | Err(_) => BP_UNIMPLEMENTED,
     }
 }
 

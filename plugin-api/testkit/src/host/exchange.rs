@@ -1,11 +1,12 @@
 //! A request on its way: its memory, its cancel word, and what came back.
 
 use super::{Buffer, Host, Owner, new_handle, raw_text, words};
-use crate::answer::{Answer, Chunk, End};
+use crate::answer::{Answer, Chunk, DeviceOutput, End};
 use crate::fault::Fault;
 use crate::input::{Deadline, RequestInput, TensorInput};
 use backplane_abi::{clock, table::*};
 use parking_lot::{Condvar, Mutex};
+use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -37,6 +38,7 @@ pub(super) struct State {
     pub(super) refused: u32,
     pub(super) end: Option<End>,
     pub(super) held: Vec<Held>,
+    pub(super) on_device: Vec<DeviceOutput>,
 }
 
 /// A pushed buffer, until the answer is read: the host's reference, and what was in it.
@@ -70,6 +72,27 @@ impl Exchange {
     }
 
     fn lay_out(&self, tensor: &TensorInput) -> (bp_tensor, Vec<u64>) {
+        if let Some(there) = &tensor.there {
+            let at = there.held.at;
+            let raw = bp_tensor {
+                flags: tensor.flags,
+                name: raw_text(&tensor.name),
+                dev_type: at.dev_type,
+                dev_id: at.dev_id,
+                code: tensor.dtype.0,
+                bits: tensor.dtype.1,
+                lanes: tensor.dtype.2,
+                ndim: tensor.shape.len() as i32,
+                shape: tensor.shape.as_ptr(),
+                nbytes: at.len as u64,
+                data: at.start as *mut c_void,
+                buffer: at.handle,
+                sync_kind: at.sync_kind,
+                sync: at.sync,
+                ..bp_tensor::new()
+            };
+            return (raw, Vec::new());
+        }
         let lead = tensor.byte_offset + usize::from(tensor.misaligned);
         let mut memory = words(lead + tensor.data.len());
         let start = memory.as_mut_ptr().cast::<u8>();
@@ -81,7 +104,14 @@ impl Exchange {
         let buffer = if tensor.buffer {
             // Owned by the request: one host reference, which is dropped with its memory, that is never.
             let owner = Owner::Host(Vec::new());
-            self.host.keep(Buffer { data, len: lead + tensor.data.len(), plugin: 0, host: 1, owner })
+            self.host.keep(Buffer {
+                data,
+                len: lead + tensor.data.len(),
+                plugin: 0,
+                host: 1,
+                owner,
+                device: None,
+            })
         } else {
             0
         };
@@ -158,8 +188,11 @@ impl Exchange {
         self.wait_until(patience, |_| false);
         let mut state = self.state.lock();
         let held = std::mem::take(&mut state.held);
-        let answer =
-            Answer { chunks: state.chunks.clone(), end: state.end.clone().unwrap_or(End::Unfinished) };
+        let answer = Answer {
+            chunks: state.chunks.clone(),
+            on_device: std::mem::take(&mut state.on_device),
+            end: state.end.clone().unwrap_or(End::Unfinished),
+        };
         drop(state);
         for Held { buffer, offset, content } in held {
             let changed = self.host.buffers.lock().get(&buffer).is_some_and(|buffer| {

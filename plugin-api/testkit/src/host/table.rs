@@ -1,6 +1,6 @@
 //! The host's functions, as a plugin calls them.
 
-use super::{Buffer, CallInput, Host, License, Owner, Scarce, new_handle};
+use super::{Buffer, CallInput, Host, License, Owner, Scarce, Taken, device, new_handle};
 use crate::answer::{Chunk, End, Failure, TensorOutput};
 use crate::fault::Fault;
 use crate::input::Reader;
@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 ///
 /// # Safety
 /// `host` is null or the table of a [`Host`].
-unsafe fn this(host: *const bp_host) -> Option<&'static Host> {
+pub(super) unsafe fn this(host: *const bp_host) -> Option<&'static Host> {
     // SAFETY: the caller's promise; hosts are never freed.
     unsafe { host.as_ref() }.map(|table| unsafe { &*table.ctx.cast::<Host>() })
 }
@@ -58,6 +58,7 @@ pub(super) unsafe extern "C" fn get_extension(host: *const bp_host, id: bp_str) 
     };
     match id {
         BP_EXT_COMPUTE_1 => (&raw const COMPUTE).cast(),
+        BP_EXT_DEVICE_1 => (&raw const device::TABLE).cast(),
         BP_EXT_CALL_1 if host.answering.is_some() => (&raw const CALL).cast(),
         BP_EXT_LICENSE_1 if host.license.is_some() => (&raw const LICENSE).cast(),
         _ => std::ptr::null(),
@@ -214,7 +215,7 @@ pub(super) unsafe extern "C" fn buf_wrap(
         return BP_RESOURCE_EXHAUSTED;
     }
     let owner = Owner::Plugin(ctx, release);
-    let buffer = Buffer { data: data.cast(), len: nbytes as usize, plugin: 1, host: 0, owner };
+    let buffer = Buffer { data: data.cast(), len: nbytes as usize, plugin: 1, host: 0, owner, device: None };
     // SAFETY: not null; a place to write to, says the header.
     unsafe { *out = host.keep(buffer) };
     BP_OK
@@ -279,7 +280,8 @@ pub(super) unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk:
     };
     let Some(exchange) = host.open_exchange("push", sink) else { return BP_STALE_HANDLE };
     let Some(json) = host.object("push", "the JSON of a chunk", raw.json) else { return BP_INVALID_ARGUMENT };
-    let (tensors, held) = match host.tensors("push", raw.tensors) {
+    let devices = exchange.input.flags & BP_REQUEST_DEVICE != 0;
+    let Taken { tensors, held, on_device } = match host.tensors("push", raw.tensors, devices) {
         Ok(tensors) => tensors,
         Err(code) => return code,
     };
@@ -308,6 +310,7 @@ pub(super) unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk:
         state.held.push(held);
     }
     state.chunks.push(Chunk { json, tensors });
+    state.on_device.extend(on_device);
     drop(state);
     exchange.changed.notify_all();
     BP_OK
@@ -424,8 +427,8 @@ unsafe extern "C" fn start(host: *const bp_host, call: *const bp_call, out: *mut
     ) else {
         return BP_INVALID_ARGUMENT;
     };
-    let tensors = match host.tensors(function, raw.tensors) {
-        Ok((tensors, _)) => tensors,
+    let tensors = match host.tensors(function, raw.tensors, false) {
+        Ok(Taken { tensors, .. }) => tensors,
         Err(code) => return code,
     };
     // SAFETY: not null; a place to write to.
