@@ -5,18 +5,23 @@ use crate::gpu::{Argument, Driver, Gpu, Program, Size};
 use crate::plan::Bounds;
 use crate::sys;
 use backplane_plugin::prelude::*;
+use backplane_plugin::{Device as Place, Ready};
 use cudarc::driver::sys::{CUdevice_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DriverError, LaunchConfig,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::{BTreeMap, HashMap};
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What a person does about a missing driver.
 const NO_DRIVER: &str = "no NVIDIA driver is installed here: `libcuda.so` is not found; kernels cannot run";
+
+/// Kernels read up to 16 bytes at once, which begin at a multiple of as many.
+const ALIGN: u64 = 16;
 
 /// Whether there may be a GPU: looked for once, and nothing is started.
 ///
@@ -43,11 +48,19 @@ impl Driver for Nvidia {
         self.compiler.check().map_err(|error| (BidReason::Runtime, error))
     }
 
+    fn device(&self) -> Place {
+        place(self.ordinal)
+    }
+
     fn load(&self, program: &Program) -> Result<Arc<dyn Gpu>> {
         let context = Context::open(self.ordinal)?;
         let image = self.compiler.compile(program, context.capability)?;
         Ok(Arc::new(context.load(program, image)?))
     }
+}
+
+fn place(ordinal: usize) -> Place {
+    Place::cuda(i32::try_from(ordinal).unwrap_or(i32::MAX))
 }
 
 /// A GPU with a context of its own.
@@ -121,14 +134,57 @@ struct Device {
     name: String,
     bounds: Bounds,
     functions: BTreeMap<String, CudaFunction>,
-    memory: Mutex<HashMap<u64, CudaSlice<u8>>>,
+    memory: Mutex<HashMap<u64, Slot>>,
     next: AtomicU64,
     stream: Arc<CudaStream>,
 }
 
+/// Memory, and how it is given back.
+enum Slot {
+    /// Of the driver's pool.
+    Pooled(CudaSlice<u8>),
+    /// Of the context.
+    Lasting(ManuallyDrop<CudaSlice<u8>>),
+    /// Not ours to give back.
+    Foreign(ManuallyDrop<CudaSlice<u8>>),
+}
+
+impl Slot {
+    fn slice(&self) -> &CudaSlice<u8> {
+        match self {
+            Slot::Pooled(slice) => slice,
+            Slot::Lasting(slice) | Slot::Foreign(slice) => slice,
+        }
+    }
+
+    fn slice_mut(&mut self) -> &mut CudaSlice<u8> {
+        match self {
+            Slot::Pooled(slice) => slice,
+            Slot::Lasting(slice) | Slot::Foreign(slice) => slice,
+        }
+    }
+
+    fn free(self) -> Result<(), DriverError> {
+        match self {
+            Slot::Pooled(slice) => drop(slice),
+            Slot::Lasting(slice) => sys::free_lasting(ManuallyDrop::into_inner(slice))?,
+            Slot::Foreign(slice) => {
+                ManuallyDrop::into_inner(slice).leak();
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Device {
-    fn memory(&self) -> MutexGuard<'_, HashMap<u64, CudaSlice<u8>>> {
+    fn memory(&self) -> MutexGuard<'_, HashMap<u64, Slot>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, slot: Slot) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.memory().insert(number, slot);
+        number
     }
 
     /// Does something with memory.
@@ -139,7 +195,7 @@ impl Device {
     ) -> Result<T> {
         let mut memory = self.memory();
         let slice = memory.get_mut(&number).ok_or_else(gone)?;
-        calm(|| does(slice))
+        calm(|| does(slice.slice_mut()))
     }
 }
 
@@ -156,20 +212,44 @@ impl Gpu for Device {
         self.bounds
     }
 
+    fn device(&self) -> Place {
+        place(self.stream.context().ordinal())
+    }
+
     fn alloc(&self, bytes: usize) -> Result<u64> {
-        let slice = calm(|| sys::alloc(&self.stream, bytes))?;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.memory().insert(number, slice);
-        Ok(number)
+        Ok(self.keep(Slot::Pooled(calm(|| sys::alloc(&self.stream, bytes))?)))
+    }
+
+    fn alloc_lasting(&self, bytes: usize) -> Result<u64> {
+        let slice = calm(|| sys::alloc_lasting(&self.stream, bytes))?;
+        Ok(self.keep(Slot::Lasting(ManuallyDrop::new(slice))))
+    }
+
+    fn address(&self, memory: u64) -> Result<u64> {
+        self.with(memory, |slice| Ok(slice.device_ptr(&self.stream).0))
+    }
+
+    fn adopt(&self, address: u64, bytes: usize, ready: Ready) -> Result<u64> {
+        if let Ready::CudaEvent(event) = ready {
+            calm(|| sys::wait_for(&self.stream, event))?;
+        }
+        let context = calm(|| sys::context_of(&self.stream, address))?;
+        if context == self.stream.context().cu_ctx() && address.is_multiple_of(ALIGN) {
+            let slice = calm(|| Ok(sys::foreign(&self.stream, address, bytes)))?;
+            return Ok(self.keep(Slot::Foreign(ManuallyDrop::new(slice))));
+        }
+        let copy = calm(|| {
+            let mut copy = sys::alloc(&self.stream, bytes)?;
+            sys::copy_foreign(&self.stream, context, address, &mut copy)?;
+            Ok(copy)
+        })?;
+        Ok(self.keep(Slot::Pooled(copy)))
     }
 
     fn free(&self, memory: u64) {
-        let slice = self.memory().remove(&memory);
+        let slot = self.memory().remove(&memory);
         // What the driver says of it is said again by the next call.
-        let _ = calm(|| {
-            drop(slice);
-            Ok(())
-        });
+        let _ = calm(|| slot.map_or(Ok(()), Slot::free));
     }
 
     fn zero(&self, memory: u64) -> Result<()> {
@@ -182,9 +262,13 @@ impl Gpu for Device {
         })
     }
 
-    fn read(&self, memory: u64, bytes: usize) -> Result<Vec<u8>> {
+    fn wait(&self) -> Result<()> {
+        calm(|| self.stream.synchronize())
+    }
+
+    fn read(&self, memory: u64, offset: usize, bytes: usize) -> Result<Vec<u8>> {
         self.with(memory, |slice| {
-            let read = self.stream.clone_dtoh(&slice.slice(..bytes))?;
+            let read = self.stream.clone_dtoh(&slice.slice(offset..offset + bytes))?;
             // What a kernel did wrong is told at the next wait.
             self.stream.synchronize()?;
             Ok(read)
@@ -194,6 +278,7 @@ impl Gpu for Device {
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
         let mut memory = self.memory();
         let [Some(from), Some(to)] = memory.get_disjoint_mut([&from, &to]) else { return Err(gone()) };
+        let (from, to) = (from.slice(), to.slice_mut());
         calm(|| self.stream.memcpy_dtod(&from.slice(..bytes), &mut to.slice_mut(..bytes)))
     }
 
@@ -205,7 +290,9 @@ impl Gpu for Device {
         let config = LaunchConfig { grid_dim: grid, block_dim: block, shared_mem_bytes: size.shared };
         let memory = self.memory();
         let argument = |argument: &Argument| match argument {
-            Argument::Memory(number) => memory.get(number).map(sys::Argument::Memory).ok_or_else(gone),
+            Argument::Memory(number) => {
+                memory.get(number).map(|slot| sys::Argument::Memory(slot.slice())).ok_or_else(gone)
+            }
             Argument::Number(number) => Ok(sys::Argument::Number(*number)),
         };
         let arguments = arguments.iter().map(argument).collect::<Result<Vec<_>>>()?;

@@ -2,8 +2,10 @@
 
 use crate::card::Card;
 use crate::expr::Numbers;
+use crate::gpu::{Kernel, Product, Source};
 use crate::plan::{Given, Plan};
 use crate::verify::Executor;
+use backplane_plugin::Input;
 use backplane_plugin::payload::tensor::Params;
 use backplane_plugin::prelude::*;
 use std::time::Instant;
@@ -12,16 +14,16 @@ use std::time::Instant;
 ///
 /// # Errors
 /// What of it does not fit the card, or what the device says.
-pub fn serve(card: &Card, executor: &impl Executor, request: &Request) -> Result<Done> {
+pub fn serve(card: &Card, kernel: &Kernel, request: &Request) -> Result<Done> {
     let params: Params = request.params()?;
     let wanted = outputs(card, &params)?;
     let numbers = numbers(&params)?;
-    let tensors = request.tensors()?;
+    let tensors = request.inputs()?;
     let given: Vec<Given<'_>> = tensors
         .iter()
         .map(|tensor| Given { name: tensor.name(), dtype: tensor.dtype(), shape: tensor.shape() })
         .collect();
-    let plan = Plan::of(card, &given, &numbers, &executor.bounds())?;
+    let plan = Plan::of(card, &given, &numbers, &kernel.bounds())?;
     // A kernel cannot be broken off once it runs.
     if request.is_cancelled() {
         return Err(Error::cancelled());
@@ -29,15 +31,25 @@ pub fn serve(card: &Card, executor: &impl Executor, request: &Request) -> Result
     if request.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
         return Err(Error::new(Code::DeadlineExceeded, "the deadline passed before the kernel was started"));
     }
-    let memory = |name: &str| tensors.iter().find(|tensor| tensor.name() == name).map(TensorView::bytes);
-    let inputs: Vec<&[u8]> = card.inputs.iter().filter_map(|port| memory(&port.name)).collect();
-    let answers = executor.run(&plan, &inputs)?;
-    let mut answers: Vec<Option<Vec<u8>>> = answers.into_iter().map(Some).collect();
+    let source = |name: &str| {
+        tensors.iter().find(|tensor| tensor.name() == name).map(|tensor| match tensor {
+            Input::Here(tensor) => Source::Bytes(tensor.bytes()),
+            Input::Device(tensor) => Source::Device(tensor),
+        })
+    };
+    let inputs: Vec<Source<'_>> = card.inputs.iter().filter_map(|port| source(&port.name)).collect();
+    let answers = kernel.run_on(&plan, &inputs, request.keeps_on_device())?;
+    let mut answers: Vec<Option<Product>> = answers.into_iter().map(Some).collect();
     let mut chunk = Chunk::new();
     for place in wanted {
         let (port, sized) = (&card.outputs[place], &plan.tensors[inputs.len() + place]);
-        if let Some(answer) = answers[place].take() {
-            chunk = chunk.tensor(Tensor::raw(&*port.name, port.dtype, &sized.shape, answer)?);
+        let (name, dtype, shape) = (&*port.name, port.dtype, &sized.shape);
+        match answers[place].take() {
+            Some(Product::Bytes(bytes)) => chunk = chunk.tensor(Tensor::raw(name, dtype, shape, bytes)?),
+            Some(Product::Device(memory)) => {
+                chunk = chunk.tensor(Tensor::on_device(name, dtype, shape, memory)?);
+            }
+            None => {}
         }
     }
     request.push(&chunk)?;

@@ -5,6 +5,7 @@ use crate::card::{Card, Port};
 use crate::gpu::{Driver, Kernel, Program};
 use crate::infer;
 use crate::verify::verify;
+use backplane_plugin::Device;
 use backplane_plugin::prelude::*;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,6 +57,10 @@ fn program(model: &ModelSpec, card: &Card) -> Result<Program> {
 impl Model for KernelModel {
     fn execution(&self) -> Execution {
         Execution::Serial { max_batch: 1 }
+    }
+
+    fn takes(&self, device: Device) -> bool {
+        device == self.driver.device()
     }
 
     fn describe(&self) -> Description {

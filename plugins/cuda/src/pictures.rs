@@ -1,7 +1,7 @@
 //! `image.prepare` on a GPU: pixels go there once, and what a network takes comes back.
 
 use crate::gpu::Argument::Number;
-use crate::gpu::{Driver, Gpu, Memory, Program, Size};
+use crate::gpu::{Driver, Gpu, Memory, Outside, Program, Size};
 use backplane_plugin::payload::image_prepare::{
     CAPABILITY, Channels, Filter, Layout, PIXELS, Params, Region,
 };
@@ -87,7 +87,8 @@ fn serve(gpu: &Arc<dyn Gpu>, request: &Request) -> Result<Chunk> {
     }
     let (jobs, numbers) = (Memory::of(gpu, &jobs)?, Memory::of(gpu, &numbers(&params))?);
     let count = pictures.len();
-    let out = Memory::alloc(gpu, count * 3 * width as usize * height as usize * 4)?;
+    let (bytes, stays) = (count * 3 * width as usize * height as usize * 4, request.keeps_on_device());
+    let out = if stays { Memory::lasting(gpu, bytes)? } else { Memory::alloc(gpu, bytes)? };
     let arguments = [
         pixels.argument(),
         jobs.argument(),
@@ -105,7 +106,11 @@ fn serve(gpu: &Arc<dyn Gpu>, request: &Request) -> Result<Chunk> {
         Layout::Nchw => [count, 3, height, width],
         Layout::Nhwc => [count, height, width, 3],
     };
-    Ok(Chunk::new().tensor(Tensor::raw(PIXELS, DType::Fp32, &shape, out.read()?)?))
+    let made = match stays {
+        true => Tensor::on_device(PIXELS, DType::Fp32, &shape, Outside::of(out)?)?,
+        false => Tensor::raw(PIXELS, DType::Fp32, &shape, out.read()?)?,
+    };
+    Ok(Chunk::new().tensor(made))
 }
 
 /// What would be read or written elsewhere is refused before anything is sent.

@@ -2,7 +2,12 @@
 
 #![expect(unsafe_code, reason = "the boundary to NVRTC and to the driver")]
 
-use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::sys::{
+    CUcontext, CUevent_wait_flags, CUpointer_attribute, cuMemcpyPeerAsync, cuPointerGetAttribute,
+};
+use cudarc::driver::{
+    CudaFunction, CudaSlice, CudaStream, DevicePtrMut, DriverError, LaunchConfig, PushKernelArg, result,
+};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
@@ -22,6 +27,83 @@ pub fn has_driver() -> bool {
 pub fn alloc(stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>, DriverError> {
     // SAFETY: every pattern of bytes is a value; what a kernel leaves out is the card's fault, and seen by its checks.
     unsafe { stream.alloc::<u8>(bytes) }
+}
+
+/// Memory of the device that belongs to its context, as that of the driver's pools does not: others can be told of it.
+/// Given back by [`free_lasting`].
+///
+/// # Errors
+/// As the driver says.
+pub fn alloc_lasting(stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>, DriverError> {
+    stream.context().bind_to_thread()?;
+    // SAFETY: as `alloc`; the memory is new, of the context that was bound, and has as many bytes.
+    unsafe { Ok(stream.upgrade_device_ptr(result::malloc_sync(bytes)?, bytes)) }
+}
+
+/// Gives memory of [`alloc_lasting`] back, once all that was asked of it is done.
+///
+/// # Errors
+/// As the driver says.
+pub fn free_lasting(slice: CudaSlice<u8>) -> Result<(), DriverError> {
+    let context = slice.context().clone();
+    let address = slice.leak();
+    context.bind_to_thread()?;
+    // SAFETY: from `malloc_sync` in this context, and freed once: the slice is gone.
+    unsafe { result::free_sync(address) }
+}
+
+/// Memory of somebody else's in the context of this stream, to be read; not to be dropped, but leaked.
+pub fn foreign(stream: &Arc<CudaStream>, address: u64, bytes: usize) -> CudaSlice<u8> {
+    // SAFETY: whoever says so keeps the memory alive for as long as this is used, and gives it back itself.
+    unsafe { stream.upgrade_device_ptr(address, bytes) }
+}
+
+/// The context that memory was allocated in; null where it belongs to none.
+///
+/// # Errors
+/// As the driver says.
+pub fn context_of(stream: &CudaStream, address: u64) -> Result<CUcontext, DriverError> {
+    stream.context().bind_to_thread()?;
+    let mut context: CUcontext = ptr::null_mut();
+    let attribute = CUpointer_attribute::CU_POINTER_ATTRIBUTE_CONTEXT;
+    // SAFETY: a place for what this attribute is, a context; an address that the driver does not know is an error.
+    unsafe { cuPointerGetAttribute((&raw mut context).cast(), attribute, address) }.result()?;
+    Ok(context)
+}
+
+/// Lets a stream wait for an event of somebody else's.
+///
+/// # Errors
+/// As the driver says.
+pub fn wait_for(stream: &CudaStream, event: u64) -> Result<(), DriverError> {
+    stream.context().bind_to_thread()?;
+    let flags = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+    // SAFETY: the event is its owner's, who keeps it as long as the memory that it came with (backplane.h); it may be of
+    // another context.
+    unsafe { result::stream::wait_event(stream.cu_stream(), event as *mut _, flags) }
+}
+
+/// Copies from memory of another context, or of none, on the device.
+///
+/// # Errors
+/// As the driver says.
+pub fn copy_foreign(
+    stream: &Arc<CudaStream>,
+    context: CUcontext,
+    address: u64,
+    to: &mut CudaSlice<u8>,
+) -> Result<(), DriverError> {
+    let (bytes, own) = (to.len(), stream.context().cu_ctx());
+    stream.context().bind_to_thread()?;
+    let (to, _written) = to.device_ptr_mut(stream);
+    // SAFETY: both sides hold as many bytes and live until the stream has copied them: whoever says so keeps the other one, and
+    // the caller waits.
+    unsafe {
+        if context.is_null() {
+            return result::memcpy_dtod_async(to, address, bytes, stream.cu_stream());
+        }
+        cuMemcpyPeerAsync(to, own, address, context, bytes, stream.cu_stream()).result()
+    }
 }
 
 /// What a kernel is called with.

@@ -281,8 +281,8 @@ static int serve(const std::vector<Entry>& entries) {
                 break;
             }
             case 'R': {
-                uint64_t bytes = take();
-                fwrite(memory.data(0, bytes), 1, bytes, stdout);
+                uint64_t offset = take(), bytes = take();
+                fwrite(memory.data(offset, bytes), 1, bytes, stdout);
                 break;
             }
             default:

@@ -3,13 +3,15 @@
 
 use backplane_cuda::{Argument, Bounds, Driver, Gpu, Program, Size, named};
 use backplane_plugin::prelude::*;
+use backplane_plugin::{Device, Ready};
 use cudarc::driver::sys::CUresult;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// What goes wrong next, and with what: taken by the first device that is asked for it.
 static FAULT: Mutex<Option<(&str, CUresult)>> = Mutex::new(None);
@@ -20,6 +22,27 @@ pub fn fail(what: &'static str, code: CUresult) {
     *FAULT.lock().unwrap() = Some((what, code));
 }
 
+/// Memory that others can be told of, by its address: whose it is, and its number there.
+type Lasting = HashMap<u64, (Weak<Pipes>, u64)>;
+
+static LASTING: Mutex<Option<Lasting>> = Mutex::new(None);
+
+/// What crossed to the host of it, what was copied from one context to another, and what was read where it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub reads: u32,
+    pub copies: u32,
+    pub adoptions: u32,
+}
+
+static TRAFFIC: Mutex<Traffic> = Mutex::new(Traffic { reads: 0, copies: 0, adoptions: 0 });
+
+/// Since the last time.
+#[allow(dead_code, reason = "not every test looks")]
+pub fn traffic() -> Traffic {
+    std::mem::take(&mut TRAFFIC.lock().unwrap())
+}
+
 /// The processor, as devices.
 pub struct Processor;
 
@@ -28,15 +51,19 @@ impl Driver for Processor {
         Ok(())
     }
 
+    fn device(&self) -> Device {
+        Device::cuda(0)
+    }
+
     fn load(&self, program: &Program) -> Result<Arc<dyn Gpu>> {
         let mut child =
             Command::new(build(program)).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let pipes = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         Ok(Arc::new(Emulated {
             child: Mutex::new(child),
-            pipes: Mutex::new(pipes),
-            next: AtomicU64::new(0),
-            broken: Mutex::new(None),
+            pipes: Arc::new(Pipes { both: Mutex::new(pipes), broken: Mutex::new(None) }),
+            next: AtomicU64::new(1),
+            same: Mutex::default(),
         }))
     }
 }
@@ -44,8 +71,15 @@ impl Driver for Processor {
 /// A program of its own for each context: what breaks there breaks nothing else.
 struct Emulated {
     child: Mutex<Child>,
-    pipes: Mutex<(ChildStdin, ChildStdout)>,
+    pipes: Arc<Pipes>,
     next: AtomicU64,
+    /// Numbers that stand for the memory of another, which was adopted.
+    same: Mutex<HashMap<u64, u64>>,
+}
+
+/// The way to the program.
+struct Pipes {
+    both: Mutex<(ChildStdin, ChildStdout)>,
     /// What cannot be mended is said by every later call.
     broken: Mutex<Option<CUresult>>,
 }
@@ -60,6 +94,16 @@ impl Drop for Emulated {
 
 impl Emulated {
     fn ask(&self, what: &str, command: &[u8], more: &[u8], answer: usize) -> Result<Vec<u8>> {
+        self.pipes.ask(what, command, more, answer)
+    }
+
+    fn number(&self, memory: u64) -> u64 {
+        self.same.lock().unwrap().get(&memory).copied().unwrap_or(memory)
+    }
+}
+
+impl Pipes {
+    fn ask(&self, what: &str, command: &[u8], more: &[u8], answer: usize) -> Result<Vec<u8>> {
         let mut broken = self.broken.lock().unwrap();
         if let Some(code) = *broken {
             return Err(named(code));
@@ -69,7 +113,7 @@ impl Emulated {
             *broken = error.fatal.then_some(code);
             return Err(error);
         }
-        let mut pipes = self.pipes.lock().unwrap();
+        let mut pipes = self.both.lock().unwrap();
         let mut bytes = vec![0; answer + 1];
         let asked =
             pipes.0.write_all(command).and_then(|()| pipes.0.write_all(more)).and_then(|()| pipes.0.flush());
@@ -93,13 +137,58 @@ impl Gpu for Emulated {
         Bounds::EVERY
     }
 
+    fn device(&self) -> Device {
+        Device::cuda(0)
+    }
+
+    fn alloc_lasting(&self, bytes: usize) -> Result<u64> {
+        let number = self.alloc(bytes)?;
+        let mut lasting = LASTING.lock().unwrap();
+        let lasting = lasting.get_or_insert_default();
+        // Nowhere that this process could read.
+        let address = 0xD0_0000_0000 + ((lasting.len() as u64) << 20);
+        lasting.insert(address, (Arc::downgrade(&self.pipes), number));
+        Ok(number)
+    }
+
+    fn address(&self, memory: u64) -> Result<u64> {
+        let lasting = LASTING.lock().unwrap();
+        let own = |(pipes, number): &(Weak<Pipes>, u64)| {
+            *number == memory && Weak::as_ptr(pipes) == Arc::as_ptr(&self.pipes)
+        };
+        Ok(*lasting.as_ref().unwrap().iter().find(|(_, memory)| own(memory)).unwrap().0)
+    }
+
+    fn adopt(&self, address: u64, bytes: usize, ready: Ready) -> Result<u64> {
+        assert_eq!(ready, Ready::Now);
+        let (owner, number) = LASTING.lock().unwrap().as_ref().unwrap()[&address].clone();
+        let owner = owner.upgrade().expect("memory that is there has an owner");
+        if Arc::ptr_eq(&owner, &self.pipes) {
+            TRAFFIC.lock().unwrap().adoptions += 1;
+            let stands_for = self.next.fetch_add(1, Ordering::Relaxed);
+            self.same.lock().unwrap().insert(stands_for, number);
+            return Ok(stands_for);
+        }
+        TRAFFIC.lock().unwrap().copies += 1;
+        let copy = owner.ask("peer", &command(b'R', &[number, 0, bytes as u64]), &[], bytes)?;
+        let own = self.alloc(bytes)?;
+        self.write(own, 0, &copy).map(|()| own)
+    }
+
+    fn wait(&self) -> Result<()> {
+        // There is no memory 0: nothing is given back.
+        self.ask("wait", &command(b'F', &[0]), &[], 0).map(drop)
+    }
+
     fn alloc(&self, bytes: usize) -> Result<u64> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.ask("alloc", &command(b'A', &[number, bytes as u64]), &[], 0).map(|_| number)
     }
 
     fn free(&self, memory: u64) {
-        let _ = self.ask("free", &command(b'F', &[memory]), &[], 0);
+        if self.same.lock().unwrap().remove(&memory).is_none() {
+            let _ = self.ask("free", &command(b'F', &[memory]), &[], 0);
+        }
     }
 
     fn zero(&self, memory: u64) -> Result<()> {
@@ -110,8 +199,9 @@ impl Gpu for Emulated {
         self.ask("write", &command(b'W', &[memory, offset as u64, bytes.len() as u64]), bytes, 0).map(drop)
     }
 
-    fn read(&self, memory: u64, bytes: usize) -> Result<Vec<u8>> {
-        self.ask("read", &command(b'R', &[memory, bytes as u64]), &[], bytes)
+    fn read(&self, memory: u64, offset: usize, bytes: usize) -> Result<Vec<u8>> {
+        TRAFFIC.lock().unwrap().reads += 1;
+        self.ask("read", &command(b'R', &[self.number(memory), offset as u64, bytes as u64]), &[], bytes)
     }
 
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
@@ -126,7 +216,7 @@ impl Gpu for Emulated {
         asked.extend((arguments.len() as u64).to_le_bytes());
         for argument in arguments {
             let (is_memory, number) = match *argument {
-                Argument::Memory(number) => (1_u64, number),
+                Argument::Memory(number) => (1_u64, self.number(number)),
                 Argument::Number(number) => (0, number as u64),
             };
             asked.extend([is_memory, number].iter().flat_map(|number| number.to_le_bytes()));
