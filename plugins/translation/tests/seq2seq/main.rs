@@ -120,7 +120,8 @@ impl Made {
 
     /// A card with another content of the file with this role, which lies in `folder`.
     fn card_with(&self, role: &str, content: &[u8], folder: &TempDir) -> Value {
-        let path = folder.path().join(format!("{role}-{}", content.len()));
+        let others = folder.path().read_dir().unwrap().count();
+        let path = folder.path().join(format!("{role}-{others}"));
         std::fs::write(&path, content).unwrap();
         let mut card = self.card(json!({}));
         for file in card["files"].as_array_mut().unwrap() {
@@ -443,6 +444,17 @@ fn what_is_wrong_with_a_model_is_said() {
     while let Some(at) = odd.windows(hidden.len()).position(|bytes| bytes == hidden) {
         odd[at..at + other.len()].copy_from_slice(other);
     }
+    // The same graph in 16 bits, as far as its signature says: a name, and in its type a tensor of FLOAT16 in place of FLOAT.
+    let half = |file: &str, name: &str| {
+        let mut graph = std::fs::read(MADE.folder.join(file)).unwrap();
+        let is_port = |bytes: &[u8]| {
+            let behind = bytes.strip_prefix(name.as_bytes());
+            matches!(behind, Some([0x12, _, 0x0a, _, 0x08, 1, ..]))
+        };
+        let at = (0..graph.len()).rev().find(|at| is_port(&graph[*at..])).expect("no such port");
+        graph[at + name.len() + 5] = 10;
+        graph
+    };
     let source = std::fs::read(MADE.folder.join("source.spm")).unwrap();
     let mut sampled = MADE.json("generation_config.json");
     sampled["do_sample"] = json!(true);
@@ -458,6 +470,15 @@ fn what_is_wrong_with_a_model_is_said() {
     for (card, says) in [
         (MADE.card_with("decoder", &odd, &folder), "`use_cache_branch_odd_`"),
         (MADE.card_with("encoder", b"nothing of ONNX", &folder), "role `encoder`"),
+        (
+            MADE.card_with("encoder", &half("encoder_model.onnx", "last_hidden_state"), &folder),
+            "its output `last_hidden_state` is of FLOAT16, and FLOAT goes",
+        ),
+        (
+            MADE.card_with("decoder", &half("decoder_model.onnx", "encoder_hidden_states"), &folder),
+            "its input `encoder_hidden_states` is of FLOAT16, and FLOAT goes",
+        ),
+        (MADE.card_with("decoder", &half("decoder_model.onnx", "logits"), &folder), "keep_io_types"),
         (MADE.card_with("source", &source[..1000], &folder), "role `source`"),
         (MADE.card_with("source", b"", &folder), "what is unknown"),
         (MADE.card_with("vocabulary", b"{\"a\": 4000000000}", &folder), "4000000000"),

@@ -67,13 +67,20 @@ impl Graphs {
             let wrong = |why: &str| {
                 Error::model_invalid(format!("the file with role `{role}` of model `{}`: {why}", model.name))
             };
-            let inputs =
-                inputs(model.file(role)?).map_err(|error| wrong(&format!("it is no ONNX graph: {error}")))?;
-            match inputs.iter().find(|input| !takes(input)) {
-                Some(input) => Err(wrong(&format!(
-                    "it takes `{input}`, which no graph of an encoder and a decoder without `merged` in its name does"
-                ))),
-                None => Ok(inputs),
+            let ports =
+                ports(model.file(role)?).map_err(|error| wrong(&format!("it is no ONNX graph: {error}")))?;
+            if let Some(port) = ports.iter().find(|port| !port.is_output && !takes(&port.name)) {
+                return Err(wrong(&format!(
+                    "it takes `{}`, which no graph of an encoder and a decoder without `merged` in its name does",
+                    port.name
+                )));
+            }
+            match ports.iter().find_map(Port::odd) {
+                Some(odd) => Err(wrong(&odd)),
+                None => {
+                    let inputs = ports.into_iter().filter(|port| !port.is_output);
+                    Ok(inputs.map(|port| port.name).collect())
+                }
             }
         };
         let state =
@@ -226,12 +233,60 @@ impl Output {
     }
 }
 
-/// The names of the inputs of an ONNX graph. Its weights are passed over.
-fn inputs(path: &Path) -> io::Result<Vec<String>> {
-    // Of `ModelProto`, `GraphProto` and `ValueInfoProto` in `onnx.proto3`.
+/// An input or output of a graph.
+struct Port {
+    name: String,
+    is_output: bool,
+    /// Of `TensorProto.DataType`; 0 where the graph does not say.
+    element: u64,
+}
+
+impl Port {
+    /// Numbers of 32 bits go from step to step, and tokens are of 64.
+    const REAL: u64 = 1;
+    const WHOLE: u64 = 7;
+
+    /// What is odd about its numbers, if something is. Said when a model is opened: a graph runs much later, in the middle
+    /// of somebody's translation.
+    fn odd(&self) -> Option<String> {
+        let whole = matches!(&*self.name, "input_ids" | "attention_mask" | "encoder_attention_mask");
+        let expected = if whole && !self.is_output { Self::WHOLE } else { Self::REAL };
+        if [0, expected].contains(&self.element) {
+            return None;
+        }
+        let side = if self.is_output { "output" } else { "input" };
+        let (is, expected) = (element(self.element), element(expected));
+        let mut odd =
+            format!("its {side} `{}` is of {is}, and {expected} goes from step to step here", self.name);
+        if is.ends_with("16") {
+            odd += ": export it with 32 bits, or have its weights alone in 16 (`keep_io_types=True` of \
+                    onnxconverter-common's `convert_float_to_float16`)";
+        }
+        Some(odd)
+    }
+}
+
+/// The name of an element type.
+fn element(number: u64) -> String {
+    const NAMES: &[(u64, &str)] = &[
+        (Port::REAL, "FLOAT"),
+        (6, "INT32"),
+        (Port::WHOLE, "INT64"),
+        (9, "BOOL"),
+        (10, "FLOAT16"),
+        (11, "DOUBLE"),
+        (16, "BFLOAT16"),
+    ];
+    let name = NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| (*name).to_owned());
+    name.unwrap_or_else(|| format!("element type {number}"))
+}
+
+/// The inputs and outputs of an ONNX graph. Its weights are passed over.
+fn ports(path: &Path) -> io::Result<Vec<Port>> {
+    // Of `ModelProto` and `GraphProto` in `onnx.proto3`.
     const GRAPH: u64 = 7;
     const INPUT: u64 = 11;
-    const NAME: u64 = 1;
+    const OUTPUT: u64 = 12;
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut graph = Message::within(BufReader::new(file), length);
@@ -243,21 +298,43 @@ fn inputs(path: &Path) -> io::Result<Vec<String>> {
             None => return Err(io::Error::new(io::ErrorKind::InvalidData, "there is no graph in it")),
         }
     }
-    let mut inputs = Vec::new();
+    let mut ports = Vec::new();
     while let Some((number, field)) = graph.field()? {
-        let Field::Bytes(length) = field else { continue };
-        if number != INPUT {
-            graph.pass(length)?;
-            continue;
-        }
-        let mut input = Message::of(graph.bytes(length)?);
-        while let Some((number, field)) = input.field()? {
-            match (number, field) {
-                (NAME, Field::Bytes(length)) => inputs.push(input.text(length)?),
-                (_, Field::Bytes(length)) => input.pass(length)?,
-                _ => {}
+        match (number, field) {
+            (INPUT | OUTPUT, Field::Bytes(length)) => {
+                ports.push(port(number == OUTPUT, graph.bytes(length)?)?);
             }
+            (_, Field::Bytes(length)) => graph.pass(length)?,
+            _ => {}
         }
     }
-    Ok(inputs)
+    Ok(ports)
+}
+
+/// A `ValueInfoProto`: its name, and in it a `TypeProto`, in which is a `TypeProto.Tensor`.
+fn port(is_output: bool, bytes: Vec<u8>) -> io::Result<Port> {
+    const NAME: u64 = 1;
+    const TYPE: u64 = 2;
+    const TENSOR: u64 = 1;
+    const ELEMENT: u64 = 1;
+    let mut port = Port { name: String::new(), is_output, element: 0 };
+    let mut info = Message::of(bytes);
+    while let Some((number, field)) = info.field()? {
+        match (number, field) {
+            (NAME, Field::Bytes(length)) => port.name = info.text(length)?,
+            (TYPE, Field::Bytes(length)) => {
+                let Some(mut tensor) = Message::of(info.bytes(length)?).find(TENSOR)? else { continue };
+                while let Some((number, field)) = tensor.field()? {
+                    match (number, field) {
+                        (ELEMENT, Field::Number(element)) => port.element = element,
+                        (_, Field::Bytes(length)) => tensor.pass(length)?,
+                        _ => {}
+                    }
+                }
+            }
+            (_, Field::Bytes(length)) => info.pass(length)?,
+            _ => {}
+        }
+    }
+    Ok(port)
 }

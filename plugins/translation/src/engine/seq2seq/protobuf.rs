@@ -23,6 +23,22 @@ impl Message<Cursor<Vec<u8>>> {
     pub fn of(bytes: Vec<u8>) -> Self {
         Self { left: bytes.len() as u64, source: Cursor::new(bytes) }
     }
+
+    /// The message in the field with this number, the last where there are several.
+    ///
+    /// # Errors
+    /// When these are no fields.
+    pub fn find(mut self, wanted: u64) -> io::Result<Option<Self>> {
+        let mut found = None;
+        while let Some((number, field)) = self.field()? {
+            match field {
+                Field::Bytes(length) if number == wanted => found = Some(Self::of(self.bytes(length)?)),
+                Field::Bytes(length) => self.pass(length)?,
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
 }
 
 impl<R: BufRead + Seek> Message<R> {
