@@ -1,7 +1,7 @@
 //! A collection: rows in one block of memory, and the exact search of them.
 
-use crate::kernel::{Component as _, Whole};
-use crate::sys::{Kernel, scores, whole_scores};
+use crate::kernel::{Component as _, Nearly, Whole};
+use crate::sys::{Kernel, byte_scores, scores, whole_scores};
 use crate::top::{Scored, Top};
 use backplane_plugin::payload::Extra;
 use backplane_plugin::payload::vector::{Component, Filter, Hit, Metric, score};
@@ -156,8 +156,10 @@ pub struct News {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     components: Vec<f32>,
-    /// The same in whole numbers, if it is of such.
+    /// The same in whole numbers, if it is of such and the scores are the same bits.
     whole: Option<Whole>,
+    /// Else nearly the same, where whole numbers are enough to pass over most rows.
+    nearly: Option<Nearly>,
     /// What a score is multiplied with in the end: for cosines, one over its length.
     factor: f32,
 }
@@ -356,7 +358,13 @@ impl Collection {
             Metric::Cosine => score::inverse_length(components.iter().copied()),
             Metric::Dot | Metric::L2 => 1.0,
         };
-        Query { whole: Whole::of(&components), components, factor }
+        let of_bytes = self.shape.dtype == Component::I8;
+        let whole = Whole::of(&components).filter(|whole| of_bytes && whole.is_exact(self.kernel()));
+        let nearly = match whole {
+            None if of_bytes && self.kernel() == Kernel::Dot => Nearly::of(&components),
+            _ => None,
+        };
+        Query { whole, nearly, components, factor }
     }
 
     /// Equal scores are ordered by id.
@@ -375,6 +383,8 @@ impl Collection {
         let mut tops = self.tops(queries, k);
         let tile = (TILE / self.shape.stride()).max(1);
         let mut buffer = vec![0.0; tile];
+        // Where many rows are hits, a look at which may be is one more.
+        let few = k <= range.len() / 64;
         for first in range.clone().step_by(tile) {
             if left() {
                 break;
@@ -382,8 +392,16 @@ impl Collection {
             let rows = first..(first + tile).min(range.end);
             let scores = &mut buffer[..rows.len()];
             for (query, top) in queries.iter().zip(&mut tops) {
-                self.score(rows.clone(), query, scores);
-                top.offer(first as u32, scores);
+                match query.nearly.as_ref().filter(|_| few) {
+                    Some(nearly) => {
+                        self.bound(rows.clone(), query, nearly, scores);
+                        top.offer(first as u32, scores, |row, _| self.score_of(row, query));
+                    }
+                    None => {
+                        self.score(rows.clone(), query, scores);
+                        top.offer(first as u32, scores, |_, score| score);
+                    }
+                }
             }
         }
         tops.into_iter().map(Top::into_sorted).collect()
@@ -402,30 +420,55 @@ impl Collection {
                 break;
             }
             for (query, top) in queries.iter().zip(&mut tops) {
-                let mut score = [0.0];
-                self.score(row as usize..row as usize + 1, query, &mut score);
-                top.put(Scored { score: score[0], row });
+                top.put(Scored { score: self.score_of(row, query), row });
             }
         }
         tops.into_iter().map(Top::into_sorted).collect()
     }
 
-    /// Scores of neighbouring rows.
-    fn score(&self, rows: Range<usize>, query: &Query, out: &mut [f32]) {
-        let dimension = self.shape.dimension;
-        let kernel = match self.shape.metric {
+    fn kernel(&self) -> Kernel {
+        match self.shape.metric {
             Metric::Cosine | Metric::Dot => Kernel::Dot,
             Metric::L2 => Kernel::Distance,
-        };
-        let part = rows.start * dimension..rows.end * dimension;
+        }
+    }
+
+    /// The score of a row.
+    fn score_of(&self, row: u32, query: &Query) -> f32 {
+        let mut score = [0.0];
+        self.score(row as usize..row as usize + 1, query, &mut score);
+        score[0]
+    }
+
+    /// Scores of neighbouring rows.
+    fn score(&self, rows: Range<usize>, query: &Query, out: &mut [f32]) {
+        let (kernel, part) = (self.kernel(), self.part(&rows));
         match (&self.rows, &query.whole) {
-            (Rows::I8(all), Some(whole)) if whole.is_exact(kernel) => {
-                whole_scores(kernel, &all[part], &whole.components, out);
-            }
+            (Rows::I8(all), Some(whole)) => whole_scores(kernel, &all[part], &whole.components, out),
+            (Rows::I8(all), None) => byte_scores(kernel, &all[part], &query.components, out),
             (Rows::F32(all), _) => scores(kernel, &all[part], &query.components, out),
             (Rows::F16(all), _) => scores(kernel, &all[part], &query.components, out),
-            (Rows::I8(all), _) => scores(kernel, &all[part], &query.components, out),
         }
+        self.scaled(rows, query, out);
+    }
+
+    /// What the scores of neighbouring rows of bytes are not above.
+    fn bound(&self, rows: Range<usize>, query: &Query, nearly: &Nearly, out: &mut [f32]) {
+        if let Rows::I8(all) = &self.rows {
+            whole_scores(Kernel::Dot, &all[self.part(&rows)], &nearly.components, out);
+            nearly.bounds(out);
+        }
+        // A bound is still one when it and the score are rounded alike.
+        self.scaled(rows, query, out);
+    }
+
+    /// Components of neighbouring rows.
+    fn part(&self, rows: &Range<usize>) -> Range<usize> {
+        rows.start * self.shape.dimension..rows.end * self.shape.dimension
+    }
+
+    /// Makes cosines of dot products.
+    fn scaled(&self, rows: Range<usize>, query: &Query, out: &mut [f32]) {
         if self.shape.metric == Metric::Cosine {
             let inverse = &self.inverse[rows];
             out.iter_mut().zip(inverse).for_each(|(score, inverse)| *score = *score * inverse * query.factor);

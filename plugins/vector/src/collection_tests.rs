@@ -284,3 +284,43 @@ fn whole_numbers_change_no_bit() {
         assert_eq!(both[0], both[1]);
     }
 }
+
+/// Rows of bytes are passed over by bounds; what is found is what plain scores say, to the bit, whether rows are alike or
+/// nothing like each other, and whether the best come first or last.
+#[test]
+fn bounds_pass_over_no_hit() {
+    let mut state = 7_u64;
+    let mut noise = move |most: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % most
+    };
+    for (metric, spread) in
+        [Metric::Cosine, Metric::Dot].into_iter().flat_map(|metric| [(metric, 256), (metric, 3)])
+    {
+        let dimension = 40;
+        let mut collection = Collection::new(Shape { dimension, dtype: Component::I8, metric });
+        let query: Vec<f32> = (0..dimension).map(|_| noise(1000) as f32 * 0.37 - 150.0).collect();
+        let rows: Vec<Vec<f32>> = (0..2000)
+            .map(|row| {
+                let towards = if row % 500 < 250 { 0.0 } else { (row % 500) as f32 / 5.0 };
+                let near = query.iter().map(|q| q.signum() * towards);
+                near.map(|near| {
+                    (near + noise(spread) as f32 - spread as f32 / 2.0).clamp(-128.0, 127.0).trunc()
+                })
+                .collect()
+            })
+            .collect();
+        collection.upsert(batch(Component::I8, 0, &rows));
+        let asked = collection.query(query.clone());
+        assert!(asked.nearly.is_some() && asked.whole.is_none());
+        let mut plain: Vec<(f32, String)> = (0..2000_u32)
+            .map(|row| (score::told(metric, collection.score_of(row, &asked)), format!("v{row}")))
+            .collect();
+        plain.sort_by(|a, b| score::order(a.0, b.0).then_with(|| a.1.cmp(&b.1)));
+        for (k, threads) in [(1, 1), (10, 1), (10, 3), (31, 2), (500, 1)] {
+            let found = find(&collection, &query, k, None, threads);
+            let found: Vec<(f32, String)> = found.into_iter().map(|hit| (hit.score, hit.id)).collect();
+            assert_eq!(found, plain[..k], "{metric:?}, {spread}, {k}");
+        }
+    }
+}

@@ -42,6 +42,51 @@ impl Whole {
     }
 }
 
+/// A query in whole numbers of 16 bits, times a scale. Against rows of bytes it gives, at the pace of whole numbers, what no
+/// dot product with the query itself is above: who is to find the best rows need look closer at few.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nearly {
+    pub components: Vec<i16>,
+    scale: f32,
+    /// What the scale and all roundings, here and in the score itself, come to at most.
+    slack: f32,
+}
+
+impl Nearly {
+    /// `None` where there is no scale for it: of zeros, and of numbers near the end of their range.
+    pub fn of(query: &[f32]) -> Option<Self> {
+        /// No byte is larger.
+        const BYTE: f64 = 128.0;
+        /// A rounding to 24 bits is wrong by this part at most.
+        const ROUNDING: f64 = 1.0 / (1 << 24) as f64;
+        let size = |components: &mut dyn Iterator<Item = f64>| components.map(f64::abs).sum::<f64>();
+        let largest = query.iter().fold(0.0_f32, |largest, component| largest.max(component.abs()));
+        let all = size(&mut query.iter().map(|component| f64::from(*component)));
+        // Neither a component nor the sum of all products is too large for its number.
+        let most = f64::from(i32::MAX) / BYTE - 2.0 * query.len() as f64;
+        let scale = (f64::from(largest) / 32_000.0).max(all / most) as f32;
+        if !scale.is_normal() || f64::from(f32::MAX) / 4.0 < all * BYTE {
+            return None;
+        }
+        let wide = f64::from(scale);
+        let components: Vec<i16> =
+            query.iter().map(|component| (f64::from(*component) / wide).round() as i16).collect();
+        let kept = || components.iter().map(|component| f64::from(*component) * wide);
+        let lost = size(&mut query.iter().zip(kept()).map(|(component, kept)| f64::from(*component) - kept));
+        // A term is multiplied, added in its lane, and with its lane by halves; a bound is converted, multiplied and added.
+        let roundings = (query.len() / LANES + 16) as f64 * ROUNDING;
+        let slack = BYTE * (lost + (all + size(&mut kept())) * roundings);
+        // What is too small for a rounding to be a part of it, and the roundings of all this.
+        let slack = 1.01 * slack + query.len() as f64 * f64::from(f32::MIN_POSITIVE);
+        Some(Self { components, scale, slack: slack as f32 })
+    }
+
+    /// What the scores may be, from those of [`Self::components`].
+    pub fn bounds(&self, scores: &mut [f32]) {
+        scores.iter_mut().for_each(|score| *score = *score * self.scale + self.slack);
+    }
+}
+
 /// How near rows are to a query; a row's score is greater the nearer it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
@@ -158,6 +203,41 @@ mod tests {
                 assert_eq!(half.value().to_bits(), half.to_f32().to_bits(), "{bits:#06x}");
             }
         }
+    }
+
+    /// Rows at the ends of their range, which a query's roundings add up against, and rows that look like noise.
+    #[test]
+    fn no_score_is_above_its_bound_and_bounds_are_near() {
+        let mut state = 1_u64;
+        let mut noise = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+        };
+        for dimension in [1, 2, 31, 33, 384, 777, 65_536_usize] {
+            for size in [1e-30, 1e-3, 1.0, 1e9, 1e27_f32] {
+                let mut query: Vec<f32> = (0..dimension).map(|_| noise() * size).collect();
+                if dimension == 777 {
+                    query[5] = 1000.0 * size;
+                }
+                let nearly = Nearly::of(&query).unwrap();
+                let ends: Vec<i8> = query.iter().map(|q| if 0.0 < *q { 127 } else { -128 }).collect();
+                let others: Vec<i8> = query.iter().map(|q| if 0.0 < *q { -128 } else { 127 }).collect();
+                let random: Vec<i8> = (0..dimension).map(|_| (noise() * 255.0) as i8).collect();
+                let rows = [ends, others, random].concat();
+                let (mut scores, mut bounds) = ([0.0; 3], [0.0; 3]);
+                dots(&rows, &query, &mut scores);
+                whole_scores(Kernel::Dot, &rows, &nearly.components, &mut bounds);
+                nearly.bounds(&mut bounds);
+                for (score, bound) in scores.iter().zip(bounds) {
+                    assert!(*score <= bound, "{dimension}, {size}: {score} is above {bound}");
+                    assert!(
+                        bound - score <= scores[0] / 100.0,
+                        "{dimension}, {size}: {bound} says little about {score}"
+                    );
+                }
+            }
+        }
+        assert_eq!((Nearly::of(&[0.0; 3]), Nearly::of(&[3e38; 3])), (None, None));
     }
 
     #[test]

@@ -10,29 +10,33 @@ pub use crate::kernel::Kernel;
 use crate::kernel::{self, Component};
 
 /// Scores of `rows`, row after row, each as long as `query`.
-pub fn scores<C: Wide>(kernel: Kernel, rows: &[C], query: &[f32], out: &mut [f32]) {
+pub fn scores<C: Eight>(kernel: Kernel, rows: &[C], query: &[f32], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    {
-        if avx512::is_there() {
-            // SAFETY: the processor has what the functions ask for.
-            return unsafe {
-                match kernel {
-                    Kernel::Dot => avx512::scores::<C, false>(rows, query, out),
-                    Kernel::Distance => avx512::scores::<C, true>(rows, query, out),
-                }
-            };
-        }
-        if avx2::is_there() {
-            // SAFETY: as above.
-            return unsafe {
-                match kernel {
-                    Kernel::Dot => avx2::scores::<C, false>(rows, query, out),
-                    Kernel::Distance => avx2::scores::<C, true>(rows, query, out),
-                }
-            };
-        }
+    if avx2::is_there() {
+        // SAFETY: the processor has what the functions ask for.
+        return unsafe {
+            match kernel {
+                Kernel::Dot => avx2::scores::<C, false>(rows, query, out),
+                Kernel::Distance => avx2::scores::<C, true>(rows, query, out),
+            }
+        };
     }
     kernel::scores(kernel, rows, query, out);
+}
+
+/// The same of bytes. They wait for arithmetic before they wait for memory: wider instructions help here, and nowhere else.
+pub fn byte_scores(kernel: Kernel, rows: &[i8], query: &[f32], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if avx512::is_there() {
+        // SAFETY: the processor has what the functions ask for.
+        return unsafe {
+            match kernel {
+                Kernel::Dot => avx512::scores::<false>(rows, query, out),
+                Kernel::Distance => avx512::scores::<true>(rows, query, out),
+            }
+        };
+    }
+    scores(kernel, rows, query, out);
 }
 
 /// The same of whole numbers, where that [is exact](kernel::Whole::is_exact). AVX2 does it as fast as memory comes.
@@ -50,15 +54,12 @@ pub fn whole_scores(kernel: Kernel, rows: &[i8], query: &[i16], out: &mut [f32])
     kernel::whole_scores(kernel, rows, query, out);
 }
 
-/// A component of which several become 32-bit numbers at once.
 #[cfg(target_arch = "x86_64")]
-pub trait Wide: avx2::Eight + avx512::Sixteen {}
-#[cfg(target_arch = "x86_64")]
-impl<C: avx2::Eight + avx512::Sixteen> Wide for C {}
+pub use avx2::Eight;
 
-/// A component, of which nothing more is known here.
+/// What AVX2 reads at once, elsewhere.
 #[cfg(not(target_arch = "x86_64"))]
-pub use crate::kernel::Component as Wide;
+pub use crate::kernel::Component as Eight;
 
 /// What there is, and zeros.
 #[cfg(target_arch = "x86_64")]
@@ -203,65 +204,32 @@ mod avx2 {
 /// Half as many instructions, so that those of the next rows, and with them their reads, are under way sooner.
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    use super::{Component, avx2, filled};
+    use super::{avx2, filled};
     use crate::kernel::LANES;
-    use half::f16;
     use std::arch::x86_64::*;
 
     pub fn is_there() -> bool {
         avx2::is_there() && std::arch::is_x86_feature_detected!("avx512f")
     }
 
-    /// A component of which sixteen become 32-bit numbers at once.
-    pub trait Sixteen: Component {
-        /// # Safety
-        /// The processor has AVX-512F.
-        unsafe fn sixteen(components: &[Self; 16]) -> __m512;
-    }
-
-    impl Sixteen for f32 {
-        #[inline]
-        #[target_feature(enable = "avx512f")]
-        unsafe fn sixteen(components: &[Self; 16]) -> __m512 {
-            // SAFETY: sixteen numbers of four bytes.
-            unsafe { _mm512_loadu_ps(components.as_ptr()) }
-        }
-    }
-
-    impl Sixteen for f16 {
-        #[inline]
-        #[target_feature(enable = "avx512f")]
-        unsafe fn sixteen(components: &[Self; 16]) -> __m512 {
-            // SAFETY: sixteen numbers of two bytes.
-            _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(components.as_ptr().cast()) })
-        }
-    }
-
-    impl Sixteen for i8 {
-        #[inline]
-        #[target_feature(enable = "avx512f")]
-        unsafe fn sixteen(components: &[Self; 16]) -> __m512 {
-            // SAFETY: sixteen numbers of one byte.
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(components.as_ptr().cast()) }))
-        }
-    }
-
     #[target_feature(enable = "avx2,avx512f")]
-    pub fn scores<C: Sixteen, const DISTANCE: bool>(rows: &[C], query: &[f32], out: &mut [f32]) {
+    pub fn scores<const DISTANCE: bool>(rows: &[i8], query: &[f32], out: &mut [f32]) {
         for (row, out) in rows.chunks_exact(query.len()).zip(out) {
-            *out = sum::<C, DISTANCE>(row, query);
+            *out = sum::<DISTANCE>(row, query);
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,avx512f")]
-    fn sum<C: Sixteen, const DISTANCE: bool>(row: &[C], query: &[f32]) -> f32 {
+    fn sum<const DISTANCE: bool>(row: &[i8], query: &[f32]) -> f32 {
         let mut lanes = [_mm512_setzero_ps(); 2];
-        let mut add = |row: &[C; LANES], query: &[f32; LANES]| {
+        let mut add = |row: &[i8; LANES], query: &[f32; LANES]| {
             let (row, query) = (row.as_chunks::<16>().0, query.as_chunks::<16>().0);
             for ((row, query), lanes) in row.iter().zip(query).zip(&mut lanes) {
-                // SAFETY: sixteen numbers of four bytes; and what `sixteen` asks of the processor is asked of this function, too.
-                let (component, query) = unsafe { (C::sixteen(row), _mm512_loadu_ps(query.as_ptr())) };
+                // SAFETY: sixteen numbers of one byte, and of four.
+                let (bytes, query) =
+                    unsafe { (_mm_loadu_si128(row.as_ptr().cast()), _mm512_loadu_ps(query.as_ptr())) };
+                let component = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
                 let term = if DISTANCE {
                     let difference = _mm512_sub_ps(component, query);
                     _mm512_mul_ps(difference, difference)
@@ -289,41 +257,20 @@ mod tests {
     use super::*;
     use half::f16;
 
-    type Way<C> = fn(Kernel, &[C], &[f32], &mut [f32]);
-
-    /// The instructions that are chosen on this processor, and those that others would have.
-    fn ways<C: Wide>() -> Vec<(&'static str, Way<C>)> {
-        let mut ways: Vec<(_, Way<C>)> = vec![("the best", scores::<C>)];
-        #[cfg(target_arch = "x86_64")]
-        if avx2::is_there() {
-            // SAFETY: the processor has what the functions ask for.
-            ways.push(("AVX2", |kernel, rows, query, out| unsafe {
-                match kernel {
-                    Kernel::Dot => avx2::scores::<C, false>(rows, query, out),
-                    Kernel::Distance => avx2::scores::<C, true>(rows, query, out),
-                }
-            }));
-        }
-        ways
-    }
-
     /// Every length around a block's, and rows that are no multiple of what is done at once.
     #[test]
     fn a_score_is_the_same_bits_by_whatever_instructions() {
-        fn hold<C: Wide>(kernel: Kernel, rows: &[C], query: &[f32]) {
-            let mut plain = [0.0; 7];
+        fn hold<C: Eight>(
+            kernel: Kernel,
+            rows: &[C],
+            query: &[f32],
+            scored: fn(Kernel, &[C], &[f32], &mut [f32]),
+        ) {
+            let (mut plain, mut wide) = ([0.0; 7], [0.0; 7]);
             kernel::scores(kernel, rows, query, &mut plain);
-            for (name, way) in ways::<C>() {
-                let mut scores = [0.0; 7];
-                way(kernel, rows, query, &mut scores);
-                let kind = std::any::type_name::<C>();
-                assert_eq!(
-                    scores.map(f32::to_bits),
-                    plain.map(f32::to_bits),
-                    "{name}, {kind}, {}",
-                    query.len()
-                );
-            }
+            scored(kernel, rows, query, &mut wide);
+            let kind = std::any::type_name::<C>();
+            assert_eq!(wide.map(f32::to_bits), plain.map(f32::to_bits), "{kind}, {}", query.len());
         }
         let number = |n: u32| (n.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e5 - 60.0;
         for dimension in (1..100_u32).chain([384, 777]) {
@@ -333,9 +280,10 @@ mod tests {
             let half: Vec<f16> = rows.iter().map(|number| f16::from_f32(*number)).collect();
             let whole: Vec<i16> = query.iter().map(|number| i16::from(*number as i8)).collect();
             for kernel in [Kernel::Dot, Kernel::Distance] {
-                hold(kernel, &rows, &query);
-                hold(kernel, &half, &query);
-                hold(kernel, &small, &query);
+                hold(kernel, &rows, &query, scores);
+                hold(kernel, &half, &query, scores);
+                hold(kernel, &small, &query, scores);
+                hold(kernel, &small, &query, byte_scores);
                 let (mut one, mut other) = ([0.0; 7], [0.0; 7]);
                 whole_scores(kernel, &small, &whole, &mut one);
                 kernel::whole_scores(kernel, &small, &whole, &mut other);

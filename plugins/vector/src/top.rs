@@ -28,8 +28,9 @@ impl<T: Fn(u32, u32) -> Ordering> Top<T> {
         Self { heap: Vec::with_capacity(k), k, tie }
     }
 
-    /// Offers rows `first`, `first + 1` … with these scores.
-    pub fn offer(&mut self, first: u32, scores: &[f32]) {
+    /// Offers rows `first`, `first + 1` … with these scores, or what their scores are not above: `exact` says what they are,
+    /// and is asked of those alone that may be among the best.
+    pub fn offer(&mut self, first: u32, scores: &[f32], mut exact: impl FnMut(u32, f32) -> f32) {
         for (first, scores) in (first..).step_by(TOGETHER).zip(scores.chunks(TOGETHER)) {
             // Nearly all rows end here.
             if self.k <= self.heap.len() {
@@ -40,7 +41,7 @@ impl<T: Fn(u32, u32) -> Ordering> Top<T> {
             }
             for (row, &score) in (first..).zip(scores) {
                 if self.heap.len() < self.k || self.heap[0].score <= score {
-                    self.put(Scored { score, row });
+                    self.put(Scored { score: exact(row, score), row });
                 }
             }
         }
@@ -109,11 +110,16 @@ mod tests {
             // A later row goes before an earlier one.
             let tie = |a: u32, b: u32| b.cmp(&a);
             let mut top = Top::new(k, tie);
-            top.offer(0, &scores);
+            top.offer(0, &scores, |_, score| score);
             let mut all: Vec<_> =
                 (0..).zip(&scores).map(|(row, &score)| Scored { score, row }).collect();
             all.sort_by(|a, b| compare(*a, *b, tie));
             all.truncate(k);
+            prop_assert_eq!(&top.into_sorted(), &all);
+            // By what they are not above.
+            let mut top = Top::new(k, tie);
+            let bounds: Vec<f32> = scores.iter().enumerate().map(|(n, score)| score + (n % 3) as f32).collect();
+            top.offer(0, &bounds, |row, _| scores[row as usize]);
             prop_assert_eq!(top.into_sorted(), all);
         }
     }
