@@ -31,7 +31,7 @@
  *   [no-block]         (with another tag) returns promptly, takes no lock that is held across a call out
  * All host functions are [any] and may be called from threads the plugin created, also from inside a callback. No
  * function of the plugin is called from inside a host function that the plugin called, but for the release of a
- * buffer and the callbacks of bp.call/1.
+ * buffer, the read of one in device memory, and the callbacks of bp.call/1.
  *
  * ---- Ownership ------------------------------------------------------------------------------------------
  * Who allocates, frees, by a function on the object itself. Strings and arrays handed to a function are valid
