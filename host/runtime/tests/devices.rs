@@ -28,6 +28,7 @@ impl Scene {
         device(plugins, "a.device", "device.take", &["TAKES=1"]);
         device(plugins, "a.processor", "device.take", &[]);
         device(plugins, "the.relay", "device.relay", &[]);
+        std::fs::copy(support::plugins().join("libecho.so"), plugins.join("libecho.so")).unwrap();
         let host =
             Host::builder().config(Config::for_tests()).state_dir(state).plugin_dir(plugins).start().unwrap();
         Self { host, caller: Caller::internal("tests"), _folders: folders }
@@ -103,6 +104,23 @@ async fn memory_of_a_device_does_not_leave_the_plugins() {
         let x = answer.tensor("x").unwrap();
         assert_eq!((&*x.shape, &*x.data), (&[2, 8][..], CONTENT.as_bytes()), "{what}: {how}");
         assert_eq!(scene.copies(), copies, "{what}: {how}");
+    }
+    scene.settles().await;
+}
+
+/// The SDK's way: echo asks and hands on what it is answered with, wherever that is.
+#[tokio::test]
+async fn a_plugin_in_rust_hands_on_what_it_never_looks_at() {
+    let scene = Scene::new();
+    let make = json!({"capability": "device.make", "model": "the.maker", "params": {}});
+    let again = json!({"capability": "echo", "model": "echo-serial", "params": {"text": "b", "call": make}});
+    for (call, copies) in [(&make, 1), (&again, 2)] {
+        let params = json!({"text": "a", "call": call}).to_string();
+        let request = Request::new(scene.caller.clone(), "echo", params).model("echo");
+        let answer = scene.host.serve(request).await.unwrap().collect().await.unwrap();
+        assert_eq!(&*answer.tensor("x").unwrap().data, CONTENT.as_bytes());
+        // However many hand it on, it is copied once, where it leaves them.
+        assert_eq!(scene.copies(), [copies, 16 * copies], "{call}");
     }
     scene.settles().await;
 }

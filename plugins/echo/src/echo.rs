@@ -5,7 +5,7 @@
 
 use crate::params::{Call, Params};
 use backplane_plugin::prelude::*;
-use backplane_plugin::{AnswerTensor, serde::Serialize};
+use backplane_plugin::{AnswerTensor, DeviceTensor, serde::Serialize};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -55,17 +55,19 @@ pub fn serve(request: &Request, batch: Option<usize>) -> Result<Done> {
     }
 }
 
-/// What another plugin said: its pieces' JSON, and its tensors.
+/// What another plugin said: its pieces' JSON, and its tensors, which are handed on wherever they are.
 struct Answer {
     json: Vec<Value>,
     tensors: Vec<AnswerTensor>,
+    on_device: Vec<DeviceTensor>,
 }
 
 /// Asks another plugin, on behalf of this request: identity, deadline and trace are inherited. The tensors go along.
 fn ask(request: &Request, call: &Call) -> Result<Answer> {
     let asked = request.call(&call.capability).model(&call.model).params(&call.params)?;
-    let answer = request.tensors()?.into_iter().fold(asked, |call, tensor| call.tensor(tensor)).wait()?;
-    Ok(Answer { json: answer.chunks()?, tensors: answer.tensors })
+    let asked = request.tensors()?.into_iter().fold(asked, |call, tensor| call.tensor(tensor));
+    let answer = asked.keep_on_device().wait()?;
+    Ok(Answer { json: answer.chunks()?, tensors: answer.tensors, on_device: answer.on_device })
 }
 
 impl Echo {
@@ -131,7 +133,10 @@ impl Echo {
         let answer = self.answer.as_ref().filter(|_| first);
         let chunk = Chunk::json(&Piece { text, answer: answer.map(|answer| &*answer.json) })?;
         Ok(match answer {
-            Some(answer) => answer.tensors.iter().fold(chunk, |chunk, tensor| chunk.tensor(tensor.view())),
+            Some(answer) => {
+                let chunk = answer.tensors.iter().fold(chunk, |chunk, tensor| chunk.tensor(tensor.view()));
+                answer.on_device.iter().cloned().fold(chunk, Chunk::tensor)
+            }
             None if first => request.tensors()?.into_iter().fold(chunk, Chunk::tensor),
             None => chunk,
         })
