@@ -319,7 +319,9 @@ pub struct Embed {
 #[command(after_help = "Examples:
   backplane translate --to es README.md > README.es.md
   backplane translate --from en --to es - < page.html --format html
-  backplane translate --to es notes.md --keep Backplane --glossary server=servidor --json")]
+  backplane translate --to es notes.md --keep Backplane --glossary server=servidor --json
+
+What no engine could translate stays as it is, and standard error says so; if that is all of it, the exit code is 1.")]
 pub struct Translate {
     /// The file; `-`, or none, reads standard input. The end of its name says what it is written in
     pub file: Option<PathBuf>,

@@ -3,6 +3,7 @@
 use crate::args::Translate;
 use crate::context::Context;
 use crate::exit::{Failure, Result};
+use crate::output::printable;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::path::Path;
@@ -11,7 +12,7 @@ pub fn run(context: &Context, args: &Translate) -> Result<()> {
     let text = text(args)?;
     let format = args.format.as_deref().unwrap_or_else(|| format_of(args.file.as_deref()));
     let glossary = args.glossary.iter().map(|term| pair(term)).collect::<Result<Vec<_>>>()?;
-    let mut params = json!({ "text": [text], "target": args.to, "format": format });
+    let mut params = json!({ "text": [&text], "target": args.to, "format": format });
     if let Some(from) = &args.from {
         params["source"] = from.as_str().into();
     }
@@ -31,10 +32,46 @@ pub fn run(context: &Context, args: &Translate) -> Result<()> {
         let mut shown = translation.clone();
         shown["model"] = answer["model"].clone();
         context.out.value(&shown);
-        return Ok(());
+    } else {
+        context.out.write(translation["text"].as_str().unwrap_or_default());
     }
-    context.out.write(translation["text"].as_str().unwrap_or_default());
-    Ok(())
+    match left(&text, translation, &args.to) {
+        Left::Nothing => Ok(()),
+        Left::Some(what) => {
+            context.out.complain(format!("warning: {what}"));
+            context.out.complain(format!("   next: {BETTER}"));
+            Ok(())
+        }
+        Left::All(what) => Err(Failure::failed(what).next(BETTER).code("untranslated")),
+    }
+}
+
+/// What helps where an engine could not do it.
+const BETTER: &str = "install a pair of Apertium or a model of the format `marian` for these languages, or a larger \
+    model that chats: plugins/translation/README.md";
+
+/// What of a text is still in its own language.
+#[derive(Debug, PartialEq)]
+enum Left {
+    Nothing,
+    Some(String),
+    All(String),
+}
+
+/// A text that came back as it was must not pass for its translation.
+fn left(text: &str, translation: &Value, to: &str) -> Left {
+    let count = translation["untranslated"].as_u64().unwrap_or_default();
+    if count == 0 {
+        return Left::Nothing;
+    }
+    let word = |member: &str| printable(translation[member].as_str().unwrap_or("?"));
+    let (from, engine) = (word("source"), word("engine"));
+    let pair = format!("from `{from}` into `{to}`, which `{engine}` tried");
+    if translation["text"] == text {
+        return Left::All(format!("nothing was translated {pair}: the text is as it was"));
+    }
+    let pieces = if count == 1 { "one piece is".to_owned() } else { format!("{count} pieces are") };
+    Left::Some(format!("{pieces} still in `{from}`: they could not be translated {pair}"))
 }
 
 fn text(args: &Translate) -> Result<String> {
@@ -67,4 +104,32 @@ fn pair(term: &str) -> Result<Value> {
         Failure::usage(format!("`--glossary {term}` has no `=`")).next("write it as in `--glossary cat=gato`")
     })?;
     Ok(json!({ "source": source, "target": target }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_comes_back_as_it_was_is_no_translation() {
+        let answer = |text: &str, untranslated: u64| json!({ "text": text, "source": "en", "engine": "chat", "confidence": 0.0, "untranslated": untranslated });
+        assert_eq!(
+            left("Paris\n", &json!({ "text": "Paris\n", "source": "en" }), "de"),
+            Left::Nothing,
+            "a name"
+        );
+        let Left::All(what) = left("The house.\n", &answer("The house.\n", 1), "de") else { panic!() };
+        assert_eq!(
+            what,
+            "nothing was translated from `en` into `de`, which `chat` tried: the text is as it was"
+        );
+        let Left::Some(what) = left("The house. A cat.", &answer("Das Haus. A cat.", 1), "de") else {
+            panic!()
+        };
+        assert!(what.starts_with("one piece is still in `en`: "), "{what}");
+        let Left::Some(what) = left("The house. A cat. No.", &answer("Das Haus. A cat. No.", 2), "de") else {
+            panic!()
+        };
+        assert!(what.starts_with("2 pieces are still in `en`: "), "{what}");
+    }
 }
