@@ -176,7 +176,7 @@ pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
         0,
         translated,
     );
-    shell.ask(document, &["translate", "--from", "en", "--to", "xx"], 1, translated);
+    shell.ask(document, &["translate", "--from", "en", "--to", "xx"], 2, translated);
     shell.run(document, &["translate", "--to", "es", "nothing.md"], 3);
 
     document.section("ocr", "Pages that are read stand in `tests/vision`.");

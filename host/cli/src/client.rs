@@ -13,6 +13,14 @@ const PROBE: Duration = Duration::from_secs(2);
 /// How long it may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// What helps where something else answers.
+const ANOTHER: &str =
+    "name the address of a Backplane with `--host`; a proxy in front of one has to pass its answers on";
+
+/// What helps where the state directory's own key does not work any more.
+const REVOKED: &str = "the key in `admin.key` of the state directory was revoked, or is of another server: set \
+    `BACKPLANE_API_KEY` to one that works, or start the server again, which makes one where no administrator's is left";
+
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Address(Url);
@@ -55,6 +63,8 @@ impl Address {
 pub struct Client {
     pub address: Address,
     key: Option<String>,
+    /// Whether that key is the state directory's.
+    own: bool,
     http: blocking::Client,
     verbose: bool,
 }
@@ -62,13 +72,15 @@ pub struct Client {
 impl Client {
     pub fn new(address: Address, key: Key, verbose: bool) -> Result<Self> {
         // The key of the state directory is an administrator's: it never leaves for another machine.
+        let own = key.given.is_none();
         let key = key.given.or(key.own.filter(|_| key.ours || address.is_local()));
+        let own = own && key.is_some();
         let mut builder = blocking::Client::builder().timeout(None).connect_timeout(CONNECT);
         if address.is_local() {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| Failure::failed(format!("no HTTP client: {error}")))?;
-        Ok(Self { address, key, http, verbose })
+        Ok(Self { address, key, own, http, verbose })
     }
 
     /// The key it shows, if it has one.
@@ -87,6 +99,19 @@ impl Client {
             .filter(|answer| answer.status().is_success())
             .and_then(|answer| answer.json::<Value>().ok())
             .is_some_and(|body| body["version"].is_string())
+    }
+
+    /// Who answers there, if it is no Backplane.
+    pub fn stranger(&self) -> Option<Failure> {
+        let url = format!("{}/healthz", self.address.url());
+        let answer = self.http.get(url).timeout(PROBE).send().ok()?;
+        let (status, body) = (answer.status().as_u16(), answer.text().unwrap_or_default());
+        let json = serde_json::from_str::<Value>(&body).unwrap_or_default();
+        if json["version"].is_string() || json["error"].is_object() {
+            return None;
+        }
+        let failure = stranger(status, &body);
+        Some(Failure { what: format!("{} {}", self.address.url(), failure.what), ..failure })
     }
 
     /// `GET` of JSON.
@@ -134,8 +159,12 @@ impl Client {
     fn read(&self, request: blocking::RequestBuilder) -> Result<Value> {
         let answer = self.send(request)?;
         answer.json().map_err(|error| {
-            Failure::failed(format!("{} did not answer with JSON: {error}", self.address.url()))
-                .next("is it a Backplane? `backplane doctor`")
+            Failure::failed(format!(
+                "{} did not answer with JSON, as a Backplane does: {error}",
+                self.address.url()
+            ))
+            .next(ANOTHER)
+            .code("not_a_backplane")
         })
     }
 
@@ -149,7 +178,14 @@ impl Client {
             return Ok(answer);
         }
         let status = answer.status().as_u16();
-        Err(refused(status, &answer.text().unwrap_or_default()))
+        let failure = refused(status, &answer.text().unwrap_or_default());
+        Err(match failure.code.as_deref() {
+            Some("not_a_backplane") => {
+                Failure { what: format!("{} {}", self.address.url(), failure.what), ..failure }
+            }
+            Some("invalid_api_key") if self.own => failure.next(REVOKED),
+            _ => failure,
+        })
     }
 }
 
@@ -185,11 +221,11 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
         Some(Value::String(text)) if !text.is_empty() => Some(text),
         _ => None,
     };
-    let message = take("message").or_else(|| error.as_str().map(str::to_owned)).unwrap_or_else(|| {
-        format!("the server answered {status}: {}", crate::output::printable(body.trim()))
-    });
+    let Some(message) = take("message").or_else(|| error.as_str().map(str::to_owned)) else {
+        return stranger(status, body);
+    };
     let code = take("code").unwrap_or_default();
-    take("type");
+    let kind = take("type");
     take("param");
     details.retain(|_, value| !value.is_null());
     let (exit, next) = match (status, code.as_str()) {
@@ -217,19 +253,13 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
         }
         (_, "capability_not_found") => (Exit::NotFound, Some("what is served: `backplane plugin ls`")),
         (404, _) => (Exit::NotFound, None),
-        // What the server does not take of a request, the command line said.
-        (
-            400,
-            "invalid_argument"
-            | "invalid_type"
-            | "invalid_value"
-            | "missing_param"
-            | "unsupported_param"
-            | "capability_not_served",
-        ) => (Exit::Usage, None),
         (_, "load_failed" | "plugin_fault" | "plugin_stuck") => {
             (Exit::Failure, Some("the log says more: `backplane logs`"))
         }
+        (_, code) if FAILED.contains(&code) => (Exit::Failure, None),
+        // What the server does not take of a request, the command line said. A stream has no status.
+        (400, _) => (Exit::Usage, None),
+        (0, _) if kind.as_deref() == Some("invalid_request_error") => (Exit::Usage, None),
         _ => (Exit::Failure, None),
     };
     // The server may have said so itself.
@@ -241,6 +271,27 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
         code: Some(code).filter(|code| !code.is_empty()),
         details,
     }
+}
+
+/// What the server refuses with 400 though the parameters of the request are not at fault.
+const FAILED: [&str; 6] = [
+    "call_cycle",
+    "config_invalid",
+    "fetch_failed",
+    "key_revoked",
+    "malformed_request",
+    "request_crashes_plugin",
+];
+
+/// An answer that no Backplane gives. Of a page its beginning says enough.
+fn stranger(status: u16, body: &str) -> Failure {
+    let said: String = crate::output::printable(body.trim()).chars().take(80).collect();
+    let what = match said.is_empty() {
+        true => format!("answered {status}, and not as a Backplane does"),
+        false => format!("answered {status}, and not as a Backplane does: {said}"),
+    };
+    let exit = if matches!(status, 401 | 403) { Exit::Denied } else { Exit::Failure };
+    Failure::new(exit, what).next(ANOTHER).code("not_a_backplane")
 }
 
 /// A name as a part of a path.
@@ -260,6 +311,7 @@ pub fn segment(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn addresses_are_read_as_people_write_them() {
@@ -311,9 +363,56 @@ mod tests {
             Exit::Usage,
             "as `run` says of such a model"
         );
-        assert_eq!(refused(400, &body("context_length_exceeded")).exit, Exit::Failure);
         assert_eq!(refused(400, r#"{"error":"plain"}"#).what, "plain");
-        assert!(refused(502, "<html>\x1b").what.contains("502: <html>"));
+        let stream =
+            json!({ "message": "no", "type": "invalid_request_error", "code": "context_length_exceeded" });
+        assert_eq!(failure_of(0, &stream, "").exit, Exit::Usage, "a stream has no status");
+    }
+
+    #[test]
+    fn who_answers_like_no_backplane_is_told_so() {
+        let page = format!("<!DOCTYPE html>\n<title>\x1b{}</title>", "x".repeat(500));
+        for status in [404, 502] {
+            let failure = refused(status, &page);
+            assert_eq!(failure.exit, Exit::Failure, "a page that is not there is no model that is not there");
+            assert_eq!(failure.code.as_deref(), Some("not_a_backplane"));
+            assert!(
+                failure
+                    .what
+                    .starts_with(&format!("answered {status}, and not as a Backplane does: <!DOCTYPE"))
+            );
+            assert!(failure.what.len() < 200 && !failure.what.contains('\x1b'), "{failure}");
+        }
+        assert_eq!(refused(401, "").exit, Exit::Denied);
+    }
+
+    #[test]
+    fn what_is_refused_for_its_parameters_is_wrong_usage_as_the_page_says() {
+        let page = include_str!("../../../docs/errors.md");
+        let rows = page.lines().filter_map(|line| {
+            let cells: Vec<&str> = line.strip_prefix("| `")?.split(" | ").collect();
+            (cells.len() == 4).then(|| (cells[0].split('`').step_by(2), cells[1]))
+        });
+        let (mut usage, mut failed) = (0, Vec::new());
+        for (codes, _) in rows.filter(|(_, status)| *status == "400") {
+            for code in codes.filter(|code| !code.trim_matches([',', ' ']).is_empty()) {
+                let body =
+                    json!({ "error": { "message": "no", "type": "invalid_request_error", "code": code } });
+                match refused(400, &body.to_string()).exit {
+                    Exit::Usage => usage += 1,
+                    Exit::Failure => failed.push(code),
+                    other => panic!("`{code}` exits with {other:?}"),
+                }
+            }
+        }
+        failed.sort_unstable();
+        assert!(15 < usage, "the page is not read as it should be: {usage}");
+        let row = page.lines().find(|line| line.starts_with("| 1 | failed")).unwrap();
+        assert!(
+            failed.iter().all(|code| row.contains(&format!("`{code}`"))),
+            "{failed:?} are not all in {row}"
+        );
+        assert!(failed.iter().all(|code| FAILED.contains(code)));
     }
 
     #[test]

@@ -157,6 +157,11 @@ fn server(context: &Context) -> Result<Server<'_>> {
     if client.is_up() {
         return Ok(Server::new(context, client, chats, None));
     }
+    if context.global.host.is_some()
+        && let Some(stranger) = client.stranger()
+    {
+        return Err(stranger);
+    }
     if context.is_remote()? {
         return Err(Failure::failed(format!("no server answers at {}", client.address.url()))
             .next("start it there with `backplane serve`")
