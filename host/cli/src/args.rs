@@ -560,7 +560,7 @@ pub enum ConfigVerb {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  backplane logs\n  backplane logs -f smollm2      lines that name the model, as they come\n  backplane logs -n 200 --json"
+    after_help = "Examples:\n  backplane logs\n  backplane logs -f smollm2      lines that name the model, as they come\n  backplane logs -n 200 --json\n  backplane logs --level warn    what went wrong, or may"
 )]
 pub struct Logs {
     /// Only lines that have this word: a model, a plugin, a request's id
@@ -571,6 +571,9 @@ pub struct Logs {
     /// How many of the last lines
     #[arg(short = 'n', long, default_value_t = 50)]
     pub lines: usize,
+    /// Only lines of this level or a graver one; what the server writes at all is `log.level` of its configuration
+    #[arg(long, value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub level: Option<String>,
 }
 
 #[cfg(test)]

@@ -234,7 +234,7 @@ fn tell(http: &HttpRequest, id: &str, status: StatusCode, error: &Error) {
                 status = status.as_u16(),
                 code = error.code.name(),
                 reason = %error.reason,
-                message = %error.message,
+                error = %error.message,
                 $text
             )
         };

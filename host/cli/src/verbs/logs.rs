@@ -26,7 +26,7 @@ pub fn run(context: &Context, args: &Logs) -> Result<()> {
     let mut last = VecDeque::new();
     let mut line = String::new();
     while read(&mut file, &mut line, &path)? {
-        if wanted(&line, args.word.as_deref()) {
+        if wanted(&line, args) {
             last.push_back(line.clone());
             if args.lines < last.len() {
                 last.pop_front();
@@ -35,8 +35,17 @@ pub fn run(context: &Context, args: &Logs) -> Result<()> {
         line.clear();
     }
     last.iter().for_each(|line| show(&context.out, line));
-    if let (Some(word), true) = (&args.word, last.is_empty()) {
-        context.out.note(format!("no line of the log has `{word}`"));
+    if last.is_empty() {
+        match (&args.word, &args.level) {
+            (Some(word), None) => context.out.note(format!("no line of the log has `{word}`")),
+            (None, Some(level)) => {
+                context.out.note(format!("no line of the log is of level `{level}` or graver"))
+            }
+            (Some(word), Some(level)) => {
+                context.out.note(format!("no line of the log of level `{level}` or graver has `{word}`"));
+            }
+            (None, None) => {}
+        }
     }
     if args.follow { follow(context, args, &path, file) } else { Ok(()) }
 }
@@ -49,7 +58,7 @@ fn follow(context: &Context, args: &Logs, path: &Path, mut file: BufReader<File>
             if !line.ends_with('\n') {
                 continue; // The rest of it is on its way.
             }
-            if wanted(&line, args.word.as_deref()) {
+            if wanted(&line, args) {
                 show(&context.out, &line);
             }
             line.clear();
@@ -73,8 +82,22 @@ fn read(file: &mut BufReader<File>, line: &mut String, path: &Path) -> Result<bo
     file.read_line(line).map(|bytes| 0 < bytes).map_err(|error| Failure::io("read", path, &error))
 }
 
-fn wanted(line: &str, word: Option<&str>) -> bool {
-    word.is_none_or(|word| line.contains(word))
+/// From the gravest on.
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+fn wanted(line: &str, args: &Logs) -> bool {
+    args.word.as_deref().is_none_or(|word| line.contains(word))
+        && args.level.as_deref().is_none_or(|least| grave_enough(line, least))
+}
+
+fn grave_enough(line: &str, least: &str) -> bool {
+    let rank = |level: &str| LEVELS.iter().position(|name| name.eq_ignore_ascii_case(level));
+    let line: Value = serde_json::from_str(line).unwrap_or_default();
+    // A line that is none of ours says nothing of its level, and may be grave.
+    line["level"]
+        .as_str()
+        .and_then(rank)
+        .is_none_or(|rank_of_it| rank(least).is_none_or(|least| rank_of_it <= least))
 }
 
 fn show(out: &Output, line: &str) {
@@ -112,6 +135,21 @@ fn as_text(out: &Output, line: &Value) -> String {
 mod tests {
     use super::*;
     use crate::args::Global;
+
+    #[test]
+    fn a_level_and_a_word_are_both_asked_for() {
+        let line = r#"{"level":"WARN","fields":{"message":"slow","model":"m"}}"#;
+        let wants = |word: Option<&str>, level: Option<&str>| {
+            let (word, level) = (word.map(str::to_owned), level.map(str::to_owned));
+            wanted(line, &Logs { word, follow: false, lines: 50, level })
+        };
+        assert!(wants(None, None) && wants(None, Some("warn")) && wants(Some("slow"), Some("info")));
+        assert!(!wants(None, Some("error")) && !wants(Some("fast"), Some("info")));
+        assert!(wanted(
+            "thread panicked\n",
+            &Logs { word: None, follow: false, lines: 50, level: Some("error".into()) }
+        ));
+    }
 
     #[test]
     fn a_line_is_read_by_people() {

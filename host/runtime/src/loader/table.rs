@@ -345,7 +345,8 @@ unsafe extern "C" fn log(host: *const bp_host, level: i32, message: bp_str, fiel
         if LOG_LINES_PER_SECOND <= context.log_lines.fetch_add(1, Ordering::Relaxed) {
             return BP_OK;
         }
-        let (plugin, fields, message) = (context.plugin.as_str(), &*fields, &*message);
+        let (plugin, message) = (context.plugin.as_str(), &*message);
+        let fields = (!fields.is_empty()).then_some(&*fields);
         match level {
             ..=1 => tracing::error!(target: "plugin", plugin, fields, "{message}"),
             2 => tracing::warn!(target: "plugin", plugin, fields, "{message}"),
