@@ -453,7 +453,9 @@ pub enum Key {
     )]
     Set(KeySet),
     /// Revoke a key: the next request with it is refused
-    #[command(after_help = "Examples:\n  backplane key revoke web-app\n  backplane key revoke 3f9a1c20")]
+    #[command(
+        after_help = "Examples:\n  backplane key revoke web-app\n  backplane key revoke 3f9a1c20\n\nThe only administrator's key, and the one that is shown, are revoked after a question, or with `--yes`."
+    )]
     Revoke {
         /// Name or id of the key, as `key ls` shows them
         #[arg(add = complete::keys())]

@@ -88,6 +88,21 @@ fn the_first_start_shows_a_key_once_and_the_command_line_finds_it() {
     let keys = run(state.path(), &["key", "ls"]).expect(0);
     assert!(keys.out.contains("revoked"), "{keys:?}");
     run(state.path(), &["key", "revoke", "nope"]).expect(3);
+
+    // What was refused is one line that has each name once, for programs and for people.
+    let refused = run(state.path(), &["logs", "-n", "1", "request refused", "--json"]).expect(0);
+    assert_eq!(refused.out.matches("\"message\"").count(), 1, "{refused:?}");
+    assert_eq!(refused.json()["fields"]["message"], "request refused");
+    let refused = run(state.path(), &["logs", "-n", "1", "request refused"]).expect(0);
+    assert!(
+        refused.out.contains("INFO request refused") && refused.out.contains("error=there is no key"),
+        "{refused:?}"
+    );
+    let grave = run(state.path(), &["logs", "--level", "error"]).expect(0);
+    assert!(
+        grave.out.is_empty() && grave.err.contains("no line of the log is of level `error`"),
+        "{grave:?}"
+    );
     run(state.path(), &["stop", "nope"]).expect(3);
 
     server.signal("TERM");
@@ -166,6 +181,59 @@ fn a_server_that_a_chat_started_is_stopped_by_name() {
     assert!(none.err.contains("no server answers"), "{none:?}");
     run(state.path(), &["stop"]).expect(2);
     run(state.path(), &["stop", "--server", "smollm2"]).expect(2);
+}
+
+#[test]
+fn who_revokes_the_last_administrator_s_key_means_it_and_finds_back() {
+    let state = tempfile::tempdir().unwrap();
+    let mut server = Server::start(state.path(), &[]);
+    let refused = run(state.path(), &["key", "revoke", "first admin"]).expect(5);
+    assert!(refused.err.contains("only administrator's key") && refused.err.contains("--yes"), "{refused:?}");
+    run(state.path(), &["ps"]).expect(0);
+
+    // With another one it is still the key that the command line shows.
+    let other = run(state.path(), &["key", "create", "deputy", "--role", "admin", "-q"]).expect(0).out;
+    let own = run(state.path(), &["key", "revoke", "first admin"]).expect(5);
+    assert!(own.err.contains("the key that this command shows"), "{own:?}");
+    let mut revoke = command(state.path());
+    revoke.args(["key", "revoke", "first admin"]).env("BACKPLANE_API_KEY", other.trim());
+    support::Done::of(revoke.output().unwrap()).expect(0);
+    let refused = run(state.path(), &["ps"]).expect(5);
+    assert!(refused.err.contains("`admin.key` of the state directory was revoked"), "{refused:?}");
+    let mut revoke = command(state.path());
+    revoke.args(["key", "revoke", "deputy", "--yes"]).env("BACKPLANE_API_KEY", other.trim());
+    let gone = support::Done::of(revoke.output().unwrap()).expect(0);
+    assert!(gone.err.contains("start the server again"), "{gone:?}");
+
+    // Whose process it is stops it without a key; the next start makes one.
+    let stopped = run(state.path(), &["stop", "--server"]).expect(0);
+    assert!(stopped.err.contains("SIGTERM") && stopped.err.contains("has stopped"), "{stopped:?}");
+    assert_eq!(server.end(), Some(0));
+    let next = Server::start(state.path(), &[]);
+    assert!(next.said["admin_key"].is_string());
+    run(state.path(), &["ps"]).expect(0);
+}
+
+#[test]
+fn who_answers_and_is_no_backplane_is_told_so() {
+    let state = tempfile::tempdir().unwrap();
+    let page = "HTTP/1.1 404 Not Found\r\ncontent-length: 15\r\nconnection: close\r\n\r\n<!DOCTYPE html>";
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::io::Read::read(&mut stream, &mut [0; 4096]).ok();
+            std::io::Write::write_all(&mut stream, page.as_bytes()).ok();
+        }
+    });
+    for verb in [&["ps"][..], &["run", "smollm2", "hello"]] {
+        let told = run(state.path(), &[&["--host", &*address], verb].concat()).expect(1);
+        assert!(
+            told.err.contains(&format!("http://{address} answered 404, and not as a Backplane")),
+            "{told:?}"
+        );
+    }
 }
 
 #[test]

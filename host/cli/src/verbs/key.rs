@@ -238,13 +238,84 @@ fn revoke(context: &Context, named: &str) -> Result<()> {
     let client = context.client()?;
     let keys = client.get("/admin/v1/keys")?;
     let id = find(&keys["data"], named, SystemTime::now())?;
+    let own = client.get("/admin/v1/whoami")?["key"].as_str() == Some(&id);
+    let loss = loss(&keys["data"], &id, own, SystemTime::now());
+    if let Some(loss) = &loss {
+        agree(context, &id, loss)?;
+    }
     let key = client.delete(&format!("/admin/v1/keys/{}", segment(&id)))?;
     if context.out.json {
         context.out.value(&key);
     } else {
         context.out.note(format!("{id} ({}) is revoked", key["name"].as_str().unwrap_or_default()));
     }
+    if let Some(loss) = &loss {
+        context.out.note(loss.way_back());
+    }
     Ok(())
+}
+
+/// What is lost with a key beside the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// Nobody administers the server.
+    LastAdmin,
+    /// The key that this command shows does not work any more.
+    Own,
+}
+
+impl Loss {
+    fn what(self, id: &str) -> String {
+        match self {
+            Loss::LastAdmin => {
+                format!(
+                    "{id} is the only administrator's key that works: without it nobody administers this server"
+                )
+            }
+            Loss::Own => format!("{id} is the key that this command shows: the next one with it is refused"),
+        }
+    }
+
+    fn way_back(self) -> &'static str {
+        match self {
+            Loss::LastAdmin => {
+                "start the server again, and it makes a new one: `backplane stop --server`, `backplane serve`"
+            }
+            Loss::Own => {
+                "set `BACKPLANE_API_KEY` to another, or write it into `admin.key` of the state directory"
+            }
+        }
+    }
+}
+
+fn loss(keys: &Value, id: &str, own: bool, now: SystemTime) -> Option<Loss> {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let works = |key: &&Value| {
+        key["role"] == "admin"
+            && key["revoked_at"].is_null()
+            && key["expires_at"].as_u64().is_none_or(|end| now < end)
+    };
+    let admins: Vec<&Value> = keys.as_array().into_iter().flatten().filter(works).collect();
+    match admins[..] {
+        [last] if last["id"] == *id => Some(Loss::LastAdmin),
+        _ => own.then_some(Loss::Own),
+    }
+}
+
+/// Who locks himself out has to mean it.
+fn agree(context: &Context, id: &str, loss: &Loss) -> Result<()> {
+    let what = loss.what(id);
+    if context.global.yes {
+        return Ok(());
+    }
+    let refused = |next: &str| Failure::new(Exit::Denied, what.clone()).next(next).code("consent_needed");
+    if !context.out.asks {
+        return Err(refused(
+            "make another first, `backplane key create NAME --role admin`, or run it again with `--yes`",
+        ));
+    }
+    context.out.note(&what);
+    if context.out.ask("revoke it?", false) { Ok(()) } else { Err(refused("it works as before")) }
 }
 
 /// The id of the key that is named by its id or, of those that are not revoked, by its name. What nobody has is an id:
@@ -354,6 +425,25 @@ mod tests {
             change(&args(None, Some(Limit::Default), Some("day")), &key).unwrap_err().exit,
             Exit::Usage
         );
+    }
+
+    #[test]
+    fn what_is_lost_with_a_key_is_known_before() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let key = |id: &str, role: &str, revoked: Value, expires: Value| json!({"id": id, "role": role, "revoked_at": revoked, "expires_at": expires});
+        let mut keys = vec![
+            key("a1", "admin", Value::Null, Value::Null),
+            key("a2", "admin", json!(1), Value::Null),
+            key("a3", "admin", Value::Null, json!(999_999)),
+            key("u1", "user", Value::Null, Value::Null),
+        ];
+        let loss = |keys: &[Value], id, own| loss(&json!(keys), id, own, now);
+        assert_eq!(loss(&keys, "a1", true), Some(Loss::LastAdmin), "others are revoked or expired");
+        assert_eq!(loss(&keys, "a1", false), Some(Loss::LastAdmin));
+        assert_eq!(loss(&keys, "u1", false), None);
+        keys.push(key("a4", "admin", Value::Null, json!(1_000_001)));
+        assert_eq!(loss(&keys, "a1", true), Some(Loss::Own));
+        assert_eq!(loss(&keys, "a1", false), None);
     }
 
     #[test]
