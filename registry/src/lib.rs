@@ -22,6 +22,7 @@ mod catalogue;
 mod convert;
 mod digest;
 mod error;
+mod gguf;
 pub mod license;
 mod look;
 mod models;

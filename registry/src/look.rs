@@ -1,23 +1,33 @@
 //! What a file is, by its own bytes: a web page that was saved as `model.gguf` is told from a model before it is installed.
 
+use crate::gguf;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// What is wrong with the file of a model of this format, if anything is: what it looks like instead. Of formats that
-/// only their plugin knows nothing is said.
+/// What is wrong with the file of a model of this format, if anything is: what it looks like instead, or what is missing of
+/// it. Of formats that only their plugin knows nothing is said.
 pub(crate) fn unlike(path: &Path, format: &str) -> io::Result<Option<String>> {
     let mut file = BufReader::new(File::open(path)?);
     let mut head = Vec::new();
     file.by_ref().take(512).read_to_end(&mut head)?;
     let expected = match format {
-        "gguf" if head.starts_with(b"GGUF") => return Ok(None),
+        "gguf" if head.starts_with(b"GGUF") => return cut_off(&mut file),
         "gguf" => "a GGUF file",
         "onnx" if is_onnx(&mut file)? => return Ok(None),
         "onnx" => "an ONNX graph",
         _ => return Ok(None),
     };
     Ok(Some(format!("it is not {expected}, but {}", kind(&head))))
+}
+
+fn cut_off(file: &mut BufReader<File>) -> io::Result<Option<String>> {
+    let length = file.get_ref().metadata()?.len();
+    let missing = gguf::missing(file, length)?;
+    Ok(missing.map(|needs| {
+        let (what, end) = (needs.what, needs.bytes);
+        format!("it is cut off: {what} ends at byte {end} and the file has {length}; fetch the whole file")
+    }))
 }
 
 /// What a file that begins so is, for people.
@@ -133,7 +143,13 @@ mod tests {
 
     #[test]
     fn a_model_is_let_in_and_what_else_it_is_is_named() {
-        assert_eq!(look(b"GGUF\x03\0\0\0", "gguf"), None);
+        let gguf = crate::gguf::tests::file();
+        assert_eq!(look(&gguf, "gguf"), None);
+        let cut = look(&gguf[..gguf.len() / 2], "gguf").unwrap();
+        assert!(
+            cut.starts_with("it is cut off: ") && cut.contains(&format!("the file has {}", gguf.len() / 2)),
+            "{cut}"
+        );
         assert_eq!(look(GRAPH, "onnx"), None);
         assert_eq!(look(b"anything", "fasttext"), None, "its plugin knows");
         for (bytes, word) in [
@@ -172,7 +188,7 @@ mod tests {
         fn any_bytes_are_looked_at(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             for format in ["gguf", "onnx", "vision"] {
                 let told = look(&bytes, format);
-                prop_assert!(told.is_none_or(|told| told.starts_with("it is not a")));
+                prop_assert!(told.is_none_or(|told| told.starts_with("it is not a") || told.starts_with("it is cut off")));
             }
         }
     }

@@ -147,6 +147,8 @@ pub struct Removed {
     pub name: ModelName,
     /// Bytes given back to the disk: less than the model's size where another model has files in common.
     pub freed: u64,
+    /// Files that stay, for another name needs them.
+    pub shared: usize,
 }
 
 impl Models {
@@ -231,10 +233,11 @@ impl Models {
         };
         store::remove(&path)?;
         let mut freed = self.store.discard_unused_blobs(digests.iter().copied())?;
+        let shared = digests.iter().filter(|digest| self.store.has(digest, None)).count();
         for digest in digests {
             freed += self.discard_transfer(Guards::Blob, &digest)?;
         }
-        Ok(Removed { name, freed })
+        Ok(Removed { name, freed, shared })
     }
 
     /// Removes files that no model needs and pulls that nobody goes on with; returns the bytes.

@@ -105,11 +105,13 @@ fn files_in_common_are_stored_once_and_removed_with_the_last_name() {
         ["a", "b", "acme/c:v1"]
     );
 
-    assert_eq!(models.remove("a").unwrap().freed, 0);
+    let a = models.remove("a").unwrap();
+    assert_eq!((a.freed, a.shared), (0, 1));
     assert_eq!(models.remove("b").unwrap().freed, 0);
     let blob = models.resolve("acme/c:v1").unwrap().file("model").unwrap().to_owned();
     assert!(blob.exists());
-    assert_eq!(models.remove("acme/c:v1").unwrap().freed, 5000);
+    let last = models.remove("acme/c:v1").unwrap();
+    assert_eq!((last.freed, last.shared), (5000, 0));
     assert!(!blob.exists() && bench.blobs() == 0);
     assert!(files(&bench.path("state/models/cards")).is_empty());
 }
@@ -315,7 +317,13 @@ fn what_is_no_model_is_told_and_leaves_nothing() {
         assert!(bench.models().list().unwrap().models.is_empty());
         assert_eq!(bench.models().prune().unwrap(), 0, "nothing was left");
     }
-    std::fs::write(bench.path("m.gguf"), "GGUF").unwrap();
+    // Version 3, no tensors, no keys.
+    let gguf = [&b"GGUF\x03\0\0\0"[..], &[0; 16]].concat();
+    std::fs::write(bench.path("m.gguf"), &gguf[..20]).unwrap();
+    let cut = bench.pull_with(bench.path("m.gguf").to_str().unwrap(), &look).0.unwrap_err();
+    assert!(cut.code() == "model_invalid" && cut.to_string().contains("it is cut off"), "{cut}");
+    assert!(bench.models().list().unwrap().models.is_empty());
+    std::fs::write(bench.path("m.gguf"), gguf).unwrap();
     bench.pull_with(bench.path("m.gguf").to_str().unwrap(), &look).0.unwrap();
 }
 
