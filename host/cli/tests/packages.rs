@@ -71,12 +71,22 @@ impl Scene {
         self.run(arguments).expect(0).out
     }
 
+    /// The program with the echo plugin beside it, as it is built and installed for people.
+    fn shipped(&self) -> PathBuf {
+        let folder = self.path("shipped");
+        if !folder.exists() {
+            std::fs::create_dir_all(folder.join("plugins")).unwrap();
+            std::fs::copy(env!("CARGO_BIN_EXE_backplane"), folder.join("backplane")).unwrap();
+            std::fs::copy(support::worker(), folder.join("backplane-worker")).unwrap();
+            std::fs::copy(echo(), folder.join("plugins/libbackplane_echo.so")).unwrap();
+        }
+        folder
+    }
+
     /// Runs a shell script here, as a person would.
     fn shell(&self, script: &str) -> Done {
-        let program = Path::new(env!("CARGO_BIN_EXE_backplane"));
         let paths = std::env::join_paths(
-            std::iter::once(program.parent().unwrap().to_owned())
-                .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+            std::iter::once(self.shipped()).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
         );
         let mut shell = Command::new("sh");
         shell.args(["-eu", "-c", script]).current_dir(self.dir.path()).stdin(Stdio::null());
@@ -171,6 +181,11 @@ fn the_guide_s_commands_lead_to_an_answer() {
         let done = scene.shell(block);
         assert_eq!(done.code, 0, "{block}\n{done:#?}");
     }
+    let again = scene
+        .shell("backplane plugin remove dev.backplane.echo --yes; backplane plugin install echo.plg --yes");
+    assert!(again.code == 5 && again.err.contains("came with the program"), "the page says why: {again:?}");
+    scene.shell("backplane plugin install echo.plg --yes --accept-changes").expect(0);
+
     // Nothing but signed packages, and what was installed is one.
     let _server = Server::start(&scene, &["plugins.trust=org"]);
     let echo = listed(&scene);
