@@ -159,7 +159,6 @@ pub(super) fn meaning(
     let mut checks = Checks { layers, problems };
     let server = server(&raw, &mut checks);
     let fetch = fetch(&raw.fetch, &mut checks);
-    limits(&raw.limits, &mut checks);
     plugins(&raw.plugins, &mut checks);
     models(&raw.models, &mut checks);
     cache(&raw.cache, &mut checks);
@@ -366,10 +365,6 @@ fn is_filter(text: &str) -> bool {
         Some((target, level)) => !target.is_empty() && is_level(level),
         None => is_level(directive.trim()),
     })
-}
-
-fn limits(limits: &raw::Limits, checks: &mut Checks<'_>) {
-    checks.some_time(&["limits", "window"], limits.window);
 }
 
 fn plugins(plugins: &raw::Plugins, checks: &mut Checks<'_>) {

@@ -20,6 +20,7 @@ pub use site::Site;
 pub use units::MemoryBudget;
 
 use crate::job::KeepAlive;
+use crate::limiter::Period;
 use backplane_registry::package::Level;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
@@ -106,8 +107,8 @@ pub struct LimitsConfig {
     pub requests_per_minute: Option<u32>,
     /// Tokens within `window`; `None`: no limit.
     pub tokens: Option<u64>,
-    /// The time that `tokens` counts for.
-    pub window: Duration,
+    /// What `tokens` counts for.
+    pub window: Period,
 }
 
 /// See `[plugins]` in `configs/backplane.toml`.

@@ -1,8 +1,9 @@
 //! The configuration file, key by key. The doc comments here are the comments of `configs/backplane.toml` and the
 //! descriptions of the JSON Schema: both are generated from this file.
 
-use super::units::{Keep, MemoryBudget, Size, Span};
+use super::units::{Keep, MemoryBudget, Size, Span, Window};
 use crate::job::KeepAlive;
+use crate::limiter::Period;
 use backplane_registry::package::Level;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -155,13 +156,13 @@ pub struct Limits {
     pub requests_per_minute: u32,
     /// Tokens, prompt and answer together, within `window`; 0: no limit.
     pub tokens: u64,
-    /// The time that `tokens` counts for.
-    pub window: Span,
+    /// What `tokens` counts for: "minute", "hour", "day", "month", "total", or a time such as "15m".
+    pub window: Window,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { requests_per_minute: 0, tokens: 0, window: seconds(24 * 3600) }
+        Self { requests_per_minute: 0, tokens: 0, window: Window(Period::DAY) }
     }
 }
 

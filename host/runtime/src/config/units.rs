@@ -1,6 +1,7 @@
 //! Values that carry their unit: `"30s"`, `"8MiB"`, `"80%"`.
 
 use crate::job::KeepAlive;
+use crate::limiter::Period;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
@@ -38,6 +39,10 @@ impl MemoryBudget {
 /// How long a model stays open as the file writes it: a length of time, or `"forever"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep(pub KeepAlive);
+
+/// What a budget counts for as the file writes it: `"day"`, `"total"`, `"15m"`. The same words as of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window(pub Period);
 
 /// Units of time in nanoseconds, the larger first.
 const SPANS: [(&str, u128); 6] = [
@@ -159,6 +164,22 @@ impl fmt::Display for Keep {
     }
 }
 
+impl FromStr for Window {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            "not a window; write `minute`, `hour`, `day`, `month`, `total`, or whole seconds such as `15m`";
+        text.parse().map(Window).map_err(|_| wrong.to_owned())
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Reads any of them from text, and says what was expected when it is not text.
 struct Text<T> {
     expected: &'static str,
@@ -206,6 +227,15 @@ macro_rules! as_text {
 as_text!(Span, "a length of time in quotes, such as \"30s\" or \"5m\"", "500ms", "30s", "1h 30m");
 as_text!(Size, "a size in quotes, such as \"512KiB\" or \"8MiB\"", "512KiB", "8MiB");
 as_text!(MemoryBudget, "an amount of memory in quotes, such as \"80%\" or \"8GiB\"", "80%", "8GiB");
+as_text!(
+    Window,
+    "a window in quotes, such as \"day\", \"month\" or \"15m\"",
+    "minute",
+    "day",
+    "month",
+    "total",
+    "15m"
+);
 as_text!(Keep, "a length of time in quotes, such as \"5m\", or \"forever\"", "5m", "0s", "forever");
 
 #[cfg(test)]
@@ -246,6 +276,18 @@ mod tests {
         assert_eq!("0s".parse(), Ok(Keep(KeepAlive::For(Duration::ZERO))));
         assert!("-1".parse::<Keep>().is_err());
         assert!("5".parse::<Span>().is_err(), "a number without a unit says nothing");
+    }
+
+    #[test]
+    fn a_window_has_the_words_that_a_key_s_has() {
+        for text in ["minute", "hour", "day", "month", "total", "15m"] {
+            let window = text.parse::<Window>().unwrap();
+            assert_eq!((window.0, window.to_string()), (text.parse().unwrap(), text.to_owned()));
+        }
+        assert_eq!("1d".parse(), Ok(Window(Period::DAY)));
+        for text in ["week", "0s", "500ms", ""] {
+            assert!(text.parse::<Window>().unwrap_err().contains("`month`"), "{text}");
+        }
     }
 
     proptest! {

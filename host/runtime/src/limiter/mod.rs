@@ -159,7 +159,7 @@ impl LimiterHandle {
 fn defaults(config: &LimitsConfig) -> KeyLimits {
     KeyLimits {
         requests_per_minute: config.requests_per_minute,
-        tokens: config.tokens.map(|tokens| TokenBudget { tokens, window: config.window.into() }),
+        tokens: config.tokens.map(|tokens| TokenBudget { tokens, window: config.window }),
     }
 }
 

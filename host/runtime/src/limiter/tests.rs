@@ -161,7 +161,7 @@ async fn limits_that_change_under_open_requests_forgive_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let limiter = started(dir.path());
     let caller = caller(None, None);
-    let limits = |tokens| LimitsConfig { tokens: Some(tokens), window: Duration::ZERO, ..no_limits() };
+    let limits = |tokens| LimitsConfig { tokens: Some(tokens), window: Period::Total, ..no_limits() };
     limiter.configure(&limits(100)).await.unwrap();
     let held = limiter.reserve(&caller, "a", 60).unwrap();
     limiter.configure(&limits(80)).await.unwrap();

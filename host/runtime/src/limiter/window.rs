@@ -47,16 +47,6 @@ impl Period {
     }
 }
 
-/// Zero is for ever; parts of a second count as a whole one.
-impl From<Duration> for Period {
-    fn from(length: Duration) -> Self {
-        match length.as_secs() + u64::from(length.subsec_nanos() != 0) {
-            0 => Period::Total,
-            seconds => Period::Seconds(seconds),
-        }
-    }
-}
-
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some((name, _)) = Period::NAMES.iter().find(|(_, period)| period == self) {
