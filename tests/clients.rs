@@ -36,6 +36,21 @@ fn the_snippet_of_the_readme_runs_unchanged() {
     assert!(text.contains("Paris"), "{text}");
 }
 
+#[test]
+fn the_program_of_the_page_about_the_open_inference_protocol_runs_unchanged() {
+    let page = std::fs::read_to_string(root().join("docs/open-inference.md")).unwrap();
+    let program = page.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
+    let server = Server::start("");
+    let output = python()
+        .args(["-c", program])
+        .env("BACKPLANE_ADDR", server.url.trim_start_matches("http://"))
+        .env("BACKPLANE_API_KEY", &server.key)
+        .output()
+        .unwrap();
+    let text = check(&output, &server);
+    assert!(text.contains("('input_ids', 'INT64'") && text.ends_with("(1, 4, 384)\n"), "{text}");
+}
+
 /// The package's source distribution, unpacked: only there are its tests.
 fn openai_source(dir: &std::path::Path) -> PathBuf {
     let name = "openai-3.52.0";

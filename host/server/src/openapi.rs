@@ -186,6 +186,22 @@ mod tests {
     use super::*;
     use backplane::CapabilitySchema;
 
+    #[test]
+    fn the_page_about_headers_has_every_one() {
+        let page = include_str!("../../../docs/headers.md");
+        let (of_requests, of_answers) = page.split_once("## Of an answer").unwrap();
+        for (name, _, _) in HEADERS {
+            assert!(of_requests.contains(&format!("| `{name}` |")), "{name}");
+        }
+        let source = include_str!("head.rs").split("mod tests").next().unwrap();
+        let set: Vec<&str> =
+            source.split("set(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert!(5 < set.len(), "the source is not read as it should be: {set:?}");
+        for name in set {
+            assert!(of_answers.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
     fn example() -> Value {
         let unforeseen = CapabilityInfo {
             name: "acme.speech.tts".to_owned(),
