@@ -165,6 +165,9 @@ pub struct Serve {
     /// Look for plugins here too
     #[arg(long, value_name = "DIR")]
     pub plugin_dir: Vec<PathBuf>,
+    /// Make another administrator's key and write it to `admin.key`: the one there was lost
+    #[arg(long, conflicts_with = "no_auth")]
+    pub new_admin_key: bool,
     /// Let anybody in without a key; on a loopback address only
     #[arg(long)]
     pub no_auth: bool,

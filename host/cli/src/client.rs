@@ -21,6 +21,10 @@ const ANOTHER: &str =
 const REVOKED: &str = "the key in `admin.key` of the state directory was revoked, or is of another server: set \
     `BACKPLANE_API_KEY` to one that works, or start the server again, which makes one where no administrator's is left";
 
+/// What helps where the state directory has no key at all.
+const LOST: &str = "`admin.key` of the state directory is not there: set `BACKPLANE_API_KEY`; if no administrator's key is left, \
+    end the server and start it with `backplane serve --new-admin-key`";
+
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Address(Url);
@@ -65,6 +69,8 @@ pub struct Client {
     key: Option<String>,
     /// Whether that key is the state directory's.
     own: bool,
+    /// Whether the server is the state directory's.
+    ours: bool,
     http: blocking::Client,
     verbose: bool,
 }
@@ -72,7 +78,7 @@ pub struct Client {
 impl Client {
     pub fn new(address: Address, key: Key, verbose: bool) -> Result<Self> {
         // The key of the state directory is an administrator's: it never leaves for another machine.
-        let own = key.given.is_none();
+        let (own, ours) = (key.given.is_none(), key.ours);
         let key = key.given.or(key.own.filter(|_| key.ours || address.is_local()));
         let own = own && key.is_some();
         let mut builder = blocking::Client::builder().timeout(None).connect_timeout(CONNECT);
@@ -80,7 +86,7 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| Failure::failed(format!("no HTTP client: {error}")))?;
-        Ok(Self { address, key, own, http, verbose })
+        Ok(Self { address, key, own, ours, http, verbose })
     }
 
     /// The key it shows, if it has one.
@@ -184,6 +190,7 @@ impl Client {
                 Failure { what: format!("{} {}", self.address.url(), failure.what), ..failure }
             }
             Some("invalid_api_key") if self.own => failure.next(REVOKED),
+            Some("missing_api_key") if self.ours => failure.next(LOST),
             _ => failure,
         })
     }

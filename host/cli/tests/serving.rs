@@ -215,6 +215,30 @@ fn who_revokes_the_last_administrator_s_key_means_it_and_finds_back() {
 }
 
 #[test]
+fn a_lost_admin_key_is_told_and_another_is_made_where_it_is_asked_for() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("admin.key");
+    drop(Server::start(state.path(), &[]));
+    let old = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let server = Server::start(state.path(), &[]);
+    assert!(server.said["admin_key"].is_null() && !file.exists(), "nobody asked for one");
+    let refused = run(state.path(), &["ps"]).expect(5);
+    assert!(refused.err.contains("`backplane serve --new-admin-key`"), "{refused:?}");
+    let doctor = run(state.path(), &["doctor"]);
+    assert!(doctor.out.contains("admin.key is not there"), "{doctor:?}");
+    drop(server);
+
+    let server = Server::start(state.path(), &["--new-admin-key"]);
+    assert_eq!(server.said["admin_key"], std::fs::read_to_string(&file).unwrap().trim());
+    let keys = run(state.path(), &["key", "ls", "--json"]).expect(0).json();
+    assert_eq!(keys.as_array().unwrap().len(), 2);
+    let mut with_the_old = command(state.path());
+    with_the_old.args(["ps"]).env("BACKPLANE_API_KEY", old.trim());
+    assert!(with_the_old.output().unwrap().status.success());
+}
+
+#[test]
 fn who_answers_and_is_no_backplane_is_told_so() {
     let state = tempfile::tempdir().unwrap();
     let page = "HTTP/1.1 404 Not Found\r\ncontent-length: 15\r\nconnection: close\r\n\r\n<!DOCTYPE html>";

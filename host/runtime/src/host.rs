@@ -37,6 +37,7 @@ pub struct HostBuilder {
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) unlimited_compute: bool,
+    pub(crate) another_admin: bool,
 }
 
 impl HostBuilder {
@@ -59,6 +60,12 @@ impl HostBuilder {
     /// `$XDG_STATE_HOME/backplane`, else `~/.local/state/backplane`.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// Makes an admin key though one works, and writes it in the place of the one that was lost.
+    pub fn new_admin_key(mut self, wanted: bool) -> Self {
+        self.another_admin = wanted;
         self
     }
 
@@ -354,7 +361,7 @@ impl Host {
         &self.0.started.state_dir
     }
 
-    /// The admin key, if this start was the first on its state directory.
+    /// The admin key, if this start made one: the first on its state directory does.
     pub fn first_key(&self) -> Option<FirstKey> {
         self.0.started.first_key.clone()
     }

@@ -107,7 +107,7 @@ pub fn default_state_dir() -> Option<PathBuf> {
 }
 
 pub(crate) fn start(builder: HostBuilder) -> Result<Running, StartError> {
-    let HostBuilder { config, source, state_dir, plugin_dirs, unlimited_compute } = builder;
+    let HostBuilder { config, source, state_dir, plugin_dirs, unlimited_compute, another_admin } = builder;
     let state_dir = state_dir.or_else(default_state_dir).ok_or(StartError::NoStateDir)?;
     let state_dir = std::path::absolute(&state_dir).unwrap_or(state_dir);
     store::prepare_dir(&state_dir)
@@ -123,7 +123,7 @@ pub(crate) fn start(builder: HostBuilder) -> Result<Running, StartError> {
         .spawn(move || {
             let system = actix::System::new();
             let shelf = system.block_on(async move {
-                let built = build(config, store, &thread_dir, unlimited_compute);
+                let built = build(config, store, &thread_dir, unlimited_compute, another_admin);
                 let kept = built.as_ref().ok();
                 let kept = kept.map(|built| (built.parts.catalog.shelf().clone(), built.auth.clone()));
                 sender.send(built).ok();
@@ -177,6 +177,7 @@ fn build(
     store: store::SqliteStore,
     dir: &Path,
     unlimited: bool,
+    another_admin: bool,
 ) -> Result<Built, StartError> {
     let store = Arc::new(store);
     let part = |part: &'static str| {
@@ -185,7 +186,7 @@ fn build(
     let metrics = Metrics::new();
 
     let auth_restarts = Restarts::default();
-    let (auth, first) = auth::start(store.clone(), dir, &config.auth, auth_restarts.counter())
+    let (auth, first) = auth::start(store.clone(), dir, &config.auth, another_admin, auth_restarts.counter())
         .map_err(|e| part("auth")(&e))?;
     let first_key = first.map(|first| FirstKey { secret: first.secret, path: first.path });
 

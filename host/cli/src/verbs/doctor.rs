@@ -255,7 +255,14 @@ fn server(context: &Context, configured: Option<std::net::SocketAddr>) -> Result
 fn key_file(state: &Path) -> Check {
     let path = state.join(backplane::auth::ADMIN_KEY_FILE);
     match path.metadata() {
-        Err(error) if error.kind() == ErrorKind::NotFound => Check::ok("key", "made by the first start"),
+        Err(error) if error.kind() == ErrorKind::NotFound && !state.join("backplane.db").exists() => {
+            Check::ok("key", "made by the first start")
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Check::warning(
+            "key",
+            format!("{} is not there, and a start makes none while an administrator's works", path.display()),
+            "set `BACKPLANE_API_KEY`; if none is left: `backplane serve --new-admin-key`",
+        ),
         Err(error) => Check::bad(
             "key",
             format!("{} cannot be looked at: {error}", path.display()),

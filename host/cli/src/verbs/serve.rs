@@ -47,7 +47,11 @@ pub fn run(context: &Context, args: Serve) -> Result<()> {
         (false, true) => again.read_from(Some(state_file.clone())),
         _ => again.read_again(),
     };
-    let mut builder = Host::builder().config(config).config_source(source).state_dir(&state);
+    let mut builder = Host::builder()
+        .config(config)
+        .config_source(source)
+        .state_dir(&state)
+        .new_admin_key(args.new_admin_key);
     for dir in &args.plugin_dir {
         if !dir.is_dir() {
             return Err(Failure::new(
@@ -322,13 +326,20 @@ fn key_line(config: &Config, first: Option<(&str, &Path)>, state: &Path) -> Stri
             "key     none is needed: anybody on this machine is an administrator".to_owned()
         }
         Some((secret, path)) => format!(
-            "key     {secret}\n        the first admin key, shown this once; kept in {}, readable by you only",
+            "key     {secret}\n        an admin key, shown this once; kept in {}, readable by you only",
             path.display()
         ),
-        None => format!(
-            "key     kept in {}; more: `backplane key create`",
-            state.join(backplane::auth::ADMIN_KEY_FILE).display()
-        ),
+        None => {
+            let path = state.join(backplane::auth::ADMIN_KEY_FILE);
+            if path.exists() {
+                format!("key     kept in {}; more: `backplane key create`", path.display())
+            } else {
+                format!(
+                    "key     {} is not there; it was lost? `backplane serve --new-admin-key`",
+                    path.display()
+                )
+            }
+        }
     }
 }
 
@@ -356,7 +367,11 @@ fn try_it(out: &Output, url: &str, models: &[backplane::ModelInfo], key: Option<
     };
     out.line("");
     if let Some(file) = key {
-        out.line(format!("key     export KEY=$(cat {})", quoted(file)));
+        out.line(if file.exists() {
+            format!("key     export KEY=$(cat {})", quoted(file))
+        } else {
+            "key     export KEY=...".to_owned()
+        });
     }
     let key = if key.is_some() { "os.environ[\"KEY\"]" } else { "\"none\"" };
     out.line(format!("curl    curl {bearer}{url}{path}{data}"));

@@ -26,18 +26,20 @@ impl fmt::Debug for First {
 }
 
 /// Makes an admin key when there is none that works: on the first start, and after the last one was revoked, which would
-/// lock everybody out. Whoever can restart the host and read its state directory has its keys in hand anyway.
+/// lock everybody out; and where another is asked for, since the file was lost. Whoever can restart the host and read its state directory has its keys in hand anyway.
 pub fn ensure_admin(
     store: &dyn KeyStore,
     keys: &mut Vec<KeyRecord>,
     state: &Path,
     now: i64,
+    another: bool,
 ) -> Result<Option<First>, AuthError> {
-    if keys.iter().any(|key| key.info.role == Role::Admin && key.info.works(now)) {
+    let works = keys.iter().any(|key| key.info.role == Role::Admin && key.info.works(now));
+    if works && !another {
         return Ok(None);
     }
     let new = NewKey {
-        name: "first admin".to_owned(),
+        name: if another { "another admin" } else { "first admin" }.to_owned(),
         role: Role::Admin,
         limits: KeyLimits::default(),
         lifetime: None,

@@ -160,7 +160,8 @@ impl AuthHandle {
     }
 }
 
-/// Starts the actor on this thread's system. Where no admin key works, it makes one and writes it to [`ADMIN_KEY_FILE`].
+/// Starts the actor on this thread's system. Where no admin key works, or `another` is asked for, it makes one and writes it
+/// to [`ADMIN_KEY_FILE`].
 ///
 /// # Errors
 /// When the store or the file cannot be used.
@@ -168,10 +169,11 @@ pub fn start(
     store: Arc<dyn KeyStore>,
     state: &Path,
     config: &AuthConfig,
+    another: bool,
     restarts: Arc<AtomicU64>,
 ) -> Result<(AuthHandle, Option<First>), AuthError> {
     let mut keys = store.keys()?;
-    let first = first::ensure_admin(&*store, &mut keys, state, unix(SystemTime::now()))?;
+    let first = first::ensure_admin(&*store, &mut keys, state, unix(SystemTime::now()), another)?;
     let ring = Arc::new(ArcSwap::from_pointee(KeyRing::new(&keys)));
     let published = ring.clone();
     let actor = Supervisor::start(move |_| AuthActor::new(store, keys, published, restarts));

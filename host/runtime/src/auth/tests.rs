@@ -17,7 +17,7 @@ fn started_with(store: impl FnOnce(&Path) -> Arc<dyn KeyStore>) -> Host {
     let dir = tempfile::tempdir().unwrap();
     let restarts = Arc::new(AtomicU64::new(0));
     let config = AuthConfig { enabled: true };
-    let (auth, first) = start(store(dir.path()), dir.path(), &config, restarts.clone()).unwrap();
+    let (auth, first) = start(store(dir.path()), dir.path(), &config, false, restarts.clone()).unwrap();
     Host { dir, auth, first: first.unwrap(), restarts }
 }
 
@@ -28,7 +28,7 @@ fn started() -> Host {
 /// The next start on the same directory.
 fn again(host: &Host) -> (AuthHandle, Option<First>) {
     let store = Arc::new(SqliteStore::open(host.dir.path()).unwrap());
-    start(store, host.dir.path(), &AuthConfig { enabled: true }, Arc::default()).unwrap()
+    start(store, host.dir.path(), &AuthConfig { enabled: true }, false, Arc::default()).unwrap()
 }
 
 fn user() -> NewKey {
