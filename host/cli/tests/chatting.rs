@@ -288,3 +288,18 @@ fn a_chat_goes_on_after_a_mistake() {
         json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "several\nlines"}]);
     assert_eq!(asked["messages"], expected);
 }
+
+#[test]
+fn on_a_terminal_lines_that_come_at_once_are_all_asked() {
+    let (server, state) = (Scripted::start(), tempfile::tempdir().unwrap());
+    // `script` has a terminal for the program, and writes what it is given into that.
+    let mut script = Command::new("script");
+    script.args(["-qec", &format!("'{}' run a", env!("CARGO_BIN_EXE_backplane")), "/dev/null"]);
+    script.env("BACKPLANE_ADDR", &server.address).env("BACKPLANE_STATE", state.path()).env("TERM", "xterm");
+    script.env_remove("BACKPLANE_CONFIG").env_remove("BACKPLANE_API_KEY");
+    let done = pipe(script, "one\ntwo\nthree\n/bye\n").expect(0);
+    let asked = server.asked.lock().unwrap();
+    let last: Vec<&Value> =
+        asked.iter().map(|body| &body["messages"].as_array().unwrap().last().unwrap()["content"]).collect();
+    assert_eq!(last, ["one", "two", "three"], "{done:?}");
+}
