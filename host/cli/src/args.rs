@@ -371,7 +371,7 @@ pub struct Ocr {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   backplane detect photo.jpg
-  backplane detect photo.jpg --draw out.png
+  backplane detect photo.jpg --draw out.png      or out.jpg
   backplane detect *.jpg --faces --json")]
 pub struct Detect {
     /// The pictures; `-` reads one from standard input
@@ -386,7 +386,7 @@ pub struct Detect {
     /// Leave out what is less certain, 0 to 1
     #[arg(long, value_name = "SCORE")]
     pub min_score: Option<f32>,
-    /// Write the picture with the boxes drawn, as a PNG file
+    /// Write the picture with the boxes drawn to this file, as PNG or JPEG by the end of its name
     #[arg(long, value_name = "FILE")]
     pub draw: Option<PathBuf>,
 }
