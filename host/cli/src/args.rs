@@ -258,7 +258,7 @@ pub struct Ls {
     after_help = "Examples:\n  backplane show smollm2\n  backplane show smollm2 --plan\n  backplane show smollm2 --json"
 )]
 pub struct Show {
-    /// The model
+    /// The model, an alias, or a route of several models
     #[arg(add = complete::installed())]
     pub model: String,
     /// Tell what opening it would take, without opening it; asks the server

@@ -89,6 +89,16 @@ impl Context {
         Ok(self.global.host.is_some() && !self.address()?.is_local())
     }
 
+    /// Whether a server was named that is not on this state directory: what is installed here is not what it has.
+    pub fn is_elsewhere(&self) -> Result<bool> {
+        if self.global.host.is_none() || self.is_remote()? {
+            return self.is_remote();
+        }
+        let ours = std::fs::read_to_string(address_file(&self.state()?));
+        let ours = ours.ok().and_then(|text| Address::parse(text.trim()).ok());
+        Ok(ours.as_ref() != Some(&self.address()?) && self.client()?.is_up())
+    }
+
     /// Refuses what is done on this machine's state directory when another machine was named.
     pub fn local_only(&self, verb: &str) -> Result<()> {
         if self.is_remote()? {

@@ -115,6 +115,31 @@ fn a_local_model_is_installed_shown_copied_and_removed() {
     let alias = run(state.path(), &["show", "gpt-4o", "--json"]).expect(0).json();
     assert_eq!((&alias["asked"], &alias["name"]), (&"gpt-4o".into(), &"other".into()));
 
+    // And a route of several models.
+    let route = "[models.routes.cascade]\nmodels = [\"tiny-model\", \"other\"]\nescalate_below = 0.5\n";
+    std::fs::write(state.path().join("backplane.toml"), route).unwrap();
+    let shown = run(state.path(), &["show", "cascade"]).expect(0);
+    assert!(shown.out.contains("route         tiny-model, other\n"), "{shown:?}");
+    assert!(shown.out.contains("escalate_below") && shown.out.contains("0.5"), "{shown:?}");
+    run(state.path(), &["show", "cascada"]).expect(3);
+
+    // What another server has, on this machine too, is asked of that one.
+    let other = tempfile::tempdir().unwrap();
+    let server = support::Server::start(state.path(), &[]);
+    let host = server.said["url"].as_str().unwrap().to_owned();
+    let key = std::fs::read_to_string(state.path().join("admin.key")).unwrap();
+    let there = |arguments: &[&str]| {
+        let mut command = support::command(other.path());
+        command.args(arguments).args(["--host", &host]).env("BACKPLANE_API_KEY", key.trim());
+        support::Done::of(command.output().unwrap()).expect(0).out
+    };
+    // A server lists a copy with what it is a copy of.
+    assert_eq!(there(&["ls", "-q"]), "tiny-model\n");
+    assert!(there(&["show", "tiny-model"]).starts_with("name          tiny-model\n"));
+    assert!(there(&["show", "cascade"]).contains("route         tiny-model, other\n"));
+    assert_eq!(run(state.path(), &["ls", "-q", "--host", &host]).expect(0).out, "other\ntiny-model\n");
+    drop(server);
+
     let freed = |name: &str| run(state.path(), &["rm", name, "--json"]).expect(0).json()[0]["freed"].as_u64();
     assert_eq!(freed("tiny-model"), Some(0), "the copy still needs the file");
     assert_eq!(freed("other"), Some(18));

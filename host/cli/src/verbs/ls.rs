@@ -13,7 +13,7 @@ pub fn run(context: &Context, args: &Ls) -> Result<()> {
     if args.available {
         return available(context);
     }
-    let rows = if context.is_remote()? { remote(context)? } else { local(context)? };
+    let rows = if context.is_elsewhere()? { remote(context)? } else { local(context)? };
     let out = &context.out;
     if out.json {
         out.value(&rows);

@@ -84,7 +84,7 @@ fn table(out: &Output, model: &Value) {
             }
             value => value.to_string(),
         };
-        out.line(format!("{name:<14}{shown}"));
+        out.line(format!("{name:<13} {shown}"));
     }
 }
 
@@ -101,7 +101,7 @@ fn is_something(value: &Value) -> bool {
 /// The installed model; else what the server has of this name: an alias, a model built into a plugin; else what an alias
 /// of the configuration means. All in the shape of a card.
 fn look_up(context: &Context, name: &str) -> Result<Value> {
-    let missing = if context.is_remote()? {
+    let missing = if context.is_elsewhere()? {
         None
     } else {
         match installed(context, name) {
@@ -111,11 +111,13 @@ fn look_up(context: &Context, name: &str) -> Result<Value> {
     };
     match (context.client()?.get(&format!("/admin/v1/models/{}", segment(name))), missing) {
         (Ok(model), _) => Ok(as_a_card(model)),
-        (Err(failure), None) => Err(failure),
+        (Err(failure), None) => route(context, name).ok_or(failure),
         // The registry knows the names that are near.
-        (Err(_), Some(missing)) => {
-            alias(context, name).map_or(Err(missing), |target| installed(context, &target))
-        }
+        (Err(_), Some(missing)) => match (route(context, name), alias(context, name)) {
+            (Some(route), _) => Ok(route),
+            (None, Some(target)) => installed(context, &target),
+            (None, None) => Err(missing),
+        },
     }
 }
 
@@ -129,6 +131,19 @@ fn installed(context: &Context, name: &str) -> Result<Value> {
     card["id"] = installed.id.into();
     card["size"] = installed.size.into();
     Ok(card)
+}
+
+/// What a route of the configuration is: models that are asked in turn. Of the server's configuration, where one runs.
+fn route(context: &Context, name: &str) -> Option<Value> {
+    let client = context.client().ok().filter(|client| client.is_up());
+    let toml = match client {
+        Some(client) => client.get("/admin/v1/config").ok()?["toml"].as_str()?.to_owned(),
+        None => context.load_config(Vec::new()).ok()?.to_shown_toml(),
+    };
+    let config: toml::Table = toml.parse().ok()?;
+    let route = config.get("models")?.get("routes")?.get(name)?;
+    let models = json!(route.get("models")?);
+    Some(json!({ "name": name, "route": models, "escalate_below": json!(route.get("escalate_below")?) }))
 }
 
 /// What an alias of the configuration means.
