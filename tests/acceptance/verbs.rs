@@ -216,6 +216,11 @@ pub fn served(document: &mut Document, shell: &Shell, server: &Serving) {
     shell.run(document, &["key", "revoke", "nobody"], 3);
 
     document.section("config reload", "");
+    let misspelt = "[models.override.smollm2.parameters]\ncontxt = 4096\n";
+    file(shell.state.path(), "backplane.toml", misspelt);
+    document.log("`$STATE/backplane.toml`:", misspelt);
+    let told = shell.run(document, &["config", "reload"], 0);
+    assert!(told.out.contains("unknown field `contxt`"), "{told:?}");
     let changed = "[models]\nmax_queue = 128\n";
     file(shell.state.path(), "backplane.toml", changed);
     document.log("`$STATE/backplane.toml`:", changed);

@@ -1,6 +1,7 @@
 //! `config check|show|init|reload|schema`.
 
 use crate::args::ConfigVerb;
+use crate::client::{Client, segment};
 use crate::context::Context;
 use crate::exit::{Failure, Result};
 use crate::output::{Table, printable};
@@ -167,7 +168,15 @@ fn template() -> String {
 }
 
 fn reload(context: &Context) -> Result<()> {
-    let report = context.client()?.post("/admin/v1/config/reload", &json!({}))?;
+    let client = context.client()?;
+    let mut report = client.post("/admin/v1/config/reload", &json!({}))?;
+    let changed = report["models"].as_array().cloned().unwrap_or_default();
+    let names = changed.iter().filter_map(|model| model["model"].as_str());
+    // What a parameter of a model may be its plugin knows, and not the host: the plugin is asked, and opens nothing.
+    let invalid: Vec<Value> = names.filter_map(|name| invalid(&client, name)).map(Value::from).collect();
+    if let Some(warnings) = report["warnings"].as_array_mut() {
+        warnings.extend(invalid);
+    }
     let out = &context.out;
     if out.json {
         out.value(&report);
@@ -175,6 +184,22 @@ fn reload(context: &Context) -> Result<()> {
     }
     reloaded(&report).iter().for_each(|line| out.line(line));
     Ok(())
+}
+
+/// What is wrong with what the configuration says of this model, if its plugin knows.
+fn invalid(client: &Client, name: &str) -> Option<String> {
+    let wrong = match client.get(&format!("/admin/v1/models/{}/plan", segment(name))) {
+        Ok(plan) => objection(&plan)?,
+        Err(failure) if failure.code.as_deref() == Some("model_invalid") => failure.what,
+        Err(_) => return None,
+    };
+    Some(format!("`models.override.{name}`: {wrong}"))
+}
+
+/// What a plugin has to say of a model that it cannot tell the memory of: nothing is open, so this is why it would not be.
+pub fn objection(plan: &Value) -> Option<String> {
+    let says = plan["text"].as_str().filter(|text| !text.is_empty())?;
+    (plan["needs_bytes"] == 0).then(|| printable(says))
 }
 
 /// What a reload did, a line for each kind.
@@ -236,6 +261,14 @@ mod tests {
             body.lines().map(|line| line.trim_start_matches('#').to_owned()).collect()
         };
         assert_eq!(lines(&template), lines(&Config::reference()));
+    }
+
+    #[test]
+    fn what_a_plugin_has_against_a_model_is_heard() {
+        let plan = |needs: u64, text: &str| json!({ "needs_bytes": needs, "text": text });
+        assert_eq!(objection(&plan(0, "unknown field `contxt`")).as_deref(), Some("unknown field `contxt`"));
+        assert_eq!(objection(&plan(1 << 20, "ctx 4096")), None);
+        assert_eq!(objection(&plan(0, "")), None);
     }
 
     #[test]

@@ -115,7 +115,15 @@ fn can_be_opened(context: &Context, names: &[String]) -> Result<()> {
     }
     let mut invalid = Ok(());
     for name in names {
-        let Err(failure) = client.get(&format!("/admin/v1/models/{}/plan", segment(name))) else { continue };
+        let failure = match client.get(&format!("/admin/v1/models/{}/plan", segment(name))) {
+            Err(failure) => failure,
+            Ok(plan) => {
+                if let Some(says) = super::config::objection(&plan) {
+                    context.out.complain(format!("warning: `{name}` is installed; its plugin says: {says}"));
+                }
+                continue;
+            }
+        };
         let what = format!("`{name}` is installed, and cannot be opened: {}", failure.what);
         match failure.code.as_deref() {
             Some("model_invalid") => {
