@@ -181,10 +181,17 @@ fn port_is_in_the_address(port: &str) -> Result<Infallible, String> {
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
-        _ => Err("write it as in `models.keep_alive=forever`".to_owned()),
-    }
+    pair(text).ok_or_else(|| "write it as in `models.keep_alive=forever`".to_owned())
+}
+
+fn parameter(text: &str) -> Result<(String, String), String> {
+    pair(text).ok_or_else(|| "write it as in `temperature=0`".to_owned())
+}
+
+fn pair(text: &str) -> Option<(String, String)> {
+    let (name, value) = text.split_once('=')?;
+    let name = name.trim();
+    (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
 }
 
 #[derive(Debug, Args)]
@@ -212,7 +219,7 @@ pub struct Run {
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
     /// A parameter of the answers, such as `temperature=0`
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parameter)]
     pub parameters: Vec<(String, String)>,
     /// How long the model stays open afterwards: `5m`, `0` or `-1` for ever
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
@@ -295,7 +302,7 @@ pub struct Rm {
   backplane stop --server        also one that `backplane run` started")]
 pub struct Stop {
     /// The models
-    #[arg(required_unless_present = "server", conflicts_with = "server", add = complete::installed())]
+    #[arg(conflicts_with = "server", add = complete::installed())]
     pub models: Vec<String>,
     /// Stop the server: it finishes the requests that it has, and ends
     #[arg(long)]
@@ -316,6 +323,9 @@ pub struct Embed {
     /// Cut the vectors to this many dimensions
     #[arg(long)]
     pub dimensions: Option<u32>,
+    /// Cut off what of a text does not fit into the model, which is refused otherwise
+    #[arg(long)]
+    pub truncate: bool,
 }
 
 #[derive(Debug, Args)]
@@ -477,10 +487,10 @@ pub struct KeyCreate {
     #[arg(long, value_name = "TIME")]
     pub expires: Option<String>,
     /// Requests a minute
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub requests_per_minute: Option<u32>,
     /// Tokens within `--window`
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub tokens: Option<u64>,
     /// What `--tokens` counts for: minute, hour, day, month, total, or a time such as `15m`
     #[arg(long, value_name = "TIME", default_value = "day", requires = "tokens")]
@@ -496,10 +506,10 @@ pub struct KeySet {
     #[arg(add = complete::keys())]
     pub key: String,
     /// Requests a minute; `default`: as configured for all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub requests_per_minute: Option<Limit>,
     /// Tokens within the window; `default`: as configured for all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub tokens: Option<Limit>,
     /// What the tokens count for: minute, hour, day, month, total, or a time such as `15m` [default: as it is, else day]
     #[arg(long, value_name = "TIME")]

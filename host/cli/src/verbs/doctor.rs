@@ -347,11 +347,8 @@ fn failed_models(context: &Context) -> Result<Vec<Check>> {
             (model["state"] == "failed").then(|| "it could not be opened; the log says why".to_owned())
         })?;
         let name = text(model, "name").unwrap_or_default();
-        Some(Check::warning(
-            "model",
-            format!("{name}: {problem}"),
-            "the log says more: `backplane logs NAME`",
-        ))
+        let fix = format!("the log says more: `backplane logs {name}`");
+        Some(Check::warning("model", format!("{name}: {problem}"), fix))
     });
     Ok(failed.collect())
 }

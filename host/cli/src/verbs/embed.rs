@@ -18,6 +18,9 @@ pub fn run(context: &Context, args: &Embed) -> Result<()> {
         if let Some(dimensions) = args.dimensions {
             body["dimensions"] = dimensions.into();
         }
+        if args.truncate {
+            body["truncate"] = true.into();
+        }
         let mut answer = client.post("/v1/embeddings", &body)?;
         let vectors = answer["data"].as_array().into_iter().flatten().map(|item| &item["embedding"]);
         if context.out.json {
@@ -73,7 +76,7 @@ fn lines(piped: &str) -> Result<Vec<String>> {
             "line {} of standard input is blank, and there is no vector of nothing",
             blank + 1
         ))
-        .next("leave blank lines out: `grep -n -v '^\\s*$'` shows the others with their numbers"));
+        .next("leave blank lines out, as `grep '[^[:space:]]'` in front of this command does"));
     }
     Ok(piped.lines().map(str::to_owned).collect())
 }

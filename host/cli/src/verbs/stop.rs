@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 const LAST_STEPS: Duration = Duration::from_secs(15);
 
 pub fn run(context: &Context, args: &Stop) -> Result<()> {
+    if args.models.is_empty() && !args.server {
+        return Err(Failure::usage("neither a model to close is named, nor `--server`")
+            .next("a model: `backplane stop NAME`, of those that `backplane ps` lists; the server: `backplane stop --server`"));
+    }
     let client = context.client()?;
     if args.server {
         return server(context, &client);

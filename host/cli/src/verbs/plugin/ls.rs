@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::exit::Result;
-use crate::output::Table;
+use crate::output::{Table, printable};
 use backplane::PluginInfo;
 use backplane_registry::package::{Level, Plugins, Trust};
 use backplane_registry::plugin::{Manifest, Scanned, inspect, scan};
@@ -81,6 +81,12 @@ pub fn run(context: &Context) -> Result<()> {
     in_order(&mut plugins);
     if context.out.json {
         context.out.value(&plugins);
+        return Ok(());
+    }
+    if context.global.quiet {
+        let mut ids: Vec<&str> = plugins.iter().filter_map(|plugin| plugin["id"].as_str()).collect();
+        ids.dedup();
+        ids.into_iter().filter(|id| !id.is_empty()).for_each(|id| context.out.line(printable(id)));
         return Ok(());
     }
     if plugins.is_empty() {
