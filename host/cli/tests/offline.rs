@@ -147,6 +147,25 @@ fn a_local_model_is_installed_shown_copied_and_removed() {
 }
 
 #[test]
+fn a_model_that_has_no_files_here_is_pulled_and_removed_without_a_word_about_files() {
+    let state = tempfile::tempdir().unwrap();
+    let card = state.path().join("far.toml");
+    let far = "name = 'far'\nformat = 'oip'\n[parameters]\nupstream = { url = 'http://127.0.0.1:9/v2' }\n";
+    std::fs::write(&card, far).unwrap();
+    let pulled = run(state.path(), &["pull", card.to_str().unwrap()]).expect(0);
+    assert!(pulled.out.starts_with("far installed  ") && !pulled.out.contains("sha256"), "{pulled:?}");
+    let removed = run(state.path(), &["rm", "far"]).expect(0);
+    assert_eq!(removed.err, "far is removed\n");
+
+    // Files that were deleted by hand are nobody's.
+    let file = state.path().join("gone.gguf");
+    std::fs::write(&file, "GGUF, more or less").unwrap();
+    run(state.path(), &["pull", file.to_str().unwrap()]).expect(0);
+    std::fs::remove_dir_all(state.path().join("models/blobs")).unwrap();
+    assert_eq!(run(state.path(), &["rm", "gone"]).expect(0).err, "gone is removed\n");
+}
+
+#[test]
 fn what_is_not_there_is_code_3_and_the_near_name_is_given() {
     let state = tempfile::tempdir().unwrap();
     let done = run(state.path(), &["pull", "smolm2"]).expect(3);

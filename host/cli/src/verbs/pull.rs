@@ -60,13 +60,13 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
             let done = if plan.installed { "is installed" } else { "installed" };
             let sums = installed.files.iter().filter(|file| file.sha256.is_some()).count();
             let check = context.out.styled(Style::Good, "✓");
-            context.out.line(format!(
-                "{} {done}  {}  {}  sha256 {check} {sums} file{}",
-                installed.name,
-                installed.id,
-                text::bytes(installed.size),
-                if sums == 1 { "" } else { "s" }
-            ));
+            let files = match sums {
+                // A model that another server has: nothing of it lies here.
+                0 => String::new(),
+                1 => format!("  {}  sha256 {check} 1 file", text::bytes(installed.size)),
+                sums => format!("  {}  sha256 {check} {sums} files", text::bytes(installed.size)),
+            };
+            context.out.line(format!("{} {done}  {}{files}", installed.name, installed.id));
         }
     }
     if context.out.json {
