@@ -1,7 +1,8 @@
 //! The threads that call into an instance.
 //!
 //! A [`Seat`] is one instance with its lanes: one thread for SERIAL and CONTINUOUS, as many as calls it takes at once
-//! for CONCURRENT. A lane takes a batch, hands it over, and (but for CONTINUOUS) waits until it is given back. An
+//! for CONCURRENT. A lane takes a batch, hands it over, and (but for CONTINUOUS) waits until it is given back. What a
+//! CONTINUOUS instance has room for is handed over by whoever has it ([`Backend::dispatch`]): no lane is woken for it. An
 //! instance that panicked is replaced by the lane that sees it; one that is stuck is left to its thread, and the
 //! actor opens a new seat.
 
@@ -115,51 +116,73 @@ impl Seat {
             if self.poisoned.load(Ordering::Relaxed) && !self.replace(backend) {
                 break;
             }
-            let Some(batch) = queue.take(max, window, ready, stop) else {
+            let place = |batch: &[_]| self.open.lock().extend(batch.iter().cloned());
+            let Some(batch) = queue.take(max, window, ready, stop, place) else {
                 if self.is_retired() || queue.is_done() {
                     break;
                 }
                 continue; // poisoned; another lane may have replaced the instance since
             };
             let Some(instance) = self.instance.lock().clone() else {
+                batch.iter().for_each(|exchange| self.displace(exchange));
                 queue.put_back(batch);
                 break;
             };
-            self.hand_over(backend, queue, &instance, batch, class == Class::Continuous);
+            let batch = self.hand_over(backend, &instance, batch);
+            if class != Class::Continuous {
+                self.wait_for(&batch);
+            }
         }
         self.leave(backend, class);
     }
 
-    fn hand_over(
+    /// Gives a request its place in the instance, if there is room for it, and no need to wait for a new instance.
+    pub fn place(&self, exchange: &Arc<Exchange>, max_inflight: usize) -> Option<Arc<Instance>> {
+        let instance = self.instance.try_lock()?.clone()?;
+        let mut open = self.open.lock();
+        let room = open.len() < max_inflight && !self.poisoned.load(Ordering::Relaxed) && !self.is_retired();
+        room.then(|| {
+            open.push(exchange.clone());
+            instance
+        })
+    }
+
+    fn displace(&self, exchange: &Exchange) {
+        self.open.lock().retain(|other| !std::ptr::eq(&**other, exchange));
+    }
+
+    /// Hands over requests that have their place, but for those that nobody waits for any more. Returns those it has.
+    pub fn hand_over(
         self: &Arc<Self>,
         backend: &Arc<Backend>,
-        queue: &Queue,
         instance: &Instance,
         mut batch: Vec<Arc<Exchange>>,
-        continuous: bool,
-    ) {
+    ) -> Vec<Arc<Exchange>> {
         let now = Instant::now();
+        let placed = batch.len();
         batch.retain(|exchange| {
             let wanted =
                 !exchange.is_cancelled() && exchange.deadline().is_none_or(|deadline| now < deadline);
             if !wanted {
+                self.displace(exchange);
                 super::give_up(exchange);
             }
             wanted
         });
-        if batch.is_empty() {
-            return;
+        if batch.len() < placed {
+            backend.queue().wake_waiting();
         }
-        self.open.lock().extend(batch.iter().cloned());
+        if batch.is_empty() {
+            return batch;
+        }
+        let continuous = backend.model().class() == Class::Continuous;
         for exchange in &batch {
             let (seat, backend, itself) = (self.clone(), backend.clone(), Arc::downgrade(exchange));
             exchange.on_return(move |poisoned| {
                 if poisoned {
                     seat.poisoned.store(true, Ordering::Relaxed);
                 }
-                let mut open = seat.open.lock();
-                open.retain(|other| !std::ptr::eq(Arc::as_ptr(other), itself.as_ptr()));
-                drop(open);
+                seat.open.lock().retain(|other| !std::ptr::eq(Arc::as_ptr(other), itself.as_ptr()));
                 seat.returned.notify_all();
                 match (poisoned, continuous) {
                     (true, _) => backend.queue().wake(),
@@ -174,13 +197,14 @@ impl Seat {
         if let Err(refused) = instance.submit(&batch, now) {
             tracing::warn!(model = backend.name(), error = %refused.error, "the plugin refused a batch");
             if refused.poisoned {
-                self.poisoned.store(true, Ordering::Relaxed);
+                self.poison(backend.queue());
             }
         }
-        if continuous {
-            return;
-        }
-        let _ = queue;
+        batch
+    }
+
+    /// Waits until the instance has given back all of a batch.
+    fn wait_for(&self, batch: &[Arc<Exchange>]) {
         let mut open = self.open.lock();
         while !self.is_retired() && batch.iter().any(|mine| open.iter().any(|other| Arc::ptr_eq(mine, other)))
         {

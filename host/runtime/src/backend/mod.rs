@@ -25,6 +25,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+/// Bytes of a request that is handed over on its own thread.
+const SHORT: usize = 64 << 10;
+
 /// How a model is served.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -197,13 +200,29 @@ impl Backend {
 
     /// Takes a request, or refuses it at once. Its end comes through the exchange.
     ///
+    /// A CONTINUOUS instance with room for it has it when this returns: `submit` returns at once there, and to wake a lane
+    /// for it would cost more than it does. Not so for a long request, of which a plugin may have to copy all, and not for
+    /// one that comes from a plugin, since it is on the host's own thread.
+    ///
     /// # Errors
     /// When the queue is full, the model is being closed, or its plugin is in quarantine.
-    pub fn dispatch(&self, exchange: Arc<Exchange>) -> Result<(), Refusal> {
+    pub fn dispatch(self: &Arc<Self>, exchange: Arc<Exchange>) -> Result<(), Refusal> {
         if let Some(error) = self.lost.get() {
             return Err(Refusal::Full(error.clone()));
         }
-        self.queue.push(exchange, &self.name)
+        let straight = self.model.takes_at_once() && exchange.weight() <= SHORT && !exchange.is_nested();
+        let seat = if straight { self.least_busy() } else { None };
+        let place = |exchange: &Arc<Exchange>| seat.as_ref()?.place(exchange, self.max_inflight() as usize);
+        let instance = self.queue.push(exchange.clone(), &self.name, place)?;
+        if let (Some(seat), Some(instance)) = (seat, instance) {
+            seat.hand_over(self, &instance, vec![exchange]);
+        }
+        Ok(())
+    }
+
+    /// The seat with the fewest requests. `None` rather than wait for who looks after them.
+    fn least_busy(&self) -> Option<Arc<Seat>> {
+        self.seats.try_lock()?.iter().min_by_key(|seat| seat.busy()).cloned()
     }
 
     /// Counts a request that ended.

@@ -66,14 +66,25 @@ impl Queue {
         }
     }
 
-    /// Takes a request, or refuses it at once.
+    /// Takes a request, or refuses it at once. One that nobody is before may get a `place` right away: then it does not
+    /// wait, and what it got is returned.
     ///
     /// # Errors
     /// When the queue is full or closed.
-    pub fn push(&self, exchange: Arc<Exchange>, model: &str) -> Result<(), Refusal> {
+    pub fn push<P>(
+        &self,
+        exchange: Arc<Exchange>,
+        model: &str,
+        place: impl FnOnce(&Arc<Exchange>) -> Option<P>,
+    ) -> Result<Option<P>, Refusal> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(Refusal::Closed);
+        }
+        if state.waiting.is_empty()
+            && let Some(place) = place(&exchange)
+        {
+            return Ok(Some(place));
         }
         if self.limit <= state.waiting.len() {
             return Err(Refusal::Full(
@@ -93,10 +104,11 @@ impl Queue {
         drop(state);
         self.arrived.notify_one();
         self.changed.notify_all();
-        Ok(())
+        Ok(None)
     }
 
-    /// Waits until `ready` and something is here, then takes a batch. `None` when `stop`.
+    /// Waits until `ready` and something is here, then takes a batch, and gives it its `place` before anybody else can.
+    /// `None` when `stop`.
     ///
     /// A batch that is not full waits until its oldest row is `window` old.
     pub fn take(
@@ -105,6 +117,7 @@ impl Queue {
         window: Duration,
         ready: impl Fn() -> usize,
         stop: impl Fn() -> bool,
+        place: impl Fn(&[Arc<Exchange>]),
     ) -> Option<Vec<Arc<Exchange>>> {
         let mut state = self.state.lock();
         loop {
@@ -128,6 +141,7 @@ impl Queue {
                 continue;
             }
             let batch = state.batch(max);
+            place(&batch);
             self.pass_on(&state);
             return Some(batch);
         }
@@ -236,7 +250,7 @@ mod tests {
                     let stop = || {
                         over.load(Ordering::Relaxed) || (lane == "stopped" && stopped.load(Ordering::Relaxed))
                     };
-                    while queue.take(1, Duration::ZERO, || room, stop).is_some() {
+                    while queue.take(1, Duration::ZERO, || room, stop, |_| ()).is_some() {
                         taken.send(lane).ok();
                     }
                 });
@@ -244,7 +258,7 @@ mod tests {
             }
             // While it sleeps, and nobody wakes it for that.
             stopped.store(true, Ordering::Relaxed);
-            let pushed = queue.push(exchange(), "test");
+            let pushed = queue.push(exchange(), "test", |_| None::<()>);
             let taker = takers.recv_timeout(LONG);
             over.store(true, Ordering::Relaxed);
             queue.wake();
@@ -261,13 +275,13 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    while let Some(batch) = queue.take(3, Duration::ZERO, || 3, || false) {
+                    while let Some(batch) = queue.take(3, Duration::ZERO, || 3, || false, |_| ()) {
                         taken.fetch_add(batch.len(), Ordering::Relaxed);
                     }
                 });
             }
             for row in 0..ROWS {
-                assert!(queue.push(exchange(), "test").is_ok());
+                assert!(queue.push(exchange(), "test", |_| None::<()>).is_ok());
                 if row % 1000 == 0 {
                     // The lanes fall asleep now and then, so that they have to be woken.
                     let deadline = Instant::now() + LONG;
@@ -280,5 +294,65 @@ mod tests {
             queue.close();
         });
         assert_eq!(taken.load(Ordering::Relaxed), ROWS);
+    }
+
+    #[test]
+    fn a_place_is_given_once_and_to_nobody_before_who_waits() {
+        const ROWS: usize = 5_000;
+        const ROOM: usize = 3;
+        let queue = Queue::new(4 * ROWS);
+        let (open, taken, straight) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        // In two steps, between which another would come if the queue let it.
+        let place = |rows: usize| {
+            let before = open.load(Ordering::SeqCst);
+            let room = before + rows <= ROOM;
+            std::thread::yield_now();
+            if room {
+                open.fetch_add(rows, Ordering::SeqCst);
+                assert_eq!(
+                    open.load(Ordering::SeqCst).max(before + rows),
+                    before + rows,
+                    "a place was given twice"
+                );
+            }
+            room
+        };
+        let give_back = |rows: usize| {
+            open.fetch_sub(rows, Ordering::SeqCst);
+            taken.fetch_add(rows, Ordering::SeqCst);
+            queue.wake_waiting();
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let ready = || ROOM - open.load(Ordering::SeqCst);
+                let placed = |batch: &[Arc<Exchange>]| assert!(place(batch.len()), "there was no room");
+                while let Some(batch) = queue.take(ROOM, Duration::ZERO, ready, || false, placed) {
+                    give_back(batch.len());
+                }
+            });
+            let pushing: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        for _ in 0..ROWS {
+                            match queue.push(exchange(), "test", |_| place(1).then_some(())) {
+                                Ok(Some(())) => {
+                                    straight.fetch_add(1, Ordering::SeqCst);
+                                    give_back(1);
+                                }
+                                Ok(None) => {}
+                                Err(refused) => panic!("{refused:?}"),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            pushing.into_iter().for_each(|thread| thread.join().unwrap());
+            queue.close();
+        });
+        assert_eq!(taken.load(Ordering::SeqCst), 4 * ROWS);
+        assert!(0 < straight.load(Ordering::SeqCst), "every one of them waited");
+
+        let closed = queue.push(exchange(), "test", |_| Some(()));
+        assert!(matches!(closed, Err(Refusal::Closed)), "a closed queue gives no place");
     }
 }

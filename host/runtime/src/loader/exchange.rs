@@ -205,6 +205,11 @@ impl Exchange {
         Ok(())
     }
 
+    /// Whether it is a plugin's, on behalf of another request.
+    pub fn is_nested(&self) -> bool {
+        1 < self.spec.trail.len()
+    }
+
     /// The capability it asks for.
     pub fn capability(&self) -> &str {
         &self.spec.capability
@@ -296,6 +301,11 @@ impl Exchange {
             return Offered::Cancelled;
         }
         if MAX_CHUNKS <= state.queue.len() || (!state.queue.is_empty() && MAX_BYTES < state.bytes + bytes) {
+            let waker = state.waker.take();
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
             return Offered::Full;
         }
         state.bytes += bytes;
@@ -305,7 +315,8 @@ impl Exchange {
         state.taken.1 += chunk.json.len() as u64;
         state.first.get_or_insert_with(Instant::now);
         state.queue.push_back(chunk);
-        let waker = state.waker.take();
+        // Who reads an answer as a whole is woken at its end, or when it has to make room.
+        let waker = if self.spec.stream || self.is_nested() { state.waker.take() } else { None };
         drop(state);
         if let Some(waker) = waker {
             waker.wake();

@@ -105,7 +105,7 @@ pub fn load(
                 let entry = WorkerEntry::new(launch);
                 let entered = enter(&entry, &inner, identity, &config_json, shared);
                 // What kept it from being entered at all says more than the code.
-                entered.map_err(|error| {
+                entered.map(Plugin::of_worker).map_err(|error| {
                     let (id, file) = (inner.manifest.id.clone(), file_name(&inner.path));
                     match entry.problem() {
                         Some(why) if why.contains(NOT_CONFINED) => LoadError::Sandbox { id, file, why },

@@ -28,6 +28,8 @@ pub struct Plugin {
     context: &'static PluginContext,
     id: Arc<str>,
     identity: Arc<str>,
+    /// Whether it is in a process of its own.
+    in_worker: bool,
     /// Bids for requests, and for loads: those that may take long must not be in the way of the others.
     bids: [Patience; 2],
 }
@@ -169,7 +171,14 @@ impl Plugin {
         id: &str,
         identity: Arc<str>,
     ) -> Self {
-        Self { table, known, context, id: id.into(), identity, bids: [(); 2].map(|()| Patience::with(id)) }
+        let bids = [(); 2].map(|()| Patience::with(id));
+        Self { table, known, context, id: id.into(), identity, in_worker: false, bids }
+    }
+
+    /// Says that it is in a process of its own.
+    pub(super) fn of_worker(mut self) -> Self {
+        self.in_worker = true;
+        self
     }
 
     /// Its id.
@@ -312,6 +321,12 @@ impl Model {
     /// How its instances want to be called.
     pub fn class(&self) -> Class {
         self.class
+    }
+
+    /// Whether `submit` of its instances may be called by whoever has a request, on any thread: it returns at once. That
+    /// of a worker writes to a socket, which waits for a worker that does not read.
+    pub fn takes_at_once(&self) -> bool {
+        self.class == Class::Continuous && !self.plugin.in_worker
     }
 
     /// Requests that may be open in one instance.
