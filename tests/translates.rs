@@ -229,3 +229,70 @@ fn a_model_of_marian_s_is_pulled_by_the_card_of_the_readme_and_translates() {
         json_of(&server, json!({"q": "x", "source": "de", "target": "en", "model": "opus-mt-en-de"}));
     assert_eq!(status, 400, "{answer}");
 }
+
+/// A route from a small model to a surer engine: what is not sure enough is asked of the next, whatever it said before.
+#[test]
+fn a_translation_that_is_not_sure_enough_is_asked_of_the_next_engine() {
+    let (folder, _) = opus();
+    let card = folder.path().join("model.toml");
+    let spanish = std::fs::read_to_string(&card).unwrap().replace("[\"en\", \"de\"]", "[\"en\", \"es\"]");
+    std::fs::write(&card, spanish.replace("opus-mt-en-de", "opus")).unwrap();
+    // Random weights are sure of nothing, and Apertium is by 0.8 of words that its dictionary has.
+    let routes = "[models.routes.careful]\nmodels = ['opus', 'apertium']\nescalate_below = 0.75\n\
+                  [models.routes.careless]\nmodels = ['opus', 'apertium']\nescalate_below = 0.0\n\
+                  [models.routes.sure]\nmodels = ['apertium', 'opus']\nescalate_below = 0.75\n";
+    let server = Server::start_on(state_with_models_of(&["lid.176"]), routes);
+    let pulled = server.cli(&["pull", folder.path().to_str().unwrap()]);
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    let ask = |model: &str, text: &str| {
+        let params = json!({"text": [text], "source": "en", "target": "es"});
+        let body = json!({"model": model, "params": params});
+        let answer = server.request("POST", "/v1/capabilities/translate").json(&body).send().unwrap();
+        let header = |name: &str| {
+            answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+        };
+        let headers = ["x-model", "x-route-refused", "x-confidence"].map(header);
+        (answer.status().as_u16(), headers, answer.json::<Value>().unwrap_or_default())
+    };
+    e2e::until("the model is there", || ask("opus", "The house.").0 == 200);
+
+    let (status, [model, refused, confidence], answer) = ask("careful", "The house is big.");
+    assert_eq!((status, &*model, &*refused), (200, "apertium", "opus=low_confidence"), "{answer}");
+    let translation = &answer["result"]["translations"][0];
+    assert_eq!(
+        (&translation["text"], &translation["engine"]),
+        (&json!("La casa es grande."), &json!("apertium"))
+    );
+    assert!(confidence.starts_with("0.8"), "{confidence}");
+    assert_eq!(server.metric("backplane_escalations_total"), 1.0);
+
+    // Sure enough: the next is not asked.
+    for (route, first) in [("careless", "opus"), ("sure", "apertium")] {
+        let (status, [model, refused, _], answer) = ask(route, "The house is big.");
+        assert_eq!((status, &*model, &*refused), (200, first, ""), "{route}: {answer}");
+    }
+    assert_eq!(server.metric("backplane_escalations_total"), 1.0);
+
+    // Nobody is sure of words that no dictionary has: both are asked, and the surer one answers.
+    let (status, [model, _, confidence], answer) = ask("sure", "Qwxt zvrb plmq.");
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(server.metric("backplane_escalations_total"), 2.0);
+    let sure: f64 = confidence.split(';').next().unwrap().parse().unwrap();
+    assert!(sure < 0.75 && ["opus", "apertium"].contains(&&*model), "{model}: {confidence}");
+}
+
+/// The plugin's own detector stands in where the better one was not pulled.
+#[test]
+fn languages_are_told_by_the_model_that_was_pulled() {
+    for (pulled, told_by) in [(&["lid.176"][..], "lid.176"), (&[], "whatlang")] {
+        let server = Server::start_on(state_with_models_of(pulled), "");
+        let params = json!({"text": ["Ich hätte gern einen Kaffee und ein Stück Kuchen, bitte."]});
+        let asked =
+            server.request("POST", "/v1/capabilities/language.detect").json(&json!({"params": params}));
+        let answer = asked.send().unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["x-model"].to_str().unwrap(), told_by);
+        let answer: Value = answer.json().unwrap();
+        assert_eq!(answer["result"]["results"][0]["languages"][0]["language"], "de", "{answer}");
+    }
+}
