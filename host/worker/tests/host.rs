@@ -115,6 +115,58 @@ async fn it_is_served_killed_and_served_again() {
     }
 }
 
+/// A model may take longer to open than its callers wait: who gives up meanwhile must not take the new worker with him.
+#[tokio::test]
+async fn who_leaves_while_a_worker_starts_again_does_not_end_it() {
+    let _alone = ALONE.lock().await;
+    let state = tempfile::tempdir().unwrap();
+    std::fs::create_dir(state.path().join("plugins")).unwrap();
+    std::fs::copy(echo_library(), state.path().join("plugins/libecho.so")).unwrap();
+    std::fs::write(state.path().join("weights"), "none").unwrap();
+    let card = "name = 'slow'\nformat = 'echo'\nplugin = 'dev.backplane.echo'\ncapabilities = ['echo']\n\
+                [parameters]\nopen_ms = 6500\n[[files]]\nrole = 'model'\npath = 'weights'\n";
+    std::fs::write(state.path().join("slow.toml"), card).unwrap();
+    let mut config = config();
+    config.models.cards.push(state.path().join("slow.toml"));
+    let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
+    let slow = |text: &str| echo(json!({"text": text})).model("slow");
+    host.serve(slow("first").within(LONG)).await.unwrap().collect().await.unwrap();
+    let before = workers();
+    kill(before[0]);
+    // The first is given to the instance, which waits for the worker that it needs.
+    for _ in 0..3 {
+        let leaves = slow("leaves").within(Duration::from_millis(100));
+        let error = match host.serve(leaves).await {
+            Ok(reply) => reply.collect().await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(
+            matches!(error.code, ErrorCode::DeadlineExceeded | ErrorCode::Unavailable),
+            "it may meet the worker's end: {error}"
+        );
+    }
+    let deadline = Instant::now() + LONG;
+    let served = loop {
+        let asked = match host.serve(slow("stays").within(LONG)).await {
+            Ok(reply) => reply.collect().await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(answer) => break answer,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(served.json::<Value>().unwrap()[0]["text"], "stays");
+    let faults = host.metrics().render();
+    assert!(
+        faults.contains(CRASH) && !faults.contains(r#"kind="stuck""#),
+        "only the one that was killed has ended"
+    );
+    assert_eq!(workers().len(), 1);
+    host.shutdown(Duration::from_secs(5)).await;
+}
+
 /// What one instance's worker takes with it is that instance's, and nobody else's.
 #[tokio::test]
 async fn with_a_worker_for_each_instance_the_others_do_not_notice() {

@@ -18,7 +18,10 @@ pub(super) struct Instance {
     /// Not closed before its instances are destroyed.
     pub(super) model: &'static Model,
     placement: Placement,
+    /// Never held for long: whoever is told that a caller left, or ends what is stuck, does not wait for a worker's start.
     seat: Mutex<Arc<Seat>>,
+    /// Held while it is made again, by one of those that need it.
+    revival: Mutex<()>,
 }
 
 /// Where an instance is.
@@ -110,6 +113,7 @@ pub(super) unsafe extern "C" fn instance_new(
         model,
         placement,
         seat: Mutex::new(Arc::new(seat)),
+        revival: Mutex::default(),
     }));
     instance.table.self_ = (&raw mut *instance).cast();
     // SAFETY: not null, and a place to write to. Given back in `destroy`.
@@ -127,19 +131,26 @@ impl Instance {
 
     /// Where it is; made again when its worker died.
     pub(super) fn seat(&self) -> Result<Arc<Seat>, Said> {
-        let mut now = self.seat.lock();
-        if now.link.is_dead() {
-            let (seat, returned) = seat(self.model, self.placement, Some(&now.link))?;
-            let code = returned.read().code;
-            if code != BP_OK {
-                return Err(Said::new(code, "the instance could not be made again", "worker_crashed"));
-            }
-            *now = Arc::new(seat);
+        if let Some(seat) = self.alive() {
+            return Ok(seat);
         }
-        Ok(now.clone())
+        let _alone = self.revival.lock();
+        let gone = self.seat.lock().clone();
+        if !gone.link.is_dead() {
+            return Ok(gone);
+        }
+        let (seat, returned) = seat(self.model, self.placement, Some(&gone.link))?;
+        let code = returned.read().code;
+        if code != BP_OK {
+            return Err(Said::new(code, "the instance could not be made again", "worker_crashed"));
+        }
+        let seat = Arc::new(seat);
+        *self.seat.lock() = seat.clone();
+        Ok(seat)
     }
 
-    fn alive(&self) -> Option<Arc<Seat>> {
+    /// Where it is, if its worker lives.
+    pub(super) fn alive(&self) -> Option<Arc<Seat>> {
         Some(self.seat.lock().clone()).filter(|seat| !seat.link.is_dead())
     }
 }

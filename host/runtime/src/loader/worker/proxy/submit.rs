@@ -30,8 +30,11 @@ pub(super) unsafe extern "C" fn submit(
     }
     let suspects = |worker, had: &[Fingerprint]| plugin.crashes.lock().suspect(Instant::now(), worker, had);
     // Work that no worker has read is tried once more, on a new one.
-    for _ in 0..2 {
-        let seat = match this.seat() {
+    for attempt in 0..2 {
+        let alive = this.alive();
+        // It took a while, then.
+        let late = attempt > 0 || alive.is_none();
+        let seat = match alive.map_or_else(|| this.seat(), Ok) {
             Ok(seat) => seat,
             Err(said) => return plugin.fail(err, &said),
         };
@@ -49,6 +52,12 @@ pub(super) unsafe extern "C" fn submit(
                     plugin.launch.id
                 );
                 let said = Said::new(BP_INVALID_ARGUMENT, message, "request_crashes_plugin");
+                plugin.host.finish(entry.sink, Some(&said.failure()), b"", -1.0);
+                continue;
+            }
+            // Nobody would look after it any more: a new worker is not for whom the old one was too long in coming back.
+            if late && row.cancelled {
+                let said = Said::new(BP_CANCELLED, "the caller left while the worker was started again", "");
                 plugin.host.finish(entry.sink, Some(&said.failure()), b"", -1.0);
                 continue;
             }
