@@ -552,10 +552,10 @@ impl Instance {
         let poisoned = failure.poisons();
         for exchange in batch {
             // After a panic some rows may have been finished, and threads of the plugin may still read the others.
-            if context.exchanges.remove(exchange.handle()).is_some() {
-                if poisoned {
-                    std::mem::forget(exchange.clone());
-                }
+            let handle = exchange.handle();
+            let had =
+                if poisoned { context.take_away(handle) } else { context.exchanges.remove(handle).is_some() };
+            if had {
                 exchange.returned(poisoned);
                 exchange.end(Err(failure.error.clone()), None);
             }
@@ -577,12 +577,10 @@ impl Instance {
     }
 
     /// Takes a request away from a plugin that does not finish it. Its memory stays, since the plugin may still read
-    /// it; a later finish is stale.
+    /// it; a later finish is stale, and lets go of it.
     pub fn abandon(&self, exchange: &Arc<Exchange>, error: Error) {
         exchange.cancel();
-        if let Some(taken) = self.model.plugin.context.exchanges.remove(exchange.handle()) {
-            std::mem::forget(taken);
-        }
+        self.model.plugin.context.take_away(exchange.handle());
         exchange.returned(true);
         exchange.end(Err(error), None);
     }

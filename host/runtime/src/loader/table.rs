@@ -21,8 +21,10 @@ use backplane_abi::{ABI_MAJOR, ABI_MINOR, clock};
 use backplane_registry::license::{Gate, State};
 use backplane_registry::plugin::{LicenceClass, PluginFile};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -180,6 +182,8 @@ pub struct PluginContext {
     shared: Arc<Shared>,
     pub licence: Option<Arc<Gate>>,
     pub exchanges: Handles<Arc<Exchange>>,
+    /// Requests that were taken away from the plugin. It may read them until it finishes them, if it ever does.
+    taken_away: Mutex<HashMap<u64, Arc<Exchange>>>,
     /// Boxed: of every call there is one, and hardly any has something to say.
     pub errors: Handles<Option<Box<Failure>>>,
     pub tickets: Handles<Arc<Client>>,
@@ -234,6 +238,7 @@ impl PluginContext {
             shared,
             licence,
             exchanges: Handles::new(),
+            taken_away: Mutex::default(),
             errors: Handles::new(),
             tickets: Handles::new(),
             buffers: Handles::new(),
@@ -268,6 +273,17 @@ impl PluginContext {
             Some(Released::One) => true,
             Some(Released::None) | None => false,
         }
+    }
+
+    /// Takes a request away from the plugin. Whether it had it. What it says of it from here on is stale; its memory stays
+    /// until the plugin finishes it.
+    pub fn take_away(&self, handle: u64) -> bool {
+        // Held from before the handle is stale until the request is here: a finish looks there first.
+        let mut taken_away = self.taken_away.lock();
+        let exchange = self.exchanges.remove(handle);
+        let had = exchange.is_some();
+        taken_away.extend(exchange.map(|exchange| (handle, exchange)));
+        had
     }
 
     /// Calls `call` with a handle for its error, and reads what was left there.
@@ -542,7 +558,10 @@ unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp
         let (context, done) = unsafe { (context(host), read::done(done, Reader::Lenient)) };
         let Some(context) = context else { return BP_NULL_ARGUMENT };
         let Ok(done) = done else { return BP_BAD_STRUCT };
-        let Some(exchange) = context.exchanges.remove(sink) else { return BP_STALE_HANDLE };
+        let Some(exchange) = context.exchanges.remove(sink) else {
+            drop(context.taken_away.lock().remove(&sink));
+            return BP_STALE_HANDLE;
+        };
         let usage = done.usage_json.bytes();
         let usage: Option<Usage> = if usage.is_empty() { None } else { serde_json::from_slice(usage).ok() };
         let mut poisoned = false;
