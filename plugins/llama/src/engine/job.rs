@@ -132,6 +132,8 @@ fn drop_added_space(pieces: &mut [Vec<u8>], text: &str) {
 pub struct ToolUse {
     /// The grammar of calls, to be held to once the model begins one; `None` where one holds from the start.
     pub once_called: Option<Grammar>,
+    /// Names of the tools.
+    pub names: Vec<String>,
 }
 
 const MOST_CHOICES: u32 = 32;
@@ -171,7 +173,10 @@ impl Job {
             .transpose()?;
         let form = form.map(|text| Grammar::of_answer(loaded, &text)).transpose()?;
         let (form, once_called) = if demands { (calls, None) } else { (form, calls) };
-        let tools = (offers && (demands || once_called.is_some())).then_some(ToolUse { once_called });
+        let tools = (offers && (demands || once_called.is_some())).then(|| {
+            let names = params.tools.iter().map(|tool| tool.name.clone()).collect();
+            ToolUse { once_called, names }
+        });
         let chat = loaded.prompter.chat(params, params.max_tokens.unwrap_or(256))?;
         let common = Common {
             sampling: &params.sampling,

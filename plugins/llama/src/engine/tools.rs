@@ -1,7 +1,9 @@
 //! Tool calls in the Hermes format, `<tool_call>{"name": …, "arguments": {…}}</tool_call>`: read from an answer as it
 //! comes, and asked for where a chat template does not know tools. Pure.
 //!
-//! Qwen and many others are trained on this format; for models that are not, a system instruction and a grammar do.
+//! Qwen and many others are trained on this format; for models that are not, a system instruction and a grammar do. Small
+//! ones forget the tag: Qwen2.5-Coder writes the object into a block of code. There, and as the beginning of an answer, an
+//! object is a call if it has the name of a tool and arguments, in this order and nothing besides.
 
 use super::json_scan::{JsonScan, Scan};
 use backplane_plugin::payload::chat::{Tool, ToolCall, ToolCallDelta, ToolChoice};
@@ -11,6 +13,36 @@ use serde_json::Value;
 pub const OPEN: &str = "<tool_call>";
 /// What closes it.
 pub const CLOSE: &str = "</tool_call>";
+
+/// What stands around a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Around {
+    #[default]
+    Tag,
+    Fence,
+    Nothing,
+}
+
+impl Around {
+    fn open(self) -> &'static str {
+        match self {
+            Around::Tag => OPEN,
+            Around::Fence => "```json",
+            Around::Nothing => "",
+        }
+    }
+
+    fn close(self) -> Option<&'static str> {
+        match self {
+            Around::Tag => Some(CLOSE),
+            Around::Fence => Some("```"),
+            Around::Nothing => None,
+        }
+    }
+}
+
+/// What can open a call anywhere.
+const OPENINGS: [Around; 2] = [Around::Tag, Around::Fence];
 
 /// What a piece of an answer turned out to be.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,17 +62,24 @@ pub struct Parsed {
 pub struct ToolParser {
     /// Makes call ids differ between answers.
     answer: String,
+    /// Of the tools there are.
+    names: Vec<String>,
     pending: String,
+    /// Whether any text was given out.
+    said: bool,
     call: Option<Call>,
-    /// Only white space and [`CLOSE`] came since the last call.
+    /// Only white space and what closes a call came since the last one.
     after_call: bool,
+    /// What closes it, while that may come.
+    close: Option<&'static str>,
     calls: u32,
 }
 
 impl ToolParser {
-    /// `answer` becomes part of the call ids: letters and digits.
-    pub fn new(answer: impl Into<String>) -> Self {
-        Self { answer: answer.into(), pending: String::new(), call: None, after_call: false, calls: 0 }
+    /// `answer` becomes part of the call ids: letters and digits. `names`: those of the tools.
+    pub fn new(answer: impl Into<String>, names: Vec<String>) -> Self {
+        let (answer, pending) = (answer.into(), String::new());
+        Self { answer, names, pending, said: false, call: None, after_call: false, close: None, calls: 0 }
     }
 
     /// How many calls have begun.
@@ -56,6 +95,7 @@ impl ToolParser {
             let went_on =
                 if self.call.is_some() { self.read_call(&mut parsed) } else { self.read_text(&mut parsed) };
             if !went_on {
+                self.said |= !parsed.content.is_empty();
                 return parsed;
             }
         }
@@ -68,13 +108,13 @@ impl ToolParser {
             Some(mut call) => match call.started {
                 Some(index) if cut => call.give_rest(index, &mut parsed),
                 Some(index) => call.give(index, true, &mut parsed),
-                None if cut => {}
-                None => parsed.content = format!("{OPEN}{}", call.raw),
+                None if cut && call.around == Around::Tag => {}
+                None => parsed.content = call.written(),
             },
             None => {
                 let mut rest = std::mem::take(&mut self.pending);
                 // Half a closing tag is not text.
-                if self.after_call && CLOSE.starts_with(rest.trim()) {
+                if self.after_call && self.close.unwrap_or_default().starts_with(rest.trim()) {
                     rest.clear();
                 }
                 if cut && begun(&rest, OPEN) > 0 {
@@ -91,26 +131,44 @@ impl ToolParser {
     fn read_text(&mut self, parsed: &mut Parsed) -> bool {
         if self.after_call {
             let rest = self.pending.trim_start();
-            if let Some(rest) = rest.strip_prefix(CLOSE) {
+            if let Some((close, rest)) = self.close.and_then(|close| Some((close, rest.strip_prefix(close)?)))
+            {
+                // A fence that comes next opens.
+                self.close = Some(CLOSE).filter(|tag| *tag == close);
                 self.pending = rest.to_owned();
                 return true;
             }
-            if CLOSE.starts_with(rest) {
+            if self.close.unwrap_or_default().starts_with(rest) {
                 return false;
             }
-            if !OPEN.starts_with(rest) && !rest.starts_with(OPEN) {
+            let opens = |around: &Around| around.open().starts_with(rest) || rest.starts_with(around.open());
+            if !OPENINGS.iter().any(opens) {
                 self.after_call = false;
             }
         }
-        if let Some(at) = self.pending.find(OPEN) {
-            parsed.content.push_str(self.pending[..at].trim_end());
-            self.pending.drain(..at + OPEN.len());
+        let opening =
+            OPENINGS.into_iter().filter_map(|around| Some((self.pending.find(around.open())?, around)));
+        let mut opening = opening.min_by_key(|(at, _)| *at);
+        let blank = self.pending.len() - self.pending.trim_start().len();
+        if !self.said
+            && parsed.content.is_empty()
+            && self.calls == 0
+            && self.pending[blank..].starts_with('{')
+        {
+            opening = Some((blank, Around::Nothing));
+        }
+        if let Some((at, around)) = opening {
+            let text = self.pending[..at].trim_end().len();
+            parsed.content.push_str(&self.pending[..text]);
+            let before = self.pending[text..at].to_owned();
+            self.pending.drain(..at + around.open().len());
             self.after_call = false;
-            self.call = Some(Call::default());
+            self.call = Some(Call { around, before, ..Call::default() });
             return true;
         }
         if !self.after_call {
-            let certain = self.pending.len() - begun(&self.pending, OPEN);
+            let held = OPENINGS.map(|around| begun(&self.pending, around.open()));
+            let certain = self.pending.len() - held.into_iter().max().unwrap_or(0);
             let certain = self.pending[..certain].trim_end().len();
             parsed.content.extend(self.pending.drain(..certain));
         }
@@ -124,7 +182,8 @@ impl ToolParser {
         let mut outcome = Outcome::Goes;
         for c in self.pending.chars() {
             outcome = call.push(c);
-            if outcome == Outcome::Wrong {
+            if outcome == Outcome::Wrong || !call.is_likely(outcome, &self.names) {
+                outcome = Outcome::Wrong;
                 break;
             }
             taken += c.len_utf8();
@@ -133,7 +192,7 @@ impl ToolParser {
             }
         }
         call.raw.extend(self.pending.drain(..taken));
-        if let (None, Some(name)) = (call.started, &call.name) {
+        if let (None, Some(name)) = (call.started, call.name.as_ref().filter(|_| call.is_certain())) {
             call.started = Some(self.calls);
             parsed.calls.push(ToolCallDelta {
                 index: self.calls,
@@ -152,9 +211,9 @@ impl ToolParser {
         self.after_call = call.started.is_some();
         if !self.after_call {
             // A call without a name, or no JSON: it was text after all.
-            parsed.content.push_str(OPEN);
-            parsed.content.push_str(&call.raw);
+            parsed.content.push_str(&call.written());
         }
+        self.close = call.around.close();
         self.call = None;
         true
     }
@@ -168,7 +227,10 @@ fn begun(text: &str, tag: &str) -> usize {
 /// A call being read.
 #[derive(Debug, Default)]
 struct Call {
-    /// Everything since [`OPEN`].
+    around: Around,
+    /// White space in front of what opened it.
+    before: String,
+    /// Everything since then.
     raw: String,
     place: Place,
     /// JSON text of the key or value being read.
@@ -208,6 +270,28 @@ enum Outcome {
 }
 
 impl Call {
+    /// As the model wrote it so far.
+    fn written(&self) -> String {
+        [&self.before, self.around.open(), &self.raw].concat()
+    }
+
+    /// Whether it may be a call: where no tag says so, by what is in it.
+    fn is_likely(&self, outcome: Outcome, names: &[String]) -> bool {
+        let named = || self.name.as_ref().is_none_or(|name| names.contains(name));
+        self.around == Around::Tag
+            || match self.place {
+                _ if outcome == Outcome::Ends => self.arguments_done,
+                Place::Colon if self.name.is_none() => self.key == "name",
+                Place::Colon => self.is_arguments(),
+                _ => named(),
+            }
+    }
+
+    /// Whether it is one.
+    fn is_certain(&self) -> bool {
+        self.around == Around::Tag || self.arguments_done || !self.arguments.is_empty()
+    }
+
     fn push(&mut self, c: char) -> Outcome {
         match self.place {
             Place::Object if c.is_whitespace() => {}
@@ -399,7 +483,7 @@ mod tests {
 
     /// The same of an answer that may have been cut.
     fn read_to(pieces: &[&str], cut: bool) -> (String, Vec<(String, String)>) {
-        let mut parser = ToolParser::new("x");
+        let mut parser = ToolParser::new("x", vec!["f".into(), "weather".into()]);
         let mut content = String::new();
         let mut calls: Vec<(String, String)> = Vec::new();
         let mut take = |parsed: Parsed| {
@@ -465,8 +549,38 @@ mod tests {
     }
 
     #[test]
+    fn a_call_without_its_tag_is_known_by_the_name_of_a_tool() {
+        let weather = r#"{"name": "weather", "arguments": {"city": "Paris"}}"#;
+        let f = "{\n  \"name\": \"f\",\n  \"arguments\": {}\n}";
+        for (text, content, calls) in [
+            (format!("```json\n{weather}\n```"), "", vec![call("weather", "{\"city\": \"Paris\"}")]),
+            (format!("Let me see.\n\n```json\n{f}\n```\nDone."), "Let me see.\nDone.", vec![call("f", "{}")]),
+            (format!("```json\n{f}\n```\n```json\n{f}\n```"), "", vec![call("f", "{}"), call("f", "{}")]),
+            (format!("```json\n{f}\n```\n{OPEN}{f}{CLOSE}"), "", vec![call("f", "{}"), call("f", "{}")]),
+            (format!("\n{f}"), "", vec![call("f", "{}")]),
+        ] {
+            assert_eq!(read(&[&text]), (content.to_owned(), calls), "{text}");
+        }
+        for text in [
+            "Here:\n\n```json\n{\"name\": \"g\", \"arguments\": {}}\n```\nThat is all.",
+            "```json\n{\"name\": \"f\"}\n```",
+            "```json\n{\"name\": \"f\", \"age\": 3}\n```",
+            "```json\n[1, 2]\n```",
+            "```json\n{\"arguments\": {}, \"name\": \"f\"}\n```",
+            "```python\nprint(1)\n```",
+            "{\"name\": \"Paris\"}",
+            "{\"a\": 1}",
+            "It is {\"name\": \"f\", \"arguments\": {}}",
+            "```json\n{\"name\": \"f\", \"argu",
+        ] {
+            assert_eq!(read(&[text]), (text.to_owned(), vec![]));
+            assert_eq!(read_to(&[text], true), (text.to_owned(), vec![]), "a cut answer loses none of it");
+        }
+    }
+
+    #[test]
     fn arguments_stream_as_they_come() {
-        let mut parser = ToolParser::new("x");
+        let mut parser = ToolParser::new("x", vec!["f".into(), "weather".into()]);
         let parsed = parser.push("<tool_call>{\"name\": \"f\", \"arguments\": {\"city\": \"Par");
         assert_eq!(parsed.calls[0].name.as_deref(), Some("f"));
         assert_eq!(parsed.calls[1].arguments, "{\"city\": \"Par");
@@ -500,6 +614,9 @@ mod tests {
             Just(CLOSE.to_owned()),
             Just("\n".to_owned()),
             Just("<tool".to_owned()),
+            Just("```json\n".to_owned()),
+            Just("```".to_owned()),
+            Just(r#"{"name": "f", "arguments": {"a": 1}}"#.to_owned()),
             "[a-c <>]{0,3}",
             (r#"[a-z]{1,3}"#, r#"\{("[a-z]{1,2}": (1|"x\\\\n😀"|\[1,2\]))?\}"#)
                 .prop_map(|(name, arguments)| format!(r#"{{"name": "{name}", "arguments": {arguments}}}"#)),

@@ -1,9 +1,12 @@
 //! Calls of tools.
 
-use crate::support::{asks, chat, with_engine};
+use crate::models;
+use crate::support::{asks, chat, config, with_engine};
+use backplane_llama::engine::{Engine, Loaded, Unlimited};
 use backplane_plugin::payload::FinishReason;
 use backplane_plugin::payload::chat::{self, Tool, ToolChoice};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 pub fn tools() -> Vec<Tool> {
     let tool = |name: &str, parameters: Value| Tool {
@@ -81,4 +84,19 @@ fn a_call_that_is_cut_shows_no_tag_and_what_came_of_its_arguments() {
         assert!(lengths.windows(2).all(|pair| pair[0] <= pair[1]), "{lengths:?}");
         assert!(lengths.iter().any(|&length| 0 < length && length < whole.calls[0].1.len()), "{lengths:?}");
     });
+}
+
+/// It forgets the tag that its template asks for.
+#[test]
+fn a_small_coder_calls_of_its_own_accord() {
+    let loaded = Loaded::open(&models::qwen_coder(), config()).unwrap();
+    let engine = Engine::start(Arc::new(loaded), Arc::new(Unlimited)).unwrap();
+    let params = chat::Params { tools: tools(), ..asks("What is the weather in Paris?", 80) };
+    let choice = chat(&engine, &params).unwrap().0.remove(0);
+    assert_eq!((choice.text.as_str(), choice.finish), ("", Some(FinishReason::ToolCalls)), "{choice:?}");
+    let (name, arguments) = &choice.calls[0];
+    assert_eq!(
+        (name.as_str(), serde_json::from_str(arguments).ok()),
+        ("weather", Some(json!({"city": "Paris"})))
+    );
 }
