@@ -291,6 +291,18 @@ fn bad_requests_are_named_by_their_field() {
             "{shown}: {answer}"
         );
     }
+    // By the capability's own name nothing is passed over either.
+    let chat = json!({"messages": [{"role": "user", "content": "x"}], "max_token": 1});
+    for (capability, params, param) in [
+        ("chat", chat, "max_token"),
+        ("complete", json!({"prompt": "x", "temprature": 1}), "temprature"),
+        ("embed", json!({"input": ["x"], "dimension": 3}), "dimension"),
+    ] {
+        let model = if capability == "embed" { "minilm" } else { "smollm2" };
+        let body = json!({"model": model, "params": params}).to_string();
+        let (status, answer) = send(&format!("/v1/capabilities/{capability}"), body.as_bytes());
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!(param)), "{answer}");
+    }
     let mut text = String::new();
     server.request("GET", "/readyz").send().unwrap().read_to_string(&mut text).unwrap();
     assert!(text.contains("true") || text.contains("ready"), "{text}");

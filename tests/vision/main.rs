@@ -71,6 +71,18 @@ fn a_page_is_read_over_every_route_and_on_the_command_line() {
     let (status, refused) = server.post("/v1/vision/ocr", &json!({"image": "aGVsbG8="}));
     assert_eq!((status, &refused["error"]["param"]), (400, &json!("image")), "{refused}");
 
+    // What is misspelt has no effect, and is not passed over.
+    let misspelt = "--x\r\ncontent-disposition: form-data; name=\"wrods\"\r\n\r\ntrue\r\n";
+    let misspelt = [misspelt.as_bytes(), &form("image")].concat();
+    for (body, param) in [(misspelt, "wrods"), (form("imag"), "imag")] {
+        let request = server.request("POST", "/v1/vision/ocr");
+        let answer =
+            request.header("content-type", "multipart/form-data; boundary=x").body(body).send().unwrap();
+        let status = answer.status().as_u16();
+        let refused: Value = answer.json().unwrap();
+        assert_eq!((status, &refused["error"]["param"]), (400, &json!(param)), "{refused}");
+    }
+
     // Every graph is a model that can be seen, and goes with the one that it is part of.
     let (_, models) = server.get("/v1/models");
     let names: Vec<&str> =

@@ -1,7 +1,9 @@
 //! How a plugin says what went wrong.
 
 use backplane_abi::code::Code;
+use backplane_abi::payload::Extra;
 use backplane_abi::words;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -139,6 +141,31 @@ impl Error {
     pub(crate) fn panic(message: String) -> Self {
         Self { panicked: true, poisons: true, ..Self::internal(format!("the plugin panicked: {message}")) }
     }
+}
+
+/// Refuses members of the parameters that a plugin gives no meaning, by the name of the first: what is misspelt would have
+/// no effect, and nobody would know. `P` is the type that they were read as, `extra` its member of that name.
+///
+/// ```
+/// use backplane_plugin::payload::embed::Params;
+/// let params: Params = backplane_plugin::serde_json::from_str(r#"{"input": ["a"], "trunkate": true}"#).unwrap();
+/// let error = backplane_plugin::refuse_unknown::<Params>(&params.extra).unwrap_err();
+/// assert!(error.message.starts_with("there is no parameter `trunkate`; there are `input`, "));
+/// ```
+///
+/// # Errors
+/// That the first of them is not known, and what is.
+pub fn refuse_unknown<P: JsonSchema>(extra: &Extra) -> Result<()> {
+    let Some(name) = extra.keys().next() else { return Ok(()) };
+    let schema = schemars::schema_for!(P);
+    let known = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+    let known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+    let there = match &*known {
+        [] => "there are none".to_owned(),
+        [one] => format!("there is {one}"),
+        [all @ .., last] => format!("there are {} and {last}", all.join(", ")),
+    };
+    Err(Error::invalid(format!("there is no parameter `{name}`; {there}")).with_param(name))
 }
 
 impl std::fmt::Display for Error {

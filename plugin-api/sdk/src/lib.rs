@@ -70,7 +70,7 @@ pub use backplane_abi::payload;
 pub use backplane_abi::payload::tensor::{Description, TensorSpec};
 pub use call::{Answer, AnswerTensor, Call};
 pub use device::{Device, DeviceMemory, DeviceTensor, Input, Ready};
-pub use error::{Error, Result};
+pub use error::{Error, Result, refuse_unknown};
 pub use host::{Host, Level};
 pub use license::{License, Standing};
 pub use plugin::{
@@ -90,7 +90,7 @@ pub mod prelude {
     pub use crate::{
         Bid, BidReason, Chunk, Code, DType, Description, Done, Error, Execution, Health, Host, Instance,
         Level, Model, ModelSpec, Plugin, Pushed, Query, Request, Result, Seat, Tensor, TensorSpec,
-        TensorView, each, export_plugin,
+        TensorView, each, export_plugin, refuse_unknown,
     };
     pub use serde_json::{Value, json};
 }

@@ -2,9 +2,7 @@
 
 use crate::gpu::Argument::Number;
 use crate::gpu::{Driver, Gpu, Memory, Outside, Program, Size};
-use backplane_plugin::payload::image_prepare::{
-    CAPABILITY, Channels, Filter, Layout, PIXELS, Params, Region,
-};
+use backplane_plugin::payload::image_prepare::{Channels, Filter, Layout, PIXELS, Params, Region};
 use backplane_plugin::prelude::*;
 use std::sync::Arc;
 use std::time::Instant;
@@ -116,9 +114,7 @@ fn serve(gpu: &Arc<dyn Gpu>, request: &Request) -> Result<Chunk> {
 /// What would be read or written elsewhere is refused before anything is sent.
 fn check(params: &Params, pictures: &[TensorView<'_>]) -> Result<()> {
     let wrong = |what: String, param: &str| Err(Error::invalid(what).with_param(param));
-    if let Some(name) = params.extra.keys().next() {
-        return wrong(format!("`{CAPABILITY}` has no parameter `{name}`"), name);
-    }
+    refuse_unknown::<Params>(&params.extra)?;
     for (name, side) in [("width", params.width), ("height", params.height)] {
         if !(1..=MAX_SIDE).contains(&side) {
             return wrong(format!("`{name}` is {side}, and lies between 1 and {MAX_SIDE}"), name);

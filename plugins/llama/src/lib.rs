@@ -11,7 +11,7 @@ use backplane_plugin::payload::{chat, complete, embed};
 use backplane_plugin::prelude::*;
 use backplane_plugin::{BidReason, Health};
 use caller::{Caller, Reader};
-use engine::{Config, Engine, Grant, Header, Loaded, Permits, Plan, Terms};
+use engine::{Config, Engine, Grant, Header, Loaded, PARSE_SPECIAL, Permits, Plan, Terms};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -200,15 +200,15 @@ impl Instance for LlamaInstance {
 fn serve(engine: &Engine, request: Request) {
     let terms = Terms { deadline: request.deadline(), confidence: request.wants_confidence() };
     match request.capability() {
-        chat::CAPABILITY => match request.params::<chat::Params>() {
+        chat::CAPABILITY => match chat_params(&request) {
             Ok(params) => engine.chat(&params, terms, Caller::boxed(request, Reader::Chat)),
             Err(error) => request.finish(Err(error)),
         },
-        complete::CAPABILITY => match request.params::<complete::Params>() {
+        complete::CAPABILITY => match complete_params(&request) {
             Ok(params) => engine.complete(&params, terms, Caller::boxed(request, Reader::Complete)),
             Err(error) => request.finish(Err(error)),
         },
-        embed::CAPABILITY => match request.params::<embed::Params>() {
+        embed::CAPABILITY => match embed_params(&request) {
             Ok(params) => engine.embed(&params, terms, Caller::boxed(request, Reader::Embed)),
             Err(error) => request.finish(Err(error)),
         },
@@ -217,6 +217,26 @@ fn serve(engine: &Engine, request: Request) {
             request.finish(Err(error));
         }
     }
+}
+
+fn chat_params(request: &Request) -> Result<chat::Params> {
+    let params: chat::Params = request.params()?;
+    refuse_unknown::<chat::Params>(&params.extra)?;
+    Ok(params)
+}
+
+fn complete_params(request: &Request) -> Result<complete::Params> {
+    let params: complete::Params = request.params()?;
+    let mut unknown = params.extra.clone();
+    unknown.remove(PARSE_SPECIAL);
+    refuse_unknown::<complete::Params>(&unknown)?;
+    Ok(params)
+}
+
+fn embed_params(request: &Request) -> Result<embed::Params> {
+    let params: embed::Params = request.params()?;
+    refuse_unknown::<embed::Params>(&params.extra)?;
+    Ok(params)
 }
 
 /// The host's CPU threads, through the instance's seat.

@@ -4,7 +4,7 @@ use crate::card::{Activation, Parameters};
 use crate::encoder::{self, Rows};
 use crate::pooling::{sigmoid, softmax};
 use crate::session::{Port, Signature};
-use crate::text::{Task, refuse_unknown};
+use crate::text::Task;
 use crate::tokenize::{Tokenizer, Tokens};
 use backplane_plugin::payload::classify::{Chunk as Answer, Label, Params};
 use backplane_plugin::prelude::*;
@@ -59,7 +59,7 @@ impl Task for Classify {
 
     fn read(&self, request: &Request) -> Result<(Vec<Tokens>, Self::Asked)> {
         let params: Params = request.params()?;
-        refuse_unknown(&params.extra)?;
+        refuse_unknown::<Params>(&params.extra)?;
         Ok((self.tokens(&params)?, params.top_k))
     }
 

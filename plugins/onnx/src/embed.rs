@@ -4,7 +4,7 @@ use crate::card::{Parameters, Pooling};
 use crate::encoder::{self, Rows};
 use crate::pooling;
 use crate::session::{Port, Signature};
-use crate::text::{Task, refuse_unknown};
+use crate::text::Task;
 use crate::tokenize::{Tokenizer, Tokens};
 use backplane_plugin::payload::embed::{EMBEDDINGS, Input, Params};
 use backplane_plugin::prelude::*;
@@ -115,7 +115,7 @@ impl Task for Embed {
 
     fn read(&self, request: &Request) -> Result<(Vec<Tokens>, Self::Asked)> {
         let params: Params = request.params()?;
-        refuse_unknown(&params.extra)?;
+        refuse_unknown::<Params>(&params.extra)?;
         let cut = self.cut(params.dimensions)?;
         Ok((self.tokens(&params)?, cut))
     }

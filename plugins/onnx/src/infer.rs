@@ -3,7 +3,6 @@
 use crate::batch::{self, Shapes};
 use crate::convert;
 use crate::session::{Engine, Port, Signature, gone};
-use crate::text::refuse_unknown;
 use backplane_plugin::payload::tensor::Params;
 use backplane_plugin::prelude::*;
 use std::borrow::Cow;
@@ -160,7 +159,7 @@ fn named<'a>(tensors: &[TensorView<'a>], name: &str) -> Option<TensorView<'a>> {
 /// Checks a request against the graph: which outputs it wants, and the shapes of its tensors.
 fn read(signature: &Signature, request: &Request) -> Result<(Vec<usize>, Shapes)> {
     let params: Params = request.params()?;
-    refuse_unknown(&params.extra)?;
+    refuse_unknown::<Params>(&params.extra)?;
     let tensors = request.tensors()?;
     if let Some(unknown) =
         tensors.iter().find(|tensor| signature.inputs.iter().all(|port| port.name != tensor.name()))

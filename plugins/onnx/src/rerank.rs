@@ -4,7 +4,7 @@ use crate::card::{Activation, Parameters};
 use crate::encoder::{self, Rows};
 use crate::pooling::sigmoid;
 use crate::session::{Port, Signature};
-use crate::text::{Task, refuse_unknown};
+use crate::text::Task;
 use crate::tokenize::{Tokenizer, Tokens};
 use backplane_plugin::payload::rerank::{Chunk as Answer, Params, Ranked};
 use backplane_plugin::prelude::*;
@@ -67,7 +67,7 @@ impl Task for Rerank {
 
     fn read(&self, request: &Request) -> Result<(Vec<Tokens>, Self::Asked)> {
         let params: Params = request.params()?;
-        refuse_unknown(&params.extra)?;
+        refuse_unknown::<Params>(&params.extra)?;
         Ok((self.tokens(&params)?, params.top_n))
     }
 

@@ -8,7 +8,7 @@ use crate::batch;
 use crate::encoder::{Encoder, Rows};
 use crate::session::{Engine, gone};
 use crate::tokenize::Tokens;
-use backplane_plugin::payload::{Extra, Usage};
+use backplane_plugin::payload::Usage;
 use backplane_plugin::prelude::*;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -160,18 +160,5 @@ impl<T: Task> Texts<T> {
 fn fail<A>(job: &mut Option<Job<A>>, error: Error) {
     if let Some(job) = job.take() {
         job.request.finish(Err(error));
-    }
-}
-
-/// Refuses parameters that nobody here would read.
-///
-/// # Errors
-/// With the name of the first.
-pub fn refuse_unknown(extra: &Extra) -> Result<()> {
-    match extra.keys().next() {
-        Some(name) => {
-            Err(Error::invalid(format!("the model does not know the parameter `{name}`")).with_param(name))
-        }
-        None => Ok(()),
     }
 }

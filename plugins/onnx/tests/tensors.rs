@@ -153,7 +153,7 @@ fn what_does_not_fit_the_graph_is_named_with_what_would() {
         (none, [good(), good()].concat(), "tensor `x` comes twice"),
         (r#"{"outputs":["q"]}"#, good(), "no output `q`; it gives `y` FP32 [-1, 3], `w` INT64 [-1, -1]"),
         (r#"{"outputs":["y","y"]}"#, good(), "output `y` is asked for twice"),
-        (r#"{"output":["y"]}"#, good(), "does not know the parameter `output`"),
+        (r#"{"output":["y"]}"#, good(), "no parameter `output`"),
         (r#"{"outputs":7}"#, good(), "`outputs` must be an array; got 7"),
     ] {
         let (code, message) = refused(&instance.submit(INFER, params, tensors).wait());

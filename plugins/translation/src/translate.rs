@@ -183,11 +183,7 @@ impl Translator {
     /// When the caller has left.
     pub fn list(&self, request: &Request) -> Result<Done> {
         let list: list::Params = request.params()?;
-        if let Some(name) = list.extra.keys().next() {
-            return Err(
-                Error::invalid(format!("`{name}` is not known; there are no parameters")).with_param(name)
-            );
-        }
+        refuse_unknown::<list::Params>(&list.extra)?;
         let language = |from: &'static Language| {
             let into = |to: &&'static Language| {
                 let served =
@@ -229,10 +225,7 @@ fn ask(model: &str, pair: Pair, text: &str, params: &Params, request: &Request) 
 
 /// What is wrong with a request before any work; else the language it wants.
 fn check(params: &Params) -> Result<&'static Language> {
-    if let Some(name) = params.extra.keys().next() {
-        let known = "`text`, `source`, `target`, `format`, `alternatives`, `glossary` and `keep`";
-        return Err(Error::invalid(format!("`{name}` is not known; {known} are")).with_param(name));
-    }
+    refuse_unknown::<Params>(&params.extra)?;
     if params.text.is_empty() {
         return Err(Error::invalid("`text` is empty; at least one text is needed").with_param("text"));
     }

@@ -64,6 +64,7 @@ impl Classify {
 impl Task for Classify {
     fn serve(&self, job: &Job<'_>) -> Result<Done> {
         let params: Params = job.request.params()?;
+        refuse_unknown::<Params>(&params.extra)?;
         let top_k = count("top_k", params.top_k, self.settings.top_k, self.labels.len() as u32)?;
         let picture = job.picture(params.image.as_deref())?;
         let tensor = job.work(|| self.input.tensor(&[self.input.fit(&picture)?]))??;

@@ -42,6 +42,7 @@ impl Embed {
 impl Task for Embed {
     fn serve(&self, job: &Job<'_>) -> Result<Done> {
         let params: Params = job.request.params()?;
+        refuse_unknown::<Params>(&params.extra)?;
         let pictures = job.pictures(params.image.as_deref(), &params.images, MAX_PICTURES)?;
         let tensor = job.work(|| {
             let fitted =

@@ -44,6 +44,10 @@ impl Input {
                 files.push(part.data);
                 continue;
             }
+            if part.file_name.is_some() {
+                let what = "is a file, and pictures are in `image`, `images` or `file`";
+                return Err(invalid(part.name.as_str(), format!("the field `{}` {what}", part.name)));
+            }
             let text = part.text()?;
             let value = match serde_json::from_str(text) {
                 Ok(value @ (Value::Bool(_) | Value::Number(_))) => value,

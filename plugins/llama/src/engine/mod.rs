@@ -54,6 +54,7 @@ pub use gguf::Header;
 pub use job::{Delta, Push, Sink, Terms};
 pub use loaded::Loaded;
 pub use plan::Plan;
+pub use prompt::PARSE_SPECIAL;
 pub use sampling::Defaults;
 pub use stats::Snapshot;
 

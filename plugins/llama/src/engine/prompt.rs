@@ -14,6 +14,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// A parameter of a completion beside those of `complete/1`: whether control tokens that are written out in the prompt are
+/// read as such. Name and meaning are those of llama.cpp's server.
+pub const PARSE_SPECIAL: &str = "parse_special";
+
 /// Makes prompts for one model. From any thread.
 pub struct Prompter {
     model: Arc<LlamaModel>,
@@ -164,7 +168,7 @@ impl Prompter {
     /// # Errors
     /// As [`Prompter::complete`], but for the length.
     pub fn complete_any_length(&self, params: &complete::Params) -> Result<Continued> {
-        let special = params.extra.get("parse_special").and_then(Value::as_bool).unwrap_or(false);
+        let special = params.extra.get(PARSE_SPECIAL).and_then(Value::as_bool).unwrap_or(false);
         let mut least = Least::new(self);
         for text in prompt_text(params).into_iter().chain(params.suffix.as_deref()) {
             if far::PIECE < text.len() {

@@ -203,7 +203,8 @@ impl Sampler {
                     .with_param("logit_bias")
             }
             Ok(None) => Error::internal(
-                "no token can come: the model's logits are not finite, or the grammar allows none",
+                "no token can come: the model's logits are not finite, as those of a damaged file are (`backplane pull` fetches it \
+                 again), or the grammar allows none",
             ),
             Err(error) => error,
         }

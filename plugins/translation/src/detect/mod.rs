@@ -59,11 +59,7 @@ impl Detector {
     /// When it asks for nothing, or for too much.
     pub fn serve(&self, request: &Request) -> Result<Done> {
         let params: Params = request.params()?;
-        if let Some(name) = params.extra.keys().next() {
-            return Err(
-                Error::invalid(format!("`{name}` is not known; `text` and `top` are")).with_param(name)
-            );
-        }
+        refuse_unknown::<Params>(&params.extra)?;
         if params.text.is_empty() {
             return Err(Error::invalid("`text` is empty; at least one text is needed").with_param("text"));
         }

@@ -113,6 +113,7 @@ fn listed(labels: &[String]) -> String {
 impl Task for Detect {
     fn serve(&self, job: &Job<'_>) -> Result<Done> {
         let params: Params = job.request.params()?;
+        refuse_unknown::<Params>(&params.extra)?;
         let picture = job.picture(params.image.as_deref())?;
         let fitted = job.work(|| self.input.fit(&picture))??;
         let found = self.found(job, fitted, &params)?;

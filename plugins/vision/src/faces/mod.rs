@@ -266,6 +266,7 @@ fn tensor(name: &str, windows: &[Vec<[f32; 3]>], columns: usize, rows: usize) ->
 impl Task for Faces {
     fn serve(&self, job: &Job<'_>) -> Result<Done> {
         let params: Params = job.request.params()?;
+        refuse_unknown::<Params>(&params.extra)?;
         let min_score = fraction("min_score", params.min_score, self.settings.thresholds[2])?;
         let min_size = count("min_size", params.min_size, self.settings.min_size, u32::MAX)?.max(CELL);
         let picture = job.picture(params.image.as_deref())?;

@@ -111,6 +111,7 @@ struct Found {
 impl Task for Ocr {
     fn serve(&self, job: &Job<'_>) -> Result<Done> {
         let params: Params = job.request.params()?;
+        refuse_unknown::<Params>(&params.extra)?;
         let turns = turns(&params, self.turner.as_ref())?;
         let min_score = min_score(&params, self.settings.min_score)?;
         let picture = job.picture(params.image.as_deref())?;
