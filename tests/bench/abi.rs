@@ -92,12 +92,14 @@ fn worker(table: &mut Table, library: &std::path::Path) {
         confinement: Confinement::Sandbox(Granted::default()),
         limit: Duration::from_secs(10),
         per_instance: false,
+        polling: true,
         on_crash: OnCrash::default(),
         quarantine: None,
     };
     let model = |chunks: usize| json!({"name": "null", "parameters": {"chunks": chunks}}).to_string();
     let here = |chunks| Crossing::open(library, &model(chunks)).unwrap();
     let there = |chunks| Crossing::open_in(Some(launch.clone()), library, &model(chunks)).unwrap();
+    polling(table, &launch, library);
     tokens(table, &here, &there);
     restart(table, &there);
     let (here, there) = (here(0), there(0));
@@ -117,6 +119,61 @@ fn worker(table: &mut Table, library: &std::path::Path) {
         let limit = if size == 64 { AtMost(12.0) } else { Nothing };
         table.row("  more than in-process", there - here, "µs p50", limit);
     }
+}
+
+/// What it brings that who waits looks for a moment before it sleeps, and what it takes.
+fn polling(table: &mut Table, launch: &Launch, library: &std::path::Path) {
+    const ROUND: usize = 500;
+    let open = |polling| {
+        let before = workers();
+        let launch = Launch { polling, ..launch.clone() };
+        let model = json!({"name": "null", "parameters": {}}).to_string();
+        let crossing = Crossing::open_in(Some(launch), library, &model).unwrap();
+        crossing.call(&crossing.request("bench.null", "{}")).unwrap();
+        let worker = workers().into_iter().find(|worker| !before.contains(worker)).unwrap();
+        (crossing, worker.cast_unsigned())
+    };
+    let both = [open(true), open(false)];
+    // In turns, so that what else the machine does meets both.
+    let turns = |round: &dyn Fn(&Crossing) -> f64| {
+        let mut all = [const { (Vec::new(), Vec::new()) }; 2];
+        for _ in 0..20 {
+            for ((crossing, worker), (values, busy)) in both.iter().zip(&mut all) {
+                let used = || cpu() + support::cpu_of(*worker);
+                let before = used();
+                values.push(round(crossing));
+                busy.push((used() - before) / ROUND as f64 * 1e6);
+            }
+        }
+        all.map(|(values, busy)| (median(values), median(busy)))
+    };
+    let ask = |crossing: &Crossing| crossing.call(&crossing.request("bench.null", "{}")).unwrap();
+    let [with, without] = turns(&|crossing| repeat(ROUND, || support::timed(|| ask(crossing)) * 1e6));
+    table.row("a null request to a worker and back", with.0, "µs p50", Peer("not polling", without.0));
+    table.row("  CPU time of both processes", with.1, "µs", Peer("not polling", without.1));
+    let pause = Duration::from_micros(200);
+    let [with, without] = turns(&|crossing| {
+        repeat(ROUND, || {
+            std::thread::sleep(pause);
+            support::timed(|| ask(crossing)) * 1e6
+        })
+    });
+    table.row(
+        "  with 200 µs and more between two requests",
+        with.0,
+        "µs p50",
+        Peer("not polling", without.0),
+    );
+    table.row("  CPU time of both processes", with.1, "µs", Peer("not polling", without.1));
+    let [with, without] = turns(&|crossing| {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            (0..4).for_each(|_| _ = scope.spawn(|| (0..ROUND / 4).for_each(|_| ask(crossing))));
+        });
+        ROUND as f64 / start.elapsed().as_secs_f64()
+    });
+    table.row("  four clients at once", with.0, "/s", Peer("not polling", without.0));
+    table.row("  CPU time of both processes", with.1, "µs", Peer("not polling", without.1));
 }
 
 /// A piece of an answer, of many that are said one after the other.

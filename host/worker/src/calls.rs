@@ -7,7 +7,7 @@ use crate::table;
 use backplane_abi::read::{self, Reader};
 use backplane_abi::table::*;
 use backplane_abi::worker::{
-    Bid, Body, Call, Channel, Figure, Placement, Query, Return, Row, ToHost, ToWorker, Value, frame,
+    Bid, Body, Call, Channel, Figure, Lookers, Placement, Query, Return, Row, ToHost, ToWorker, Value, frame,
     raw_tensors,
 };
 use parking_lot::RwLock;
@@ -21,11 +21,16 @@ pub fn text(bytes: &[u8]) -> bp_str {
     bp_str { ptr: bytes.as_ptr().cast(), len: bytes.len() as u64 }
 }
 
+/// Lanes that look for their next call: one at a time.
+static LOOKERS: Lookers = Lookers::new(1);
+
 /// Serves one lane until the host closes it.
 pub fn serve(state: &'static State, lane: Channel) {
-    while let Ok(Some((body, _))) = lane.receive() {
+    let mut look = false;
+    while let Ok(Some((body, _))) = if look { lane.receive_awake(&LOOKERS) } else { lane.receive() } {
         let body = Arc::new(body);
         let Ok(call) = body.read::<Call<'_>>() else { return };
+        look = matches!(call, Call::Submit { look: true, .. });
         let answer = |code, error: Option<Said>, value| {
             let error = error.as_ref().map(Said::failure);
             lane.send(&frame(&Return { after: state.said(), code, error, value })).is_ok()
@@ -67,7 +72,7 @@ pub fn serve(state: &'static State, lane: Channel) {
                 let (code, error, value) = new_instance(state, model, instance, &placement);
                 answer(code, error, value)
             }
-            Call::Submit { instance, rows } => {
+            Call::Submit { instance, rows, .. } => {
                 let (code, error) = submit(state, instance, rows, &body);
                 answer(code, error, nothing)
             }

@@ -24,7 +24,7 @@ fn the_whole_suite() {
 
 #[test]
 fn the_whole_suite_with_a_worker_for_each_instance() {
-    let launch = Launch { per_instance: true, ..launch(echo_library(), cpu()) };
+    let launch = Launch { per_instance: true, polling: false, ..launch(echo_library(), cpu()) };
     through(launch).rounds(20).check_conformance(&cases()).assert_ok();
 }
 

@@ -90,6 +90,27 @@ fn who_takes_every_processor_has_what_others_leave() {
     spinning.wait_for(LONG);
 }
 
+/// A lane looks for the next request for a moment, and sleeps when none comes.
+#[test]
+fn an_idle_worker_takes_no_processor() {
+    let (_folder, library) = faulty(None);
+    let instance =
+        through(faulty_launch(library, cpu())).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
+    let ask = || instance.submit("com.example.faulty.do", r#"{"do":"pid"}"#, vec![]).wait_for(LONG);
+    let pid = ask().json()["errno"].as_i64().unwrap();
+    (0..500).for_each(|_| assert_eq!(ask().json()["errno"], pid));
+    let used = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let ran = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("schedstat")));
+        let ran = ran.map(|stat| stat.unwrap().split(' ').next().unwrap().parse::<u64>().unwrap());
+        Duration::from_nanos(ran.sum())
+    };
+    let before = used();
+    std::thread::sleep(Duration::from_secs(1));
+    let took = used().checked_sub(before).unwrap();
+    assert!(took < Duration::from_millis(20), "{took:?}");
+}
+
 /// No mechanism, no plugin.
 #[test]
 fn a_kernel_without_a_mechanism_is_refused() {

@@ -227,6 +227,7 @@ fn worker(own: &raw::Worker) -> WorkerConfig {
         memory: own.memory.map(|memory| memory.0),
         threads: own.threads.unwrap_or(default.threads),
         cores: own.cores.unwrap_or(default.cores),
+        polling: own.polling.unwrap_or(default.polling),
         read: own.read.clone(),
         write: own.write.clone(),
         ports: own.ports.clone(),

@@ -154,6 +154,8 @@ pub struct WorkerConfig {
     pub threads: u32,
     /// Processors that it may take beyond the threads that it has of the compute pool.
     pub cores: u32,
+    /// Whether it, and who waits for it, polls for a moment before it sleeps.
+    pub polling: bool,
     /// Files and folders that it may read besides models and runtimes.
     pub read: Vec<PathBuf>,
     /// Files and folders that it may read and write.
@@ -173,6 +175,7 @@ impl Default for WorkerConfig {
             memory: None,
             threads: 1024,
             cores: 1,
+            polling: true,
             read: Vec::new(),
             write: Vec::new(),
             ports: Vec::new(),

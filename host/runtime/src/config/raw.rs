@@ -222,6 +222,7 @@ const WORKER_EXAMPLE: &str = r#"[plugins.workers."com.example.stranger"]
 memory = "2GiB"
 threads = 256
 cores = 1
+polling = true
 read = ["/srv/dictionaries"]
 write = ["/var/lib/stranger"]
 ports = [443]
@@ -242,6 +243,10 @@ pub struct Worker {
     /// more for five seconds has what others leave from then on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cores: Option<u32>,
+    /// Whether who waits for it, and its own threads between two requests, look for up to 50 µs before they sleep, where that
+    /// has been worth it lately. True if it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub polling: Option<bool>,
     /// Files and folders that it may read besides models and runtimes, and what it asks for as an installed package.
     pub read: Vec<PathBuf>,
     /// Files and folders that it may read and write, besides what it asks for as an installed package.

@@ -22,6 +22,7 @@ pub fn launch(library: PathBuf, confinement: Confinement) -> Launch {
         confinement,
         limit: LONG,
         per_instance: false,
+        polling: true,
         on_crash: OnCrash::default(),
         quarantine: None,
     }

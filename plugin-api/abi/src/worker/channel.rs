@@ -1,6 +1,7 @@
 //! Frames on a socket.
 #![expect(unsafe_code, reason = "maps sealed memory that a frame arrived in")]
 
+use super::spin::{Lookers, Spin};
 use super::wire::{ALIGN, Malformed, Out, Source, Wire};
 use rustix::cmsg_space;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
@@ -28,7 +29,11 @@ const SEALS: SealFlags =
 
 /// One end of a connection. May be used from several threads: a frame goes and comes whole.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub struct Channel {
+    socket: OwnedFd,
+    /// How waiting for something to come has been.
+    waits: Spin,
+}
 
 /// A frame that arrived. Begins at a multiple of [`ALIGN`].
 #[derive(Debug)]
@@ -101,17 +106,17 @@ impl Channel {
     pub fn pair() -> io::Result<(Channel, Channel)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        Ok((Channel(ours), Channel(theirs)))
+        Ok((Channel::from_fd(ours), Channel::from_fd(theirs)))
     }
 
     /// One end, as it was inherited or received.
     pub fn from_fd(fd: OwnedFd) -> Channel {
-        Channel(fd)
+        Channel { socket: fd, waits: Spin::default() }
     }
 
     /// The descriptor, to be handed on.
     pub fn into_fd(self) -> OwnedFd {
-        self.0
+        self.socket
     }
 
     /// Sends a frame whole, or not at all.
@@ -134,13 +139,30 @@ impl Channel {
             let arena = seal(out)?;
             return self.packet(&[&[ARENA]], Some(arena.as_fd()));
         }
-        let mut pieces = out.pieces();
-        pieces.push(&[INLINE]);
-        self.packet(&pieces, fd)
+        match out.one_piece() {
+            Some(piece) => self.packet(&[piece, &[INLINE]], fd),
+            None => self.packet(&[&out.pieces()[..], &[&[INLINE]]].concat(), fd),
+        }
+    }
+
+    /// Waits awake, as long as that is worth it, until there is something to be read, here or where else `come` looks.
+    /// Whether there is; if not, it is time to sleep.
+    pub fn look(&self, lookers: &Lookers, come: impl FnMut() -> bool) -> bool {
+        lookers.wait(&self.waits, come)
     }
 
     fn packet(&self, pieces: &[&[u8]], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let (few, many): ([IoSlice<'_>; 2], Vec<_>);
+        let slices = match *pieces {
+            [first, second] => {
+                few = [IoSlice::new(first), IoSlice::new(second)];
+                &few[..]
+            }
+            _ => {
+                many = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+                &many[..]
+            }
+        };
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = fd.map(|fd| [fd]);
@@ -148,7 +170,7 @@ impl Channel {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
         loop {
-            match sendmsg(&self.0, &slices, &mut control, SendFlags::NOSIGNAL) {
+            match sendmsg(&self.socket, slices, &mut control, SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -162,6 +184,26 @@ impl Channel {
     /// The system's; [`io::ErrorKind::InvalidData`] when what came is no frame; [`io::ErrorKind::ConnectionReset`] when
     /// the other end is gone and has left unread what was sent to it.
     pub fn receive(&self) -> io::Result<Option<(Body, Option<OwnedFd>)>> {
+        self.take(RecvFlags::empty())
+    }
+
+    /// The same, awake for as long as that is worth it.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub fn receive_awake(&self, lookers: &Lookers) -> io::Result<Option<(Body, Option<OwnedFd>)>> {
+        let mut came = None;
+        let come = || {
+            let now = self.take(RecvFlags::DONTWAIT);
+            let none = now.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            came = (!none).then_some(now);
+            !none
+        };
+        self.look(lookers, come);
+        came.unwrap_or_else(|| self.receive())
+    }
+
+    fn take(&self, flags: RecvFlags) -> io::Result<Option<(Body, Option<OwnedFd>)>> {
         let bad = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
         LANDING.with_borrow_mut(|lines| {
             // SAFETY: lines are bytes, one after the other.
@@ -172,7 +214,7 @@ impl Channel {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let received = loop {
                 let mut into = [IoSliceMut::new(landing)];
-                match recvmsg(&self.0, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                match recvmsg(&self.socket, &mut into, &mut control, flags | RecvFlags::CMSG_CLOEXEC) {
                     Ok(received) => break received,
                     Err(Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
@@ -191,8 +233,7 @@ impl Channel {
             // The kind stands at the end, so that the frame begins at a multiple.
             match (landing[len], fds.pop()) {
                 (INLINE, fd) => {
-                    let mut own = vec![Line([0; ALIGN]); len.div_ceil(ALIGN)];
-                    own.copy_from_slice(&lines[..len.div_ceil(ALIGN)]);
+                    let own = lines[..len.div_ceil(ALIGN)].to_vec();
                     Ok(Some((Body(Memory::Own(own, len)), fd)))
                 }
                 (ARENA, Some(fd)) if len == 0 => Ok(Some((map(&fd)?, None))),
@@ -204,7 +245,7 @@ impl Channel {
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 

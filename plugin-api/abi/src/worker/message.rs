@@ -140,7 +140,8 @@ messages! {
         2 Bid { query: Query<'a>, out_size: u32, }
         3 Open { model: u64, json: Text<'a>, }
         4 New { model: u64, instance: u64, placement: Placement, }
-        5 Submit { instance: u64, rows: Vec<Row<'a>>, }
+        /// `look`: the lane may look for the next call for a moment before it sleeps.
+        5 Submit { instance: u64, rows: Vec<Row<'a>>, look: bool, }
         6 Health { instance: u64, }
         7 Quiesce { instance: u64, deadline_ns: i64, }
         8 Destroy { instance: u64, }

@@ -19,10 +19,12 @@
 //! - `tensor`: tensors of the ABI as messages, and back.
 //! - `channel`: frames on a socket.
 //! - `json`: what a chunk may say.
+//! - `spin`: when who waits looks again and again before it sleeps.
 
 mod channel;
 mod json;
 mod message;
+mod spin;
 mod tensor;
 #[cfg(test)]
 mod tests;
@@ -31,12 +33,13 @@ mod wire;
 pub use channel::{Body, Channel, MAX_FRAME, MAX_INLINE, frame};
 pub use json::is_object;
 pub use message::*;
+pub use spin::{LONGEST, Lookers};
 pub use tensor::{own_tensors, raw_tensors};
 pub use wire::{Malformed, Out, Source, Wire};
 
 /// Version of the protocol. Host and worker are of one build, so they must agree; the number is there to say so in
 /// words when they do not.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// How a worker begins to say that it could not confine itself, and so has loaded nothing.
 pub const NOT_CONFINED: &str = "the sandbox cannot be set up";
@@ -46,4 +49,4 @@ pub const WINDOW_CHUNKS: u32 = 64;
 /// Bytes of them; one larger piece may go when nothing else is on its way.
 pub const WINDOW_BYTES: u64 = 8 << 20;
 /// The host says that it took pieces at every so many.
-pub const TAKEN_EVERY: u32 = 16;
+pub const TAKEN_EVERY: u32 = 32;

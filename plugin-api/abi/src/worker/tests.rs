@@ -42,7 +42,7 @@ proptest! {
             request_id: b"r", traceparent: b"", tenant: b"t", deadline_ns: numbers.1, cancelled: numbers.3,
             priority: numbers.2, capability_version: 1,
         }];
-        let call = Call::Submit { instance: 7, rows };
+        let call = Call::Submit { instance: 7, rows, look: true };
         let sent = bytes(&call);
         prop_assert_eq!(sent.len(), frame(&call).len());
         prop_assert_eq!(Source::whole::<Call<'_>>(&sent), Ok(call.clone()));

@@ -5,7 +5,7 @@
 pub struct Malformed;
 
 /// A frame in the making. Large texts are kept by reference until it is sent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Out<'a> {
     pub(super) bytes: Vec<u8>,
     /// What belongs into `bytes` at each position.
@@ -15,8 +15,16 @@ pub struct Out<'a> {
 
 /// From this length on a text is not copied into the frame that is being made.
 const LARGE: usize = 4096;
+/// Room that most frames have enough of.
+const USUAL: usize = 192;
 /// Alignment of a frame in its receiver's memory.
 pub(super) const ALIGN: usize = 64;
+
+impl Default for Out<'_> {
+    fn default() -> Self {
+        Self { bytes: Vec::with_capacity(USUAL), large: Vec::new(), total: 0 }
+    }
+}
 
 impl<'a> Out<'a> {
     /// Length so far.
@@ -47,6 +55,11 @@ impl<'a> Out<'a> {
     pub fn put<T: Wire<'a>>(&mut self, value: &T) -> &mut Self {
         value.put(self);
         self
+    }
+
+    /// The frame, if it lies in one piece.
+    pub(super) fn one_piece(&self) -> Option<&[u8]> {
+        self.large.is_empty().then_some(&self.bytes)
     }
 
     /// The pieces of the frame, in order.

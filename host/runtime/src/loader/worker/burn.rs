@@ -3,6 +3,7 @@
 //! The compute pool bounds what asks it; nothing makes a plugin ask. Who may end a worker may lower it, without being root,
 //! and once lowered it cannot raise itself: a thread of it then weighs a 68th of one of the host's.
 
+use backplane_abi::worker::LONGEST;
 use std::time::{Duration, Instant};
 
 /// How often it is looked at.
@@ -21,8 +22,9 @@ pub struct Burn {
     pid: u32,
     /// Processors that it may take beyond the threads that it has of the compute pool.
     cores: f64,
-    /// When this look began, what it had used by then, and the most threads it has had since.
-    since: Option<(Instant, f64)>,
+    /// When this began, what it had used and how often it might have looked for a call by then.
+    since: Option<(Instant, f64, u64)>,
+    /// The most threads it has had since.
     held: u32,
     over: u32,
 }
@@ -33,16 +35,16 @@ impl Burn {
     }
 
     /// Looks at it, and lowers it if it took too much for too long. `held`: threads of the compute pool that it has now.
-    /// Whether it was lowered for the first time.
-    pub fn look(&mut self, now: Instant, held: u32) -> bool {
+    /// `looks`: how often it was told that it may look for the next call. Whether it was lowered for the first time.
+    pub fn look(&mut self, now: Instant, held: u32, looks: u64) -> bool {
         self.held = self.held.max(held);
-        if self.since.is_some_and(|(since, _)| now.saturating_duration_since(since) < EVERY) {
+        if self.since.is_some_and(|(since, ..)| now.saturating_duration_since(since) < EVERY) {
             return false;
         }
         // Of a process that is gone its connection tells.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid));
         let Some(used) = stat.ok().and_then(|stat| seconds(&stat)) else { return false };
-        if !self.is_over(now, used, held) {
+        if !self.is_over(now, used, held, looks) {
             return false;
         }
         // Again each time: a thread that was being started just then may have been left out.
@@ -52,12 +54,13 @@ impl Burn {
     }
 
     /// Whether it has been too much for too long, with so many seconds of processors used up to now.
-    fn is_over(&mut self, now: Instant, used: f64, held: u32) -> bool {
+    fn is_over(&mut self, now: Instant, used: f64, held: u32, looks: u64) -> bool {
         let most = std::mem::replace(&mut self.held, held);
-        let Some((since, before)) = self.since.replace((now, used)) else { return false };
-        let cores = (used - before) / now.saturating_duration_since(since).as_secs_f64();
-        self.over =
-            if self.cores + f64::from(most) + SLACK < cores { self.over.saturating_add(1) } else { 0 };
+        let Some((since, before, then)) = self.since.replace((now, used, looks)) else { return false };
+        let time = now.saturating_duration_since(since).as_secs_f64();
+        let looked = LONGEST.as_secs_f64() * looks.saturating_sub(then) as f64 / time;
+        let may = self.cores + f64::from(most) + looked + SLACK;
+        self.over = if may < (used - before) / time { self.over.saturating_add(1) } else { 0 };
         IN_A_ROW <= self.over
     }
 }
@@ -83,13 +86,18 @@ mod tests {
 
     /// In the seconds of a worker that has one processor and the threads it asks for, how much it takes in each.
     fn over(seconds: &[(f64, u32)]) -> Vec<bool> {
+        over_looking(0, seconds)
+    }
+
+    /// The same, which may look for the next call so often in each.
+    fn over_looking(looks: u64, seconds: &[(f64, u32)]) -> Vec<bool> {
         let (mut burn, start) = (Burn::new(0, 1), Instant::now());
         let mut used = 0.0;
-        assert!(!burn.is_over(start, used, 0));
+        assert!(!burn.is_over(start, used, 0, 0));
         let each = seconds.iter().zip(1..).map(|(&(cores, held), second)| {
             used += cores;
             burn.held = burn.held.max(held);
-            burn.is_over(start + EVERY * second, used, 0)
+            burn.is_over(start + EVERY * second, used, 0, looks * u64::from(second))
         });
         each.collect()
     }
@@ -101,5 +109,8 @@ mod tests {
         assert!(!over(&[(4.2, 3); 50]).contains(&true), "the compute pool gave it three");
         let bursts = [(8.0, 0), (8.0, 0), (8.0, 0), (8.0, 0), (0.1, 0)].repeat(5);
         assert!(!over(&bursts).contains(&true), "it is over before it lasts");
+        let more = [(1.7, 0); 50];
+        assert!(over(&more).contains(&true));
+        assert!(!over_looking(10_000, &more).contains(&true), "half of it is looking for the next call");
     }
 }

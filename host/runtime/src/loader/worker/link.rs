@@ -4,6 +4,7 @@ use super::burn::Burn;
 use super::crashes::Fingerprint;
 use super::host::{CancelWord, Content, HostSide};
 use super::process::Why;
+use super::quiet::Quiet;
 use super::turn::{Taken, Turn};
 use super::watch::Watch;
 use super::{Confinement, Launch, process};
@@ -11,8 +12,8 @@ use backplane_abi::clock;
 use backplane_abi::table::*;
 use backplane_abi::worker::Out;
 use backplane_abi::worker::{
-    Body, Call, Channel, Confine, Failure, PROTOCOL, Return, TAKEN_EVERY, ToHost, ToWorker, WINDOW_BYTES,
-    WINDOW_CHUNKS, frame,
+    Body, Call, Channel, Confine, Failure, Lookers, PROTOCOL, Return, TAKEN_EVERY, ToHost, ToWorker,
+    WINDOW_BYTES, WINDOW_CHUNKS, frame,
 };
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,7 +24,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// A worker that said nothing for so long is asked whether it is there.
@@ -48,6 +49,14 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Why a worker is ended that answers a call with what is no answer.
 const NO_ANSWER: Why = Why::Protocol("sent an answer that is not in the protocol");
 
+/// Threads of this process that look for what workers say: each has a core, and who answers it another.
+static LOOKERS: LazyLock<Lookers> = LazyLock::new(|| Lookers::new(cores() / 2));
+static QUIET: LazyLock<Quiet> = LazyLock::new(|| Quiet::new(cores()));
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+}
+
 /// A worker, from its start to its end.
 pub struct Link {
     this: Weak<Link>,
@@ -71,6 +80,8 @@ pub struct Link {
     waiting: AtomicU32,
     /// Calls to other capabilities: the worker's number, the host's handle (0 while it is being started).
     calls: Mutex<HashMap<u64, bp_req>>,
+    /// How often it was told that it may look for the next call.
+    looks: AtomicU64,
     killed: OnceLock<Why>,
     closing: AtomicBool,
     death: Mutex<Option<Death>>,
@@ -219,6 +230,7 @@ impl Link {
             granted: Mutex::default(),
             waiting: AtomicU32::new(0),
             calls: Mutex::default(),
+            looks: AtomicU64::new(0),
             killed: OnceLock::new(),
             closing: AtomicBool::new(false),
             death: Mutex::new(None),
@@ -319,6 +331,10 @@ impl Link {
         call: &Call<'_>,
         limit: Option<Duration>,
     ) -> Result<Returned, Lost> {
+        let look = matches!(call, Call::Submit { look: true, .. });
+        if look {
+            self.looks.fetch_add(1, Ordering::Relaxed);
+        }
         if lane.send(&frame(call)).is_err() {
             self.gone();
             return Err(Lost { sent: false });
@@ -329,8 +345,11 @@ impl Link {
             self.kill(Why::Slow);
         }
         // Others may be called where an answer cannot be taken.
-        let taken = if matches!(call, Call::Submit { .. }) { self.read_until(lane) } else { None };
-        let received = lane.receive();
+        let taken = match call {
+            Call::Submit { .. } => self.read_until(lane, look),
+            _ => None,
+        };
+        let received = if look && taken.is_none() { lane.receive_awake(&LOOKERS) } else { lane.receive() };
         let taken = taken.filter(|_| matches!(received, Ok(Some(_))));
         let body = match received {
             Ok(Some((body, _))) => body,
@@ -353,14 +372,22 @@ impl Link {
         Ok(Returned(body))
     }
 
+    /// Whether who waits for an answer, and it for the next request, may look for it for a moment before they sleep.
+    pub fn may_look(&self) -> bool {
+        self.launch.polling && QUIET.is_so()
+    }
+
     /// Waits for an answer on this lane, and meanwhile reads the main connection in the listener's place, if nobody else
-    /// does.
-    fn read_until(&self, lane: &Channel) -> Option<Taken<'_>> {
+    /// does. `look`: whether it may look before it sleeps.
+    fn read_until(&self, lane: &Channel, look: bool) -> Option<Taken<'_>> {
         let taken = self.turn.take()?;
         loop {
             let before = *self.heard.lock();
             let mut both = [PollFd::new(lane, PollFlags::IN), PollFd::new(&self.main, PollFlags::IN)];
-            match poll(&mut both, None) {
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let come =
+                look && lane.look(&LOOKERS, || poll(&mut both, Some(&now)).is_ok_and(|ready| 0 < ready));
+            match if come { Ok(0) } else { poll(&mut both, None) } {
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(_) => return Some(taken),
@@ -513,7 +540,7 @@ impl Link {
                 return Some(why);
             }
             if let Some(burn) = &mut burn
-                && burn.look(Instant::now(), self.held())
+                && burn.look(Instant::now(), self.held(), self.looks.load(Ordering::Relaxed))
             {
                 tracing::warn!(
                     plugin = self.launch.id,

@@ -9,6 +9,7 @@
 //! - `turn`: who reads its main connection.
 //! - `watch`: whether it has more memory or threads than it was granted.
 //! - `burn`: whether it takes more processors than it was granted.
+//! - `quiet`: whether the machine has cores to spare for threads that wait.
 //! - `quarantine`: plugins that crashed again and again, over restarts.
 //! - `proxy`: the tables. A worker that died is started again when it is next needed.
 
@@ -22,6 +23,7 @@ mod link;
 mod process;
 mod proxy;
 mod quarantine;
+mod quiet;
 mod turn;
 mod watch;
 
@@ -50,6 +52,8 @@ pub struct Launch {
     pub per_instance: bool,
     /// How long it may take to start.
     pub limit: Duration,
+    /// Whether who waits for an answer, and it for the next request, may look for a moment before they sleep.
+    pub polling: bool,
     /// Who counts its crashes.
     pub on_crash: OnCrash,
     /// Where it is noted that it crashed again and again, and is not to be started.

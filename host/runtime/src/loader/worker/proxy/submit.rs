@@ -71,7 +71,8 @@ pub(super) unsafe extern "C" fn submit(
         if !seat.link.register(open) {
             continue;
         }
-        match seat.call(&Call::Submit { instance: seat.id, rows }, None) {
+        let look = seat.link.may_look();
+        match seat.call(&Call::Submit { instance: seat.id, rows, look }, None) {
             Ok(returned) => {
                 let returned = returned.read();
                 if returned.code == BP_OK {
