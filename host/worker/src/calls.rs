@@ -23,17 +23,23 @@ pub fn text(bytes: &[u8]) -> bp_str {
 
 /// Lanes that look for their next call: one at a time.
 static LOOKERS: Lookers = Lookers::new(1);
+static NOBODY: Lookers = Lookers::new(0);
 
 /// Serves one lane until the host closes it.
 pub fn serve(state: &'static State, lane: Channel) {
-    let mut look = false;
-    while let Ok(Some((body, _))) = if look { lane.receive_awake(&LOOKERS) } else { lane.receive() } {
+    let mut lookers = &NOBODY;
+    while let Ok(Some(body)) = lane.receive_call(lookers, &state.borrowed) {
         let body = Arc::new(body);
         let Ok(call) = body.read::<Call<'_>>() else { return };
-        look = matches!(call, Call::Submit { look: true, .. });
+        lookers = if matches!(call, Call::Submit { look: true, .. }) { &LOOKERS } else { &NOBODY };
         let answer = |code, error: Option<Said>, value| {
             let error = error.as_ref().map(Said::failure);
-            lane.send(&frame(&Return { after: state.said(), code, error, value })).is_ok()
+            // Requests that have not ended have it, and buffers of theirs that the plugin keeps.
+            let back = Arc::strong_count(&body) == 1;
+            if let (false, Some(arena)) = (back, body.lent()) {
+                state.borrowed.forget(arena);
+            }
+            lane.send(&frame(&Return { after: state.said(), back, code, error, value })).is_ok()
         };
         let nothing = Value::Nothing {};
         let open = match call {
@@ -396,6 +402,10 @@ pub fn hear(state: &'static State, body: Body, fd: Option<OwnedFd>, plugin: &Sen
         }
         Ok(ToWorker::Answer { ask, code, value, bytes }) => {
             state.answer(ask, Answer { code, value, bytes: bytes.to_vec() });
+            true
+        }
+        Ok(ToWorker::Forget { arena }) => {
+            state.borrowed.forget(arena);
             true
         }
         Ok(ToWorker::Start { .. }) | Err(_) => false,

@@ -4,7 +4,7 @@
 use crate::buffers::Buffers;
 use crate::said::Said;
 use backplane_abi::table::*;
-use backplane_abi::worker::{Body, Channel, Out, Row, WINDOW_BYTES, WINDOW_CHUNKS, raw_tensors};
+use backplane_abi::worker::{Body, Borrowed, Channel, Out, Row, WINDOW_BYTES, WINDOW_CHUNKS, raw_tensors};
 use parking_lot::{Condvar, Mutex, RwLock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{HashMap, VecDeque};
@@ -177,6 +177,8 @@ pub type Seat = (bp_ticket, Arc<Table<bp_instance>>);
 
 pub struct State {
     main: Channel,
+    /// Memory of the host's that calls lie in.
+    pub borrowed: Borrowed,
     sent: Mutex<u64>,
     pub entry: EntryV1,
     pub host: OnceLock<HostTable>,
@@ -218,6 +220,7 @@ impl State {
     pub fn start(main: Channel, entry: EntryV1) -> Option<&'static State> {
         let state = State {
             main,
+            borrowed: Borrowed::default(),
             sent: Mutex::new(0),
             entry,
             host: OnceLock::new(),

@@ -1,6 +1,7 @@
 //! Frames on a socket.
 #![expect(unsafe_code, reason = "maps sealed memory that a frame arrived in")]
 
+use super::lent::{Arena, Borrowed, Mapping};
 use super::spin::{Lookers, Spin};
 use super::wire::{ALIGN, Malformed, Out, Source, Wire};
 use rustix::cmsg_space;
@@ -16,6 +17,7 @@ use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// Longest frame that goes through the socket itself.
 pub const MAX_INLINE: usize = 64 << 10;
@@ -24,6 +26,7 @@ pub const MAX_FRAME: usize = 8 << 30;
 /// What a packet is: its last byte.
 const INLINE: u8 = 0;
 const ARENA: u8 = 1;
+const LENT: u8 = 2;
 const SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
 
@@ -43,6 +46,8 @@ pub struct Body(Memory);
 enum Memory {
     Own(Vec<Line>, usize),
     Mapped(*mut c_void, usize),
+    /// Of the host's, with its number and the frame's length.
+    Lent(Arc<Mapping>, u64, usize),
 }
 
 /// Memory that begins at a multiple of [`ALIGN`].
@@ -70,7 +75,13 @@ impl Body {
             },
             // SAFETY: mapped for reading, of this length, and sealed: it neither shrinks nor changes.
             Memory::Mapped(at, len) => unsafe { std::slice::from_raw_parts(at.cast::<u8>(), *len) },
+            Memory::Lent(pages, _, len) => pages.bytes(*len),
         }
+    }
+
+    /// The number of the memory that it lies in, if it was lent.
+    pub fn lent(&self) -> Option<u64> {
+        if let Memory::Lent(_, id, _) = self.0 { Some(id) } else { None }
     }
 
     /// What it says.
@@ -145,6 +156,17 @@ impl Channel {
         }
     }
 
+    /// Sends the frame of this length that lies in memory which the other end is lent.
+    ///
+    /// # Errors
+    /// As [`Channel::send`].
+    pub fn send_lent(&self, arena: &mut Arena, len: usize) -> io::Result<()> {
+        let place = [arena.id().to_le_bytes(), (len as u64).to_le_bytes()].concat();
+        self.packet(&[&place, &[LENT]], arena.unsent())?;
+        arena.was_sent();
+        Ok(())
+    }
+
     /// Waits awake, as long as that is worth it, until there is something to be read, here or where else `come` looks.
     /// Whether there is; if not, it is time to sleep.
     pub fn look(&self, lookers: &Lookers, come: impl FnMut() -> bool) -> bool {
@@ -184,7 +206,7 @@ impl Channel {
     /// The system's; [`io::ErrorKind::InvalidData`] when what came is no frame; [`io::ErrorKind::ConnectionReset`] when
     /// the other end is gone and has left unread what was sent to it.
     pub fn receive(&self) -> io::Result<Option<(Body, Option<OwnedFd>)>> {
-        self.take(RecvFlags::empty())
+        self.take(RecvFlags::empty(), None)
     }
 
     /// The same, awake for as long as that is worth it.
@@ -192,18 +214,38 @@ impl Channel {
     /// # Errors
     /// As [`Channel::receive`].
     pub fn receive_awake(&self, lookers: &Lookers) -> io::Result<Option<(Body, Option<OwnedFd>)>> {
+        self.take_awake(lookers, None)
+    }
+
+    /// The same, by who may be lent memory: it says so when nobody reads the frame any more.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub fn receive_call(&self, lookers: &Lookers, borrowed: &Borrowed) -> io::Result<Option<Body>> {
+        Ok(self.take_awake(lookers, Some(borrowed))?.map(|(body, _)| body))
+    }
+
+    fn take_awake(
+        &self,
+        lookers: &Lookers,
+        borrowed: Option<&Borrowed>,
+    ) -> io::Result<Option<(Body, Option<OwnedFd>)>> {
         let mut came = None;
         let come = || {
-            let now = self.take(RecvFlags::DONTWAIT);
+            let now = self.take(RecvFlags::DONTWAIT, borrowed);
             let none = now.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
             came = (!none).then_some(now);
             !none
         };
         self.look(lookers, come);
-        came.unwrap_or_else(|| self.receive())
+        came.unwrap_or_else(|| self.take(RecvFlags::empty(), borrowed))
     }
 
-    fn take(&self, flags: RecvFlags) -> io::Result<Option<(Body, Option<OwnedFd>)>> {
+    fn take(
+        &self,
+        flags: RecvFlags,
+        borrowed: Option<&Borrowed>,
+    ) -> io::Result<Option<(Body, Option<OwnedFd>)>> {
         let bad = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
         LANDING.with_borrow_mut(|lines| {
             // SAFETY: lines are bytes, one after the other.
@@ -231,12 +273,19 @@ impl Channel {
                 return Err(bad("a packet is longer than the protocol allows"));
             }
             // The kind stands at the end, so that the frame begins at a multiple.
-            match (landing[len], fds.pop()) {
-                (INLINE, fd) => {
+            match (landing[len], fds.pop(), borrowed) {
+                (INLINE, fd, _) => {
                     let own = lines[..len.div_ceil(ALIGN)].to_vec();
                     Ok(Some((Body(Memory::Own(own, len)), fd)))
                 }
-                (ARENA, Some(fd)) if len == 0 => Ok(Some((map(&fd)?, None))),
+                (ARENA, Some(fd), _) if len == 0 => Ok(Some((map(&fd)?, None))),
+                (LENT, fd, Some(borrowed)) if len == 16 => {
+                    let number = |at: usize| {
+                        landing[at..at + 8].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+                    };
+                    let (id, len) = (number(0), usize::try_from(number(8)).unwrap_or(usize::MAX));
+                    Ok(Some((Body(Memory::Lent(borrowed.find(id, len, fd)?, id, len)), None)))
+                }
                 _ => Err(bad("a packet is no frame")),
             }
         })
@@ -251,6 +300,13 @@ impl AsFd for Channel {
 
 /// A frame in memory that nobody can change any more.
 fn seal(out: &Out<'_>) -> io::Result<OwnedFd> {
+    let arena = written(out)?;
+    fcntl_add_seals(&arena, SEALS)?;
+    Ok(arena)
+}
+
+/// A frame in memory without a name.
+pub(super) fn written(out: &Out<'_>) -> io::Result<OwnedFd> {
     let arena = memfd_create(c"backplane", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     for mut piece in out.pieces() {
         while !piece.is_empty() {
@@ -261,7 +317,6 @@ fn seal(out: &Out<'_>) -> io::Result<OwnedFd> {
             }
         }
     }
-    fcntl_add_seals(&arena, SEALS)?;
     Ok(arena)
 }
 

@@ -94,6 +94,8 @@ messages! {
         /// Frames on the main connection that were sent before it: what the plugin said before it returned has been
         /// heard when the call returns.
         after: u64,
+        /// Nobody there reads the memory that the call lies in any more, if it was lent.
+        back: bool,
         code: i32,
         error: Option<Failure<'a>>,
         value: Value<'a>,
@@ -181,6 +183,8 @@ messages! {
         5 Answer { ask: u64, code: i32, value: u64, bytes: Text<'a>, }
         6 CallChunk { call: u64, json: Text<'a>, tensors: Vec<Tensor<'a>>, }
         7 CallDone { call: u64, error: Option<Failure<'a>>, usage: Text<'a>, confidence: f64, }
+        /// Memory that it was lent and said nobody reads: it is not lent again.
+        8 Forget { arena: u64, }
     }
 
     /// What a worker says on the main connection.

@@ -11,7 +11,8 @@
 //! - *Lanes*: a [`Call`] goes one way, its [`Return`] comes back. A lane is served by one thread of the worker, so a
 //!   caller waits for no dispatcher, and a SERIAL instance has a lane (and with it a thread) of its own.
 //!
-//! Frames beyond [`MAX_INLINE`] travel in a memfd that is sealed against every change before it is sent: its receiver
+//! Calls beyond [`MAX_INLINE`] lie in memory that the host lends, which it alone can write to ([`Arena`]). All else beyond it
+//! travels in a memfd that is sealed against every change before it is sent: its receiver
 //! reads where it lies, and nobody can change what was checked. No shared memory has a name.
 //!
 //! - `wire`: numbers, texts and lists as bytes, and strictly back.
@@ -19,10 +20,12 @@
 //! - `tensor`: tensors of the ABI as messages, and back.
 //! - `channel`: frames on a socket.
 //! - `json`: what a chunk may say.
+//! - `lent`: memory that serves one large call after the other.
 //! - `spin`: when who waits looks again and again before it sleeps.
 
 mod channel;
 mod json;
+mod lent;
 mod message;
 mod spin;
 mod tensor;
@@ -32,6 +35,7 @@ mod wire;
 
 pub use channel::{Body, Channel, MAX_FRAME, MAX_INLINE, frame};
 pub use json::is_object;
+pub use lent::{Arena, Borrowed};
 pub use message::*;
 pub use spin::{LONGEST, Lookers};
 pub use tensor::{own_tensors, raw_tensors};
@@ -39,7 +43,7 @@ pub use wire::{Malformed, Out, Source, Wire};
 
 /// Version of the protocol. Host and worker are of one build, so they must agree; the number is there to say so in
 /// words when they do not.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// How a worker begins to say that it could not confine itself, and so has loaded nothing.
 pub const NOT_CONFINED: &str = "the sandbox cannot be set up";

@@ -86,6 +86,76 @@ fn a_list_is_no_longer_than_its_frame() {
     assert_eq!(Source::whole::<ToHost<'_>>(&noise), Err(Malformed));
 }
 
+/// What a worker is lent it reads, and again what is written there next; it can neither change nor shorten it.
+#[test]
+fn lent_memory_is_read_and_only_its_lender_writes_to_it() {
+    let (ours, theirs) = Channel::pair().unwrap();
+    let (borrowed, nobody) = (Borrowed::default(), Lookers::new(0));
+    let call = |byte: u8, len: usize| vec![byte; len];
+    let first = call(1, 3 << 20);
+    let mut arena = Arena::new(&frame(&Call::Init { config: &first })).unwrap();
+    let lend = |arena: &mut Arena, config: &[u8]| {
+        let out = frame(&Call::Init { config });
+        assert!(arena.write(&out));
+        ours.send_lent(arena, out.len()).unwrap();
+        theirs.receive_call(&nobody, &borrowed).unwrap().unwrap()
+    };
+    for (byte, len) in [(1, 3 << 20), (2, 3 << 20), (3, 100), (4, (3 << 20) + 1000)] {
+        let config = call(byte, len);
+        let body = lend(&mut arena, &config);
+        assert_eq!(body.lent(), Some(arena.id()));
+        assert_eq!(body.read::<Call<'_>>().unwrap(), Call::Init { config: &config });
+    }
+    let longer = call(5, arena.room());
+    assert!(!arena.write(&frame(&Call::Init { config: &longer })), "it has no room for that");
+
+    // With the descriptor, as a worker has it.
+    let mut other = Arena::new(&frame(&Call::Init { config: &first })).unwrap();
+    ours.send_lent(&mut other, 10).unwrap();
+    let file = raw_descriptor(&theirs);
+    assert!(rustix::io::write(&file, b"changed").is_err());
+    assert!(rustix::fs::ftruncate(&file, 1).is_err());
+    assert!(rustix::fs::ftruncate(&file, 1 << 30).is_err());
+    let seals = rustix::fs::fcntl_get_seals(&file).unwrap();
+    assert!(seals.contains(rustix::fs::SealFlags::FUTURE_WRITE | rustix::fs::SealFlags::SEAL), "{seals:?}");
+}
+
+/// The descriptor beside the next packet.
+fn raw_descriptor(from: &Channel) -> std::os::fd::OwnedFd {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; 64];
+    recvmsg(from, &mut [rustix::io::IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::empty()).unwrap();
+    let first = control.drain().next().unwrap();
+    let RecvAncillaryMessage::ScmRights(mut files) = first else { panic!("no descriptor") };
+    files.next().unwrap()
+}
+
+/// A worker lends nobody anything, and what was not lent cannot be read.
+#[test]
+fn who_borrows_nothing_refuses_what_is_lent() {
+    let (ours, theirs) = Channel::pair().unwrap();
+    let config = vec![1; 100_000];
+    let out = frame(&Call::Init { config: &config });
+    let mut arena = Arena::new(&out).unwrap();
+    ours.send_lent(&mut arena, out.len()).unwrap();
+    assert!(theirs.receive().is_err(), "the host takes no such packet");
+    let (borrowed, nobody) = (Borrowed::default(), Lookers::new(0));
+    ours.send_lent(&mut arena, out.len()).unwrap();
+    assert!(theirs.receive_call(&nobody, &borrowed).is_err(), "its descriptor is gone");
+    let mut arena = Arena::new(&out).unwrap();
+    let beyond = arena.room() + 1;
+    ours.send_lent(&mut arena, beyond).unwrap();
+    assert!(theirs.receive_call(&nobody, &borrowed).is_err(), "it is shorter");
+    ours.send_lent(&mut arena, out.len()).unwrap();
+    let body = theirs.receive_call(&nobody, &borrowed).unwrap().unwrap();
+    borrowed.forget(arena.id());
+    assert_eq!(body.bytes().len(), out.len(), "who reads it keeps it");
+    ours.send_lent(&mut arena, out.len()).unwrap();
+    assert!(theirs.receive_call(&nobody, &borrowed).is_err(), "it is forgotten");
+}
+
 #[test]
 fn frames_of_every_length_arrive_whole_and_aligned() {
     let (ours, theirs) = Channel::pair().unwrap();

@@ -1,5 +1,6 @@
 //! One worker that runs: its connections, and the requests it has.
 
+use super::arenas::Arenas;
 use super::burn::Burn;
 use super::crashes::Fingerprint;
 use super::host::{CancelWord, Content, HostSide};
@@ -12,8 +13,8 @@ use backplane_abi::clock;
 use backplane_abi::table::*;
 use backplane_abi::worker::Out;
 use backplane_abi::worker::{
-    Body, Call, Channel, Confine, Failure, Lookers, PROTOCOL, Return, TAKEN_EVERY, ToHost, ToWorker,
-    WINDOW_BYTES, WINDOW_CHUNKS, frame,
+    Body, Call, Channel, Confine, Failure, Lookers, MAX_INLINE, PROTOCOL, Return, TAKEN_EVERY, ToHost,
+    ToWorker, WINDOW_BYTES, WINDOW_CHUNKS, frame,
 };
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -66,6 +67,7 @@ pub struct Link {
     pub generation: u64,
     pub pid: u32,
     lanes: Mutex<Vec<Channel>>,
+    arenas: Arenas,
     /// The numbers of models that are open in it.
     pub models: Mutex<HashSet<u64>>,
     open: Mutex<Requests>,
@@ -176,6 +178,7 @@ impl Returned {
     pub fn read(&self) -> Return<'_> {
         let broken = Return {
             after: 0,
+            back: false,
             code: BP_INTERNAL,
             error: None,
             value: backplane_abi::worker::Value::Nothing {},
@@ -221,6 +224,7 @@ impl Link {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             pid: child.id(),
             lanes: Mutex::default(),
+            arenas: Arenas::new(&launch.confinement),
             models: Mutex::default(),
             open: Mutex::default(),
             turn: Turn::default(),
@@ -335,7 +339,13 @@ impl Link {
         if look {
             self.looks.fetch_add(1, Ordering::Relaxed);
         }
-        if lane.send(&frame(call)).is_err() {
+        let out = frame(call);
+        let mut lent = if MAX_INLINE < out.len() { self.arenas.lend(&out) } else { None };
+        let sent = match &mut lent {
+            Some(arena) => lane.send_lent(arena, out.len()),
+            None => lane.send(&out),
+        };
+        if sent.is_err() {
             self.gone();
             return Err(Lost { sent: false });
         }
@@ -364,12 +374,22 @@ impl Link {
                 return Err(Lost { sent: !unread });
             }
         };
-        let Ok(Return { after, .. }) = body.read() else {
+        let Ok(Return { after, back, .. }) = body.read() else {
             self.kill(NO_ANSWER);
             return Err(Lost { sent: true });
         };
+        if let (true, Some(arena)) = (back, lent) {
+            self.forgotten(self.arenas.back(arena, Instant::now()));
+        }
         self.hear_up_to(after, taken);
         Ok(Returned(body))
+    }
+
+    /// Memory that it was lent and is not any more.
+    fn forgotten(&self, arenas: Vec<u64>) {
+        for arena in arenas {
+            self.tell(&frame(&ToWorker::Forget { arena }));
+        }
     }
 
     /// Whether who waits for an answer, and it for the next request, may look for it for a moment before they sleep.
@@ -550,6 +570,7 @@ impl Link {
             }
             if EVERY < looked.elapsed() {
                 looked = Instant::now();
+                self.forgotten(self.arenas.unused(looked));
                 if self.hoards(looked) {
                     return Some(Why::Hoards);
                 }

@@ -7,6 +7,7 @@
 //! - `host`: calls of the host's table, with what a worker said.
 //! - `link`: one worker that runs: its connections, and the requests it has.
 //! - `turn`: who reads its main connection.
+//! - `arenas`: memory that it is lent for large requests.
 //! - `watch`: whether it has more memory or threads than it was granted.
 //! - `burn`: whether it takes more processors than it was granted.
 //! - `quiet`: whether the machine has cores to spare for threads that wait.
@@ -16,6 +17,7 @@
 pub use proxy::end;
 pub use quarantine::{QUARANTINED, Quarantine, in_quarantine};
 
+mod arenas;
 mod burn;
 mod crashes;
 mod host;
