@@ -189,15 +189,23 @@ fn reload(context: &Context) -> Result<()> {
 /// What is wrong with what the configuration says of this model, if its plugin knows.
 fn invalid(client: &Client, name: &str) -> Option<String> {
     let wrong = match client.get(&format!("/admin/v1/models/{}/plan", segment(name))) {
-        Ok(plan) => objection(&plan)?,
+        Ok(plan) => objection(client, name, &plan)?,
         Err(failure) if failure.code.as_deref() == Some("model_invalid") => failure.what,
         Err(_) => return None,
     };
     Some(format!("`models.override.{name}`: {wrong}"))
 }
 
-/// What a plugin has to say of a model that it cannot tell the memory of: nothing is open, so this is why it would not be.
-pub fn objection(plan: &Value) -> Option<String> {
+/// What a plugin has against a model whose files lie here.
+pub fn objection(client: &Client, name: &str, plan: &Value) -> Option<String> {
+    let says = said_of_no_memory(plan)?;
+    let model = client.get(&format!("/admin/v1/models/{}", segment(name))).ok()?;
+    // Of a model that another server has a plugin says where it is.
+    model["size"].as_u64().filter(|size| 0 < *size).map(|_| says)
+}
+
+/// What it says where it cannot tell what memory the model takes: why it would not open it.
+fn said_of_no_memory(plan: &Value) -> Option<String> {
     let says = plan["text"].as_str().filter(|text| !text.is_empty())?;
     (plan["needs_bytes"] == 0).then(|| printable(says))
 }
@@ -266,9 +274,12 @@ mod tests {
     #[test]
     fn what_a_plugin_has_against_a_model_is_heard() {
         let plan = |needs: u64, text: &str| json!({ "needs_bytes": needs, "text": text });
-        assert_eq!(objection(&plan(0, "unknown field `contxt`")).as_deref(), Some("unknown field `contxt`"));
-        assert_eq!(objection(&plan(1 << 20, "ctx 4096")), None);
-        assert_eq!(objection(&plan(0, "")), None);
+        assert_eq!(
+            said_of_no_memory(&plan(0, "unknown field `contxt`")).as_deref(),
+            Some("unknown field `contxt`")
+        );
+        assert_eq!(said_of_no_memory(&plan(1 << 20, "ctx 4096")), None);
+        assert_eq!(said_of_no_memory(&plan(0, "")), None);
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn can_be_opened(context: &Context, names: &[String]) -> Result<()> {
         let failure = match client.get(&format!("/admin/v1/models/{}/plan", segment(name))) {
             Err(failure) => failure,
             Ok(plan) => {
-                if let Some(says) = super::config::objection(&plan) {
+                if let Some(says) = super::config::objection(&client, name, &plan) {
                     context.out.complain(format!("warning: `{name}` is installed; its plugin says: {says}"));
                 }
                 continue;
