@@ -1,10 +1,11 @@
 //! Language models in GGUF, served by llama.cpp: `chat`, `complete`, `embed`.
 //!
-//! [`engine`] does the work and knows nothing of the host; this file and [`caller`] connect the two. `[parameters]`
+//! [`engine`] does the work and knows nothing of the host; this file, [`caller`] and [`prepare`] connect the two. `[parameters]`
 //! of a model's card are an [`engine::Config`].
 
 mod caller;
 pub mod engine;
+mod prepare;
 pub mod sys;
 
 use backplane_plugin::payload::{chat, complete, embed};
@@ -12,6 +13,7 @@ use backplane_plugin::prelude::*;
 use backplane_plugin::{BidReason, Health};
 use caller::{Caller, Reader};
 use engine::{Config, Engine, Grant, Header, Loaded, PARSE_SPECIAL, Permits, Plan, Terms};
+use prepare::Preparer;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -23,10 +25,6 @@ struct LlamaPlugin {
     /// Plans of files that were bid for: reading a header takes longer than a bid may.
     plans: Mutex<HashMap<PathBuf, (SystemTime, Header)>>,
 }
-
-/// Requests whose parameters are longer than this are prepared on a thread of their own, so that `submit` returns
-/// at once.
-const LONG_PARAMETERS: usize = 64 * 1024;
 
 impl Plugin for LlamaPlugin {
     const ID: &'static str = "dev.backplane.llama";
@@ -127,7 +125,7 @@ impl Model for LlamaModel {
         let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
         engines.retain(|engine| engine.strong_count() > 0);
         engines.push(Arc::downgrade(&engine));
-        Ok(Box::new(LlamaInstance { engine }))
+        Ok(Box::new(LlamaInstance { preparer: Preparer::start(engine.clone())?, engine }))
     }
 
     fn count_tokens(&self, capability: &str, params_json: &str) -> Result<Option<u64>> {
@@ -161,32 +159,27 @@ impl Model for LlamaModel {
 
 /// A running copy.
 struct LlamaInstance {
+    preparer: Preparer,
     engine: Arc<Engine>,
 }
 
 impl Instance for LlamaInstance {
     fn submit(&self, requests: Vec<Request>) {
-        for request in requests {
-            if request.params_json().len() <= LONG_PARAMETERS {
-                serve(&self.engine, request);
-                continue;
-            }
-            let engine = self.engine.clone();
-            let thread = std::thread::Builder::new().name("llama-prepare".into());
-            // Without a thread the request is dropped, which finishes it with an error.
-            let _ = thread.spawn(move || serve(&engine, request));
-        }
+        requests.into_iter().for_each(|request| self.preparer.push(request));
     }
 
     fn health(&self) -> Health {
         if self.engine.has_failed() {
             return Health::Failed("the thread that owns the model ended by a panic".to_owned());
         }
+        if self.preparer.has_failed() {
+            return Health::Failed("the thread that prepares requests ended by a panic".to_owned());
+        }
         Health::Ready
     }
 
     fn quiesce(&self, deadline: Option<Instant>) -> bool {
-        while self.engine.stats().inflight > 0 {
+        while !self.preparer.is_idle() || self.engine.stats().inflight > 0 {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return false;
             }
