@@ -69,6 +69,19 @@ async fn a_plugin_that_bids_late_holds_up_nobody_for_long_and_another_answers() 
 }
 
 #[tokio::test]
+async fn a_bid_stands_in_for_one_that_comes_late() {
+    let dir = tempfile::tempdir().unwrap();
+    slow(dir.path(), "libonce.so", "bids.once", &["BID_ONCE=1", "BID_MS=20000"]);
+    let (host, _state) = host(dir.path(), |_| {});
+    for _ in 0..3 {
+        let answer = ask(&host, question()).await.unwrap();
+        assert_eq!((&*answer.route.model, answer.route.candidates[0].score), ("bids.once", 900));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(threads("ask bids.once"), 1, "it is asked again, and has not answered");
+}
+
+#[tokio::test]
 async fn a_plugin_that_hangs_when_it_is_told_of_a_cancel_holds_up_no_deadline() {
     let dir = tempfile::tempdir().unwrap();
     slow(dir.path(), "liba.so", "to.tell", &["CANCEL_MS=20000", "WORK_MS=20000"]);

@@ -238,10 +238,11 @@ impl RouterHandle {
     fn bid(&self, entry: &Entry, capability: &str, input_bytes: u64) -> Bid {
         let key = (entry.name(), capability.to_owned());
         let now = Instant::now();
-        if let Some(known) = self.shared.bids.get(&key)
-            && now < known.1
+        let known = self.shared.bids.get(&key).map(|known| known.clone());
+        if let Some((bid, until)) = &known
+            && now < *until
         {
-            return known.0.clone();
+            return bid.clone();
         }
         let listed = entry.listed();
         let query =
@@ -256,9 +257,11 @@ impl RouterHandle {
                 let stands = Duration::from_millis(u64::from(bid.valid_ms)).min(MAX_BID_AGE);
                 (bid, stands)
             }
-            Err((refusal, text)) => {
-                (Bid { score: 0, quality: 0, host_bytes: 0, valid_ms: 0, refusal, text }, NO_BID_AGE)
-            }
+            Err((refusal, text)) => match known {
+                // A plugin that is busy for a moment can do what it could before.
+                Some((last, _)) if refusal == BID_FAILED && last.score > 0 => (last, NO_BID_AGE),
+                _ => (Bid { score: 0, quality: 0, host_bytes: 0, valid_ms: 0, refusal, text }, NO_BID_AGE),
+            },
         };
         self.shared.bids.insert(key, (bid.clone(), Instant::now() + stands));
         bid
