@@ -30,6 +30,8 @@ use tower_service::Service;
 /// How long a connection that nobody uses is kept, and how soon one is asked whether its other end is there still.
 const IDLE: Duration = Duration::from_secs(90);
 const ALIVE: Duration = Duration::from_secs(15);
+/// How long what was sent may stay unacknowledged.
+const UNHEARD: Duration = Duration::from_secs(30);
 
 pub type Body = http_body_util::Full<Bytes>;
 pub type Response = hyper::Response<Incoming>;
@@ -50,6 +52,9 @@ impl Transport {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        // Of several addresses of a host each has its part of it.
+        tcp.set_connect_timeout(Some(upstream.connect_timeout));
+        tcp.set_tcp_user_timeout(Some(UNHEARD));
         tcp.set_keepalive(Some(ALIVE));
         tcp.set_keepalive_interval(Some(ALIVE));
         tcp.set_keepalive_retries(Some(3));
