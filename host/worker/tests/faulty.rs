@@ -182,6 +182,12 @@ const CASES: &[Case] = &[
         "not in the protocol",
         "numbers of the host's",
     ),
+    forges(
+        "forged-length",
+        "a tensor that is longer than what is sent of it",
+        "not in the protocol",
+        "strict decoding",
+    ),
     forges("unsealed", "an arena that it can still write to", "not in the protocol", "seals are looked at"),
     forges("sealed-noise", "an arena whose lengths lead outside", "not in the protocol", "strict decoding"),
     forges(

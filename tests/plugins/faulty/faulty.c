@@ -476,6 +476,46 @@ static void forged(unsigned char tag) {
   }
 }
 
+static size_t number(unsigned char *at, uint64_t value, size_t bytes) {
+  size_t i;
+  for (i = 0; i < bytes; i++) at[i] = (unsigned char)(value >> (8 * i));
+  return bytes;
+}
+
+/* A piece of this request with a tensor of 16 KiB, of which one byte is sent: what lies behind it is the host's. */
+static void forged_length(const bp_request *r) {
+  unsigned char frame[512];
+  size_t len = 0, pad;
+  memset(frame, 0, sizeof frame);
+  len += number(frame + len, 2, 1);           /* Push */
+  len += number(frame + len, r->id, 8);
+  len += number(frame + len, 0, 8);           /* json */
+  len += number(frame + len, 1, 4);           /* tensors */
+  len += number(frame + len, sizeof(bp_tensor), 4);
+  len += number(frame + len, 0, 4);           /* flags */
+  len += number(frame + len, 1, 8);           /* name */
+  frame[len++] = 'x';
+  len += number(frame + len, BP_DEV_CPU, 4);
+  len += number(frame + len, 0, 4);           /* dev_id */
+  len += number(frame + len, BP_DT_UINT, 1);
+  len += number(frame + len, 8, 1);           /* bits */
+  len += number(frame + len, 1, 2);           /* lanes */
+  len += number(frame + len, 1, 4);           /* ndim */
+  len += number(frame + len, 1, 1);           /* a shape */
+  len += number(frame + len, 1, 4);
+  len += number(frame + len, 16384, 8);
+  len += number(frame + len, 0, 1);           /* no strides */
+  len += number(frame + len, 16384, 8);       /* nbytes */
+  len += number(frame + len, 1, 1);           /* data */
+  len += number(frame + len, 0, 1);           /* lead */
+  len += number(frame + len, 1, 8);
+  pad = (128 - len % 64) % 64;
+  len += pad + 1;
+  len += number(frame + len, 0, 1);           /* no buffer */
+  len += number(frame + len, 0, 1);           /* inline */
+  packet(frame, len, -1);
+}
+
 /* Sealed, and never written: it would be the host that has it allocated. */
 static void sparse(void) {
   int arena = memfd_create("arena", MFD_ALLOW_SEALING);
@@ -608,6 +648,7 @@ static void serve(const bp_request *r) {
   if (is(p, "garbage")) garbage();
   if (is(p, "forged-finish")) forged(3);
   if (is(p, "forged-push")) forged(2);
+  if (is(p, "forged-length")) forged_length(r);
   if (is(p, "hang")) nap(3600 * 1000);
   if (is(p, "stream")) {
     int n;
@@ -618,7 +659,7 @@ static void serve(const bp_request *r) {
     }
   }
   if (is(p, "garbage") || is(p, "forged-finish") || is(p, "forged-push") || is(p, "unsealed") || is(p, "sealed-noise") ||
-      is(p, "sparse") || is(p, "oversized"))
+      is(p, "sparse") || is(p, "oversized") || is(p, "forged-length"))
     nap(3600 * 1000);
   if (is(p, "shadow")) e = try_open("/etc/shadow", O_RDONLY);
   if (is(p, "write-tmp")) {

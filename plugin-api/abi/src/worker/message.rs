@@ -34,7 +34,7 @@ messages! {
         data: Option<Data<'a>>,
         /// It came with a buffer, which may be retained.
         buffer: bool,
-    }
+    } holds agrees;
 
     /// `bp_request`.
     struct Row<'a> {
@@ -99,6 +99,18 @@ messages! {
         code: i32,
         error: Option<Failure<'a>>,
         value: Value<'a>,
+    }
+}
+
+impl Tensor<'_> {
+    /// Whether its lengths are those of what lies there: whoever reads it goes by them.
+    fn agrees(&self) -> bool {
+        let sides = |all: &Option<Vec<i64>>| {
+            all.as_ref().is_none_or(|all| usize::try_from(self.ndim) == Ok(all.len()))
+        };
+        self.data.is_none_or(|data| self.nbytes == data.bytes.len() as u64)
+            && sides(&self.shape)
+            && sides(&self.strides)
     }
 }
 

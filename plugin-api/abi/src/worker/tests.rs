@@ -239,3 +239,25 @@ fn memory_that_could_change_is_refused() {
     send(&ours, &good);
     assert_eq!(theirs.receive().unwrap().unwrap().0.read(), Ok(ToHost::Pong { number: 0 }));
 }
+
+/// Who reads a tensor goes by its lengths, which are a stranger's.
+#[test]
+fn a_tensor_is_as_long_as_it_says() {
+    let (shape, data) = (Some(vec![4]), [7; 4]);
+    let whole = tensor(b"n", &shape, &data, 1);
+    let read = |tensor: Tensor<'_>| {
+        let sent = bytes(&ToHost::Push { request: 5, json: b"", tensors: vec![tensor] });
+        Source::whole::<ToHost<'_>>(&sent).map(|_| ())
+    };
+    assert_eq!(read(whole.clone()), Ok(()));
+    for nbytes in [0, 3, 5, u64::MAX] {
+        assert_eq!(read(Tensor { nbytes, ..whole.clone() }), Err(Malformed));
+    }
+    for ndim in [-1, 0, 2, 64] {
+        assert_eq!(read(Tensor { ndim, ..whole.clone() }), Err(Malformed));
+        let strides = Some(vec![1]);
+        assert_eq!(read(Tensor { ndim, shape: None, strides, ..whole.clone() }), Err(Malformed));
+    }
+    // What led nowhere is for the reader to refuse, as in-process.
+    assert_eq!(read(Tensor { data: None, shape: None, ndim: 9, ..whole }), Ok(()));
+}

@@ -238,9 +238,10 @@ impl<'a> Wire<'a> for Data<'a> {
     }
 }
 
-/// Declares structs and enums with their reading and writing. A tag is the number in front of a variant.
+/// Declares structs and enums with their reading and writing. A tag is the number in front of a variant. What a struct
+/// `holds` is looked at when it was read.
 macro_rules! messages {
-    ($( $(#[$meta:meta])* struct $name:ident<$life:lifetime> { $( $(#[$doc:meta])* $field:ident: $type:ty, )* } )*) => { $(
+    ($( $(#[$meta:meta])* struct $name:ident<$life:lifetime> { $( $(#[$doc:meta])* $field:ident: $type:ty, )* } $(holds $holds:ident;)? )*) => { $(
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq)]
         #[allow(missing_docs, reason = "members are those of backplane.h")]
@@ -248,7 +249,9 @@ macro_rules! messages {
         impl<$life> Wire<$life> for $name<$life> {
             fn put(&self, out: &mut Out<$life>) { $( self.$field.put(out); )* }
             fn take(from: &mut Source<$life>) -> Result<Self, Malformed> {
-                Ok(Self { $( $field: Wire::take(from)?, )* })
+                let read = Self { $( $field: Wire::take(from)?, )* };
+                let holds = true $( && read.$holds() )?;
+                holds.then_some(read).ok_or(Malformed)
             }
         }
     )* };

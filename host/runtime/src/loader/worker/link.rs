@@ -724,7 +724,8 @@ impl Link {
                     self.tell_cancelled(id, entry);
                 }
             }
-            let bytes = json.len() as u64 + tensors.iter().map(|tensor| tensor.nbytes).sum::<u64>();
+            let bytes = json.len() as u64
+                + tensors.iter().fold(0_u64, |sum, tensor| sum.saturating_add(tensor.nbytes));
             entry.taken = (entry.taken.0 + 1, entry.taken.1.saturating_add(bytes));
             if TAKEN_EVERY <= entry.taken.0 || WINDOW_BYTES / 4 <= entry.taken.1 {
                 let (chunks, bytes) = std::mem::take(&mut entry.taken);
