@@ -31,7 +31,8 @@ fn pass_on(state: &State, body: &Body) {
     }
 }
 
-fn cancel(state: &State, instance: u64, id: u64) {
+/// Tells the plugin that the caller of a request left, if it has it. On any thread.
+pub fn cancel(state: &State, instance: u64, id: u64) {
     if state.request(id).is_none() {
         return;
     }

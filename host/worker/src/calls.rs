@@ -1,6 +1,7 @@
 //! Calls into the plugin: lanes, and what the main connection brings.
 #![expect(unsafe_code, reason = "the worker's end of the C ABI")]
 
+use crate::callbacks;
 use crate::said::Said;
 use crate::state::{Answer, Request, State, Table};
 use crate::table;
@@ -318,10 +319,13 @@ fn submit(state: &'static State, id: u64, rows: Vec<Row<'_>>, body: &Arc<Body>) 
     // The tail that a newer host claims is there, and nothing in it.
     const STRIDE: usize = size_of::<bp_request>() + 64;
     let mut memory = vec![0u64; (STRIDE / 8) * requests.len().max(1)];
+    let mut left = Vec::new();
     {
         let mut open = state.requests.lock();
         for (row, request) in requests.iter().enumerate() {
-            open.insert(request);
+            if open.insert(request) {
+                left.push(request.row.id);
+            }
             // SAFETY: `memory` has a stride for each, which is a multiple of 8 and longer than a request.
             unsafe { memory.as_mut_ptr().byte_add(row * STRIDE).cast::<bp_request>().write(request.raw()) };
         }
@@ -338,6 +342,7 @@ fn submit(state: &'static State, id: u64, rows: Vec<Row<'_>>, body: &Arc<Body>) 
             }
         }
     }
+    left.into_iter().for_each(|request| callbacks::cancel(state, id, request));
     (code, error)
 }
 

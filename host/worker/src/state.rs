@@ -134,13 +134,16 @@ impl Requests {
     /// So many are remembered: more than are on their way at once.
     const REMEMBERED: usize = 256;
 
-    pub fn insert(&mut self, request: &Arc<Request>) {
+    /// Whether its caller left before it came, of which the plugin was not told.
+    pub fn insert(&mut self, request: &Arc<Request>) -> bool {
         let id = request.row.id;
-        if let Some(at) = self.cancelled.iter().position(|cancelled| *cancelled == id) {
+        let left = self.cancelled.iter().position(|cancelled| *cancelled == id);
+        if let Some(at) = left {
             self.cancelled.remove(at);
             request.cancel.store(1, Ordering::Relaxed);
         }
         self.all.insert(id, request.clone());
+        left.is_some()
     }
 
     pub fn get(&self, id: u64) -> Option<&Arc<Request>> {
