@@ -316,7 +316,8 @@ pub enum Next {
 }
 
 impl Reply {
-    /// The next piece, or the end. After the end or an error: `Done` with nothing in it.
+    /// The next piece, or the end. After the end or an error: `Done` with nothing in it. Of a request that is not
+    /// [`Request::streamed`] the pieces come together, once it has ended or there are many.
     ///
     /// Cancel-safe: a call that is dropped loses nothing.
     ///

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 pub const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
+/// How long an instance that is let go of is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// One instance and what it has.
 pub struct Seat {
     pub index: u32,
@@ -27,6 +30,9 @@ pub struct Seat {
     open: Mutex<Vec<Arc<Exchange>>>,
     returned: Condvar,
     poisoned: AtomicBool,
+    /// How many instances were here before this one: what is said of one of them is not said of the next. Changed and
+    /// read under the lock of `instance`.
+    replaced: AtomicU64,
     /// Left to its fate, and why: its lanes end as soon as the plugin lets them.
     retired: OnceLock<Error>,
     /// Lanes that have not left.
@@ -34,6 +40,22 @@ pub struct Seat {
     cancels: Cancels,
     /// Nanoseconds of work of this seat, for the heartbeat.
     pub submits: AtomicU64,
+}
+
+/// Lets go of an instance on this thread, and not on that of a request that is being handed over: to destroy it may take
+/// time. A plugin that hangs in `submit` is not waited for.
+fn drop_alone(instance: Arc<Instance>) {
+    let until = Instant::now() + PATIENCE;
+    while Arc::strong_count(&instance) > 1 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Who is handed requests.
+pub struct Taker {
+    instance: Arc<Instance>,
+    /// As [`Seat`] has it.
+    replaced: u64,
 }
 
 impl Seat {
@@ -48,6 +70,7 @@ impl Seat {
             open: Mutex::new(Vec::new()),
             returned: Condvar::new(),
             poisoned: AtomicBool::new(false),
+            replaced: AtomicU64::new(0),
             retired: OnceLock::new(),
             lanes: AtomicU32::new(0),
             cancels: Cancels::of(backend.name()),
@@ -123,12 +146,13 @@ impl Seat {
                 }
                 continue; // poisoned; another lane may have replaced the instance since
             };
-            let Some(instance) = self.instance.lock().clone() else {
+            let Some(taker) = self.taker() else {
                 batch.iter().for_each(|exchange| self.displace(exchange));
                 queue.put_back(batch);
                 break;
             };
-            let batch = self.hand_over(backend, &instance, batch);
+            let batch = self.hand_over(backend, &taker, batch);
+            drop(taker);
             if class != Class::Continuous {
                 self.wait_for(&batch);
             }
@@ -137,14 +161,21 @@ impl Seat {
     }
 
     /// Gives a request its place in the instance, if there is room for it, and no need to wait for a new instance.
-    pub fn place(&self, exchange: &Arc<Exchange>, max_inflight: usize) -> Option<Arc<Instance>> {
-        let instance = self.instance.try_lock()?.clone()?;
+    pub fn place(&self, exchange: &Arc<Exchange>, max_inflight: usize) -> Option<Taker> {
+        // Held until the request has its place: who replaces the instance ends all that have one.
+        let instance = self.instance.try_lock()?;
+        let taker = Taker { instance: instance.clone()?, replaced: self.replaced.load(Ordering::Relaxed) };
         let mut open = self.open.lock();
         let room = open.len() < max_inflight && !self.poisoned.load(Ordering::Relaxed) && !self.is_retired();
         room.then(|| {
             open.push(exchange.clone());
-            instance
+            taker
         })
+    }
+
+    fn taker(&self) -> Option<Taker> {
+        let instance = self.instance.lock();
+        Some(Taker { instance: instance.clone()?, replaced: self.replaced.load(Ordering::Relaxed) })
     }
 
     fn displace(&self, exchange: &Exchange) {
@@ -155,7 +186,7 @@ impl Seat {
     pub fn hand_over(
         self: &Arc<Self>,
         backend: &Arc<Backend>,
-        instance: &Instance,
+        taker: &Taker,
         mut batch: Vec<Arc<Exchange>>,
     ) -> Vec<Arc<Exchange>> {
         let now = Instant::now();
@@ -178,7 +209,9 @@ impl Seat {
         let continuous = backend.model().class() == Class::Continuous;
         for exchange in &batch {
             let (seat, backend, itself) = (self.clone(), backend.clone(), Arc::downgrade(exchange));
+            let replaced = taker.replaced;
             exchange.on_return(move |poisoned| {
+                let poisoned = poisoned && replaced == seat.replaced.load(Ordering::Relaxed);
                 if poisoned {
                     seat.poisoned.store(true, Ordering::Relaxed);
                 }
@@ -192,13 +225,28 @@ impl Seat {
                 }
             });
         }
+        // Whoever replaced or retired the instance meanwhile could take none away that the plugin has not.
+        batch.retain(|exchange| {
+            let ended = exchange.is_ended();
+            if ended {
+                self.displace(exchange);
+            }
+            !ended
+        });
+        if batch.is_empty() {
+            return batch;
+        }
         backend.count_batch(&batch);
         self.submits.fetch_add(1, Ordering::Relaxed);
-        if let Err(refused) = instance.submit(&batch, now) {
+        if let Err(refused) = taker.instance.submit(&batch, now) {
             tracing::warn!(model = backend.name(), error = %refused.error, "the plugin refused a batch");
-            if refused.poisoned {
+            if refused.poisoned && taker.replaced == self.replaced.load(Ordering::Relaxed) {
                 self.poison(backend.queue());
             }
+        }
+        // A caller who left while it was on its way was told of by a number that it did not have yet.
+        for exchange in batch.iter().filter(|exchange| exchange.is_cancelled()) {
+            self.cancels.tell(self, exchange.handle());
         }
         batch
     }
@@ -229,6 +277,7 @@ impl Seat {
                         .with_reason("plugin_fault"),
                 );
             }
+            drop_alone(old);
         }
         let mut pause = FIRST_PAUSE;
         loop {
@@ -238,6 +287,7 @@ impl Seat {
             match backend.new_instance(self.index) {
                 Ok(new) => {
                     *instance = Some(Arc::new(new));
+                    self.replaced.fetch_add(1, Ordering::Relaxed);
                     self.poisoned.store(false, Ordering::Relaxed);
                     backend.count_replaced();
                     tracing::warn!(model = backend.name(), index = self.index, "an instance was replaced");
@@ -283,6 +333,7 @@ impl Seat {
             for exchange in open {
                 instance.abandon(&exchange, why.clone());
             }
+            drop_alone(instance);
         }
         backend.lane_ended();
     }

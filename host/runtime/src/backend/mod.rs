@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 
 /// Bytes of a request that is handed over on its own thread.
 const SHORT: usize = 64 << 10;
+/// What `submit` of a CONTINUOUS instance may take of the thread of a request: far more than to be put off by others.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// How a model is served.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +68,8 @@ pub struct Backend {
     lost: OnceLock<Error>,
     /// Its plugin reported more tokens than there can be.
     overstated: AtomicBool,
+    /// Whether a `submit` took longer than [`AT_ONCE`].
+    is_slow: AtomicBool,
     /// Set by whoever closes this.
     drained_by: OnceLock<Instant>,
     counts: Counts,
@@ -122,6 +126,7 @@ impl Backend {
             closed: AtomicBool::new(false),
             lost: OnceLock::new(),
             overstated: AtomicBool::new(false),
+            is_slow: AtomicBool::new(false),
             drained_by: OnceLock::new(),
             counts: Counts::default(),
             licensed: OnceLock::new(),
@@ -210,14 +215,31 @@ impl Backend {
         if let Some(error) = self.lost.get() {
             return Err(Refusal::Full(error.clone()));
         }
-        let straight = self.model.takes_at_once() && exchange.weight() <= SHORT && !exchange.is_nested();
+        let straight = self.model.takes_at_once()
+            && exchange.weight() <= SHORT
+            && !exchange.is_nested()
+            && !self.is_slow.load(Ordering::Relaxed);
         let seat = if straight { self.least_busy() } else { None };
         let place = |exchange: &Arc<Exchange>| seat.as_ref()?.place(exchange, self.max_inflight() as usize);
-        let instance = self.queue.push(exchange.clone(), &self.name, place)?;
-        if let (Some(seat), Some(instance)) = (seat, instance) {
-            seat.hand_over(self, &instance, vec![exchange]);
+        let taker = self.queue.push(exchange.clone(), &self.name, place)?;
+        if let (Some(seat), Some(taker)) = (seat, taker) {
+            let began = Instant::now();
+            seat.hand_over(self, &taker, vec![exchange]);
+            self.judge(began.elapsed());
         }
         Ok(())
+    }
+
+    /// A plugin whose `submit` waits, which it promises not to, keeps its lane waiting from then on and nobody else.
+    fn judge(&self, took: Duration) {
+        if AT_ONCE < took && !self.is_slow.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                plugin = &*self.plugin,
+                model = &*self.name,
+                ?took,
+                "`submit` of a CONTINUOUS instance is to return at once; requests go by its lane from now on"
+            );
+        }
     }
 
     /// The seat with the fewest requests. `None` rather than wait for who looks after them.

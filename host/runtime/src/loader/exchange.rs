@@ -245,6 +245,11 @@ impl Exchange {
         self.cancel.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether its answer has ended.
+    pub fn is_ended(&self) -> bool {
+        self.state.lock().ended
+    }
+
     /// What the plugin knows it by; 0 until it is submitted.
     pub fn handle(&self) -> u64 {
         self.handle.load(Ordering::Relaxed)

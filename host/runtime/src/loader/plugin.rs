@@ -621,7 +621,7 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         if let Some(destroy) = self.known.destroy {
-            // SAFETY: called once; the lane drops it with no request open.
+            // SAFETY: called once, with no request open: who holds the last `Arc` of it is not inside it.
             unsafe { destroy(self.table) };
         }
         // A thread that waits for permits for it keeps its seat alive, and with it what the seat holds.

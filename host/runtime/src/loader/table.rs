@@ -559,7 +559,9 @@ unsafe extern "C" fn finish(host: *const bp_host, sink: bp_sink, done: *const bp
         let Some(context) = context else { return BP_NULL_ARGUMENT };
         let Ok(done) = done else { return BP_BAD_STRUCT };
         let Some(exchange) = context.exchanges.remove(sink) else {
-            drop(context.taken_away.lock().remove(&sink));
+            // What is let go of runs functions of plugins, and the lock is not held meanwhile.
+            let gone = context.taken_away.lock().remove(&sink);
+            drop(gone);
             return BP_STALE_HANDLE;
         };
         let usage = done.usage_json.bytes();
