@@ -57,7 +57,7 @@ impl Choice {
             sampler: Sampler::new(job.sampling.clone(), &job.prompt, banned, index),
             grammar: job.grammar.clone(),
             text: TextOut::new(&job.stops),
-            tools: tools.map(|tools| ToolParser::new(answer, tools.names.clone())),
+            tools: tools.map(|tools| ToolParser::new(answer, tools.names.clone(), tools.parallel)),
             trigger: tools
                 .and_then(|tools| tools.once_called.clone())
                 .map(|grammar| Trigger { grammar, bytes: Vec::new() }),

@@ -134,6 +134,8 @@ pub struct ToolUse {
     pub once_called: Option<Grammar>,
     /// Names of the tools.
     pub names: Vec<String>,
+    /// Whether there may be more than one call.
+    pub parallel: bool,
 }
 
 const MOST_CHOICES: u32 = 32;
@@ -164,9 +166,9 @@ impl Job {
             return Err(Error::invalid("`tool_choice` demands a call and `tools` offers none")
                 .with_param("tool_choice"));
         }
+        let parallel = params.parallel_tool_calls.unwrap_or(true);
         let calls = (offers && form.is_none())
             .then(|| {
-                let parallel = params.parallel_tool_calls.unwrap_or(true);
                 let text = grammar::of_tools(&params.tools, &params.tool_choice, parallel, gone)?;
                 Grammar::of_calls(loaded, &text)
             })
@@ -175,7 +177,7 @@ impl Job {
         let (form, once_called) = if demands { (calls, None) } else { (form, calls) };
         let tools = (offers && (demands || once_called.is_some())).then(|| {
             let names = params.tools.iter().map(|tool| tool.name.clone()).collect();
-            ToolUse { once_called, names }
+            ToolUse { once_called, names, parallel }
         });
         let chat = loaded.prompter.chat(params, params.max_tokens.unwrap_or(256))?;
         let common = Common {

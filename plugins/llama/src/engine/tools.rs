@@ -3,7 +3,8 @@
 //!
 //! Qwen and many others are trained on this format; for models that are not, a system instruction and a grammar do. Small
 //! ones forget the tag: Qwen2.5-Coder writes the object into a block of code. There, and as the beginning of an answer, an
-//! object is a call if it has the name of a tool and arguments, in this order and nothing besides.
+//! object is a call if it has the name of a tool and arguments, in this order and nothing besides. That is known at its end,
+//! and so such a call comes whole.
 
 use super::json_scan::{JsonScan, Scan};
 use backplane_plugin::payload::chat::{Tool, ToolCall, ToolCallDelta, ToolChoice};
@@ -64,6 +65,8 @@ pub struct ToolParser {
     answer: String,
     /// Of the tools there are.
     names: Vec<String>,
+    /// Whether there may be more than one call.
+    parallel: bool,
     pending: String,
     /// Whether any text was given out.
     said: bool,
@@ -76,10 +79,25 @@ pub struct ToolParser {
 }
 
 impl ToolParser {
-    /// `answer` becomes part of the call ids: letters and digits. `names`: those of the tools.
-    pub fn new(answer: impl Into<String>, names: Vec<String>) -> Self {
-        let (answer, pending) = (answer.into(), String::new());
-        Self { answer, names, pending, said: false, call: None, after_call: false, close: None, calls: 0 }
+    /// `answer` becomes part of the call ids: letters and digits. `names`: those of the tools. What comes as a second call
+    /// stays text unless `parallel`.
+    pub fn new(answer: impl Into<String>, names: Vec<String>, parallel: bool) -> Self {
+        Self {
+            answer: answer.into(),
+            names,
+            parallel,
+            pending: String::new(),
+            said: false,
+            call: None,
+            after_call: false,
+            close: None,
+            calls: 0,
+        }
+    }
+
+    /// What can open a call from here on.
+    fn openings(&self) -> &'static [Around] {
+        if self.parallel || self.calls == 0 { &OPENINGS } else { &[] }
     }
 
     /// How many calls have begun.
@@ -117,7 +135,7 @@ impl ToolParser {
                 if self.after_call && self.close.unwrap_or_default().starts_with(rest.trim()) {
                     rest.clear();
                 }
-                if cut && begun(&rest, OPEN) > 0 {
+                if cut && !self.openings().is_empty() && begun(&rest, OPEN) > 0 {
                     rest.truncate(rest.len() - begun(&rest, OPEN));
                     rest.truncate(rest.trim_end().len());
                 }
@@ -142,12 +160,12 @@ impl ToolParser {
                 return false;
             }
             let opens = |around: &Around| around.open().starts_with(rest) || rest.starts_with(around.open());
-            if !OPENINGS.iter().any(opens) {
+            if !self.openings().iter().any(opens) {
                 self.after_call = false;
             }
         }
         let opening =
-            OPENINGS.into_iter().filter_map(|around| Some((self.pending.find(around.open())?, around)));
+            self.openings().iter().filter_map(|around| Some((self.pending.find(around.open())?, *around)));
         let mut opening = opening.min_by_key(|(at, _)| *at);
         let blank = self.pending.len() - self.pending.trim_start().len();
         if !self.said
@@ -167,8 +185,8 @@ impl ToolParser {
             return true;
         }
         if !self.after_call {
-            let held = OPENINGS.map(|around| begun(&self.pending, around.open()));
-            let certain = self.pending.len() - held.into_iter().max().unwrap_or(0);
+            let held = self.openings().iter().map(|around| begun(&self.pending, around.open()));
+            let certain = self.pending.len() - held.max().unwrap_or(0);
             let certain = self.pending[..certain].trim_end().len();
             parsed.content.extend(self.pending.drain(..certain));
         }
@@ -192,7 +210,7 @@ impl ToolParser {
             }
         }
         call.raw.extend(self.pending.drain(..taken));
-        if let (None, Some(name)) = (call.started, call.name.as_ref().filter(|_| call.is_certain())) {
+        if let (None, Some(name)) = (call.started, call.name.as_ref().filter(|_| call.is_certain(outcome))) {
             call.started = Some(self.calls);
             parsed.calls.push(ToolCallDelta {
                 index: self.calls,
@@ -287,9 +305,9 @@ impl Call {
             }
     }
 
-    /// Whether it is one.
-    fn is_certain(&self) -> bool {
-        self.around == Around::Tag || self.arguments_done || !self.arguments.is_empty()
+    /// Whether it is one, and nothing that comes can make it text.
+    fn is_certain(&self, outcome: Outcome) -> bool {
+        self.around == Around::Tag || outcome == Outcome::Ends
     }
 
     fn push(&mut self, c: char) -> Outcome {
@@ -483,7 +501,10 @@ mod tests {
 
     /// The same of an answer that may have been cut.
     fn read_to(pieces: &[&str], cut: bool) -> (String, Vec<(String, String)>) {
-        let mut parser = ToolParser::new("x", vec!["f".into(), "weather".into()]);
+        take_all(ToolParser::new("x", vec!["f".into(), "weather".into()], true), pieces, cut)
+    }
+
+    fn take_all(mut parser: ToolParser, pieces: &[&str], cut: bool) -> (String, Vec<(String, String)>) {
         let mut content = String::new();
         let mut calls: Vec<(String, String)> = Vec::new();
         let mut take = |parsed: Parsed| {
@@ -572,6 +593,10 @@ mod tests {
             "{\"a\": 1}",
             "It is {\"name\": \"f\", \"arguments\": {}}",
             "```json\n{\"name\": \"f\", \"argu",
+            "```json\n{\"name\": \"f\", \"arguments\": {\"a\": 1}",
+            "```json\n{\"name\": \"f\", \"arguments\": {}, \"x\": 1}\n```",
+            "{\"name\": \"f\", \"arguments\": {}, \"x\": 1}",
+            "```json\n{\"name\": \"f\", \"arguments\": {}]\n```",
         ] {
             assert_eq!(read(&[text]), (text.to_owned(), vec![]));
             assert_eq!(read_to(&[text], true), (text.to_owned(), vec![]), "a cut answer loses none of it");
@@ -579,8 +604,38 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_as_a_second_call_is_text_where_one_is_asked_for() {
+        let fence = "```json\n{\"name\": \"f\", \"arguments\": {}}\n```";
+        let tag = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>";
+        for second in [fence, tag, "Done, <tool"] {
+            for first in [fence, tag] {
+                let text = format!("{first}\n{second}");
+                for cut in [false, true] {
+                    let one = |pieces: &[&str]| {
+                        take_all(ToolParser::new("x", vec!["f".into()], false), pieces, cut)
+                    };
+                    let expected = (format!("\n{second}"), vec![call("f", "{}")]);
+                    assert_eq!(one(&[&text]), expected, "{text}");
+                    let bytes: Vec<&str> = text.split_inclusive(|_| true).collect();
+                    assert_eq!(one(&bytes), expected, "{text}");
+                }
+            }
+        }
+        assert_eq!(read(&[&format!("{fence}\n{tag}")]).1.len(), 2);
+    }
+
+    #[test]
+    fn a_call_without_its_tag_comes_whole() {
+        let mut parser = ToolParser::new("x", vec!["f".into()], true);
+        assert_eq!(parser.push("```json\n{\"name\": \"f\", \"arguments\": {\"a\": 1}"), Parsed::default());
+        let parsed = parser.push("}");
+        assert_eq!(parsed.calls[0].name.as_deref(), Some("f"));
+        assert_eq!(parsed.calls[1].arguments, "{\"a\": 1}");
+    }
+
+    #[test]
     fn arguments_stream_as_they_come() {
-        let mut parser = ToolParser::new("x", vec!["f".into(), "weather".into()]);
+        let mut parser = ToolParser::new("x", vec!["f".into(), "weather".into()], true);
         let parsed = parser.push("<tool_call>{\"name\": \"f\", \"arguments\": {\"city\": \"Par");
         assert_eq!(parsed.calls[0].name.as_deref(), Some("f"));
         assert_eq!(parsed.calls[1].arguments, "{\"city\": \"Par");
