@@ -14,10 +14,10 @@ use std::thread::JoinHandle;
 const LONG: usize = 64 << 10;
 
 /// The thread, and what waits for it. It ends when this is dropped.
-pub struct Preparer {
-    engine: Arc<Engine>,
+pub struct Preparer<T = Request> {
+    work: Arc<dyn Fn(T) + Send + Sync>,
     /// `None` only while it is being dropped.
-    waiting: Option<Sender<Request>>,
+    waiting: Option<Sender<(T, Counted)>>,
     /// Requests that are not with the engine yet.
     open: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
@@ -27,34 +27,42 @@ impl Preparer {
     /// # Errors
     /// When no thread can be started.
     pub fn start(engine: Arc<Engine>) -> Result<Self> {
-        let (waiting, requests) = channel();
-        let open: Arc<AtomicUsize> = Arc::default();
-        let (own, counted) = (engine.clone(), open.clone());
-        let thread = thread(move || {
-            for request in requests {
-                let _counted = Counted(&counted);
-                serve(&own, request);
-            }
-        })?;
-        Ok(Self { engine, waiting: Some(waiting), open, thread: Some(thread) })
+        Self::of(move |request| serve(&engine, request))
     }
 
     /// Takes a request and returns at once. One that nobody can make ready is dropped, which ends it with an error.
     pub fn push(&self, request: Request) {
-        self.open.fetch_add(1, Ordering::AcqRel);
-        if request.params_json().len() <= LONG {
-            if self.waiting.as_ref().is_none_or(|waiting| waiting.send(request).is_err()) {
-                self.open.fetch_sub(1, Ordering::AcqRel);
+        let long = request.params_json().len() > LONG;
+        self.take(request, long);
+    }
+}
+
+impl<T: Send + 'static> Preparer<T> {
+    fn of(work: impl Fn(T) + Send + Sync + 'static) -> Result<Self> {
+        let (waiting, requests) = channel::<(T, Counted)>();
+        let work = Arc::new(work);
+        let own = work.clone();
+        let thread = thread(move || {
+            for (request, _counted) in requests {
+                own(request);
             }
-            return;
-        }
-        let (engine, open) = (self.engine.clone(), self.open.clone());
-        let counted = move || {
-            let _counted = Counted(&open);
-            serve(&engine, request);
-        };
-        if thread(counted).is_err() {
-            self.open.fetch_sub(1, Ordering::AcqRel);
+        })?;
+        Ok(Self { work, waiting: Some(waiting), open: Arc::default(), thread: Some(thread) })
+    }
+
+    /// `long`: a thread of its own makes it ready.
+    fn take(&self, request: T, long: bool) {
+        let counted = Counted::new(&self.open);
+        if long {
+            let work = self.work.clone();
+            // Where no thread can be started, the request goes with its work.
+            let _ = thread(move || {
+                let _counted = counted;
+                work(request);
+            });
+        } else if let Some(waiting) = &self.waiting {
+            // Where the thread has ended, it comes back and is dropped.
+            let _ = waiting.send((request, counted));
         }
     }
 
@@ -69,7 +77,7 @@ impl Preparer {
     }
 }
 
-impl Drop for Preparer {
+impl<T> Drop for Preparer<T> {
     fn drop(&mut self) {
         self.waiting = None;
         if let Some(thread) = self.thread.take() {
@@ -79,10 +87,17 @@ impl Drop for Preparer {
     }
 }
 
-/// Takes a request off the count, also when making it ready panics.
-struct Counted<'a>(&'a AtomicUsize);
+/// One request on the count. It goes with the request, so that none is counted on that is dropped on its way.
+struct Counted(Arc<AtomicUsize>);
 
-impl Drop for Counted<'_> {
+impl Counted {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::AcqRel);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -93,4 +108,36 @@ fn thread(work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
         .name("llama-prepare".into())
         .spawn(work)
         .map_err(|error| Error::new(Code::ResourceExhausted, format!("no thread could be started: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_panic_leaves_nothing_on_the_count() {
+        let (go, gate) = channel::<()>();
+        let gate = Mutex::new(gate);
+        let preparer = Preparer::of(move |panics: bool| {
+            gate.lock().unwrap().recv().unwrap();
+            assert!(!panics, "a panic that the test asks for");
+        })
+        .unwrap();
+        for panics in [false, true, false, false] {
+            preparer.take(panics, false);
+        }
+        assert!(!preparer.is_idle());
+        go.send(()).unwrap();
+        assert!(!preparer.has_failed());
+        go.send(()).unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        while !(preparer.has_failed() && preparer.is_idle()) {
+            assert!(Instant::now() < end, "{} are still counted", preparer.open.load(Ordering::Acquire));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        preparer.take(false, false);
+        assert!(preparer.is_idle(), "what comes afterwards is dropped");
+    }
 }
