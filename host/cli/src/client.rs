@@ -281,8 +281,7 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
 }
 
 /// What the server refuses with 400 though the parameters of the request are not at fault.
-const FAILED: [&str; 6] = [
-    "call_cycle",
+const FAILED: [&str; 5] = [
     "config_invalid",
     "fetch_failed",
     "key_revoked",
