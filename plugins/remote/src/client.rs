@@ -38,14 +38,16 @@ pub struct Client {
     at: (Scheme, Authority),
     /// Of the API, without its last `/`.
     path: String,
-    /// Where its metrics are, a path.
-    metrics: Option<String>,
+    /// Where its metrics are.
+    metrics: Option<Uri>,
     /// What people call it: its host, and its port if it has one of its own.
     pub name: String,
     pub flavour: Flavour,
     pub idle_timeout: Duration,
     /// One row of headers for each key; one without a key if there is none.
     credentials: Vec<HeaderMap>,
+    /// Those of every request that are not secret.
+    plain: HeaderMap,
     /// All that no text of the server's may repeat.
     secrets: Vec<Secret>,
     state: Mutex<State>,
@@ -70,10 +72,11 @@ pub struct Counts {
 }
 
 /// No metrics.
-#[derive(Clone, Copy, Debug)]
-pub struct Missing {
-    /// The server has none, or does not give them away.
-    pub for_good: bool,
+#[derive(Debug)]
+pub enum Missing {
+    Now,
+    /// The server has none, or does not give them away: why, and what would help.
+    ForGood(String),
 }
 
 fn count(counter: &AtomicU64) {
@@ -109,9 +112,14 @@ impl Client {
             (Some(at), _) if !at.starts_with('/') => {
                 return Err(wrong(format!("`metrics` is `{at}`; it is a path of that host: `/metrics`")));
             }
-            (at, _) => Some(at.unwrap_or("/metrics").to_owned()),
+            (said, _) => {
+                let said = said.unwrap_or("/metrics");
+                let uri =
+                    path_of(&at, said).map_err(|error| wrong(format!("`metrics` is `{said}`: {error}")))?;
+                Some(uri)
+            }
         };
-        let (credentials, secrets) = credentials(upstream)?;
+        let (credentials, plain, secrets) = credentials(upstream)?;
         let state = State { keys: Keys::new(credentials.len()), breaker: Breaker::default() };
         Ok(Self {
             transport,
@@ -122,6 +130,7 @@ impl Client {
             flavour: upstream.flavour,
             idle_timeout: upstream.idle_timeout,
             credentials,
+            plain,
             secrets,
             state: Mutex::new(state),
             memory: Budget::default(),
@@ -219,29 +228,30 @@ impl Client {
         self.metrics.is_some()
     }
 
-    /// The server's metrics, as text. Nobody waits for them and they are no request of a caller's: without a key, not
-    /// counted, nothing for the breaker.
+    /// The server's metrics, as text. Nobody waits for them and they are no request of a caller's: without a key or a
+    /// secret header, not counted, nothing for the breaker.
     ///
     /// # Errors
     /// When there are none: for good if the server says so.
     pub async fn metrics(&self) -> Result<String, Missing> {
-        let never = Missing { for_good: true };
-        let uri = self.uri(self.metrics.clone().ok_or(never)?).map_err(|_| never)?;
-        let later = Missing { for_good: false };
+        let Some(uri) = &self.metrics else { return Err(Missing::ForGood("it is not asked".to_owned())) };
         let asked = async {
             let mut request = hyper::Request::new(transport::Body::default());
-            *request.uri_mut() = uri;
+            *request.uri_mut() = uri.clone();
+            request.headers_mut().clone_from(&self.plain);
             if let Some(value) = &self.transport.proxy_authorization {
                 request.headers_mut().insert(PROXY_AUTHORIZATION, value.clone());
             }
-            let answer = self.transport.send(request).await.map_err(|_| later)?;
-            if !answer.status().is_success() {
-                return Err(Missing { for_good: !answer.status().is_server_error() });
+            let answer = self.transport.send(request).await.map_err(|_| Missing::Now)?;
+            let status = answer.status();
+            if !status.is_success() {
+                let why = refused_metrics(status, self.flavour, uri.path());
+                return Err(why.map_or(Missing::Now, Missing::ForGood));
             }
-            read(answer, MAX_METRICS, METRICS_WAIT, &mut self.share()).await.map_err(|_| later)
+            read(answer, MAX_METRICS, METRICS_WAIT, &mut self.share()).await.map_err(|_| Missing::Now)
         };
-        let text = tokio::time::timeout(METRICS_WAIT, asked).await.unwrap_or(Err(later))?;
-        String::from_utf8(text).map_err(|_| never)
+        let text = tokio::time::timeout(METRICS_WAIT, asked).await.unwrap_or(Err(Missing::Now))?;
+        String::from_utf8(text).map_err(|_| Missing::ForGood(format!("`{}` is not text", uri.path())))
     }
 
     async fn send(
@@ -254,7 +264,8 @@ impl Client {
         count(&self.counts.requests);
         // The API itself: `/v2`, not `/v2/`.
         let path = if path.is_empty() { self.path.clone() } else { format!("{}/{path}", self.path) };
-        let uri = self.uri(if path.is_empty() { "/".to_owned() } else { path })?;
+        let uri = path_of(&self.at, if path.is_empty() { "/" } else { &path });
+        let uri = uri.map_err(|error| Error::internal(format!("a path of the upstream's: {error}")))?;
         let (mut refused, mut tried) = (None, Vec::new());
         // Each key once.
         while tried.len() < self.credentials.len() {
@@ -311,16 +322,6 @@ impl Client {
             .with_retry_after(wait)
         })?;
         Ok(key)
-    }
-
-    fn uri(&self, path: String) -> Result<Uri> {
-        let unfit =
-            |error: &dyn std::fmt::Display| Error::internal(format!("a path of the upstream's: {error}"));
-        let mut parts = hyper::http::uri::Parts::default();
-        let (scheme, authority) = self.at.clone();
-        (parts.scheme, parts.authority) = (Some(scheme), Some(authority));
-        parts.path_and_query = Some(PathAndQuery::try_from(path).map_err(|error| unfit(&error))?);
-        Uri::from_parts(parts).map_err(|error| unfit(&error))
     }
 
     async fn try_to_connect(
@@ -515,6 +516,30 @@ impl std::fmt::Debug for Client {
     }
 }
 
+/// A path of the server, with its query.
+fn path_of((scheme, authority): &(Scheme, Authority), path: &str) -> Result<Uri, hyper::http::Error> {
+    let mut parts = hyper::http::uri::Parts::default();
+    (parts.scheme, parts.authority) = (Some(scheme.clone()), Some(authority.clone()));
+    parts.path_and_query = Some(PathAndQuery::try_from(path)?);
+    Ok(Uri::from_parts(parts)?)
+}
+
+/// Why a server that answers so gives no metrics, and what would help; `None` where it may give them later.
+fn refused_metrics(status: StatusCode, flavour: Flavour, path: &str) -> Option<String> {
+    let helps = match (status.as_u16(), flavour) {
+        (401 | 403, Flavour::Backplane) => {
+            "a Backplane gives them to its own machine, to others only with an admin's key, and none is sent"
+        }
+        (401 | 403, _) => "it wants a key, and they are asked without one",
+        (404 | 405 | 501, Flavour::LlamaCpp) => {
+            "start it with `--metrics`, or say with `metrics` where they are"
+        }
+        (404 | 405 | 501, _) => "say with `metrics` where they are",
+        _ => return None,
+    };
+    Some(format!("`{path}` is refused with {}: {helps}; `metrics = \"\"` does not ask", status.as_u16()))
+}
+
 enum Unread {
     Lost(hyper::Error),
     Silent,
@@ -551,8 +576,8 @@ pub async fn piece(of: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
     }
 }
 
-/// The headers of each key, and every secret in them.
-fn credentials(upstream: &Upstream) -> Result<(Vec<HeaderMap>, Vec<Secret>)> {
+/// The headers of each key, those of them that are not secret, and every secret.
+fn credentials(upstream: &Upstream) -> Result<(Vec<HeaderMap>, HeaderMap, Vec<Secret>)> {
     let wrong = |what: String| Error::invalid(format!("upstream `{}`: {what}", upstream.url));
     let mut secrets = Vec::new();
     let mut all = HeaderMap::new();
@@ -561,6 +586,7 @@ fn credentials(upstream: &Upstream) -> Result<(Vec<HeaderMap>, Vec<Secret>)> {
     for (name, value) in &upstream.headers {
         all.insert(header_name(name).map_err(wrong)?, header_value(name, value).map_err(wrong)?);
     }
+    let plain = all.clone();
     for (name, at) in &upstream.secret_headers {
         let secret = at.read()?;
         let mut value = header_value(name, secret.expose()).map_err(wrong)?;
@@ -569,7 +595,7 @@ fn credentials(upstream: &Upstream) -> Result<(Vec<HeaderMap>, Vec<Secret>)> {
         secrets.push(secret);
     }
     if upstream.keys.is_empty() {
-        return Ok((vec![all], secrets));
+        return Ok((vec![all], plain, secrets));
     }
     let mut rows = Vec::new();
     for at in &upstream.keys {
@@ -582,7 +608,7 @@ fn credentials(upstream: &Upstream) -> Result<(Vec<HeaderMap>, Vec<Secret>)> {
         rows.push(row);
         secrets.push(secret);
     }
-    Ok((rows, secrets))
+    Ok((rows, plain, secrets))
 }
 
 fn header_name(name: &str) -> Result<HeaderName, String> {
@@ -623,5 +649,24 @@ mod tests {
         assert!(told.message.contains("`127.0.0.1:1`") && told.retry_after.is_some(), "{told}");
         drop(one);
         client.hold(&mut two, 1).unwrap();
+    }
+
+    #[test]
+    fn metrics_are_given_up_only_where_asking_again_is_of_no_use() {
+        let refused =
+            |status, flavour| refused_metrics(StatusCode::from_u16(status).unwrap(), flavour, "/metrics");
+        for status in [301, 308, 400, 408, 429, 500, 503] {
+            assert_eq!(refused(status, Flavour::Vllm), None, "{status}");
+        }
+        for (status, flavour, helps) in [
+            (401, Flavour::Backplane, "only with an admin's key"),
+            (403, Flavour::Vllm, "it wants a key"),
+            (501, Flavour::LlamaCpp, "start it with `--metrics`"),
+            (404, Flavour::Vllm, "say with `metrics` where they are"),
+            (405, Flavour::Backplane, "`metrics = \"\"` does not ask"),
+        ] {
+            let why = refused(status, flavour).unwrap();
+            assert!(why.contains(&format!("with {status}")) && why.contains(helps), "{why}");
+        }
     }
 }

@@ -25,8 +25,9 @@ struct Listed {
     id: String,
     /// Another Backplane: more names.
     aliases: Vec<String>,
-    /// vLLM, of a LoRA adapter: the model that it adapts, whose context it has and does not say.
-    parent: Option<String>,
+    /// vLLM, of a LoRA adapter: the model that it adapts, whose context it has and does not say. Others mean
+    /// other things by it.
+    parent: Value,
     /// vLLM.
     max_model_len: Option<u32>,
     /// Another Backplane.
@@ -95,7 +96,7 @@ pub async fn model(client: &Client, model: &str) -> Result<Found> {
         data.iter().find(|listed| listed.id == name || listed.aliases.iter().any(|alias| alias == name))
     };
     if let Some(listed) = named(model) {
-        let parent = listed.parent.clone();
+        let parent = listed.parent.as_str().map(str::to_owned);
         let adapted = || parent.as_deref().and_then(named).and_then(Listed::context);
         return Ok(Found { context: listed.context().or_else(adapted), parent });
     }

@@ -55,6 +55,10 @@ impl Instance for Remote {
     fn submit(&self, requests: Vec<Request>) {
         for request in requests {
             let entry = Entry::new(&self.open, request.id());
+            // It may have been before there was an entry that hears of it.
+            if request.is_cancelled() {
+                entry.left.notify_one();
+            }
             let target = self.target.clone();
             self.runtime.spawn(async move {
                 let result = tokio::select! {

@@ -49,6 +49,7 @@ use tokio::runtime::Runtime;
 const INFERENCE: &str = "oip";
 
 struct RemotePlugin {
+    host: Host,
     settings: Settings,
     loads: Loads,
     /// `None` only while it is being dropped.
@@ -58,7 +59,7 @@ struct RemotePlugin {
 impl Plugin for RemotePlugin {
     const ID: &'static str = "dev.backplane.remote";
 
-    fn init(_host: Host, config: &Value) -> Result<Self> {
+    fn init(host: Host, config: &Value) -> Result<Self> {
         let settings = serde_json::from_value(config.clone())
             .map_err(|error| Error::invalid(format!("[plugins.settings.\"{}\"]: {error}", Self::ID)))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -69,7 +70,7 @@ impl Plugin for RemotePlugin {
             .map_err(|error| {
                 Error::new(Code::ResourceExhausted, format!("no thread could be started: {error}"))
             })?;
-        Ok(Self { settings, loads: Loads::default(), runtime: Some(runtime) })
+        Ok(Self { host, settings, loads: Loads::default(), runtime: Some(runtime) })
     }
 
     fn bid(&self, query: &Query<'_>) -> Bid {
@@ -131,7 +132,8 @@ impl Plugin for RemotePlugin {
                 };
                 let mut description =
                     Description { context: found.context.or(declared), ..Description::default() };
-                if let Some(parent) = found.parent {
+                if let Some(mut parent) = found.parent {
+                    client.redact(&mut parent);
                     description.extra.insert("upstream_parent".to_owned(), parent.into());
                 }
                 (upstream, Target::new(client, model, None), description)
@@ -142,7 +144,7 @@ impl Plugin for RemotePlugin {
         description.extra.insert("upstream_model".to_owned(), target.model.clone().into());
         let (max_inflight, runtime) = (upstream.max_inflight, runtime.handle().clone());
         let target = Arc::new(target);
-        self.loads.watch(&upstream.url, &target, &runtime);
+        self.loads.watch(&upstream.url, &target, self.host, &runtime);
         Ok(Box::new(Opened { target, description, max_inflight, runtime }))
     }
 }

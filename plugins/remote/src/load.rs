@@ -1,8 +1,10 @@
 //! How busy an upstream says that it is: two gauges of its metrics, looked at while a model of it is open, so that the
 //! router prefers the upstream where nobody waits.
 
+use crate::client::Missing;
 use crate::serve::Target;
 use crate::settings::Flavour;
+use backplane_plugin::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -52,37 +54,47 @@ impl Load {
         Some(Self { running: sum(running)?, waiting: sum(waiting)? })
     }
 
-    /// What is left of a bid: half, where as many wait as are served.
+    /// What is left of a bid: half, where one more waits than is served.
     pub fn lower(self, score: u16) -> u16 {
         let served = self.running + 1.0;
         ((f64::from(score) * served / (served + self.waiting)) as u16).max(1)
     }
 }
 
-/// The models that are open, by their upstream's address and their name there: what a bid looks up.
+/// The models that are open, by their upstream's address and their name there: what a bid looks up. Several cards may
+/// name the same one.
 #[derive(Debug, Default)]
-pub struct Loads(Mutex<HashMap<(String, String), Weak<Target>>>);
+pub struct Loads(Mutex<HashMap<(String, String), Open>>);
+
+type Open = Vec<Weak<Target>>;
 
 impl Loads {
     /// What this upstream said last, if a model of it is open and it says such a thing.
     pub fn of(&self, url: &str, model: &str) -> Option<Load> {
         let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&(url.to_owned(), model.to_owned()))?.upgrade()?.load()
+        open.get(&(url.to_owned(), model.to_owned()))?.iter().find_map(|target| target.upgrade()?.load())
     }
 
     /// Looks at the upstream of `target` from now on, until that is closed, or the upstream refuses to say.
-    pub fn watch(&self, url: &str, target: &Arc<Target>, runtime: &Handle) {
+    pub fn watch(&self, url: &str, target: &Arc<Target>, host: Host, runtime: &Handle) {
         if !target.client.has_metrics() {
             return;
         }
+        self.add(url, target);
+        runtime.spawn(look(Arc::downgrade(target), host));
+    }
+
+    fn add(&self, url: &str, target: &Arc<Target>) {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, target| target.strong_count() > 0);
-        open.insert((url.to_owned(), target.model.clone()), Arc::downgrade(target));
-        runtime.spawn(look(Arc::downgrade(target)));
+        open.retain(|_, targets| {
+            targets.retain(|target| target.strong_count() > 0);
+            !targets.is_empty()
+        });
+        open.entry((url.to_owned(), target.model.clone())).or_default().push(Arc::downgrade(target));
     }
 }
 
-async fn look(target: Weak<Target>) {
+async fn look(target: Weak<Target>, host: Host) {
     let mut turn = tokio::time::interval(EVERY);
     loop {
         turn.tick().await;
@@ -92,7 +104,15 @@ async fn look(target: Weak<Target>) {
             Err(missing) => {
                 // A load that is not known lowers no bid.
                 target.note(None);
-                if missing.for_good {
+                if let Missing::ForGood(why) = missing {
+                    let name = &target.client.name;
+                    host.log(
+                        Level::Warn,
+                        format!(
+                            "upstream `{name}` gives no metrics, so that who waits there lowers no bid of `{}`: {why}",
+                            target.model
+                        ),
+                    );
                     return;
                 }
             }
@@ -103,6 +123,7 @@ async fn look(target: Weak<Target>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Client;
     use proptest::prelude::*;
 
     const VLLM: &str = "# HELP vllm:num_requests_running Number of requests in model execution batches.\n\
@@ -132,6 +153,26 @@ mod tests {
         let lower = |running, waiting| Load { running, waiting }.lower(500);
         assert_eq!((lower(0.0, 0.0), lower(40.0, 0.0)), (500, 500));
         assert_eq!((lower(9.0, 10.0), lower(0.0, 1e8)), (250, 1));
+    }
+
+    #[test]
+    fn of_two_cards_of_a_model_the_one_that_stays_is_heard() {
+        let target = |waiting| {
+            let upstream = toml::from_str("url = 'http://127.0.0.1:1/v1'").unwrap();
+            let target = Arc::new(Target::new(Client::new(&upstream).unwrap(), "m".to_owned(), None));
+            target.note(Some(Load { running: 0.0, waiting }));
+            target
+        };
+        let (loads, first, second) = (Loads::default(), target(1.0), target(2.0));
+        for target in [&first, &second] {
+            loads.add("u", target);
+        }
+        let waiting = || loads.of("u", "m").map(|load| load.waiting);
+        assert_eq!(waiting(), Some(1.0));
+        drop(second);
+        assert_eq!(waiting(), Some(1.0));
+        drop(first);
+        assert_eq!((waiting(), loads.of("u", "n")), (None, None));
     }
 
     proptest! {

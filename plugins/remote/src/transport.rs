@@ -120,6 +120,9 @@ fn tls(upstream: &Upstream) -> Result<ClientConfig, String> {
         for root in CertificateDer::pem_slice_iter(&pem) {
             roots.push(root.map_err(|error| unread(&error))?);
         }
+        if roots.is_empty() {
+            return Err(unread(&"there is no certificate (PEM) in it"));
+        }
     }
     let verifier = match roots.is_empty() {
         true => Verifier::new(provider),
@@ -141,8 +144,26 @@ fn proxy(upstream: &Upstream, base: &Uri) -> Result<Option<Intercept>, String> {
     };
     match proxy.as_ref().and_then(|proxy| proxy.uri().scheme_str()) {
         None | Some("http" | "https") => Ok(proxy),
-        Some(other) => Err(format!("a proxy is asked by `http://` or `https://`, not by `{other}://`")),
+        Some(other) => {
+            let from = match upstream.proxy {
+                Some(_) => "`proxy`".to_owned(),
+                None => format!("{} of the environment", variable(other)),
+            };
+            Err(format!(
+                "{from}: a proxy is asked by `http://` or `https://`, not by `{other}://`; `proxy = \"\"` goes by none"
+            ))
+        }
     }
+}
+
+/// The variable with a proxy of this scheme, of those that [`Matcher::from_env`] reads.
+fn variable(scheme: &str) -> String {
+    let names = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    let is = |name: &&str| {
+        let said = std::env::var(name).unwrap_or_default().to_lowercase();
+        said.starts_with(&format!("{}://", scheme.to_lowercase()))
+    };
+    names.into_iter().find(is).map_or_else(|| "the proxy".to_owned(), |name| format!("`{name}`"))
 }
 
 /// Makes connections, in time.
@@ -164,6 +185,13 @@ impl fmt::Display for TooLong {
 
 impl StdError for TooLong {}
 
+/// Whether an error is, or comes from, a wait that ended.
+fn timed_out(error: &(dyn StdError + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| (*error).source()).any(|error| {
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    })
+}
+
 impl Service<Uri> for Connector {
     type Response = MaybeHttpsStream<Hop>;
     type Error = Failure;
@@ -175,7 +203,14 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, to: Uri) -> Self::Future {
         let made = tokio::time::timeout(self.timeout, self.https.call(to));
-        Box::pin(async move { made.await.unwrap_or_else(|_| Err(TooLong.into())) })
+        Box::pin(async move {
+            match made.await {
+                // The limit of each address ends with that of all of them, and is heard of first.
+                Ok(Err(error)) if timed_out(&*error) => Err(TooLong.into()),
+                Ok(made) => made,
+                Err(_) => Err(TooLong.into()),
+            }
+        })
     }
 }
 

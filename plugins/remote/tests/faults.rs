@@ -548,6 +548,73 @@ fn an_adapter_has_the_context_of_what_it_adapts() {
 }
 
 #[test]
+fn what_a_list_means_by_parent_is_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), "sk-0123456789").unwrap();
+    let upstream = Upstream::answering(|_| {
+        json_reply(
+            200,
+            &json!({"data": [
+                {"id": "m", "parent": {"id": 7}, "max_model_len": 4096},
+                {"id": "n", "parent": "of sk-0123456789"},
+            ]}),
+        )
+    });
+    let described = |model: &str| {
+        let key = format!("file:{}", folder.path().join("key").display());
+        let at = json!({"url": upstream.url, "keys": [key]});
+        open_with(json!({"model": model, "upstream": at})).unwrap().model().describe()
+    };
+    let object = described("m");
+    assert_eq!((&object["context"], object.get("upstream_parent")), (&json!(4096), None));
+    assert_eq!(described("n")["upstream_parent"], "of [key]");
+}
+
+#[test]
+fn a_redirect_is_not_followed_with_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), "sk-0123456789").unwrap();
+    let elsewhere = Upstream::start();
+    let to = format!("{}/chat/completions", elsewhere.url);
+    for status in [301, 302, 307, 308] {
+        let to = to.clone();
+        let upstream = Upstream::answering(move |_| json_reply(status, &json!({})).header("location", &*to));
+        let key = format!("file:{}", folder.path().join("key").display());
+        let at = json!({"url": upstream.url, "keys": [key]});
+        let answer = ask(&open_with(json!({"upstream": at, "discover": false})).unwrap(), json!({}));
+        let (code, reason, message) = failure(&answer);
+        assert_eq!((code, reason), (Code::Unavailable, "upstream_error"));
+        assert!(message.contains(&format!("failed with {status}")), "{message}");
+        assert_eq!((upstream.seen().len(), &*upstream.seen()[0].key), (1, "Bearer sk-0123456789"));
+    }
+    assert!(elsewhere.seen().is_empty());
+}
+
+#[test]
+fn who_gives_no_metrics_is_named_in_the_log_once() {
+    let upstream = Upstream::answering(|seen| match &*seen.path {
+        "/metrics" => json_reply(401, &json!({})),
+        _ => well_behaved(seen),
+    });
+    let plugin = plugin();
+    let at = json!({"url": upstream.url, "flavour": "backplane", "headers": {"x-site": "one"}});
+    let model =
+        json!({"name": "m", "format": "openai", "capabilities": ["chat"], "parameters": {"upstream": at}});
+    let model = plugin.open(&model.to_string()).unwrap();
+    let told = || {
+        let lines = model.log().into_iter().map(|(_, line)| line);
+        lines.filter(|line| line.contains("gives no metrics")).collect::<Vec<_>>()
+    };
+    assert!(upstream.wait_until(|_| !told().is_empty()));
+    let line = told().remove(0);
+    assert!(line.contains("`/metrics` is refused with 401") && line.contains("admin's key"), "{line}");
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(told().len(), 1);
+    let seen = upstream.seen();
+    assert_eq!((seen.len(), &*seen[0].site), (1, "one"));
+}
+
+#[test]
 fn an_upstream_is_asked_how_busy_it_is_unless_it_does_not_say() {
     let status = Arc::new(AtomicU16::new(200));
     let answered = status.clone();
@@ -593,6 +660,8 @@ fn an_upstream_is_asked_how_busy_it_is_unless_it_does_not_say() {
     let refused = |more| open_with(at(more)).err().unwrap();
     let error = refused(json!({"flavour": "openai", "metrics": "/metrics"}));
     assert!(error.message.contains("`metrics`") && error.message.contains("`flavour`"), "{error:?}");
+    let error = refused(json!({"metrics": "/a b"}));
+    assert!(error.message.contains("`metrics` is `/a b`: "), "{error:?}");
     let error = refused(json!({"metrics": "http://elsewhere/metrics"}));
     assert!(error.message.contains("a path of that host"), "{error:?}");
 }

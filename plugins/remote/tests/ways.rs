@@ -170,7 +170,86 @@ fn what_is_no_proxy_is_refused() {
             "parameters": {"upstream": {"url": "http://127.0.0.1:1/v1", "proxy": proxy}}});
         let plugin = PluginTest::of(backplane_remote::backplane_export::bp_entry_v1);
         let told = plugin.open(&model.to_string()).err().map(|failure| failure.message).unwrap_or_default();
-        assert!(told.contains("`proxy`") || told.contains(says), "{proxy}: {told}");
-        assert!(told.contains(says), "{proxy}: {told}");
+        assert!(told.contains("`proxy`") && told.contains(says), "{proxy}: {told}");
     }
+}
+
+/// This test again, alone, with these variables in its environment.
+fn again(test: &str, variables: &[(&str, &str)]) {
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    for name in
+        ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "all_proxy", "NO_PROXY", "no_proxy"]
+    {
+        child.env_remove(name);
+    }
+    let ran = child.args(["--exact", test]).envs(variables.iter().copied()).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn what_the_environment_says_of_proxies_is_kept_to() {
+    let (sender, heads) = channel();
+    let server = listen(move |stream| answer_chats(stream, |head| sender.send(head).unwrap()));
+    let url = |host: &str| json!({"url": format!("http://{host}/v1")});
+    match std::env::var("ALL_PROXY").as_deref() {
+        Ok(socks) if socks.starts_with("socks5") => {
+            let model = json!({"name": "m", "format": "openai", "capabilities": ["chat"],
+                "parameters": {"upstream": url("far.example")}});
+            let plugin = PluginTest::of(backplane_remote::backplane_export::bp_entry_v1);
+            let told = plugin.open(&model.to_string()).err().unwrap().message;
+            assert!(
+                told.contains("`ALL_PROXY` of the environment") && told.contains("`proxy = \"\"`"),
+                "{told}"
+            );
+        }
+        // A proxy that does not answer: only who is not asked by it does.
+        Ok(_) if std::env::var("NO_PROXY").is_ok() => {
+            assert_eq!(text(&ask(url(&server))), "Hello");
+            assert!(heads.recv().unwrap().starts_with("POST /v1/chat/completions HTTP/1.1\r\n"));
+            assert!(ask(url("far.example")).failure().unwrap().message.contains("cannot be reached"));
+        }
+        _ => {
+            let test = "what_the_environment_says_of_proxies_is_kept_to";
+            again(test, &[("ALL_PROXY", "socks5://127.0.0.1:1")]);
+            again(test, &[("ALL_PROXY", "http://127.0.0.1:1"), ("NO_PROXY", "127.0.0.1")]);
+        }
+    }
+}
+
+#[test]
+fn a_file_without_a_certificate_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, "no certificate\n").unwrap();
+    let model = json!({"name": "m", "format": "openai", "capabilities": ["chat"],
+        "parameters": {"discover": false, "upstream": {"url": "https://127.0.0.1:1/v1", "proxy": "", "ca": ca}}});
+    let plugin = PluginTest::of(backplane_remote::backplane_export::bp_entry_v1);
+    let told = plugin.open(&model.to_string()).err().unwrap().message;
+    assert!(told.contains("`ca` = `") && told.contains("there is no certificate (PEM) in it"), "{told}");
+}
+
+/// Linux leaves a connection unanswered where the listener has its fill of them.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_that_does_not_answer_is_waited_for_once() {
+    use std::time::{Duration, Instant};
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let fill: Vec<_> =
+        std::iter::from_fn(|| TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok())
+            .take(16)
+            .collect();
+    assert!((1..16).contains(&fill.len()), "{}", fill.len());
+
+    let begun = Instant::now();
+    let failed = ask(json!({"url": format!("http://{address}/v1"), "proxy": "", "connect_timeout": "700ms"}));
+    let message = &failed.failure().unwrap().message;
+    assert!(message.ends_with("cannot be reached: it took too long"), "{message}");
+    // Three times are 2.1 s and the waits between them.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }

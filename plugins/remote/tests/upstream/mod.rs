@@ -16,6 +16,8 @@ pub struct Seen {
     pub path: String,
     /// The header `authorization`.
     pub key: String,
+    /// The header `x-site`, which the tests configure.
+    pub site: String,
     /// The header `x-request-id`.
     pub id: String,
     /// The JSON of it, or null.
@@ -128,7 +130,8 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Seen>> {
         return Ok(None);
     }
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let (mut length, mut json, mut key, mut id) = (0, None, String::new(), String::new());
+    let (mut length, mut json) = (0, None);
+    let (mut key, mut site, mut id) = (String::new(), String::new(), String::new());
     loop {
         line.clear();
         reader.read_line(&mut line)?;
@@ -137,6 +140,7 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Seen>> {
             "content-length" => length = value.parse().unwrap(),
             "inference-header-content-length" => json = Some(value.parse().unwrap()),
             "authorization" => key = value.to_owned(),
+            "x-site" => site = value.to_owned(),
             "x-request-id" => id = value.to_owned(),
             _ => {}
         }
@@ -145,7 +149,7 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Seen>> {
     reader.read_exact(&mut body)?;
     let binary = body.split_off(json.unwrap_or(length));
     let body = serde_json::from_slice(&body).unwrap_or_default();
-    Ok(Some(Seen { path, key, id, body, binary, left: false }))
+    Ok(Some(Seen { path, key, site, id, body, binary, left: false }))
 }
 
 fn write(writer: &mut TcpStream, reply: Reply) -> std::io::Result<()> {
