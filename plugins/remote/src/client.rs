@@ -182,7 +182,8 @@ impl Client {
     }
 
     /// Sends `body` to `path` of the API and waits until an answer begins. What may be tried again is: a connection
-    /// that could not be made, and a request that one key is limited or refused for, with the next key.
+    /// that could not be made, a request that an HTTP/2 server has not begun with, once, and a request that one key is
+    /// limited or refused for, with the next key.
     ///
     /// # Errors
     /// [`fault`]'s.
@@ -332,7 +333,7 @@ impl Client {
         headers: &HeaderMap,
         body: Option<&Bytes>,
     ) -> Result<Response> {
-        let mut waits = CONNECT_AGAIN.iter();
+        let (mut waits, mut handed_back) = (CONNECT_AGAIN.iter(), false);
         loop {
             let mut request = hyper::Request::new(body.cloned().unwrap_or_default().into());
             (*request.method_mut(), *request.uri_mut()) = (method.clone(), uri.clone());
@@ -346,6 +347,11 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
+            if !handed_back && is_handed_back(&error) {
+                handed_back = true;
+                count(&self.counts.again);
+                continue;
+            }
             match waits.next() {
                 Some(wait) if error.is_connect() && !took_too_long(&error) => {
                     count(&self.counts.again);
@@ -628,6 +634,16 @@ fn cause(error: &AnyError) -> String {
 
 fn took_too_long(error: &AnyError) -> bool {
     causes(error).any(|cause| cause.is::<TooLong>())
+}
+
+/// Whether a server that speaks HTTP/2 says that it has not begun with the request: it ends the connection in good order,
+/// or takes no more at once.
+fn is_handed_back(error: &AnyError) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
+        let ends = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        let refuses = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (ends || refuses)
+    })
 }
 
 fn causes(error: &AnyError) -> impl Iterator<Item = &AnyError> {

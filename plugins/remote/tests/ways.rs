@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
 use backplane_testkit::{Answer, PluginTest};
+use bytes::Bytes;
+use h2::server::SendResponse;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
@@ -159,6 +161,58 @@ fn http2_is_spoken_to_who_cannot_announce_it() {
     let failed = ask(json!({"url": format!("http://{server}/v1"), "proxy": "", "http2": true}));
     assert_eq!(&begins.recv().unwrap(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     assert!(failed.failure().unwrap().message.contains("broke the connection"), "{failed:?}");
+}
+
+/// A server of HTTP/2 that answers each of its requests, of all connections, as `turn` does by its number.
+fn listen_http2(turn: impl Fn(usize, SendResponse<Bytes>) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    listener.set_nonblocking(true).unwrap();
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let mut number = 0;
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, respond))) = connection.accept().await {
+                    turn(number, respond);
+                    number += 1;
+                }
+            }
+        });
+    });
+    address
+}
+
+#[test]
+fn what_an_http2_server_has_not_begun_with_is_sent_again_once() {
+    for refusals in [0, 1, 2] {
+        let server = listen_http2(move |number, mut respond| {
+            if number < refusals {
+                return respond.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+            let message = json!({"role": "assistant", "content": "Hello"});
+            let body = json!({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]});
+            let mut body_to = respond.send_response(hyper::Response::new(()), false).unwrap();
+            body_to.send_data(body.to_string().into(), true).unwrap();
+        });
+        let answer = ask(json!({"url": format!("http://{server}/v1"), "proxy": "", "http2": true}));
+        match refusals {
+            2 => assert!(answer.failure().unwrap().message.contains("broke the connection"), "{answer:?}"),
+            _ => assert_eq!(text(&answer), "Hello"),
+        }
+    }
+    // What may have been begun with is not.
+    let (sender, asked) = channel();
+    let server = listen_http2(move |number, mut respond| {
+        sender.send(number).unwrap();
+        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+    });
+    let answer = ask(json!({"url": format!("http://{server}/v1"), "proxy": "", "http2": true}));
+    assert!(answer.failure().unwrap().message.contains("broke the connection"), "{answer:?}");
+    assert_eq!(asked.try_iter().collect::<Vec<_>>(), [0]);
 }
 
 #[test]
