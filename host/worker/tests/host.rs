@@ -190,7 +190,7 @@ async fn with_a_worker_for_each_instance_the_others_do_not_notice() {
     let mut streams = Vec::new();
     for _ in 0..3 {
         let slowly = json!({"text": "slowly", "chunks": 200, "chunk_delay_ms": 20});
-        let mut reply = host.serve(echo(slowly).model("echo-serial")).await.unwrap();
+        let mut reply = host.serve(echo(slowly).model("echo-serial").streamed()).await.unwrap();
         assert!(matches!(reply.next().await.unwrap(), Next::Chunk(_)));
         streams.push(reply);
     }
