@@ -250,6 +250,10 @@ fn hostile_schemas_are_refused_before_they_take_long() {
             json!({"prefixItems": of(2000, &|i| json!({"enum": ["a"], "pattern": format!("^a[a-z]{{0,{}}}$", i % 900)}))}),
         ),
         (
+            "too much work",
+            json!({"prefixItems": vec![json!({"enum": ["http://a.org"], "format": "uri"}); 2000]}),
+        ),
+        (
             "beside `pattern`",
             json!({"enum": ["a".repeat(400_000)], "pattern": "^((a|a){1,30}|(a|aa){1,30}){1,30}$"}),
         ),
@@ -283,6 +287,7 @@ fn hostile_schemas_are_refused_before_they_take_long() {
         json!({"prefixItems": vec![object(200, &|i| (format!("p{i}"), json!({"type": "null"}))); 5]}),
         discriminated(30, 20),
         patterns(40, "[a-z]{2,9}"),
+        json!({"enum": (0..500).map(|i| format!("somebody{i}@example.org")).collect::<Vec<_>>(), "format": "email"}),
     ] {
         let format = ResponseFormat::JsonSchema { schema };
         grammar::of_format(&format, &|| false).unwrap();

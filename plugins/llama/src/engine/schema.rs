@@ -700,6 +700,24 @@ mod tests {
         let pattern = json!({"type": "string", "pattern": "^[0-9]{4}$"});
         refused(json!({"allOf": [pattern], "format": "date"}), "#/format", "beside `pattern`");
         refused(json!({"enum": ["1969-07-20", "soon"], "format": "date"}), "#/enum", "beside `format`");
+        // Listed values of a format are those that an answer in it could be.
+        for (format, value) in [
+            ("date", "1969-07-20"),
+            ("time", "20:17:40Z"),
+            ("date-time", "1969-07-20T20:17:40Z"),
+            ("uuid", "12345678-9abc-def0-1234-56789abcdef0"),
+            ("email", "a@x.org"),
+            ("ipv4", "127.0.0.1"),
+        ] {
+            let listed = |values: Value| json!({"type": "string", "format": format, "enum": values});
+            assert_eq!(strict(listed(json!([value]))).unwrap(), json!({"enum": [value]}), "{format}");
+            refused(listed(json!([value, "soon"])), "#/enum", "beside `format`");
+            let one = json!({"format": format, "const": value});
+            assert_eq!(strict(one).unwrap(), json!({"enum": [value]}), "{format}");
+        }
+        assert_eq!(strict(json!({"enum": [7, null], "format": "date"})).unwrap(), json!({"enum": [7, null]}));
+        let loose = json!({"enum": ["soon"], "format": "date"});
+        assert_eq!(Checker::new(&loose, false, "#").whole().unwrap(), json!({"enum": ["soon"]}));
         // What nobody holds to says nothing, here as there.
         assert_eq!(strict(json!({"enum": ["a"], "format": "iri"})).unwrap(), json!({"enum": ["a"]}));
         let noted = json!({"$defs": {"d": nothing}, "$ref": "#/$defs/d", "format": "iri"});

@@ -24,12 +24,15 @@ impl Checker<'_> {
             None => members.get("const").into_iter().collect(),
         };
         let (listed, mut kept) = (&listed, Vec::new());
-        let pattern = self.pattern(members, listed.len(), path)?;
+        let shapes = [
+            self.shape("pattern", members, listed.len(), path)?,
+            self.shape("format", members, listed.len(), path)?,
+        ];
         let mut excludes = None;
         for &value in listed {
             let mut holds = true;
             for (other, asked) in members.iter().filter(|(other, _)| *other != key) {
-                match allows(other, asked, value, pattern.as_ref()) {
+                match allows(other, asked, value, &shapes) {
                     Some(true) => {}
                     Some(false) => {
                         excludes.get_or_insert(other.as_str());
@@ -48,8 +51,8 @@ impl Checker<'_> {
                 kept.push(value);
             }
         }
-        if let Some(pattern) = pattern {
-            self.spend(pattern.work_done(), path)?;
+        for shape in shapes.iter().flatten() {
+            self.spend(shape.work_done(), path)?;
         }
         match (kept.is_empty(), excludes) {
             (true, Some(other)) if self.is_strict() => {
@@ -60,16 +63,25 @@ impl Checker<'_> {
         }
     }
 
-    /// The pattern that so many values are asked for.
-    fn pattern(&self, members: &Members, values: usize, path: &str) -> Result<Option<Pattern>, Wrong> {
-        let Some(pattern) = members.get("pattern").and_then(Value::as_str) else { return Ok(None) };
-        self.spend(PATTERN_WORK + values * (VALUE_WORK + pattern.len()), path)?;
-        Ok(Some(Pattern::new(pattern)))
+    /// The `pattern` or the held `format` that so many values are asked for.
+    fn shape(&self, key: &str, members: &Members, values: usize, path: &str) -> Result<Option<Shape>, Wrong> {
+        let Some(asked) = members.get(key).and_then(Value::as_str) else { return Ok(None) };
+        let (key, asked) = match (key, format::of(asked)) {
+            ("pattern", _) => (key, asked),
+            // A format leaves no value out, so it is looked into only where one that it may not allow is refused.
+            (_, Some(format)) if self.is_strict() => {
+                format.pattern.map_or((key, asked), |pattern| ("pattern", pattern))
+            }
+            _ => return Ok(None),
+        };
+        self.spend(PATTERN_WORK + values * (VALUE_WORK + asked.len()), path)?;
+        Ok(Some(Shape::new(key, asked)))
     }
 }
 
 /// Whether a keyword allows a value; `None` where that is not looked into.
-fn allows(key: &str, asked: &Value, value: &Value, pattern: Option<&Pattern>) -> Option<bool> {
+fn allows(key: &str, asked: &Value, value: &Value, shapes: &[Option<Shape>; 2]) -> Option<bool> {
+    let [pattern, format] = shapes;
     let most = |count: usize| asked.as_u64().is_none_or(|most| count as u64 <= most);
     let least = |count: usize| asked.as_u64().is_none_or(|least| count as u64 >= least);
     Some(match (key, value) {
@@ -83,9 +95,11 @@ fn allows(key: &str, asked: &Value, value: &Value, pattern: Option<&Pattern>) ->
         ("maxLength", Value::String(text)) => most(text.chars().count()),
         ("minItems", Value::Array(items)) => least(items.len()),
         ("maxItems", Value::Array(items)) => most(items.len()),
-        ("pattern", Value::String(_)) => return pattern?.matches(value),
-        // Answers are held to less than some formats allow.
-        ("format", Value::String(_)) if format::is_held(asked) => return None,
+        ("pattern", Value::String(_)) => return pattern.as_ref()?.matches(value),
+        // Answers are held to less than some formats allow: of a value beyond that nothing is known.
+        ("format", Value::String(_)) if format::is_held(asked) => {
+            return format.as_ref()?.matches(value).filter(|matches| *matches);
+        }
         ("properties" | "required" | "additionalProperties", Value::Object(_)) => return None,
         ("items" | "prefixItems", Value::Array(_)) => return None,
         (key, Value::Number(number)) if BOUNDS.contains(&key) => {
@@ -103,20 +117,20 @@ fn allows(key: &str, asked: &Value, value: &Value, pattern: Option<&Pattern>) ->
     })
 }
 
-/// A pattern, as grammars ask it; without a matcher it is one that they cannot ask.
-struct Pattern {
+/// A pattern or a format, as grammars ask it; without a matcher it is one that they cannot ask.
+struct Shape {
     matcher: Option<Matcher>,
     work: Cell<u64>,
 }
 
-impl Pattern {
-    fn new(pattern: &str) -> Self {
+impl Shape {
+    fn new(key: &str, asked: &str) -> Self {
         let matcher = || {
-            let grammar = grammar::convert(&json!({"type": "string", "pattern": pattern})).ok()?;
+            let grammar = grammar::convert(&json!({"type": "string", (key): asked})).ok()?;
             let rules = gbnf::parse(&grammar, &|_| None).ok()?;
             Matcher::new(Arc::new(rules)).ok()
         };
-        let matcher = pattern::is_supported(pattern).then(matcher).flatten();
+        let matcher = (key != "pattern" || pattern::is_supported(asked)).then(matcher).flatten();
         Self { matcher, work: Cell::new(MATCHER_WORK) }
     }
 
