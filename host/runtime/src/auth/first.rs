@@ -1,6 +1,6 @@
 //! The admin key of a first start.
 
-use super::{AuthError, DEFAULT_TENANT, KeyLimits, KeyRecord, NewKey, Role, make};
+use super::{AuthError, DEFAULT_TENANT, KeyLimits, KeyRecord, KeyRing, NewKey, Role, make};
 use crate::store::KeyStore;
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -26,7 +26,9 @@ impl fmt::Debug for First {
 }
 
 /// Makes an admin key when there is none that works: on the first start, and after the last one was revoked, which would
-/// lock everybody out; and where another is asked for, since the file was lost. Whoever can restart the host and read its state directory has its keys in hand anyway.
+/// lock everybody out; and where another is asked for, since the file was lost, unless it is there and its key works: a host
+/// that is always started so does not make one each time. Whoever can restart the host and read its state directory has its
+/// keys in hand anyway.
 pub fn ensure_admin(
     store: &dyn KeyStore,
     keys: &mut Vec<KeyRecord>,
@@ -35,7 +37,8 @@ pub fn ensure_admin(
     another: bool,
 ) -> Result<Option<First>, AuthError> {
     let works = keys.iter().any(|key| key.info.role == Role::Admin && key.info.works(now));
-    if works && !another {
+    let path = state.join(ADMIN_KEY_FILE);
+    if works && (!another || is_admins(&path, keys, now)) {
         return Ok(None);
     }
     let new = NewKey {
@@ -45,12 +48,17 @@ pub fn ensure_admin(
         lifetime: None,
     };
     let (record, secret) = make(DEFAULT_TENANT, new, now)?;
-    let path = state.join(ADMIN_KEY_FILE);
     // The file first: a crash between the two leaves a key that nobody has, and the next start makes another.
     write_secret(&path, &secret).map_err(|source| AuthError::KeyFile { path: path.clone(), source })?;
     store.add_key(&record)?;
     keys.push(record);
     Ok(Some(First { secret, path }))
+}
+
+/// Whether the key in this file is an administrator's that works.
+fn is_admins(path: &Path, keys: &[KeyRecord], now: i64) -> bool {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    KeyRing::new(keys).identify(text.trim(), now).is_some_and(|caller| caller.is_admin())
 }
 
 /// Whole or not at all, and never readable by others, whatever was there before.

@@ -160,8 +160,8 @@ impl AuthHandle {
     }
 }
 
-/// Starts the actor on this thread's system. Where no admin key works, or `another` is asked for, it makes one and writes it
-/// to [`ADMIN_KEY_FILE`].
+/// Starts the actor on this thread's system. Where no admin key works, or `another` is asked for and the one in
+/// [`ADMIN_KEY_FILE`] does not work, it makes one and writes it there.
 ///
 /// # Errors
 /// When the store or the file cannot be used.

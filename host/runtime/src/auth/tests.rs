@@ -31,6 +31,12 @@ fn again(host: &Host) -> (AuthHandle, Option<First>) {
     start(store, host.dir.path(), &AuthConfig { enabled: true }, false, Arc::default()).unwrap()
 }
 
+/// The same, and another admin key is asked for.
+fn again_with_another(host: &Host) -> (AuthHandle, Option<First>) {
+    let store = Arc::new(SqliteStore::open(host.dir.path()).unwrap());
+    start(store, host.dir.path(), &AuthConfig { enabled: true }, true, Arc::default()).unwrap()
+}
+
 fn user() -> NewKey {
     NewKey { name: "app".into(), role: Role::User, limits: KeyLimits::default(), lifetime: None }
 }
@@ -51,6 +57,24 @@ async fn the_first_start_makes_an_admin_key_that_only_its_owner_can_read() {
     let (auth, first) = again(&host);
     assert!(first.is_none(), "and no later start makes another");
     assert!(lets_in(&auth, &host.first.secret));
+}
+
+#[actix::test]
+async fn another_admin_key_is_made_where_the_file_has_none_that_works() {
+    let host = started();
+    assert!(again_with_another(&host).1.is_none(), "the one there works");
+    let user = host.auth.create(user()).await.unwrap();
+    for text in [None, Some(""), Some("no key"), Some(user.secret.as_str())] {
+        match text {
+            Some(text) => std::fs::write(&host.first.path, text).unwrap(),
+            None => std::fs::remove_file(&host.first.path).unwrap(),
+        }
+        let (auth, other) = again_with_another(&host);
+        let other = other.expect("no administrator's key that works was in the file");
+        assert!(lets_in(&auth, &other.secret) && lets_in(&auth, &host.first.secret));
+        assert_eq!(std::fs::read_to_string(&host.first.path).unwrap().trim(), other.secret);
+        assert!(again_with_another(&host).1.is_none(), "and no second one");
+    }
 }
 
 #[actix::test]
