@@ -48,7 +48,7 @@ pub fn run(context: &Context, args: &Translate) -> Result<()> {
 
 /// What helps where an engine could not do it.
 const BETTER: &str = "install a pair of Apertium or a model of the format `marian` for these languages, or a larger \
-    model that chats: plugins/translation/README.md";
+    model that chats; what is installed: `backplane ls`, what can be pulled: `backplane ls --available`";
 
 /// What of a text is still in its own language.
 #[derive(Debug, PartialEq)]
