@@ -44,7 +44,8 @@ impl Input {
                 files.push(part.data);
                 continue;
             }
-            if part.file_name.is_some() {
+            // A browser names what it was given as a blob, be it text.
+            if part.file_name.is_some() && part.text().is_err() {
                 let what = "is a file, and pictures are in `image`, `images` or `file`";
                 return Err(invalid(part.name.as_str(), format!("the field `{}` {what}", part.name)));
             }
@@ -102,4 +103,23 @@ pub(crate) fn pictures(files: &[Bytes]) -> Result<Tensor> {
         data.extend_from_slice(file);
     }
     Tensor::new("image", DType::Bytes, vec![files.len() as i64], data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_text_is_a_parameter_and_any_other_a_picture_in_the_wrong_place() {
+        let part = |name: &str, data: &'static [u8]| Part {
+            name: name.into(),
+            file_name: Some("blob".into()),
+            data: Bytes::from_static(data),
+        };
+        let picture = b"\x89PNG\r\n\x1a\n";
+        let input = Input::of_form(vec![part("image", picture), part("min_score", b"0.5")]).unwrap();
+        assert_eq!((&input.params["min_score"], input.tensors.len()), (&Value::from(0.5), 1));
+        let refused = Input::of_form(vec![part("imag", picture)]).unwrap_err();
+        assert!(refused.message.contains("the field `imag` is a file"), "{refused}");
+    }
 }
