@@ -21,7 +21,7 @@ const ANOTHER: &str =
 const REVOKED: &str = "the key in `admin.key` of the state directory was revoked, or is of another server: set \
     `BACKPLANE_API_KEY` to one that works, or start the server again, which makes one where no administrator's is left";
 
-/// What helps where the state directory has no key at all.
+/// What helps where the server's state directory has no key any more.
 const LOST: &str = "`admin.key` of the state directory is not there: set `BACKPLANE_API_KEY`; if no administrator's key is left, \
     end the server and start it with `backplane serve --new-admin-key`";
 
@@ -69,8 +69,8 @@ pub struct Client {
     key: Option<String>,
     /// Whether that key is the state directory's.
     own: bool,
-    /// Whether the server is the state directory's.
-    ours: bool,
+    /// Whether the server is the state directory's, and its key is not there any more.
+    lost: bool,
     http: blocking::Client,
     verbose: bool,
 }
@@ -78,7 +78,7 @@ pub struct Client {
 impl Client {
     pub fn new(address: Address, key: Key, verbose: bool) -> Result<Self> {
         // The key of the state directory is an administrator's: it never leaves for another machine.
-        let (own, ours) = (key.given.is_none(), key.ours);
+        let (own, lost) = (key.given.is_none(), key.given.is_none() && key.lost);
         let key = key.given.or(key.own.filter(|_| key.ours || address.is_local()));
         let own = own && key.is_some();
         let mut builder = blocking::Client::builder().timeout(None).connect_timeout(CONNECT);
@@ -86,7 +86,7 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| Failure::failed(format!("no HTTP client: {error}")))?;
-        Ok(Self { address, key, own, ours, http, verbose })
+        Ok(Self { address, key, own, lost, http, verbose })
     }
 
     /// The key it shows, if it has one.
@@ -190,7 +190,7 @@ impl Client {
                 Failure { what: format!("{} {}", self.address.url(), failure.what), ..failure }
             }
             Some("invalid_api_key") if self.own => failure.next(REVOKED),
-            Some("missing_api_key") if self.ours => failure.next(LOST),
+            Some("missing_api_key") if self.lost => failure.next(LOST),
             _ => failure,
         })
     }
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn the_admin_key_stays_on_this_machine() {
         let key = |address: &str, ours: bool| {
-            let key = Key { given: None, own: Some("secret".into()), ours };
+            let key = Key { given: None, own: Some("secret".into()), ours, lost: false };
             Client::new(Address::parse(address).unwrap(), key, false).unwrap().key
         };
         assert_eq!(key("127.0.0.1:1", false).as_deref(), Some("secret"));

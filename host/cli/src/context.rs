@@ -161,13 +161,19 @@ pub struct Key {
     pub own: Option<String>,
     /// Nobody named a server, so this one is on our state directory.
     pub ours: bool,
+    /// That server is on our state directory, which says so itself, and `admin.key` is not there.
+    pub lost: bool,
 }
 
 fn key(state: &Path, ours: bool) -> Key {
     let filled = |text: String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+    let own = std::fs::read_to_string(state.join(backplane::auth::ADMIN_KEY_FILE));
+    let is_gone = own.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
     Key {
         given: std::env::var(API_KEY).ok().and_then(filled),
-        own: std::fs::read_to_string(state.join(backplane::auth::ADMIN_KEY_FILE)).ok().and_then(filled),
+        own: own.ok().and_then(filled),
         ours,
+        // Without an address file the default address was taken, where somebody else's server may be.
+        lost: ours && is_gone && address_file(state).exists(),
     }
 }

@@ -225,6 +225,17 @@ fn a_lost_admin_key_is_told_and_another_is_made_where_it_is_asked_for() {
     assert!(server.said["admin_key"].is_null() && !file.exists(), "nobody asked for one");
     let refused = run(state.path(), &["ps"]).expect(5);
     assert!(refused.err.contains("`backplane serve --new-admin-key`"), "{refused:?}");
+    // Somebody else, who finds this server at the address of their own configuration, has lost no key.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut stranger = command(elsewhere.path());
+    stranger.arg("ps").env("BACKPLANE__SERVER__ADDRESS", server.said["address"].as_str().unwrap());
+    let refused = support::Done::of(stranger.output().unwrap()).expect(5);
+    assert!(refused.err.contains("run as the user whose state directory"), "{refused:?}");
+    // Nor is one lost that cannot be used.
+    std::fs::write(&file, "").unwrap();
+    let refused = run(state.path(), &["ps"]).expect(5);
+    assert!(!refused.err.contains("is not there"), "{refused:?}");
+    std::fs::remove_file(&file).unwrap();
     let doctor = run(state.path(), &["doctor"]);
     assert!(doctor.out.contains("admin.key is not there"), "{doctor:?}");
     drop(server);
@@ -236,6 +247,16 @@ fn a_lost_admin_key_is_told_and_another_is_made_where_it_is_asked_for() {
     let mut with_the_old = command(state.path());
     with_the_old.args(["ps"]).env("BACKPLANE_API_KEY", old.trim());
     assert!(with_the_old.output().unwrap().status.success());
+    drop(server);
+
+    // The file's key works now: the same command makes no third one.
+    let server = Server::start(state.path(), &["--new-admin-key"]);
+    assert!(server.said["admin_key"].is_null());
+    drop(server);
+    let mut without = command(state.path());
+    without.args(["serve", "--new-admin-key"]).env("BACKPLANE__AUTH__ENABLED", "false");
+    let refused = support::Done::of(without.output().unwrap()).expect(2);
+    assert!(refused.err.contains("`auth.enabled = false`"), "{refused:?}");
 }
 
 #[test]

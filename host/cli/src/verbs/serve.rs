@@ -21,6 +21,12 @@ const LAST_BYTES: Duration = Duration::from_secs(2);
 
 pub fn run(context: &Context, args: Serve) -> Result<()> {
     let config = context.load_config(overrides(context, &args)?)?;
+    if args.new_admin_key && !config.auth.enabled {
+        return Err(Failure::usage(
+            "`--new-admin-key` makes a key, and with `auth.enabled = false` none is asked for",
+        )
+        .next("leave it out, or set `auth.enabled = true`"));
+    }
     let state = context.state()?;
     logging::start(&state, &config.log, context.global.verbose, context.global.quiet)?;
     // Before anything else is made: who finds the port taken should not have a new key in the state directory.
@@ -68,6 +74,9 @@ pub fn run(context: &Context, args: Serve) -> Result<()> {
     let published = Published::new(&state, server.address())?;
     tracing::info!(address = %server.address(), state = %state.display(), version = host.version(), "serving");
     banner(&context.out, &host, server.address());
+    if args.new_admin_key && host.first_key().is_none() {
+        context.out.note("`--new-admin-key` made none: the key in `admin.key` works");
+    }
 
     let end = runtime.block_on(until_stopped(host, server, signals));
     drop(published);
@@ -97,7 +106,7 @@ fn no_port(address: SocketAddr, error: &io::Error) -> Failure {
         io::ErrorKind::AddrInUse => {
             let who = crate::client::Address::parse(&address.to_string())
                 .and_then(|address| {
-                    let key = crate::context::Key { given: None, own: None, ours: false };
+                    let key = crate::context::Key { given: None, own: None, ours: false, lost: false };
                     crate::client::Client::new(address, key, false)
                 })
                 .is_ok_and(|client| client.is_up());
