@@ -265,7 +265,7 @@ fn misuse_of_the_table_is_answered_with_a_code_and_changes_nothing() {
         "65 sides": unimplemented, "-1 sides": unimplemented, "no shape": missing, "no data": missing,
         "shape is misaligned": invalid, "strides leave the data": invalid,
         "more bytes than there are addresses": invalid, "offset beyond all addresses": invalid,
-        "type that is none": invalid, "on a device": unimplemented, "name is not UTF-8": invalid,
+        "type that is none": invalid, "on a device": invalid, "name is not UTF-8": invalid,
         "stride of 8": bad_struct, "stride of 0": bad_struct, "no tensors": bad_struct,
         "align 3": invalid, "2^62 bytes": exhausted, "on no device": unimplemented, "nowhere to write": missing,
         "wrapped without release": missing, "outside its buffer": invalid, "buffer after release": stale,

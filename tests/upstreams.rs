@@ -205,7 +205,7 @@ fn the_callers_mistakes_are_told_and_the_hosts_are_not_blamed_on_it() {
     let keys: Value = serde_json::from_str(&keys).unwrap();
     let admin =
         keys.as_array().or_else(|| keys["keys"].as_array()).unwrap()[0]["id"].as_str().unwrap().to_owned();
-    let revoked = pair.far.cli(&["key", "revoke", &admin]);
+    let revoked = pair.far.cli(&["key", "revoke", &admin, "--yes"]);
     assert!(revoked.status.success(), "{revoked:?}");
     let (status, refused) = pair.near.post(CHAT, &chat("far-chat", json!({})));
     assert_eq!(refused["error"]["code"], "upstream_auth", "{refused}");
