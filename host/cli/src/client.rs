@@ -281,13 +281,8 @@ pub fn failure_of(status: u16, error: &Value, body: &str) -> Failure {
 }
 
 /// What the server refuses with 400 though the parameters of the request are not at fault.
-const FAILED: [&str; 5] = [
-    "config_invalid",
-    "fetch_failed",
-    "key_revoked",
-    "malformed_request",
-    "request_crashes_plugin",
-];
+const FAILED: [&str; 5] =
+    ["config_invalid", "fetch_failed", "key_revoked", "malformed_request", "request_crashes_plugin"];
 
 /// An answer that no Backplane gives. Of a page its beginning says enough.
 fn stranger(status: u16, body: &str) -> Failure {
