@@ -168,7 +168,8 @@ fn size(kind: u32) -> Option<u64> {
     }
 }
 
-/// Type, numbers in a block, bytes of a block: `enum ggml_type` of `ggml.h`, and `ggml-common.h`.
+/// Type, numbers in a block, bytes of a block: `enum ggml_type` of `ggml.h`, and `ggml-common.h`. The `llama` plugin has the
+/// same table, since no plugin imports the registry.
 const BLOCKS: [(u32, u64, u64); 29] = [
     (0, 1, 4),      // F32
     (1, 1, 2),      // F16

@@ -2,6 +2,7 @@
 //!
 //! On a thread of its own. From inside a callback the plugin may ask the host something, or wait for a lock that is held
 //! by who does; the answer comes on the main connection, so the thread that reads that one must not wait for the plugin.
+//! What waits here has no bound of its own: it is answers that the plugin asked for, in memory that its worker is granted.
 #![expect(unsafe_code, reason = "the worker's end of the C ABI")]
 
 use crate::calls::text;
