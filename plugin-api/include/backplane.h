@@ -298,7 +298,9 @@ typedef struct bp_host {
    * BP_OK, BP_WOULD_BLOCK (not taken: the reader is behind), BP_CANCELLED (the caller left: stop and finish).
    * Errors: BP_STALE_HANDLE (after finish, or a buffer that is not alive), BP_INVALID_ARGUMENT (text that is not
    * UTF-8, a tensor whose parts do not fit together), BP_UNIMPLEMENTED (a device this host cannot read),
-   * BP_NULL_ARGUMENT, BP_BAD_STRUCT (also a stride shorter than the struct). [any][no-block] since 1.0 */
+   * BP_NULL_ARGUMENT, BP_BAD_STRUCT (also a stride shorter than the struct). A tensor in device memory may have to be
+   * copied first (bp.device/1): then it waits for its owner's read, and has that one's errors too.
+   * [any][no-block, but for that] since 1.0 */
   bp_code (*push)(const struct bp_host *host, bp_sink sink, const bp_chunk *chunk);
 
   /* Ends the request, exactly once, after which its handles, its memory and its cancel word are gone. Required
