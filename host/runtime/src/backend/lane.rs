@@ -182,18 +182,11 @@ impl Seat {
         self.open.lock().retain(|other| !std::ptr::eq(&**other, exchange));
     }
 
-    /// Hands over requests that have their place, but for those that nobody waits for any more. Returns those it has.
-    pub fn hand_over(
-        self: &Arc<Self>,
-        backend: &Arc<Backend>,
-        taker: &Taker,
-        mut batch: Vec<Arc<Exchange>>,
-    ) -> Vec<Arc<Exchange>> {
-        let now = Instant::now();
+    /// Gives up those of a batch that are not wanted any more; their places are others'.
+    fn sift(&self, backend: &Backend, batch: &mut Vec<Arc<Exchange>>, wanted: impl Fn(&Exchange) -> bool) {
         let placed = batch.len();
         batch.retain(|exchange| {
-            let wanted =
-                !exchange.is_cancelled() && exchange.deadline().is_none_or(|deadline| now < deadline);
+            let wanted = wanted(exchange);
             if !wanted {
                 self.displace(exchange);
                 super::give_up(exchange);
@@ -203,9 +196,19 @@ impl Seat {
         if batch.len() < placed {
             backend.queue().wake_waiting();
         }
-        if batch.is_empty() {
-            return batch;
-        }
+    }
+
+    /// Hands over requests that have their place, but for those that nobody waits for any more. Returns those it has.
+    pub fn hand_over(
+        self: &Arc<Self>,
+        backend: &Arc<Backend>,
+        taker: &Taker,
+        mut batch: Vec<Arc<Exchange>>,
+    ) -> Vec<Arc<Exchange>> {
+        let now = Instant::now();
+        self.sift(backend, &mut batch, |exchange| {
+            !exchange.is_cancelled() && exchange.deadline().is_none_or(|deadline| now < deadline)
+        });
         let continuous = backend.model().class() == Class::Continuous;
         for exchange in &batch {
             let (seat, backend, itself) = (self.clone(), backend.clone(), Arc::downgrade(exchange));
@@ -226,13 +229,7 @@ impl Seat {
             });
         }
         // Whoever replaced or retired the instance meanwhile could take none away that the plugin has not.
-        batch.retain(|exchange| {
-            let ended = exchange.is_ended();
-            if ended {
-                self.displace(exchange);
-            }
-            !ended
-        });
+        self.sift(backend, &mut batch, |exchange| !exchange.is_ended());
         if batch.is_empty() {
             return batch;
         }
