@@ -8,8 +8,8 @@ use crate::table;
 use backplane_abi::read::{self, Reader};
 use backplane_abi::table::*;
 use backplane_abi::worker::{
-    Bid, Body, Call, Channel, Figure, Lookers, Placement, Query, Return, Row, ToHost, ToWorker, Value, frame,
-    raw_tensors,
+    Bid, Body, Call, Channel, Figure, Granted, Lookers, Placement, Query, Return, Row, ToHost, ToWorker,
+    Value, frame, raw_tensors,
 };
 use parking_lot::RwLock;
 use std::ffi::c_void;
@@ -393,13 +393,9 @@ pub fn hear(state: &'static State, body: Body, fd: Option<OwnedFd>, plugin: &Sen
             plugin.send(body).is_ok()
         }
         Ok(ToWorker::CallChunk { .. } | ToWorker::CallDone { .. }) => plugin.send(body).is_ok(),
-        Ok(ToWorker::Taken { request, chunks, bytes }) => {
-            if let Some(request) = state.request(request) {
-                let mut flow = request.flow.lock();
-                flow.chunks = flow.chunks.saturating_sub(chunks);
-                flow.bytes = flow.bytes.saturating_sub(bytes);
-            }
-            true
+        Ok(ToWorker::Credits {}) => {
+            let credits = fd.and_then(|fd| Granted::map(&fd).ok());
+            credits.is_some_and(|credits| state.credits.set(credits).is_ok())
         }
         Ok(ToWorker::Ping { number }) => {
             state.say_if_heard(&frame(&ToHost::Pong { number }));

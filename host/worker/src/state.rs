@@ -4,7 +4,7 @@
 use crate::buffers::Buffers;
 use crate::said::Said;
 use backplane_abi::table::*;
-use backplane_abi::worker::{Body, Borrowed, Channel, Out, Row, WINDOW_BYTES, WINDOW_CHUNKS, raw_tensors};
+use backplane_abi::worker::{Body, Borrowed, Channel, Flow, Granted, Out, Row, raw_tensors};
 use parking_lot::{Condvar, Mutex, RwLock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{HashMap, VecDeque};
@@ -39,7 +39,8 @@ pub struct Request {
     pub row: Row<'static>,
     pub tensors: Vec<bp_tensor>,
     pub cancel: AtomicU32,
-    pub flow: Mutex<Flow>,
+    /// What was sent of its answer; nothing when the plugin has given it back: a piece after that would be for nobody.
+    pub flow: Mutex<Option<Flow>>,
     buffers: Vec<bp_buf>,
     _body: Arc<Body>,
 }
@@ -47,27 +48,6 @@ pub struct Request {
 unsafe impl Send for Request {}
 // SAFETY: as above.
 unsafe impl Sync for Request {}
-
-/// Pieces that the host has not said it took.
-#[derive(Default)]
-pub struct Flow {
-    pub chunks: u32,
-    pub bytes: u64,
-    /// The plugin has given the request back: a piece after that would be for nobody.
-    pub ended: bool,
-}
-
-impl Flow {
-    /// Whether a piece of so many bytes may go.
-    pub fn admit(&mut self, bytes: u64) -> bool {
-        let full = WINDOW_CHUNKS <= self.chunks || 0 < self.chunks && WINDOW_BYTES < self.bytes + bytes;
-        if !full {
-            self.chunks += 1;
-            self.bytes += bytes;
-        }
-        !full
-    }
-}
 
 impl Request {
     pub fn new(state: &State, row: Row<'_>, body: &Arc<Body>) -> Arc<Request> {
@@ -82,7 +62,8 @@ impl Request {
             }
         }
         let cancel = AtomicU32::new(u32::from(row.cancelled));
-        Arc::new(Request { row, tensors, cancel, flow: Mutex::default(), buffers, _body: body.clone() })
+        let flow = Mutex::new(Some(Flow::new(row.credit)));
+        Arc::new(Request { row, tensors, cancel, flow, buffers, _body: body.clone() })
     }
 
     /// The struct that crosses, with the size that the host's had.
@@ -116,7 +97,7 @@ impl Request {
             state.buffers.release(*buffer);
         }
         let mut flow = self.flow.lock();
-        flow.ended = true;
+        *flow = None;
         say();
     }
 }
@@ -182,6 +163,8 @@ pub struct State {
     main: Channel,
     /// Memory of the host's that calls lie in.
     pub borrowed: Borrowed,
+    /// What the host took of each answer.
+    pub credits: OnceLock<Granted>,
     sent: Mutex<u64>,
     pub entry: EntryV1,
     pub host: OnceLock<HostTable>,
@@ -224,6 +207,7 @@ impl State {
         let state = State {
             main,
             borrowed: Borrowed::default(),
+            credits: OnceLock::new(),
             sent: Mutex::new(0),
             entry,
             host: OnceLock::new(),

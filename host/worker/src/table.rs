@@ -208,10 +208,10 @@ unsafe extern "C" fn push(host: *const bp_host, sink: bp_sink, chunk: *const bp_
     let bytes = json.len() as u64 + tensors.iter().map(|tensor| tensor.nbytes).sum::<u64>();
     // Held until it is said, so that pieces go in the order in which they were let in.
     let mut flow = request.flow.lock();
-    if flow.ended {
-        return BP_STALE_HANDLE;
-    }
-    if !flow.admit(bytes) {
+    let Some(flow) = &mut *flow else { return BP_STALE_HANDLE };
+    // They came before the lane that the request came by.
+    let Some(credits) = state.credits.get() else { return BP_INTERNAL };
+    if !flow.admit(credits, bytes) {
         return BP_WOULD_BLOCK;
     }
     state.say(&frame(&ToHost::Push { request: sink, json, tensors }));

@@ -209,7 +209,15 @@ impl Channel {
         self.take(RecvFlags::empty(), None)
     }
 
-    /// The same, awake for as long as that is worth it.
+    /// The same, if it is there: else [`io::ErrorKind::WouldBlock`].
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub fn receive_now(&self) -> io::Result<Option<(Body, Option<OwnedFd>)>> {
+        self.take(RecvFlags::DONTWAIT, None)
+    }
+
+    /// The next frame, awake for as long as that is worth it.
     ///
     /// # Errors
     /// As [`Channel::receive`].

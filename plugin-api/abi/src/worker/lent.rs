@@ -34,10 +34,16 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn of(file: &OwnedFd, len: usize, access: ProtFlags) -> io::Result<Mapping> {
+    /// So much of a file, which is as long and keeps its length.
+    pub(super) fn of(file: &OwnedFd, len: usize, access: ProtFlags) -> io::Result<Mapping> {
         // SAFETY: a new mapping, of a file that is as long, which its seals keep.
         let at = unsafe { mmap(std::ptr::null_mut(), len, access, MapFlags::SHARED, file, 0) }?;
         Ok(Mapping { at, len })
+    }
+
+    /// Where it begins.
+    pub(super) fn start(&self) -> *mut c_void {
+        self.at
     }
 
     /// Its first bytes; fewer when it is shorter.

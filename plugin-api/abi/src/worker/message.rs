@@ -51,6 +51,8 @@ messages! {
         cancelled: bool,
         priority: i32,
         capability_version: u32,
+        /// Where in the memory of [`ToWorker::Credits`] it is read what was taken of the answer.
+        credit: u32,
     }
 
     /// `bp_query`.
@@ -188,8 +190,8 @@ messages! {
         /// A lane: its descriptor comes with it.
         1 Lane {}
         2 Cancel { instance: u64, request: u64, }
-        /// So many pieces more were taken.
-        3 Taken { request: u64, chunks: u32, bytes: u64, }
+        /// Memory in which the host counts what it took of each answer: its descriptor comes with it, before any lane.
+        3 Credits {}
         4 Ping { number: u64, }
         /// To an `Ask`.
         5 Answer { ask: u64, code: i32, value: u64, bytes: Text<'a>, }

@@ -19,11 +19,13 @@
 //! - `message`: what is said.
 //! - `tensor`: tensors of the ABI as messages, and back.
 //! - `channel`: frames on a socket.
+//! - `credit`: how much of its answers a worker may still send.
 //! - `json`: what a chunk may say.
 //! - `lent`: memory that serves one large call after the other.
 //! - `spin`: when who waits looks again and again before it sleeps.
 
 mod channel;
+mod credit;
 mod json;
 mod lent;
 mod message;
@@ -34,6 +36,7 @@ mod tests;
 mod wire;
 
 pub use channel::{Body, Channel, MAX_FRAME, MAX_INLINE, frame};
+pub use credit::{Credit, Credits, Flow, Granted, MOST_REQUESTS, WINDOW_BYTES, WINDOW_CHUNKS};
 pub use json::is_object;
 pub use lent::{Arena, Borrowed};
 pub use message::*;
@@ -43,14 +46,7 @@ pub use wire::{Malformed, Out, Source, Wire};
 
 /// Version of the protocol. Host and worker are of one build, so they must agree; the number is there to say so in
 /// words when they do not.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// How a worker begins to say that it could not confine itself, and so has loaded nothing.
 pub const NOT_CONFINED: &str = "the sandbox cannot be set up";
-
-/// Pieces of one answer that may be on their way to the host, or wait there for their reader.
-pub const WINDOW_CHUNKS: u32 = 64;
-/// Bytes of them; one larger piece may go when nothing else is on its way.
-pub const WINDOW_BYTES: u64 = 8 << 20;
-/// The host says that it took pieces at every so many.
-pub const TAKEN_EVERY: u32 = 32;

@@ -40,7 +40,7 @@ proptest! {
             struct_size: 8, flags: 3, id: numbers.0, capability: &texts[0], params: &texts[1],
             tensors: vec![tensor(&texts[2], &shape, &texts[3], lead), tensor(b"", &shape, &texts[0], lead)],
             request_id: b"r", traceparent: b"", tenant: b"t", deadline_ns: numbers.1, cancelled: numbers.3,
-            priority: numbers.2, capability_version: 1,
+            priority: numbers.2, capability_version: 1, credit: 9,
         }];
         let call = Call::Submit { instance: 7, rows, look: true };
         let sent = bytes(&call);

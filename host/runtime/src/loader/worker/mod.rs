@@ -5,7 +5,7 @@
 //!
 //! - `process`: starts a worker, and says how it ended.
 //! - `host`: calls of the host's table, with what a worker said.
-//! - `link`: one worker that runs: its connections, and the requests it has.
+//! - `link`: one worker that runs: its connections, the requests and the threads it has.
 //! - `turn`: who reads its main connection.
 //! - `arenas`: memory that it is lent for large requests.
 //! - `watch`: whether it has more memory or threads than it was granted.

@@ -85,7 +85,7 @@ impl Proxy {
         let link =
             self.revive(state.config.as_deref()).inspect_err(|_| self.crashes.lock().add(Instant::now()))?;
         if gone.is_some() {
-            tracing::warn!(plugin = id, pid = link.pid, "a worker was started again");
+            tracing::warn!(plugin = id, pid = link.pid(), "a worker was started again");
         }
         Ok(link)
     }

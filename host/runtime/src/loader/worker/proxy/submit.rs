@@ -9,7 +9,7 @@ use super::instance::Instance;
 use super::plugin::Proxy;
 use super::{Said, UNAVAILABLE, number, report};
 use backplane_abi::table::*;
-use backplane_abi::worker::{Call, Row, own_tensors};
+use backplane_abi::worker::{Call, Credit, Row, own_tensors};
 use std::time::Instant;
 
 pub(super) unsafe extern "C" fn submit(
@@ -40,10 +40,15 @@ pub(super) unsafe extern "C" fn submit(
         };
         let mut rows = Vec::with_capacity(n as usize);
         let mut open = Vec::with_capacity(n as usize);
-        for row in 0..n as usize {
+        let Some(credits) = (0..n).map(|_| seat.link.credit()).collect::<Option<Vec<_>>>() else {
+            let message =
+                format!("plugin `{}` has as many requests as one worker can have", plugin.launch.id);
+            return plugin.fail(err, &Said::new(BP_RESOURCE_EXHAUSTED, message, ""));
+        };
+        for (row, credit) in credits.into_iter().enumerate() {
             // SAFETY: n rows at stride, valid until we return, and what they point to longer.
-            let Some((row, entry)) = (unsafe { read(requests.byte_add(row * stride as usize), seat.id) })
-            else {
+            let row = unsafe { read(requests.byte_add(row * stride as usize), seat.id, credit) };
+            let Some((row, entry)) = row else {
                 return BP_BAD_STRUCT;
             };
             if is_suspect(plugin, &entry.content) {
@@ -110,7 +115,7 @@ fn is_suspect(plugin: &Proxy, content: &Content) -> bool {
 ///
 /// # Safety
 /// `row` is readable up to its `struct_size`, and what it points to is valid for `'a`.
-unsafe fn read<'a>(row: *const bp_request, instance: u64) -> Option<(Row<'a>, Open)> {
+unsafe fn read<'a>(row: *const bp_request, instance: u64, credit: Credit) -> Option<(Row<'a>, Open)> {
     // SAFETY: the caller's promise, for all of it.
     unsafe {
         let raw = bp_request::view(row)?;
@@ -133,9 +138,10 @@ unsafe fn read<'a>(row: *const bp_request, instance: u64) -> Option<(Row<'a>, Op
             cancelled: cancel.is_set(),
             priority: raw.priority,
             capability_version: raw.capability_version,
+            credit: credit.place(),
         };
         let id = raw.request_id.lossy().into_owned();
-        let open = Open::new(raw.sink, instance, cancel, id, content, row.cancelled);
+        let open = Open::new(raw.sink, instance, cancel, id, content, credit, row.cancelled);
         Some((row, open))
     }
 }
