@@ -18,11 +18,14 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Longest frame that goes through the socket itself.
 pub const MAX_INLINE: usize = 64 << 10;
 /// Longest frame.
 pub const MAX_FRAME: usize = 8 << 30;
+/// How long a frame waits at most for descriptors on their way to be taken.
+const DESCRIPTORS_UNREAD: Duration = Duration::from_secs(2);
 /// What a packet is: its last byte.
 const INLINE: u8 = 0;
 const ARENA: u8 = 1;
@@ -191,10 +194,18 @@ impl Channel {
         if let Some(fds) = &fds {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
+        let mut since = None;
         loop {
             match sendmsg(&self.socket, slices, &mut control, SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
+                // As many of this user's descriptors as may be open are on their way. The other end takes them, as it does
+                // when the socket is full; there the system would wait for us.
+                Err(Errno::TOOMANYREFS)
+                    if since.get_or_insert_with(Instant::now).elapsed() < DESCRIPTORS_UNREAD =>
+                {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 Err(error) => return Err(error.into()),
             }
         }

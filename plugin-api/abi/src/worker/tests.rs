@@ -179,6 +179,35 @@ fn frames_of_every_length_arrive_whole_and_aligned() {
     assert!(theirs.receive().unwrap().is_none(), "the other end is gone");
 }
 
+/// More descriptors on their way than this user may have open: who sends waits until some are taken.
+#[test]
+fn descriptors_on_their_way_are_waited_for() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    const FRAMES: usize = 200;
+    let (ours, theirs) = Channel::pair().unwrap();
+    let data = vec![7; MAX_INLINE + 1];
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            // Who may exceed limits is not held to this one.
+            let all = capabilities(None).unwrap();
+            let fewer = all.effective - CapabilitySet::SYS_RESOURCE - CapabilitySet::SYS_ADMIN;
+            set_capabilities(None, rustix::thread::CapabilitySets { effective: fewer, ..all }).unwrap();
+            let limit = getrlimit(Resource::Nofile);
+            setrlimit(Resource::Nofile, Rlimit { current: Some(100), ..limit }).unwrap();
+            let sent = (0..FRAMES).try_for_each(|_| ours.send(&frame(&Call::Init { config: &data })));
+            setrlimit(Resource::Nofile, limit).unwrap();
+            sent
+        });
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert!(!sender.is_finished(), "it waits");
+        for _ in 0..FRAMES {
+            theirs.receive().unwrap().unwrap();
+        }
+        sender.join().unwrap().unwrap();
+    });
+}
+
 #[test]
 fn a_descriptor_stays_with_its_frame() {
     use std::io::{Read, Seek, Write};
