@@ -48,10 +48,36 @@ fn main() {
             table.row("  resident memory", middle(|s| s.resident), "MB", AtMost(25.0));
         }
     }
+    scan(&mut table, shipped.path());
     let nothing = support::repeat(STARTS, || {
         support::timed(|| _ = Command::new(&program).arg("--version").output().unwrap()) * 1e3
     });
     table.row("the program, only to print its version (floor)", nothing, "ms", Nothing);
+}
+
+/// What is read of each plugin before any is loaded: its notes, its symbols, its checksum.
+fn scan(table: &mut Table, shipped: &Path) {
+    const PLUGINS: usize = 200;
+    let size = |path: &Path| path.metadata().unwrap().len() as f64 / 1e6;
+    let folder = tempfile::tempdir().unwrap();
+    let small = shipped.join("libbackplane_echo.so");
+    for number in 0..PLUGINS {
+        std::fs::copy(&small, folder.path().join(format!("{number}.so"))).unwrap();
+    }
+    let each = |folder: &Path, plugins: usize| {
+        let once = || {
+            let scanned = backplane_registry::plugin::scan(folder);
+            assert!(scanned.len() == plugins && scanned.iter().all(|plugin| plugin.result.is_ok()));
+        };
+        support::repeat(5, || support::timed(once) * 1e3) / plugins as f64
+    };
+    let what = format!("scan of a folder of {PLUGINS} plugins of {:.1} MB, each", size(&small));
+    table.row(what, each(folder.path(), PLUGINS), "ms", AtMost(1.0));
+    let alone = tempfile::tempdir().unwrap();
+    let large = shipped.join("libbackplane_llama.so");
+    std::fs::copy(&large, alone.path().join("large.so")).unwrap();
+    let what = format!("  of one of {:.1} MB", size(&large));
+    table.row(what, each(alone.path(), 1), "ms", Nothing);
 }
 
 /// The program in a folder of its own: beside it, where it was built, lie the plugins that come with it.
