@@ -6,12 +6,15 @@
 mod support;
 
 use backplane::config::Isolation;
-use backplane::{Answer, Caller, Config, Error, ErrorCode, Host, Request};
+use backplane::{Answer, Caller, Config, Error, ErrorCode, Host, Next, Reply, Request};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
-use support::{FAULTY, LONG, echo_library, faulty};
+use support::{FAULTY, LONG, another, echo_library, faulty};
+
+/// A second plugin that misbehaves.
+const OTHER: &str = "com.example.other";
 
 /// The log of this test binary.
 #[derive(Clone, Default)]
@@ -51,6 +54,7 @@ fn start(isolation: Isolation) -> Scene {
     let plugins = state.path().join("plugins");
     std::fs::create_dir(&plugins).unwrap();
     std::fs::copy(faulty(None).1, plugins.join("libfaulty.so")).unwrap();
+    std::fs::copy(another("other").1, plugins.join("libother.so")).unwrap();
     std::fs::copy(echo_library(), plugins.join("libecho.so")).unwrap();
     let scene = start_in(state, isolation);
     let plugin = scene.host.plugins().into_iter().find(|plugin| plugin.id == FAULTY).unwrap();
@@ -60,7 +64,7 @@ fn start(isolation: Isolation) -> Scene {
 
 fn start_in(state: tempfile::TempDir, isolation: Isolation) -> Scene {
     let mut config = Config::for_tests();
-    config.plugins.isolation = [(FAULTY.to_owned(), isolation)].into();
+    config.plugins.isolation = [FAULTY, OTHER].map(|id| (id.to_owned(), isolation)).into();
     let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
     Scene { host, state }
 }
@@ -156,6 +160,11 @@ impl Scene {
     }
 }
 
+async fn piece(stream: &mut Reply) -> Value {
+    let Next::Chunk(chunk) = stream.next().await.unwrap() else { panic!("it has ended") };
+    serde_json::from_slice(&chunk.json).unwrap()
+}
+
 async fn survives(isolation: Isolation) {
     logged("");
     let scene = start(isolation);
@@ -166,6 +175,25 @@ async fn survives(isolation: Isolation) {
         assert_eq!(scene.errno(misuse).await, 1, "{misuse} was accepted");
         scene.all_is_well(misuse).await;
     }
+
+    // The handle of a request that another plugin has just now.
+    let mut stream = scene.host.serve(Scene::request("stream").streamed()).await.unwrap();
+    let first = piece(&mut stream).await;
+    let params = json!({ "do": "handle-at", "at": first["sink"] }).to_string();
+    let request = Request::new(Caller::internal("tests"), "com.example.other.do", params).model("other");
+    let answer = scene.host.serve(request).await.unwrap().collect().await.unwrap();
+    assert_eq!(answer.json::<Value>().unwrap()[0]["errno"], 1, "the handle of another plugin was accepted");
+    let next = piece(&mut stream).await;
+    assert_eq!(next["pid"], first["pid"], "its answer goes on, and has nothing of the other's");
+    drop(stream);
+    scene.all_is_well("the handle of another plugin").await;
+
+    // A code that there is not, with texts that are none, a MiB each.
+    let error = scene.ask("noisy-error").await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Internal, "{error:?}");
+    let longest = error.message.len().max(error.reason.len());
+    assert!(longest <= 64 << 10, "{longest}");
+    scene.all_is_well("an error of noise").await;
 
     // What cannot be read was not said.
     let answer = scene.ask("lies").await.unwrap();
@@ -187,26 +215,33 @@ async fn survives(isolation: Isolation) {
 
     // 100 000 names of figures, and a state of health that there is not.
     let figures = scene.host.metrics().render();
-    let figures = figures.lines().filter(|line| line.contains("figure_")).count();
-    assert!(figures <= 64, "{figures} figures");
+    let figures =
+        figures.lines().filter(|line| line.contains("figure_") && line.contains("model=\"faulty\"")).count();
+    assert!((1..=64).contains(&figures), "{figures} figures");
     assert!(scene.host.model("faulty").is_some());
     scene.all_is_well("figures without end").await;
 
     // A request that it keeps: in-process its thread is left to it, a worker is ended.
-    let error = match scene.host.serve(Scene::request("hang").within(Duration::from_millis(300))).await {
-        Ok(reply) => reply.collect().await.err(),
-        Err(error) => Some(error),
-    };
-    assert_eq!(error.map(|error| error.code), Some(ErrorCode::DeadlineExceeded));
     let kind = if isolation == Isolation::Worker { "stuck" } else { "instance" };
-    let count = format!("backplane_plugin_faults_total{{kind=\"{kind}\",plugin=\"{FAULTY}\"}}");
-    scene.until(&count, || scene.host.metrics().render().contains(&count)).await;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while let Err(error) = scene.ask("nothing").await {
-        assert!(Instant::now() < deadline, "it is not served any more: {error:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let count = format!("backplane_plugin_faults_total{{kind=\"{kind}\",plugin=\"{FAULTY}\"}} ");
+    for (does, kept) in ["hang", "deadlock", "loop"].into_iter().zip(1..) {
+        let error = match scene.host.serve(Scene::request(does).within(Duration::from_millis(300))).await {
+            Ok(reply) => reply.collect().await.err(),
+            Err(error) => Some(error),
+        };
+        assert_eq!(error.map(|error| error.code), Some(ErrorCode::DeadlineExceeded), "{does}");
+        let counted = || {
+            let figures = scene.host.metrics().render();
+            figures.lines().find_map(|line| line.strip_prefix(&count)?.parse().ok()).unwrap_or(0)
+        };
+        scene.until(&count, || kept <= counted()).await;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = scene.ask("nothing").await {
+            assert!(Instant::now() < deadline, "after {does} it is not served any more: {error:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        scene.all_is_well(does).await;
     }
-    scene.all_is_well("a request that it kept").await;
     scene.host.shutdown(Duration::from_secs(1)).await;
 }
 

@@ -4,6 +4,8 @@
  *
  *   c++ -fexceptions -fPIC -c throw.cc
  *   cc -fexceptions -shared -fPIC -fvisibility=hidden -pthread -I plugin-api/include faulty.c throw.o -lstdc++ -o libfaulty.so
+ *
+ * With -DNAME="other" it is another plugin.
  */
 #define _GNU_SOURCE
 #include "backplane.h"
@@ -11,6 +13,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <locale.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
@@ -34,6 +37,10 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef NAME
+#define NAME "faulty"
+#endif
 
 static const bp_host *the_host;
 static bp_plugin plugin;
@@ -358,20 +365,25 @@ static void *exit_alone(void *arg) {
 
 static int code(bp_code answered) { return answered == BP_OK ? 0 : 1; }
 
+/* The handle of somebody else's request, or of nobody's: 0 if the host took it for anything. */
+static int try_handle(bp_sink handle) {
+  bp_chunk chunk;
+  int refused;
+  memset(&chunk, 0, sizeof chunk);
+  chunk.struct_size = sizeof chunk;
+  chunk.json = str("{\"of\":\"somebody else\"}");
+  refused = code(the_host->push(the_host, handle, &chunk));
+  refused &= code(finish_with(handle, "", -1.0));
+  refused &= code(the_host->buf_release(the_host, handle));
+  return refused;
+}
+
 /* Handles near ours, and of others: 0 if the host took any of them. */
 static int try_handles(bp_sink sink) {
   bp_sink guess[] = {0, sink + 1, sink - 1, sink ^ ((uint64_t)1 << 32), (uint64_t)1 << 60, UINT64_MAX};
   size_t n;
   int refused = 1;
-  for (n = 0; n < sizeof guess / sizeof guess[0]; n++) {
-    bp_chunk chunk;
-    memset(&chunk, 0, sizeof chunk);
-    chunk.struct_size = sizeof chunk;
-    chunk.json = str("{\"of\":\"somebody else\"}");
-    refused &= code(the_host->push(the_host, guess[n], &chunk));
-    refused &= code(finish_with(guess[n], "", -1.0));
-    refused &= code(the_host->buf_release(the_host, guess[n]));
-  }
+  for (n = 0; n < sizeof guess / sizeof guess[0]; n++) refused &= try_handle(guess[n]);
   return refused;
 }
 
@@ -413,28 +425,26 @@ static void garbage(void) {
   }
 }
 
+/* On the main connection, which is the standard input, too. */
 static void packet(const void *bytes, size_t len, int arena) {
-  int fd;
-  for (fd = 3; fd < 16; fd++) {
-    struct iovec piece = {(void *)(size_t)bytes, len};
-    char space[CMSG_SPACE(sizeof(int))];
-    struct msghdr message;
-    memset(&message, 0, sizeof message);
-    memset(space, 0, sizeof space);
-    message.msg_iov = &piece;
-    message.msg_iovlen = 1;
-    if (arena >= 0) {
-      struct cmsghdr *rights;
-      message.msg_control = space;
-      message.msg_controllen = sizeof space;
-      rights = CMSG_FIRSTHDR(&message);
-      rights->cmsg_level = SOL_SOCKET;
-      rights->cmsg_type = SCM_RIGHTS;
-      rights->cmsg_len = CMSG_LEN(sizeof(int));
-      memcpy(CMSG_DATA(rights), &arena, sizeof arena);
-    }
-    sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  struct iovec piece = {(void *)(size_t)bytes, len};
+  char space[CMSG_SPACE(sizeof(int))];
+  struct msghdr message;
+  memset(&message, 0, sizeof message);
+  memset(space, 0, sizeof space);
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  if (arena >= 0) {
+    struct cmsghdr *rights;
+    message.msg_control = space;
+    message.msg_controllen = sizeof space;
+    rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(rights), &arena, sizeof arena);
   }
+  sendmsg(0, &message, MSG_NOSIGNAL);
 }
 
 /* A frame in memory that can still be changed when it has been checked. */
@@ -460,26 +470,30 @@ static void oversized(void) {
   packet(much, sizeof much, -1);
 }
 
-static void forged(unsigned char tag) {
-  /* Finish (3) or push (2) of request 2^60: tag, id, then no error, no usage, 0.0; the last byte says "inline". */
-  unsigned char frame[64];
-  size_t len = 0;
-  int fd;
-  memset(frame, 0, sizeof frame);
-  frame[len++] = tag;
-  len += 7;
-  frame[len++] = 0x10;
-  len += tag == 3 ? 1 + 8 + 8 : 8 + 4;
-  frame[len++] = 0;
-  for (fd = 3; fd < 16; fd++) {
-    if (write(fd, frame, len) < 0) continue;
-  }
-}
-
 static size_t number(unsigned char *at, uint64_t value, size_t bytes) {
   size_t i;
   for (i = 0; i < bytes; i++) at[i] = (unsigned char)(value >> (8 * i));
   return bytes;
+}
+
+/* Finish (3) or push (2) of a request, on the main connection: tag, id, then no error, no usage, 0.0, or no JSON and no
+ * tensors; the last byte says "inline". */
+static void forged(unsigned char tag, uint64_t id) {
+  unsigned char frame[64];
+  size_t len = 0;
+  memset(frame, 0, sizeof frame);
+  len += number(frame + len, tag, 1);
+  len += number(frame + len, id, 8);
+  len += tag == 3 ? 1 + 8 + 8 : 8 + 4;
+  frame[len++] = 0;
+  send(0, frame, len, MSG_NOSIGNAL);
+}
+
+/* The first word of the conversation (0), in the middle of it. */
+static void again(void) {
+  unsigned char frame[9] = {0};
+  frame[1] = 6;
+  packet(frame, sizeof frame, -1);
 }
 
 /* A piece of this request with a tensor of 16 KiB, of which one byte is sent: what lies behind it is the host's. */
@@ -529,8 +543,7 @@ static void forever(int number) {
   for (;;) pause();
 }
 
-/* Questions without end (11: the licence's bytes) on the main connection, which is the standard input, too; and nobody who
- * would read an answer. */
+/* Questions without end (11: the licence's bytes) on the main connection; and nobody who would read an answer. */
 static void deaf(void) {
   unsigned char frame[11] = {11};
   signal(SIGUSR1, forever);
@@ -628,8 +641,8 @@ static void serve(const bp_request *r) {
   if (is(p, "abort")) abort();
   if (is(p, "exit")) exit(0);
   if (is(p, "overflow")) deeper(&top);
-  if (is(p, "fpe")) raise(SIGFPE);
-  if (is(p, "ill")) raise(SIGILL);
+  if (is(p, "fpe")) snprintf(json, sizeof json, "%d", 7 / (int)top);
+  if (is(p, "ill")) __builtin_trap();
   if (is(p, "bus")) touch_what_is_gone();
   if (is(p, "throw")) faulty_throw();
   if (is(p, "kill-self")) kill(getpid(), SIGKILL);
@@ -645,21 +658,26 @@ static void serve(const bp_request *r) {
   if (is(p, "deaf")) deaf();
   if (is(p, "loop"))
     for (;;) top = 1;
+  if (is(p, "deadlock")) {
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    for (;;) pthread_mutex_lock(&mutex);
+  }
   if (is(p, "garbage")) garbage();
-  if (is(p, "forged-finish")) forged(3);
-  if (is(p, "forged-push")) forged(2);
+  if (is(p, "forged-finish")) forged(3, (uint64_t)1 << 60);
+  if (is(p, "forged-push")) forged(2, (uint64_t)1 << 60);
+  if (is(p, "out-of-order")) again();
   if (is(p, "forged-length")) forged_length(r);
   if (is(p, "hang")) nap(3600 * 1000);
   if (is(p, "stream")) {
     int n;
     for (n = 0; n < 100000; n++) {
-      snprintf(json, sizeof json, "{\"pid\":%d}", (int)getpid());
+      snprintf(json, sizeof json, "{\"pid\":%d,\"sink\":\"%llu\"}", (int)getpid(), (unsigned long long)r->sink);
       if (say(r->sink, json) == BP_CANCELLED) break;
       nap(10);
     }
   }
   if (is(p, "garbage") || is(p, "forged-finish") || is(p, "forged-push") || is(p, "unsealed") || is(p, "sealed-noise") ||
-      is(p, "sparse") || is(p, "oversized") || is(p, "forged-length"))
+      is(p, "sparse") || is(p, "oversized") || is(p, "forged-length") || is(p, "out-of-order"))
     nap(3600 * 1000);
   if (is(p, "shadow")) e = try_open("/etc/shadow", O_RDONLY);
   if (is(p, "write-tmp")) {
@@ -672,6 +690,7 @@ static void serve(const bp_request *r) {
     snprintf(path, sizeof path, "/proc/%d/environ", (int)getppid());
     e = try_open(path, O_RDONLY);
   }
+  if (is(p, "read-own")) e = try_open(own_file(), O_RDONLY);
   if (is(p, "chmod")) e = tried(chmod(own_file(), 0666) != 0);
   if (is(p, "utimes")) e = tried(utimensat(AT_FDCWD, own_file(), NULL, 0) != 0);
   if (is(p, "truncate")) e = tried(truncate(own_file(), 0) != 0);
@@ -709,8 +728,11 @@ static void serve(const bp_request *r) {
   if (is(p, "spin")) e = spin_on_all(r);
   if (is(p, "chdir")) e = tried(chdir("/proc") != 0);
   if (is(p, "setenv")) e = tried(setenv("BACKPLANE_FAULTY", "was here", 1) != 0);
+  if (is(p, "setlocale")) e = tried(setlocale(LC_ALL, "C.UTF-8") == NULL);
+  if (is(p, "locale")) e = strcmp(setlocale(LC_ALL, NULL), "C") != 0;
   if (is(p, "handler")) e = tried(signal(SIGUSR2, SIG_IGN) == SIG_ERR);
   if (is(p, "handles")) e = try_handles(r->sink);
+  if (is(p, "handle-at")) e = try_handle(strtoull(at_of(p), NULL, 10));
   if (is(p, "outside")) e = try_outside(r->sink);
   if (is(p, "log")) {
     int n;
@@ -719,7 +741,7 @@ static void serve(const bp_request *r) {
   }
   if (is(p, "print")) {
     int n;
-    for (n = 0; n < 20000; n++) fprintf(stderr, "again and again\n");
+    for (n = 0; n < 20000; n++) fprintf(stderr, "again and again\n"), printf("again and again\n");
     e = 0;
   }
   if (is(p, "lies")) {
@@ -735,6 +757,25 @@ static void serve(const bp_request *r) {
     error.code = BP_INTERNAL;
     error.sub = BP_SUB_FATAL;
     error.message = str("the driver says the same about everything from now on");
+    memset(&done, 0, sizeof done);
+    done.struct_size = sizeof done;
+    done.error = &error;
+    done.confidence = -1.0;
+    the_host->finish(the_host, r->sink, &done);
+    return;
+  }
+  if (is(p, "noisy-error")) {
+    static char noise[1 << 20];
+    bp_error error;
+    bp_done done;
+    memset(noise, 0xFE, sizeof noise);
+    memset(&error, 0, sizeof error);
+    error.struct_size = sizeof error;
+    error.code = 4711;
+    error.sub = -1;
+    error.retry_after_ms = UINT32_MAX;
+    error.message.ptr = error.reason.ptr = error.details_json.ptr = noise;
+    error.message.len = error.reason.len = error.details_json.len = sizeof noise;
     memset(&done, 0, sizeof done);
     done.struct_size = sizeof done;
     done.error = &error;
@@ -874,7 +915,7 @@ __attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, 
   if (host == NULL || out == NULL) return BP_NULL_ARGUMENT;
   the_host = host;
   plugin.struct_size = sizeof plugin;
-  plugin.id = str("com.example.faulty");
+  plugin.id = str("com.example." NAME);
   plugin.version = str("1.0.0");
   plugin.init = p_init;
   plugin.bid = p_bid;
@@ -885,11 +926,11 @@ __attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, 
 }
 
 #define MANIFEST                                       \
-  "id = \"com.example.faulty\"\n"                       \
+  "id = \"com.example." NAME "\"\n"                     \
   "version = \"1.0.0\"\n"                               \
   "abi = \"1.0\"\n"                                     \
-  "capabilities = [\"com.example.faulty.do\"]\n"        \
-  "models = [{ name = \"faulty\" }]\n"
+  "capabilities = [\"com.example." NAME ".do\"]\n"      \
+  "models = [{ name = \"" NAME "\" }]\n"
 
 typedef struct manifest_note {
   uint32_t name_size, description_size, type;

@@ -74,6 +74,18 @@ pub fn cases() -> Vec<Case> {
 
 /// The faulty plugin, compiled; `-DCONSTRUCTOR="..."` makes it misbehave before it is entered.
 pub fn faulty(constructor: Option<&str>) -> (tempfile::TempDir, PathBuf) {
+    compiled(constructor.map(|what| match what {
+        "wrong-layout" => "-DWRONG_LAYOUT".to_owned(),
+        what => format!("-DCONSTRUCTOR=\"{what}\""),
+    }))
+}
+
+/// The faulty plugin under another name: `com.example.NAME`, with a model of this name.
+pub fn another(name: &str) -> (tempfile::TempDir, PathBuf) {
+    compiled(Some(format!("-DNAME=\"{name}\"")))
+}
+
+fn compiled(defined: Option<String>) -> (tempfile::TempDir, PathBuf) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let source = root.join("tests/plugins/faulty");
     let folder = tempfile::tempdir().unwrap();
@@ -98,10 +110,7 @@ pub fn faulty(constructor: Option<&str>) -> (tempfile::TempDir, PathBuf) {
             "-fvisibility=hidden",
             "-pthread",
         ])
-        .args(constructor.map(|what| match what {
-            "wrong-layout" => "-DWRONG_LAYOUT".to_owned(),
-            what => format!("-DCONSTRUCTOR=\"{what}\""),
-        }))
+        .args(defined)
         .arg("-I")
         .arg(root.join("plugin-api/include"))
         .args([&source.join("faulty.c"), &throw])
