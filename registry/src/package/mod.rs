@@ -4,7 +4,7 @@
 //! - `pack`: from a library to a package.
 //! - `verify`: the signature, then everything that was signed.
 //! - `payload`, `unpack`: the archive, read against the manifest; files below one folder or nothing at all.
-//! - `library`: what a library may ask of the linker.
+//! - `library`: what a library has to be.
 //! - `store`, `ledger`: what is installed.
 //! - `seal`: a copy in memory that nobody can change.
 //! - `index`: registries.

@@ -5,6 +5,7 @@ mod inspect;
 mod libraries;
 mod linkage;
 mod manifest;
+pub(crate) mod portable;
 mod report;
 mod scan;
 

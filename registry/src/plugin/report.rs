@@ -10,6 +10,7 @@ use super::inspect::{self, InspectError, Note};
 use super::libraries::{self, Needed};
 use super::linkage::{self, GlibcVersion, Linkage};
 use super::manifest::{AbiVersion, Manifest, Panics};
+use super::portable;
 use crate::digest::Digest;
 
 /// The other symbol that is expected of a plugin: the root module of one that is written in Rust.
@@ -116,7 +117,9 @@ pub fn report(path: &Path) -> Result<Report, InspectError> {
         library.note.and_then(|note| inspect::manifest(path, note).ok()).map(|(manifest, _)| manifest);
     let (needed, glibc_here) = libraries::resolve(path, &linkage);
 
-    let problem = match inspect::examine(path, &data) {
+    let file = inspect::examine(path, &data);
+    let unpackable = file.as_ref().ok().and_then(|file| portable::check(file).err());
+    let problem = match file {
         Err(error) => Some(error.to_string()),
         Ok(_) => needed.iter().find(|needed| needed.path.is_none()).map(|needed| {
             format!("{}: the library `{}` that it needs is not on this machine", path.display(), needed.name)
@@ -154,7 +157,7 @@ pub fn report(path: &Path) -> Result<Report, InspectError> {
     if let Some(manifest) = &report.manifest {
         report.hosts = hosts(manifest, &report);
     }
-    report.findings = findings(&report, &linkage, glibc_here);
+    report.findings = findings(&report, &linkage, glibc_here, unpackable);
     Ok(report)
 }
 
@@ -229,7 +232,12 @@ fn hosts(manifest: &Manifest, report: &Report) -> Vec<Hosts> {
     hosts
 }
 
-fn findings(report: &Report, linkage: &Linkage, glibc_here: Option<GlibcVersion>) -> Vec<Finding> {
+fn findings(
+    report: &Report,
+    linkage: &Linkage,
+    glibc_here: Option<GlibcVersion>,
+    unpackable: Option<String>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |what: String, todo: &str| findings.push(Finding { what, todo: todo.to_owned() });
     let list = |names: &[String]| {
@@ -250,7 +258,7 @@ fn findings(report: &Report, linkage: &Linkage, glibc_here: Option<GlibcVersion>
     if !missing.is_empty() {
         add(
             format!("it needs {}, which this machine does not have", list(&missing)),
-            "install what brings it, link it statically, or ship it beside the plugin with RUNPATH `$ORIGIN`",
+            "link it statically, as a package has to; or install what brings it",
         );
     }
     if linkage.glibc > glibc_here && glibc_here.is_some() {
@@ -278,14 +286,10 @@ fn findings(report: &Report, linkage: &Linkage, glibc_here: Option<GlibcVersion>
             "compile with `-ftls-model=global-dynamic`",
         );
     }
-    let paths: Vec<String> = report.rpath.iter().chain(&report.runpath).cloned().collect();
-    if paths.iter().any(|path| !path.starts_with("$ORIGIN") && !path.starts_with("${ORIGIN}")) {
+    if let Some(problem) = unpackable {
         add(
-            format!(
-                "it looks for libraries in {}, which other machines may lack or others may write",
-                list(&paths)
-            ),
-            "use `$ORIGIN`, or no RPATH at all",
+            format!("it can lie in a folder here, but `plugin pack` refuses it: {problem}"),
+            "link statically all but the C and C++ runtimes and the GPU's driver, and link without `-rpath`",
         );
     }
     let forbidden: Vec<String> = FORBIDDEN
