@@ -92,7 +92,7 @@ fn a_report_names_what_would_go_wrong_elsewhere() {
     assert!(done.err.contains("libgone.so.7"), "{done:?}");
     let report = done.json();
     let findings = report["findings"].to_string();
-    for word in ["helper", "libgone.so.7", "executable stack", "/opt/somewhere", "setenv"] {
+    for word in ["helper", "libgone.so.7", "executable stack", "plugin pack", "/opt/somewhere", "setenv"] {
         assert!(findings.contains(word), "{word}: {findings}");
     }
     assert_eq!(report["unexpected_exports"], serde_json::json!(["helper"]));
@@ -442,7 +442,7 @@ fn follow(folder: &Path, from: &Path, commands: &[String]) -> PathBuf {
             here.push(into);
             continue;
         }
-        if let Some(arguments) = line.strip_prefix("backplane serve ") {
+        if let Some(arguments) = line.strip_prefix("backplane serve") {
             let arguments: Vec<_> = arguments.split_whitespace().collect();
             servers.push(Server::start_in(&here, folder, &arguments));
             continue;
@@ -491,6 +491,16 @@ fn the_page_for_authors_leads_from_nothing_to_a_served_plugin_in_c_and_through_t
     follow(folder.path(), &project, &said);
     let said = std::fs::read_to_string(project.join("said")).unwrap();
     assert!(said.contains("stream.repeats [three words]"), "{said}");
+
+    // To those who run it.
+    let all =
+        ["backplane plugin keygen", "backplane plugin trust", "sed"].map(|begins| commands(&page, begins));
+    follow(folder.path(), &project, &all.concat());
+    let ledger = std::fs::read_to_string(folder.path().join("plugins/ledger.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        ledger.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3, "installed, upgraded, and back: {ledger}");
+    assert!(lines.iter().all(|line| line["signer"] != serde_json::Value::Null), "{ledger}");
 }
 
 #[test]
