@@ -212,6 +212,18 @@ fn a_new_plugin_in_c_is_built_and_served() {
     serves(folder.path(), &library);
 }
 
+/// What was built when the ABI began loads in every host of its major, whatever came to the header since: this is the header
+/// that the first plugins were built with, and stays as it is.
+#[test]
+fn a_plugin_built_with_the_first_header_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/headers/backplane-1.0.h");
+    let library =
+        made(folder.path(), "c", &["sh", "-c", &format!("cp {} backplane.h && make", first.display())]);
+    conforms(folder.path(), &library);
+    serves(folder.path(), &library);
+}
+
 #[test]
 fn a_new_plugin_in_cpp_is_built_and_served() {
     let folder = tempfile::tempdir().unwrap();
