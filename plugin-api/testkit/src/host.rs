@@ -160,9 +160,9 @@ fn words(len: usize) -> Vec<u64> {
 }
 
 impl Host {
-    /// From now on grants no more threads than this at once; at least 1.
+    /// From now on grants no more threads than this at once; with 0, who asks waits.
     pub fn grant_at_most(&self, threads: u32) {
-        self.most_threads.store(threads.max(1), Ordering::Relaxed);
+        self.most_threads.store(threads, Ordering::Relaxed);
     }
 
     pub fn new(shape: Shape, answering: Option<Answering>, license: Option<License>) -> &'static Host {

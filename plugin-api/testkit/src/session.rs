@@ -232,7 +232,7 @@ impl Model {
     }
 
     /// From now on one grant has this many CPU threads at the most (`bp.compute/1`), as on a host whose threads are
-    /// wanted by others.
+    /// wanted by others; with 0 all of them are in use, and who asks waits.
     pub fn grant_at_most(&self, threads: u32) {
         self.0.raw.host.grant_at_most(threads);
     }

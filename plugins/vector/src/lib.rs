@@ -23,7 +23,7 @@ use serve::Counters;
 use settings::Settings;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use store::{Size, Store};
+use store::{Limits, Size, Store};
 
 /// Searches may run at once; each has a thread of its own, and computes when the host grants it a core.
 const INFLIGHT: u32 = 8;
@@ -42,12 +42,16 @@ impl VectorPlugin {
         self.only.get().cloned().or_else(|| store::shared(self.settings.data.as_deref()?))
     }
 
+    fn limits(&self) -> Limits {
+        Limits { memory: self.settings.memory, collections: self.settings.collections }
+    }
+
     fn store(&self) -> Result<Arc<Store>> {
         if let Some(store) = self.known() {
             return Ok(store);
         }
         if let Some(folder) = &self.settings.data {
-            match store::share(folder, self.settings.memory, self.host) {
+            match store::share(folder, self.limits(), self.host) {
                 // A worker may write nothing.
                 Err(error) if error.reason.as_deref() == Some(store::READ_ONLY) => {
                     self.host.log(
@@ -58,7 +62,7 @@ impl VectorPlugin {
                 opened => return opened,
             }
         }
-        let store = Arc::new(Store::open(None, self.settings.memory, self.host)?);
+        let store = Arc::new(Store::open(None, self.limits(), self.host)?);
         Ok(self.only.get_or_init(|| store).clone())
     }
 

@@ -23,14 +23,12 @@ const REWRITTEN: usize = 4096;
 /// A log may be so much longer than what it keeps, besides twice as long.
 const SLACK: u64 = 1 << 20;
 
-/// The open file of a collection.
+/// The file of a collection. It is open only while it is written to: a process may have few files open, and anybody may make
+/// collections.
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,
-    file: File,
     length: u64,
-    /// An append failed and could not be taken back: the file says something else than the memory.
-    broken: bool,
 }
 
 /// Why a collection could not be read.
@@ -49,9 +47,7 @@ impl From<io::Error> for Unreadable {
 impl Log {
     /// The file of a new collection, on disk when this returns.
     pub fn create(path: PathBuf, shape: Shape) -> io::Result<Self> {
-        let mut log = Self::begin(&path, shape)?;
-        log.put_in_place(path)?;
-        Ok(log)
+        New::begin(&path, shape)?.put_in_place(path)
     }
 
     /// Reads a collection. Says how many bytes of a record that was cut short were taken off.
@@ -65,8 +61,7 @@ impl Log {
             file.set_len(good)?;
             file.sync_all()?;
         }
-        file.seek(SeekFrom::Start(good))?;
-        Ok((Self { path, file, length: good, broken: false }, collection, cut))
+        Ok((Self { path, length: good }, collection, cut))
     }
 
     /// Writes down that a batch is kept.
@@ -90,22 +85,62 @@ impl Log {
 
     /// Writes the collection anew. When that fails, the old file stays in use.
     pub fn rewrite(&mut self, collection: &Collection) -> io::Result<()> {
-        let mut new = Self::begin(&self.path, collection.shape)?;
+        let mut new = New::begin(&self.path, collection.shape)?;
         let contents = collection.contents();
         let count = contents.ids.len();
         for first in (0..count).step_by(REWRITTEN) {
-            new.write(&upsert(contents, first..(first + REWRITTEN).min(count)))?;
+            new.length += write(&mut new.file, &upsert(contents, first..(first + REWRITTEN).min(count)))?;
         }
-        new.put_in_place(self.path.clone())?;
-        *self = new;
+        *self = new.put_in_place(self.path.clone())?;
         Ok(())
     }
 
     /// Takes the file away.
-    pub fn remove(self) -> io::Result<()> {
-        std::fs::remove_file(&self.path)
+    pub fn remove(&self) -> io::Result<()> {
+        remove(&self.path)
     }
 
+    /// Writes a record and waits until the disk has it; or the file is as before.
+    fn append(&mut self, record: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(&self.path)?;
+        // An append that failed and could not be taken back, or somebody else's: the file says something else than the memory.
+        if file.metadata()?.len() != self.length {
+            return Err(io::Error::other("it is not as long as it was left; restart"));
+        }
+        file.seek(SeekFrom::End(0))?;
+        match write(&mut file, record).and_then(|length| file.sync_data().map(|()| length)) {
+            Ok(length) => self.length += length,
+            Err(error) => {
+                let _ = file.set_len(self.length);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the file of a collection away; one that is gone already is.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_folder(path),
+    }
+}
+
+/// Waits until the disk has the names of the files beside `path`.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// A file that is to become a collection's.
+struct New {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+impl New {
     /// A file beside `path` with a head.
     fn begin(path: &Path, shape: Shape) -> io::Result<Self> {
         let path = path.with_extension("new");
@@ -115,43 +150,25 @@ impl Log {
         head.extend((shape.len() as u32).to_le_bytes());
         head.extend(&shape);
         file.write_all(&head)?;
-        Ok(Self { path, file, length: head.len() as u64, broken: false })
+        Ok(Self { path, file, length: head.len() as u64 })
     }
 
-    fn put_in_place(&mut self, path: PathBuf) -> io::Result<()> {
+    fn put_in_place(self, path: PathBuf) -> io::Result<Log> {
         self.file.sync_all()?;
         std::fs::rename(&self.path, &path)?;
-        if let Some(folder) = path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        self.path = path;
-        Ok(())
+        sync_folder(&path)?;
+        Ok(Log { path, length: self.length })
     }
+}
 
-    /// Writes a record and waits until the disk has it; or the file is as before.
-    fn append(&mut self, record: &[u8]) -> io::Result<()> {
-        if self.broken {
-            return Err(io::Error::other("an earlier write failed and could not be taken back; restart"));
-        }
-        let before = self.length;
-        let written = self.write(record).and_then(|()| self.file.sync_data());
-        if written.is_err() {
-            let back = self.file.set_len(before).and_then(|()| self.file.seek(SeekFrom::Start(before)));
-            self.broken = back.is_err();
-            self.length = before;
-        }
-        written
-    }
-
-    fn write(&mut self, record: &[u8]) -> io::Result<()> {
-        let too_long = |_| io::Error::new(io::ErrorKind::FileTooLarge, "a record is over 4 GiB");
-        let length = u32::try_from(record.len()).map_err(too_long)?;
-        let head = [length.to_le_bytes(), crc32fast::hash(record).to_le_bytes()].concat();
-        self.file.write_all(&head)?;
-        self.file.write_all(record)?;
-        self.length += (head.len() + record.len()) as u64;
-        Ok(())
-    }
+/// Writes a record; says how long it is.
+fn write(file: &mut File, record: &[u8]) -> io::Result<u64> {
+    let too_long = |_| io::Error::new(io::ErrorKind::FileTooLarge, "a record is over 4 GiB");
+    let length = u32::try_from(record.len()).map_err(too_long)?;
+    let head = [length.to_le_bytes(), crc32fast::hash(record).to_le_bytes()].concat();
+    file.write_all(&head)?;
+    file.write_all(record)?;
+    Ok((head.len() + record.len()) as u64)
 }
 
 fn put_id(record: &mut Vec<u8>, id: &str) {

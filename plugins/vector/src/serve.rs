@@ -3,6 +3,7 @@
 use crate::collection::{Batch, News, Rows, Shape, Wanted, each_kind};
 use crate::kernel::Component as _;
 use crate::store::{Store, describe};
+use backplane_plugin::Permit;
 use backplane_plugin::payload::Extra;
 use backplane_plugin::payload::vector::{
     self, Chunk as Answer, Component, Create, Delete, List, Metric, Operation, Part, ROWS, Read, Remove,
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const MAX_DIMENSION: u32 = 65_536;
 const MAX_K: u32 = 10_000;
@@ -150,7 +151,7 @@ fn search(store: &Store, counters: &Counters, seat: &Seat, request: &Request) ->
     }
     let work = scanned.saturating_mul(queries.len() as u64);
     let want = (work / PER_THREAD + 1).min(u64::from(seat.threads.max(1)));
-    let permit = seat.threads(want as u32, request.deadline())?;
+    let permit = permit(seat, want as u32, request)?;
     let late = || request.deadline().is_some_and(|deadline| deadline <= Instant::now());
     let left = || request.is_cancelled() || late();
     let wanted = Wanted { k, filter: search.filter.as_ref(), include_metadata: search.include_metadata };
@@ -170,6 +171,24 @@ fn search(store: &Store, counters: &Counters, seat: &Seat, request: &Request) ->
     counters.searches.fetch_add(count, Ordering::Relaxed);
     counters.scanned.fetch_add(work, Ordering::Relaxed);
     Ok(Answer { results: Some(results), ..Answer::default() })
+}
+
+/// Waits for CPU threads, for as long as anybody waits for the answer.
+fn permit(seat: &Seat, want: u32, request: &Request) -> Result<Permit> {
+    /// How long a request that was cancelled may go unnoticed here.
+    const LOOK: Duration = Duration::from_millis(100);
+    loop {
+        let look = Instant::now() + LOOK;
+        let until = request.deadline().map_or(look, |deadline| deadline.min(look));
+        match seat.threads(want, Some(until)) {
+            Err(error) if error.code == Code::DeadlineExceeded && until == look => {
+                if request.is_cancelled() {
+                    return Err(Error::cancelled());
+                }
+            }
+            granted => return granted,
+        }
+    }
 }
 
 fn batch(request: &Request, upsert: Upsert, shape: Shape) -> Result<(String, Batch)> {

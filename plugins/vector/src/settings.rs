@@ -11,13 +11,15 @@ pub struct Settings {
     /// What all collections together may take.
     #[serde(deserialize_with = "bytes")]
     pub memory: u64,
+    /// How many collections there may be, of all tenants.
+    pub collections: usize,
     /// Where collections are kept between runs. Without it they are gone when the host stops.
     pub data: Option<PathBuf>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { memory: 4 << 30, data: None }
+        Self { memory: 4 << 30, collections: 10_000, data: None }
     }
 }
 

@@ -4,7 +4,7 @@
 //! A search holds a collection only against the second of these.
 
 use crate::collection::{Batch, Collection, Shape};
-use crate::log::{Log, Unreadable};
+use crate::log::{self, Log, Unreadable};
 use backplane_plugin::payload::vector;
 use backplane_plugin::prelude::*;
 use std::collections::BTreeMap;
@@ -33,23 +33,33 @@ pub fn shared(folder: &Path) -> Option<Arc<Store>> {
 ///
 /// # Errors
 /// As [`Store::open`].
-pub fn share(folder: &Path, memory: u64, host: Host) -> Result<Arc<Store>> {
+pub fn share(folder: &Path, limits: Limits, host: Host) -> Result<Arc<Store>> {
     let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(store) = all.get(folder).and_then(Weak::upgrade) {
         return Ok(store);
     }
-    let store = Arc::new(Store::open(Some(folder), memory, host)?);
+    let store = Arc::new(Store::open(Some(folder), limits, host)?);
     all.retain(|_, store| 0 < store.strong_count());
     all.insert(folder.to_owned(), Arc::downgrade(&store));
     Ok(store)
 }
 
+/// What all collections together may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub memory: u64,
+    pub collections: usize,
+}
+
 /// The collections of a host.
 pub struct Store {
     folder: Option<PathBuf>,
-    memory: u64,
+    limits: Limits,
     used: AtomicU64,
+    /// Held for a moment only: every bid reads it.
     held: RwLock<BTreeMap<Key, Entry>>,
+    /// Who makes or drops a collection, which waits for the disk.
+    changing: Mutex<()>,
     /// Another host, or another version of this plugin, must not write to the same files.
     _lock: Option<File>,
 }
@@ -58,12 +68,17 @@ pub struct Store {
 enum Entry {
     Good(Arc<Held>),
     Damaged(PathBuf, String),
+    /// Its file could not be opened or read, which says nothing against what is in it.
+    Unread(PathBuf, std::io::ErrorKind),
 }
 
 /// A collection.
 pub struct Held {
     collection: RwLock<Collection>,
     journal: Mutex<Journal>,
+    /// Of the collection, for who must not wait until nobody writes to it.
+    vectors: AtomicU64,
+    scanned: AtomicU64,
 }
 
 enum Journal {
@@ -75,6 +90,22 @@ enum Journal {
 }
 
 impl Held {
+    fn new(collection: Collection, journal: Journal) -> Self {
+        let held = Self {
+            vectors: AtomicU64::new(0),
+            scanned: AtomicU64::new(0),
+            journal: Mutex::new(journal),
+            collection: RwLock::new(collection),
+        };
+        held.note(&held.read());
+        held
+    }
+
+    fn note(&self, collection: &Collection) {
+        self.vectors.store(collection.len() as u64, Ordering::Relaxed);
+        self.scanned.store(collection.scanned(), Ordering::Relaxed);
+    }
+
     pub fn read(&self) -> RwLockReadGuard<'_, Collection> {
         self.collection.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,12 +124,13 @@ impl Store {
     ///
     /// # Errors
     /// When the folder is in use, or cannot be read.
-    pub fn open(folder: Option<&Path>, memory: u64, host: Host) -> Result<Self> {
+    pub fn open(folder: Option<&Path>, limits: Limits, host: Host) -> Result<Self> {
         let mut store = Self {
             folder: folder.map(Path::to_owned),
-            memory,
+            limits,
             used: AtomicU64::new(0),
             held: RwLock::default(),
+            changing: Mutex::default(),
             _lock: None,
         };
         let Some(folder) = folder else { return Ok(store) };
@@ -115,21 +147,20 @@ impl Store {
                         host.log(Level::Warn, message);
                     }
                     store.used.fetch_add(EMPTY + collection.bytes(), Ordering::Relaxed);
-                    Entry::Good(Arc::new(Held {
-                        collection: RwLock::new(collection),
-                        journal: Mutex::new(Journal::File(log)),
-                    }))
+                    Entry::Good(Arc::new(Held::new(collection, Journal::File(log))))
                 }
                 Err(why) => {
-                    let why = match why {
+                    let told = match &why {
                         Unreadable::Io(error) => error.to_string(),
-                        Unreadable::Damaged(what) => what,
+                        Unreadable::Damaged(what) => what.clone(),
                     };
-                    host.log(
-                        Level::Error,
-                        format!("collection `{}` cannot be read: {}: {why}", key.1, path.display()),
-                    );
-                    Entry::Damaged(path, why)
+                    let message =
+                        format!("collection `{}` cannot be read: {}: {told}", key.1, path.display());
+                    host.log(Level::Error, message);
+                    match why {
+                        Unreadable::Io(error) => Entry::Unread(path, error.kind()),
+                        Unreadable::Damaged(what) => Entry::Damaged(path, what),
+                    }
                 }
             };
             held.insert(key, entry);
@@ -141,7 +172,7 @@ impl Store {
     /// A tenant's collection.
     ///
     /// # Errors
-    /// When there is none, or its file is damaged.
+    /// When there is none, or its file is damaged, or could not be read.
     pub fn get(&self, tenant: &str, name: &str) -> Result<Arc<Held>> {
         match self.read().get(&(tenant.to_owned(), name.to_owned())) {
             Some(Entry::Good(held)) => Ok(held.clone()),
@@ -151,6 +182,12 @@ impl Store {
             )
             .with_reason("collection_damaged")
             .with_param("collection")),
+            Some(Entry::Unread(_, why)) => Err(Error::new(
+                Code::Unavailable,
+                format!("the file of collection `{name}` could not be read when the plugin started: {why}; mend that and restart"),
+            )
+            .with_reason("vector_disk")
+            .with_param("collection")),
             None => Err(not_found(name)),
         }
     }
@@ -158,12 +195,15 @@ impl Store {
     /// Makes a collection. One of the same shape that is there already is left as it is.
     ///
     /// # Errors
-    /// When there is one of another shape, or no memory left.
+    /// When there is one of another shape, no memory left, or as many as there may be.
     pub fn create(&self, tenant: &str, name: &str, shape: Shape) -> Result<vector::Collection> {
         let key = (tenant.to_owned(), name.to_owned());
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        if held.contains_key(&key) {
-            drop(held);
+        let _changing = self.changing();
+        let (is_there, count) = {
+            let held = self.read();
+            (held.contains_key(&key), held.len())
+        };
+        if is_there {
             let there = self.get(tenant, name)?;
             let there = there.read();
             if there.shape == shape {
@@ -176,6 +216,13 @@ impl Store {
                 word(&metric)
             );
             return Err(Error::new(Code::AlreadyExists, message).with_param("collection"));
+        }
+        let most = self.limits.collections;
+        if most <= count {
+            let message = format!(
+                "there are {count} collections, of all tenants, and may be {most}; `drop` some, or raise the plugin's setting `collections`"
+            );
+            return Err(Error::new(Code::ResourceExhausted, message).with_reason("vector_collections"));
         }
         self.take(EMPTY)?;
         let journal = match &self.folder {
@@ -192,8 +239,7 @@ impl Store {
         };
         let collection = Collection::new(shape);
         let made = describe(name, &collection);
-        let new = Held { collection: RwLock::new(collection), journal: Mutex::new(journal) };
-        held.insert(key, Entry::Good(Arc::new(new)));
+        self.write().insert(key, Entry::Good(Arc::new(Held::new(collection, journal))));
         Ok(made)
     }
 
@@ -221,6 +267,7 @@ impl Store {
         collection.upsert(batch);
         // What was replaced is free again.
         self.used.fetch_sub((before + takes).saturating_sub(collection.bytes()), Ordering::Relaxed);
+        held.note(&collection);
         drop(collection);
         shorten(&mut journal, held);
         Ok(())
@@ -248,6 +295,7 @@ impl Store {
         let before = collection.bytes();
         let count = collection.delete(there);
         self.used.fetch_sub(before - collection.bytes(), Ordering::Relaxed);
+        held.note(&collection);
         drop(collection);
         shorten(&mut journal, held);
         Ok(count)
@@ -259,37 +307,41 @@ impl Store {
     /// When there is none, or its file cannot be removed.
     pub fn drop(&self, tenant: &str, name: &str) -> Result<u64> {
         let key = (tenant.to_owned(), name.to_owned());
-        let mut all = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        let count = match all.get(&key) {
-            None => return Err(not_found(name)),
-            Some(Entry::Damaged(path, _)) => {
-                fs::remove_file(path).map_err(|error| disk("removed", &error))?;
+        let _changing = self.changing();
+        let entry = self.read().get(&key).cloned();
+        let count = match entry.ok_or_else(|| not_found(name))? {
+            Entry::Damaged(path, _) | Entry::Unread(path, _) => {
+                log::remove(&path).map_err(|error| disk("removed", &error))?;
                 0
             }
-            Some(Entry::Good(held)) => {
+            Entry::Good(held) => {
                 let mut journal = held.journal();
-                match std::mem::replace(&mut *journal, Journal::Dropped) {
-                    Journal::File(log) => log.remove().map_err(|error| disk("removed", &error))?,
-                    Journal::None | Journal::Dropped => {}
+                if let Journal::File(log) = &*journal {
+                    // A collection whose file stays is as before.
+                    log.remove().map_err(|error| disk("removed", &error))?;
                 }
+                *journal = Journal::Dropped;
                 let collection = held.read();
                 self.used.fetch_sub(EMPTY + collection.bytes(), Ordering::Relaxed);
                 collection.len() as u64
             }
         };
-        all.remove(&key);
+        self.write().remove(&key);
         Ok(count)
     }
 
     /// A tenant's collections, by name.
     pub fn list(&self, tenant: &str) -> Vec<vector::Collection> {
-        let held = self.read();
-        let own = held.iter().filter(|((owner, _), _)| owner == tenant);
-        own.filter_map(|((_, name), entry)| match entry {
-            Entry::Good(held) => Some(describe(name, &held.read())),
-            Entry::Damaged(..) => None,
-        })
-        .collect()
+        let own: Vec<_> = {
+            let held = self.read();
+            let own = held.iter().filter(|((owner, _), _)| owner == tenant);
+            own.map(|((_, name), entry)| (name.clone(), entry.clone())).collect()
+        };
+        let good = own.into_iter().filter_map(|(name, entry)| match entry {
+            Entry::Good(held) => Some(describe(&name, &held.read())),
+            Entry::Damaged(..) | Entry::Unread(..) => None,
+        });
+        good.collect()
     }
 
     /// Bytes that collections take, all of them; how many there are; their vectors; and what a search of the largest
@@ -298,16 +350,24 @@ impl Store {
         let held = self.read();
         let good = || {
             held.values().filter_map(|entry| match entry {
-                Entry::Good(held) => Some(held.read()),
-                Entry::Damaged(..) => None,
+                Entry::Good(held) => Some(held),
+                Entry::Damaged(..) | Entry::Unread(..) => None,
             })
         };
         Size {
             bytes: self.used.load(Ordering::Relaxed),
             collections: good().count() as u64,
-            vectors: good().map(|collection| collection.len() as u64).sum(),
-            largest: good().map(|collection| collection.scanned()).max().unwrap_or(0),
+            vectors: good().map(|held| held.vectors.load(Ordering::Relaxed)).sum(),
+            largest: good().map(|held| held.scanned.load(Ordering::Relaxed)).max().unwrap_or(0),
         }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Key, Entry>> {
+        self.held.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Key, Entry>> {
@@ -316,14 +376,14 @@ impl Store {
 
     /// Sets memory aside.
     fn take(&self, bytes: u64) -> Result<()> {
-        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.memory);
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limits.memory);
         match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
             Ok(_) => Ok(()),
             Err(used) => Err(Error::new(
                 Code::ResourceExhausted,
                 format!(
                     "the vectors need {bytes} bytes, and {} of {} are left; delete some, or raise the plugin's setting `memory`",
-                    self.memory.saturating_sub(used), self.memory
+                    self.limits.memory.saturating_sub(used), self.limits.memory
                 ),
             )
             .with_reason("vector_memory")),

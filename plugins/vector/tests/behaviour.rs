@@ -4,7 +4,8 @@
 
 use backplane_testkit::{Answer, Code, DType, Failure, Instance, PluginTest, TensorInput};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const MODEL: &str = r#"{"name":"vectors","capabilities":["vector.search"]}"#;
 
@@ -252,4 +253,139 @@ fn memory_is_bounded_and_comes_back() {
     ok(&instance, json!({"operation": "drop", "collection": "c"}));
     ok(&instance, json!({"operation": "create", "collection": "c", "dimension": 1000}));
     assert_eq!((0..100).take_while(|n| upsert(*n).is_none()).count(), fits);
+}
+
+/// The files of the only tenant of these tests.
+fn tenant(folder: &Path) -> PathBuf {
+    let mut folders = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    folders.find(|path| path.is_dir()).unwrap()
+}
+
+fn create(name: &str) -> Value {
+    json!({"operation": "create", "collection": name, "dimension": 2})
+}
+
+#[test]
+fn collections_are_bounded_in_number_and_keep_no_file_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = |most: usize| json!({"data": folder.path(), "collections": most});
+    let open = || {
+        let files = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().path().read_link().ok());
+        files.filter(|file| file.starts_with(folder.path())).collect::<Vec<_>>()
+    };
+    let instance = start(config(20));
+    let before = open();
+    for number in 0..20 {
+        fill(&instance, &format!("c{number}"), json!({}));
+    }
+    assert_eq!(open(), before, "its lock, and none of theirs");
+    let failure = refused(&instance, create("c20"));
+    assert_eq!(
+        (failure.canonical(), &*failure.reason),
+        (Some(Code::ResourceExhausted), "vector_collections")
+    );
+    assert!(failure.message.contains("`collections`"), "{failure}");
+    // One that is there is as before, and makes room when it goes.
+    ok(&instance, create("c7"));
+    ok(&instance, json!({"operation": "drop", "collection": "c7"}));
+    ok(&instance, create("c20"));
+    drop(instance);
+    // Who lowers the number loses nothing.
+    let instance = start(config(3));
+    assert_eq!(ok(&instance, json!({"operation": "list"}))["collections"].as_array().unwrap().len(), 20);
+    assert_eq!(refused(&instance, create("c21")).reason, "vector_collections");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_not_called_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let instance = on(folder.path());
+    fill(&instance, "c", json!({}));
+    drop(instance);
+    let file = tenant(folder.path()).join("c.vectors");
+    let aside = folder.path().join("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    // As root reads whatever there is, but no folder.
+    std::fs::create_dir(&file).unwrap();
+    let instance = on(folder.path());
+    let failure = refused(&instance, json!({"collection": "c", "vectors": [[1, 0]]}));
+    assert_eq!((failure.canonical(), &*failure.reason), (Some(Code::Unavailable), "vector_disk"));
+    assert!(
+        failure.message.contains("mend that and restart") && !failure.message.contains("drop"),
+        "{failure}"
+    );
+    assert_eq!(refused(&instance, create("c")).reason, "vector_disk", "nothing is put in its place");
+    drop(instance);
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+    let found = ok(&on(folder.path()), json!({"collection": "c", "vectors": [[1, 0]]}));
+    assert_eq!(ids(&found, 0)[0], "east");
+}
+
+#[test]
+fn a_collection_whose_file_cannot_be_removed_is_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let instance = on(folder.path());
+    fill(&instance, "c", json!({}));
+    let file = tenant(folder.path()).join("c.vectors");
+    let aside = folder.path().join("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let remove = json!({"operation": "drop", "collection": "c"});
+    assert_eq!(refused(&instance, remove.clone()).reason, "vector_disk");
+    let search = json!({"collection": "c", "vectors": [[1, 0]]});
+    assert_eq!(ids(&ok(&instance, search.clone()), 0)[0], "east");
+    let upsert = json!({"operation": "upsert", "collection": "c", "ids": ["south"], "vectors": [[9, -1]]});
+    assert_eq!(refused(&instance, upsert.clone()).reason, "vector_disk");
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+    ok(&instance, upsert);
+    assert_eq!(ok(&instance, remove)["count"], 4);
+    assert_eq!(refused(&instance, search).reason, "collection_not_found");
+}
+
+#[test]
+fn who_waits_for_the_disk_keeps_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = plugin(json!({"data": folder.path()})).open(MODEL).unwrap();
+    let instance = model.instance().unwrap();
+    fill(&instance, "c", json!({}));
+    // A disk that takes its time: a pipe is open when both ends are.
+    let pipe = tenant(folder.path()).join("slow.new");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let slow = instance.submit("vector.search", &create("slow").to_string(), vec![]);
+    let (sender, others) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        let found = ok(&instance, json!({"collection": "c", "vectors": [[1, 0]]}));
+        let stats = model.stats().unwrap();
+        sender.send((found, stats)).unwrap();
+    });
+    let (found, stats) = others.recv_timeout(Duration::from_secs(20)).expect("others are kept waiting");
+    assert_eq!(ids(&found, 0)[0], "east");
+    assert!(stats.contains(&("vectors".to_owned(), 3.0)), "{stats:?}");
+    assert!(slow.is_open());
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::fs::File::open(&pipe).unwrap(), &mut bytes).unwrap();
+    // No disk holds what went into a pipe.
+    assert_eq!(slow.wait().failure().unwrap().reason, "vector_disk");
+}
+
+#[test]
+fn a_cancelled_search_that_waits_for_threads_is_noticed() {
+    let model = plugin(json!({})).open(MODEL).unwrap();
+    let instance = model.instance().unwrap();
+    fill(&instance, "c", json!({}));
+    let search = json!({"collection": "c", "vectors": [[1, 0]]}).to_string();
+    model.grant_at_most(0);
+    let waiting = instance.submit("vector.search", &search, vec![]);
+    std::thread::sleep(Duration::from_millis(150));
+    assert!(waiting.is_open());
+    waiting.cancel();
+    let answer = waiting.wait_for(Duration::from_secs(5));
+    assert_eq!(answer.failure().and_then(Failure::canonical), Some(Code::Cancelled), "{answer:?}");
+    model.grant_at_most(u32::MAX);
+    assert!(instance.submit("vector.search", &search, vec![]).wait().is_done());
 }

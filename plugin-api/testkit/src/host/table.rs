@@ -4,12 +4,14 @@ use super::{Buffer, CallInput, Host, License, Owner, Scarce, Taken, device, new_
 use crate::answer::{Chunk, End, Failure, TensorOutput};
 use crate::fault::Fault;
 use crate::input::Reader;
+use backplane_abi::clock;
 use backplane_abi::read::{self, OnChunk, OnDone, Str};
 use backplane_abi::table::*;
 use serde_json::Value;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// The host behind a table.
 ///
@@ -349,10 +351,17 @@ unsafe extern "C" fn acquire(
     host: *const bp_host,
     ticket: bp_ticket,
     want: u32,
-    _deadline_ns: i64,
+    deadline_ns: i64,
     granted: *mut u32,
 ) -> bp_code {
     let host = host!(host);
+    let deadline = clock::instant(deadline_ns);
+    while host.most_threads.load(Ordering::Relaxed) == 0 {
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return BP_DEADLINE_EXCEEDED;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let mut tickets = host.tickets.lock();
     let Some(count) = tickets.get_mut(&ticket) else {
         host.fault(Fault::UnknownHandle { function: "bp.compute/1 acquire" });
@@ -361,7 +370,7 @@ unsafe extern "C" fn acquire(
     if granted.is_null() {
         return BP_NULL_ARGUMENT;
     }
-    let grant = want.clamp(1, host.most_threads.load(Ordering::Relaxed));
+    let grant = want.clamp(1, host.most_threads.load(Ordering::Relaxed).max(1));
     *count += grant;
     // SAFETY: not null; a place to write to, says the header.
     unsafe { *granted = grant };
