@@ -6,7 +6,7 @@ use crate::hop;
 use crate::keys::{Keys, REFUSED};
 use crate::memory::{Budget, Full, Limit, Share, TOGETHER, values};
 use crate::secret::Secret;
-use crate::settings::{Flavour, Upstream};
+use crate::settings::{Flavour, TokenLimit, Upstream};
 use crate::transport::{self, Response, TooLong, Transport};
 use backplane_plugin::prelude::*;
 use http_body_util::BodyExt;
@@ -43,6 +43,7 @@ pub struct Client {
     /// What people call it: its host, and its port if it has one of its own.
     pub name: String,
     pub flavour: Flavour,
+    pub token_limit: TokenLimit,
     pub idle_timeout: Duration,
     /// One row of headers for each key; one without a key if there is none.
     credentials: Vec<HeaderMap>,
@@ -95,19 +96,19 @@ impl Client {
         if !base.username().is_empty() || base.password().is_some() {
             return Err(Error::invalid("`url` of an upstream holds a password: name it under `keys`"));
         }
-        let name = match (base.host_str().unwrap_or_default(), base.port()) {
-            (host, Some(port)) => format!("{host}:{port}"),
-            (host, None) => host.to_owned(),
-        };
+        let host = base.host_str().unwrap_or_default();
+        let name = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let uri = Uri::try_from(base.as_str()).map_err(|error| wrong(format!("`url`: {error}")))?;
         let at = uri.scheme().cloned().zip(uri.authority().cloned());
         let at = at.ok_or_else(|| wrong("`url` has no host".to_owned()))?;
         let path = base.path().trim_end_matches('/').to_owned();
         let transport = Transport::new(upstream, &uri).map_err(wrong)?;
         let metrics = match (upstream.metrics.as_deref(), upstream.flavour) {
-            (Some(""), _) | (None, Flavour::Openai) => None,
-            (Some(_), Flavour::Openai) => {
-                return Err(wrong("`metrics` are read of a `flavour` other than `openai`".to_owned()));
+            (Some(""), _) | (None, Flavour::Openai | Flavour::Ollama) => None,
+            (Some(_), Flavour::Openai | Flavour::Ollama) => {
+                return Err(wrong(
+                    "`metrics` are read of a `flavour` other than `openai` and `ollama`".to_owned(),
+                ));
             }
             (Some(at), _) if !at.starts_with('/') => {
                 return Err(wrong(format!("`metrics` is `{at}`; it is a path of that host: `/metrics`")));
@@ -128,6 +129,7 @@ impl Client {
             metrics,
             name,
             flavour: upstream.flavour,
+            token_limit: upstream.max_tokens.unwrap_or_else(|| TokenLimit::of(upstream.flavour, host)),
             idle_timeout: upstream.idle_timeout,
             credentials,
             plain,

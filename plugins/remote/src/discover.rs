@@ -4,7 +4,7 @@
 use crate::client::Client;
 use crate::fault::UNREACHABLE;
 use crate::memory::Limit;
-use crate::settings::nearest;
+use crate::settings::{Flavour, nearest};
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
@@ -93,7 +93,11 @@ pub async fn model(client: &Client, model: &str) -> Result<Found> {
         return Ok(Found::default());
     }
     let named = |name: &str| {
-        data.iter().find(|listed| listed.id == name || listed.aliases.iter().any(|alias| alias == name))
+        data.iter().find(|listed| {
+            listed.id == name
+                || listed.aliases.iter().any(|alias| alias == name)
+                || client.flavour == Flavour::Ollama && listed.id.strip_suffix(":latest") == Some(name)
+        })
     };
     if let Some(listed) = named(model) {
         let parent = listed.parent.as_str().map(str::to_owned);

@@ -1,6 +1,6 @@
 //! Remote: models of other servers as models of this host.
 //!
-//! An upstream is anything that speaks OpenAI's API (OpenAI itself, vLLM, llama.cpp's server, another Backplane) or the
+//! An upstream is anything that speaks OpenAI's API (OpenAI itself, vLLM, llama.cpp's server, Ollama, another Backplane) or the
 //! Open Inference Protocol (Triton, MLServer, another Backplane). A card with `format = "openai"` or `"oip"` names one
 //! and what it calls the model; from then on the model has this host's keys, limits, cache, routes and log.
 //! `README.md` lists what a card can say.
@@ -96,7 +96,7 @@ impl Plugin for RemotePlugin {
             Err(error) => return Bid::no(BidReason::Format, error.message),
         };
         let mut bid = Bid { text: format!("served by `{}`", upstream.url), ..Bid::default() };
-        if upstream.flavour != Flavour::Openai {
+        if !matches!(upstream.flavour, Flavour::Openai | Flavour::Ollama) {
             bid.valid_ms = load::EVERY.as_millis() as u32;
         }
         if let Some(load) = self.loads.of(&upstream.url, &model) {

@@ -29,7 +29,7 @@ impl Load {
     /// A Backplane has a row for each model that is open.
     pub fn read(text: &str, flavour: Flavour, model: &str) -> Option<Self> {
         let (running, waiting, label) = match flavour {
-            Flavour::Openai => return None,
+            Flavour::Openai | Flavour::Ollama => return None,
             Flavour::Vllm => ("vllm:num_requests_running", "vllm:num_requests_waiting", None),
             Flavour::LlamaCpp => ("llamacpp:requests_processing", "llamacpp:requests_deferred", None),
             Flavour::Backplane => {

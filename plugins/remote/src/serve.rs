@@ -62,7 +62,8 @@ pub async fn serve(target: &Target, request: &Request) -> Result<Done> {
             let asked = Asked::of(request, params.logprobs, params.n, params.max_tokens, 0);
             let body = {
                 let tensors = request.tensors()?;
-                wire::chat::request(params, model, client.flavour, request.wants_confidence(), &tensors)?
+                let confidence = request.wants_confidence();
+                wire::chat::request(params, model, client.flavour, client.token_limit, confidence, &tensors)?
             };
             generate::<wire::chat::Answer>(client, "chat/completions", body, asked, request).await
         }

@@ -86,6 +86,9 @@ pub struct Upstream {
     /// What it understands beside OpenAI's API.
     #[serde(default)]
     pub flavour: Flavour,
+    /// What it calls the most tokens of a chat's answer; by default what its flavour and its host do.
+    #[serde(default)]
+    pub max_tokens: Option<TokenLimit>,
     /// Keys it takes, in turn.
     #[serde(default)]
     pub keys: Vec<Reference>,
@@ -130,8 +133,39 @@ pub enum Flavour {
     Vllm,
     /// llama.cpp's server: `top_k`, `min_p`, `repeat_penalty`, `ignore_eos`, grammars.
     LlamaCpp,
+    /// Ollama: less than OpenAI's API, and what it does not know it leaves out without a word.
+    Ollama,
     /// Another Backplane: everything.
     Backplane,
+}
+
+/// What a server calls the most tokens of a chat's answer. It has one of two names, and most servers pass over the other in
+/// silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenLimit {
+    /// Everybody's.
+    MaxTokens,
+    /// OpenAI's newer one, which its newer models know only.
+    MaxCompletionTokens,
+}
+
+impl TokenLimit {
+    /// As a member of a request.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+
+    /// What a server of this flavour at this host calls it: the newer name only at OpenAI's own, and Microsoft's of theirs.
+    pub fn of(flavour: Flavour, host: &str) -> Self {
+        let is_theirs = ["api.openai.com", "openai.azure.com"]
+            .iter()
+            .any(|own| host.strip_suffix(own).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
+        if flavour == Flavour::Openai && is_theirs { Self::MaxCompletionTokens } else { Self::MaxTokens }
+    }
 }
 
 fn yes() -> bool {
@@ -192,6 +226,21 @@ pub fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_openai_has_the_newer_name_of_the_limit() {
+        for (flavour, host, name) in [
+            (Flavour::Openai, "api.openai.com", "max_completion_tokens"),
+            (Flavour::Openai, "eu.api.openai.com", "max_completion_tokens"),
+            (Flavour::Openai, "ours.openai.azure.com", "max_completion_tokens"),
+            (Flavour::Openai, "notapi.openai.com", "max_tokens"),
+            (Flavour::Openai, "api.openai.com.example.org", "max_tokens"),
+            (Flavour::Openai, "127.0.0.1", "max_tokens"),
+            (Flavour::Vllm, "api.openai.com", "max_tokens"),
+        ] {
+            assert_eq!(TokenLimit::of(flavour, host).name(), name, "{flavour:?} at {host}");
+        }
+    }
 
     #[test]
     fn a_card_names_a_server_or_says_it_all() {

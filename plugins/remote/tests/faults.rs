@@ -67,7 +67,7 @@ fn a_chat_is_the_same_streamed_and_whole() {
     let sent = &upstream.seen()[0];
     assert_eq!(sent.path, "/v1/chat/completions");
     assert_eq!(sent.body["model"], "m");
-    assert_eq!((&sent.body["max_completion_tokens"], &sent.body["temperature"]), (&json!(5), &json!(0.5)));
+    assert_eq!((&sent.body["max_tokens"], &sent.body["temperature"]), (&json!(5), &json!(0.5)));
     assert_eq!(sent.body["stream_options"]["include_usage"], true);
     assert_eq!(model.model().describe()["context"], 512);
 }
@@ -182,6 +182,95 @@ fn a_server_that_does_not_keep_to_what_was_asked_is_cut_off() {
     assert!(message.contains("did not keep to `max_tokens`") && endless.chunks.len() < 30, "{message}");
     let many = ask(&model, json!({"mode": "choices"}));
     assert!(failure(&many).2.contains("choice 7 of 1 came"), "{many:?}");
+}
+
+/// As Ollama, LM Studio and llama-cpp-python do: `max_tokens` is kept to, and what has another name is passed over.
+fn endless(seen: &upstream::Seen) -> Reply {
+    if seen.path.ends_with("/models") {
+        return json_reply(200, &json!({"object": "list", "data": [{"id": "m:latest", "object": "model"}]}));
+    }
+    let (chat, count) = (seen.path.contains("/chat/"), seen.body["max_tokens"].as_u64().unwrap_or(500));
+    let likely = json!({"content": [{"token": "la ", "logprob": -0.5, "bytes": [108, 97, 32],
+        "top_logprobs": [{"token": "la ", "logprob": -0.5, "bytes": [108, 97, 32]}]}]});
+    let piece = |place: u64| {
+        let finish = (place + 1 == count).then_some("length");
+        let mut choice = json!({"index": 0, "finish_reason": finish});
+        if chat {
+            choice["delta"] = json!({"content": "la "})
+        } else {
+            choice["text"] = "la ".into()
+        };
+        if seen.body["logprobs"].as_u64().is_some_and(|top| top > 0) {
+            choice["logprobs"] = likely.clone();
+        }
+        json!({"choices": [choice]})
+    };
+    stream_reply(&(0..count).map(piece).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_limit_is_kept_to_by_a_server_that_knows_one_name_of_it() {
+    let upstream = Upstream::answering(endless);
+    let open = |more: Value| {
+        let mut at = json!({"url": upstream.url});
+        at.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        open_with(json!({"upstream": at, "discover": false})).unwrap()
+    };
+    for more in [json!({}), json!({"flavour": "ollama"}), json!({"flavour": "llama-cpp", "metrics": ""})] {
+        let answer = ask(&open(more.clone()), json!({"max_tokens": 30}));
+        assert!(answer.is_done(), "{more}: {}", answer.end);
+        assert_eq!(text(&answer), "la ".repeat(30), "{more}");
+        assert_eq!(answer.chunks.last().unwrap().json["finish_reason"], "length");
+    }
+    // Whoever says that the server has the other name is told when it has not.
+    let answer = ask(&open(json!({"max_tokens": "max_completion_tokens"})), json!({"max_tokens": 30}));
+    assert_eq!(upstream.seen().last().unwrap().body["max_completion_tokens"], 30);
+    assert!(failure(&answer).2.contains("did not keep to `max_tokens`"), "{answer:?}");
+}
+
+#[test]
+fn what_ollama_would_pass_over_in_silence_is_refused() {
+    let upstream = Upstream::answering(endless);
+    let at = json!({"url": upstream.url, "flavour": "ollama"});
+    // Its list names each model with its tag.
+    let model = open_with(json!({"upstream": at})).unwrap();
+    let tools = json!([{"name": "f", "parameters": {"type": "object"}}]);
+    let refused = |capability, params: Value| {
+        let answer = model.submit(capability, &params.to_string(), vec![]).wait();
+        let failed = answer.failure().unwrap_or_else(|| panic!("{params} was sent"));
+        assert_eq!(failed.canonical(), Some(Code::Unimplemented), "{failed}");
+        failed.details["param"].as_str().unwrap().to_owned()
+    };
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    for (name, value) in [
+        ("top_k", json!(3)),
+        ("logit_bias", json!({"7": 1.0})),
+        ("n", json!(2)),
+        ("tool_choice", json!("required")),
+        ("parallel_tool_calls", json!(false)),
+        ("response_format", json!({"type": "grammar", "grammar": "g"})),
+    ] {
+        let mut params = json!({"messages": messages, "tools": tools});
+        params[name] = value;
+        assert_eq!(refused("chat", params), name);
+    }
+    for (name, value) in [
+        ("prompt", json!([1, 2])),
+        ("echo", json!(true)),
+        ("response_format", json!({"type": "json_object"})),
+    ] {
+        let mut params = json!({"prompt": "hi"});
+        params[name] = value;
+        assert_eq!(refused("complete", params), name);
+    }
+    assert!(upstream.seen().is_empty());
+    // Nobody chooses a tool that is not there.
+    assert!(ask(&model, json!({"tools": tools, "tool_choice": "none", "max_tokens": 2})).is_done());
+    assert_eq!(upstream.seen()[0].body.get("tools"), None);
+    // Its completions tell probabilities as chats do.
+    let params = json!({"prompt": "hi", "logprobs": 0, "max_tokens": 2}).to_string();
+    let answer = model.submit("complete", &params, vec![]).wait();
+    assert_eq!(answer.chunks[0].json["logprobs"][0]["logprob"], -0.5, "{answer:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `chat/1` as `/chat/completions`.
 
-use super::{Body, Token, finish_reason, no_word_for, put, response_format, sampling};
-use crate::settings::Flavour;
+use super::{Body, Token, choices, finish_reason, no_word_for, put, response_format, sampling};
+use crate::settings::{Flavour, TokenLimit};
 use backplane_plugin::payload::TokenLogprob;
 use backplane_plugin::payload::chat::{Chunk, Content, Message, Params, Part, ToolCallDelta, ToolChoice};
 use backplane_plugin::prelude::*;
@@ -18,6 +18,7 @@ pub fn request(
     params: Params,
     model: &str,
     flavour: Flavour,
+    token_limit: TokenLimit,
     confidence: bool,
     tensors: &[TensorView<'_>],
 ) -> Result<Body> {
@@ -25,7 +26,15 @@ pub fn request(
     body.insert("model".to_owned(), model.into());
     let messages = params.messages.into_iter().map(|said| message(said, tensors));
     body.insert("messages".to_owned(), Value::Array(messages.collect::<Result<_>>()?));
-    if !params.tools.is_empty() {
+    // Ollama has no word for who is to choose. Without tools nobody does.
+    let chooses = flavour != Flavour::Ollama;
+    if !params.tools.is_empty() && (chooses || params.tool_choice != ToolChoice::None) {
+        if !chooses && params.tool_choice != ToolChoice::Auto {
+            return Err(no_word_for("tool_choice", flavour));
+        }
+        if !chooses && params.parallel_tool_calls == Some(false) {
+            return Err(no_word_for("parallel_tool_calls", flavour));
+        }
         let tools = params.tools.into_iter().map(|tool| {
             let mut function = tool.extra;
             function.insert("name".to_owned(), tool.name.into());
@@ -48,10 +57,8 @@ pub fn request(
     if !params.stop.is_empty() {
         body.insert("stop".to_owned(), params.stop.into());
     }
-    // OpenAI's newer models know the new name only, older servers the old one only.
-    let most = if flavour == Flavour::Openai { "max_completion_tokens" } else { "max_tokens" };
-    put(&mut body, most, params.max_tokens);
-    put(&mut body, "n", params.n.filter(|n| *n != 1));
+    put(&mut body, token_limit.name(), params.max_tokens);
+    choices(params.n, flavour, &mut body)?;
     if params.logprobs.is_some() || confidence {
         body.insert("logprobs".to_owned(), true.into());
         put(&mut body, "top_logprobs", params.logprobs.filter(|count| *count > 0));

@@ -1,9 +1,9 @@
 //! `complete/1` as `/completions`.
 
-use super::{Body, finish_reason, put, response_format, sampling};
+use super::{Body, Token, choices, finish_reason, no_word_for, put, response_format, sampling};
 use crate::settings::Flavour;
 use backplane_plugin::payload::complete::{Chunk, Params, Prompt};
-use backplane_plugin::payload::{TokenLogprob, TopLogprob};
+use backplane_plugin::payload::{ResponseFormat, TokenLogprob, TopLogprob};
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -17,6 +17,16 @@ pub fn request(params: Params, model: &str, flavour: Flavour, confidence: bool) 
         // Where the prompt ends among the tokens is told by no server in the same way.
         let what = "`echo` together with `logprobs` is not passed on to an upstream: leave one of them out";
         return Err(Error::invalid(what).with_reason("unsupported_param").with_param("echo"));
+    }
+    if flavour == Flavour::Ollama {
+        let unknown = [
+            ("prompt", matches!(params.prompt, Prompt::Tokens(_))),
+            ("echo", params.echo),
+            ("response_format", params.response_format != ResponseFormat::Text),
+        ];
+        if let Some((name, _)) = unknown.into_iter().find(|(_, is_asked)| *is_asked) {
+            return Err(no_word_for(name, flavour));
+        }
     }
     let mut body = Body::new();
     body.insert("model".to_owned(), model.into());
@@ -33,8 +43,11 @@ pub fn request(params: Params, model: &str, flavour: Flavour, confidence: bool) 
         body.insert("stop".to_owned(), params.stop.into());
     }
     put(&mut body, "max_tokens", params.max_tokens);
-    put(&mut body, "n", params.n.filter(|n| *n != 1));
-    put(&mut body, "logprobs", params.logprobs.or(confidence.then_some(0)));
+    choices(params.n, flavour, &mut body)?;
+    // To Ollama 0 means none at all, and one alternative each is the least.
+    let least = u8::from(flavour == Flavour::Ollama);
+    let logprobs = params.logprobs.or(confidence.then_some(0));
+    put(&mut body, "logprobs", logprobs.map(|count| count.max(least)));
     body.extend(params.extra);
     Ok(body)
 }
@@ -68,6 +81,8 @@ struct Logprobs {
     token_logprobs: Vec<Option<f64>>,
     /// A map for each token: likeliest first as the server wrote it.
     top_logprobs: Option<Vec<Option<Map<String, Value>>>>,
+    /// Ollama's, which are as those of a chat.
+    content: Vec<Token>,
 }
 
 impl Choice {
@@ -105,6 +120,6 @@ impl Logprobs {
                 top,
             })
         });
-        tokens.flatten().collect()
+        self.content.into_iter().map(TokenLogprob::from).chain(tokens.flatten()).collect()
     }
 }

@@ -41,6 +41,8 @@ pub fn request(params: Params, model: &str, flavour: Flavour) -> Result<Body> {
         match flavour {
             Flavour::Vllm => put(&mut body, "truncate_prompt_tokens", Some(-1)),
             Flavour::Backplane => put(&mut body, "truncate", Some(true)),
+            // It does so unasked.
+            Flavour::Ollama => {}
             Flavour::Openai | Flavour::LlamaCpp => return Err(no_word_for("truncate", flavour)),
         }
     }

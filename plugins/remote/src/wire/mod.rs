@@ -44,6 +44,9 @@ fn sampling(sampling: &Sampling, flavour: Flavour, body: &mut Body) -> Result<()
     put(body, "presence_penalty", presence_penalty);
     put(body, "seed", sampling.seed);
     if !sampling.logit_bias.is_empty() {
+        if flavour == Flavour::Ollama {
+            return Err(no_word_for("logit_bias", flavour));
+        }
         let bias = sampling.logit_bias.iter().map(|(token, bias)| (token.clone(), Value::from(*bias)));
         body.insert("logit_bias".to_owned(), Value::Object(bias.collect()));
     }
@@ -59,7 +62,9 @@ fn sampling(sampling: &Sampling, flavour: Flavour, body: &mut Body) -> Result<()
     ];
     for (ours, theirs, value) in own {
         match value {
-            Some(_) if flavour == Flavour::Openai => return Err(no_word_for(ours, flavour)),
+            Some(_) if matches!(flavour, Flavour::Openai | Flavour::Ollama) => {
+                return Err(no_word_for(ours, flavour));
+            }
             value => put(body, theirs, value),
         }
     }
@@ -68,10 +73,23 @@ fn sampling(sampling: &Sampling, flavour: Flavour, body: &mut Body) -> Result<()
             Flavour::Vllm | Flavour::Backplane => {
                 body.insert("stop_token_ids".to_owned(), sampling.stop_token_ids.clone().into());
             }
-            Flavour::Openai | Flavour::LlamaCpp => return Err(no_word_for("stop_token_ids", flavour)),
+            Flavour::Openai | Flavour::LlamaCpp | Flavour::Ollama => {
+                return Err(no_word_for("stop_token_ids", flavour));
+            }
         }
     }
     Ok(())
+}
+
+/// How many answers there are to be; one needs no word.
+fn choices(n: Option<u32>, flavour: Flavour, body: &mut Body) -> Result<()> {
+    match n.filter(|n| *n != 1) {
+        Some(_) if flavour == Flavour::Ollama => Err(no_word_for("n", flavour)),
+        n => {
+            put(body, "n", n);
+            Ok(())
+        }
+    }
 }
 
 /// What the answer must look like.
@@ -87,7 +105,7 @@ fn response_format(format: &ResponseFormat, flavour: Flavour, body: &mut Body) -
         }}),
         ResponseFormat::Grammar { grammar } => {
             match flavour {
-                Flavour::Openai => return Err(no_word_for("response_format", flavour)),
+                Flavour::Openai | Flavour::Ollama => return Err(no_word_for("response_format", flavour)),
                 Flavour::Vllm => put(body, "structured_outputs", Some(json!({"grammar": grammar}))),
                 Flavour::LlamaCpp => put(body, "grammar", Some(grammar.as_str())),
                 Flavour::Backplane => {
@@ -239,7 +257,12 @@ mod tests {
         assert_eq!(ask(Flavour::Backplane, own.clone()).unwrap(), own);
         let tokens = json!({"stop_token_ids": [2, 7]});
         assert_eq!(ask(Flavour::Vllm, tokens.clone()).unwrap(), tokens);
-        assert_eq!(ask(Flavour::LlamaCpp, tokens).unwrap_err().details["param"], "stop_token_ids");
+        for flavour in [Flavour::LlamaCpp, Flavour::Ollama] {
+            assert_eq!(ask(flavour, tokens.clone()).unwrap_err().details["param"], "stop_token_ids");
+        }
+        assert_eq!(ask(Flavour::Ollama, own).unwrap_err().details["param"], "top_k");
+        let bias = json!({"logit_bias": {"7": -100.0}});
+        assert_eq!(ask(Flavour::Ollama, bias).unwrap_err().details["param"], "logit_bias");
     }
 
     #[test]
