@@ -13,6 +13,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
 
 /// A server that talks to whoever connects in this way, and its address.
 fn listen(talk: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
@@ -74,8 +76,8 @@ fn text(answer: &Answer) -> &str {
     answer.chunks[0].json["content"].as_str().unwrap()
 }
 
-/// A server for `localhost` by TLS, and a file with what is to be trusted for it.
-fn secure(dir: &Path) -> (String, Receiver<String>, String) {
+/// What a server for `localhost` has to show by TLS and speaks then, and a file with what is to be trusted for it.
+fn certified(dir: &Path, speaks: &[&[u8]]) -> (Arc<ServerConfig>, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let ca = dir.join("ca.pem");
     std::fs::write(&ca, made.cert.pem()).unwrap();
@@ -87,15 +89,20 @@ fn secure(dir: &Path) -> (String, Receiver<String>, String) {
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let config = Arc::new(config);
+    config.alpn_protocols = speaks.iter().map(|protocol| protocol.to_vec()).collect();
+    (Arc::new(config), ca.to_str().unwrap().to_owned())
+}
+
+/// A server for `localhost` by TLS, and a file with what is to be trusted for it.
+fn secure(dir: &Path) -> (String, Receiver<String>, String) {
+    let (config, ca) = certified(dir, &[b"http/1.1"]);
     let (sender, heads) = channel();
     let address = listen(move |stream| {
         let connection = ServerConnection::new(config.clone()).unwrap();
         answer_chats(StreamOwned::new(connection, stream), |head| sender.send(head).unwrap());
     });
     let port = address.rsplit_once(':').unwrap().1.to_owned();
-    (port, heads, ca.to_str().unwrap().to_owned())
+    (port, heads, ca)
 }
 
 #[test]
@@ -163,8 +170,11 @@ fn http2_is_spoken_to_who_cannot_announce_it() {
     assert!(failed.failure().unwrap().message.contains("broke the connection"), "{failed:?}");
 }
 
-/// A server of HTTP/2 that answers each of its requests, of all connections, as `turn` does by its number.
-fn listen_http2(turn: impl Fn(usize, SendResponse<Bytes>) + Send + 'static) -> String {
+/// A server of HTTP/2, by TLS or not, that answers each of its requests, of all connections, as `turn` does by its number.
+fn listen_http2(
+    tls: Option<Arc<ServerConfig>>,
+    turn: impl Fn(usize, SendResponse<Bytes>) + Send + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     listener.set_nonblocking(true).unwrap();
@@ -175,6 +185,10 @@ fn listen_http2(turn: impl Fn(usize, SendResponse<Bytes>) + Send + 'static) -> S
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let mut number = 0;
             while let Ok((stream, _)) = listener.accept().await {
+                let stream: Box<dyn Stream> = match &tls {
+                    None => Box::new(stream),
+                    Some(config) => Box::new(TlsAcceptor::from(config.clone()).accept(stream).await.unwrap()),
+                };
                 let mut connection = h2::server::handshake(stream).await.unwrap();
                 while let Some(Ok((_, respond))) = connection.accept().await {
                     turn(number, respond);
@@ -186,17 +200,39 @@ fn listen_http2(turn: impl Fn(usize, SendResponse<Bytes>) + Send + 'static) -> S
     address
 }
 
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+fn say_hello(mut respond: SendResponse<Bytes>) {
+    let message = json!({"role": "assistant", "content": "Hello"});
+    let body = json!({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]});
+    let mut body_to = respond.send_response(hyper::Response::new(()), false).unwrap();
+    body_to.send_data(body.to_string().into(), true).unwrap();
+}
+
+#[test]
+fn http2_is_spoken_by_tls_with_who_offers_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, ca) = certified(dir.path(), &[b"h2", b"http/1.1"]);
+    let (sender, turns) = channel();
+    let server = listen_http2(Some(config), move |number, respond| {
+        sender.send(number).unwrap();
+        say_hello(respond);
+    });
+    let port = server.rsplit_once(':').unwrap().1;
+    let answer = ask(json!({"url": format!("https://localhost:{port}/v1"), "proxy": "", "ca": ca}));
+    assert_eq!(text(&answer), "Hello");
+    assert_eq!(turns.try_iter().collect::<Vec<_>>(), [0]);
+}
+
 #[test]
 fn what_an_http2_server_has_not_begun_with_is_sent_again_once() {
     for refusals in [0, 1, 2] {
-        let server = listen_http2(move |number, mut respond| {
+        let server = listen_http2(None, move |number, mut respond| {
             if number < refusals {
                 return respond.send_reset(h2::Reason::REFUSED_STREAM);
             }
-            let message = json!({"role": "assistant", "content": "Hello"});
-            let body = json!({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]});
-            let mut body_to = respond.send_response(hyper::Response::new(()), false).unwrap();
-            body_to.send_data(body.to_string().into(), true).unwrap();
+            say_hello(respond);
         });
         let answer = ask(json!({"url": format!("http://{server}/v1"), "proxy": "", "http2": true}));
         match refusals {
@@ -206,7 +242,7 @@ fn what_an_http2_server_has_not_begun_with_is_sent_again_once() {
     }
     // What may have been begun with is not.
     let (sender, asked) = channel();
-    let server = listen_http2(move |number, mut respond| {
+    let server = listen_http2(None, move |number, mut respond| {
         sender.send(number).unwrap();
         respond.send_reset(h2::Reason::INTERNAL_ERROR);
     });
