@@ -175,6 +175,8 @@ pub struct RequestInput {
     pub tensors: Vec<TensorInput>,
     /// `BP_REQUEST_*`, and what a test adds.
     pub flags: u32,
+    /// What it is called, if not `test-1`.
+    pub request_id: Option<String>,
     /// When the answer is of no use any more.
     pub deadline: Deadline,
     /// How its answer is read.

@@ -34,24 +34,35 @@ enum State {
 }
 
 impl Breaker {
+    /// How long a request has to wait, if it may not go now.
+    pub fn wait(&self, now: Instant) -> Option<Duration> {
+        match self.state {
+            State::Closed => None,
+            State::Open { until, .. } => {
+                Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
+            }
+            State::Trying { since, .. } if LONGEST <= now.saturating_duration_since(since) => None,
+            State::Trying { .. } => Some(FIRST),
+        }
+    }
+
     /// Whether a request may go now.
     ///
     /// # Errors
     /// How long to wait.
     pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
-        match self.state {
-            State::Closed => Ok(()),
-            State::Open { until, .. } if now < until => Err(until - now),
-            State::Open { wait, .. } => {
-                self.state = State::Trying { since: now, wait };
-                Ok(())
-            }
-            State::Trying { since, wait } if LONGEST <= now.saturating_duration_since(since) => {
-                self.state = State::Trying { since: now, wait };
-                Ok(())
-            }
-            State::Trying { .. } => Err(FIRST),
+        if let Some(wait) = self.wait(now) {
+            return Err(wait);
         }
+        if let State::Open { wait, .. } | State::Trying { wait, .. } = self.state {
+            self.state = State::Trying { since: now, wait };
+        }
+        Ok(())
+    }
+
+    /// The server began to answer: requests may go, and what failed before is forgotten when the answer is whole.
+    pub fn begun(&mut self) {
+        self.state = State::Closed;
     }
 
     /// The server answered; that it refused a request is an answer too.
@@ -109,6 +120,30 @@ mod tests {
         assert!(breaker.admit(now + LONGEST).is_ok(), "a trial that nobody tells of does not block for ever");
         breaker.answered();
         assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn who_begins_and_breaks_off_each_time_does_not_answer() {
+        let mut breaker = Breaker::default();
+        let mut now = Instant::now();
+        for _ in 0..THRESHOLD {
+            assert_eq!(breaker.admit(now), Ok(()));
+            breaker.begun();
+            breaker.failed(now);
+        }
+        for _ in 0..3 {
+            assert_eq!(breaker.admit(now), Err(FIRST));
+            now += FIRST;
+            assert_eq!(breaker.admit(now), Ok(()));
+            breaker.begun();
+            assert_eq!(breaker.admit(now), Ok(()), "while it answers, others may go");
+            breaker.failed(now);
+        }
+        now += FIRST;
+        breaker.begun();
+        breaker.answered();
+        breaker.failed(now);
+        assert_eq!(breaker.admit(now), Ok(()));
     }
 
     #[test]

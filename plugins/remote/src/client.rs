@@ -1,4 +1,5 @@
-//! An upstream: its keys in turn, its breaker, what is tried again, and what its answers may take.
+//! An upstream: its keys in turn, its breakers, what is tried again, and what its answers may take. What is true of a server is
+//! shared by all models of it.
 
 use crate::breaker::Breaker;
 use crate::fault::{self, Blame, Said, UNREACHABLE};
@@ -19,7 +20,7 @@ use hyper::{Method, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use url::Url;
 
@@ -32,10 +33,51 @@ const METRICS_WAIT: Duration = Duration::from_secs(2);
 /// Waits before a connection that could not be made is tried again: nothing was sent, so nothing is done twice.
 const CONNECT_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
-/// A server that models are served by.
-pub struct Client {
+/// A server, as all its models see it.
+struct Server {
     transport: Transport,
+    reached: Reached,
+    state: Mutex<State>,
+    /// What the answers that are being read take.
+    memory: Budget,
+}
+
+/// How a server is reached, and as whom: models for which this is the same share it.
+#[derive(PartialEq)]
+struct Reached {
     at: (Scheme, Authority),
+    proxy: Option<String>,
+    /// What the file with certificates holds: it may be another one tomorrow.
+    ca: Option<Vec<u8>>,
+    http2: bool,
+    connect_timeout: Duration,
+    /// One row of headers for each key; one without a key if there is none.
+    credentials: Vec<HeaderMap>,
+}
+
+/// The servers that a model is open of.
+#[derive(Default)]
+pub struct Servers(Mutex<Vec<Weak<Server>>>);
+
+impl Servers {
+    /// The one that is reached so, if there is one; else a new one.
+    fn get(&self, reached: Reached, transport: Transport) -> Arc<Server> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|server| 0 < server.strong_count());
+        if let Some(same) = open.iter().filter_map(Weak::upgrade).find(|server| server.reached == reached) {
+            return same;
+        }
+        let keys = Keys::new(reached.credentials.len());
+        let state = Mutex::new(State { keys, breaker: Breaker::default() });
+        let server = Arc::new(Server { transport, reached, state, memory: Budget::default() });
+        open.push(Arc::downgrade(&server));
+        server
+    }
+}
+
+/// A server that a model is served by, as that model sees it.
+pub struct Client {
+    server: Arc<Server>,
     /// Of the API, without its last `/`.
     path: String,
     /// Where its metrics are.
@@ -45,21 +87,19 @@ pub struct Client {
     pub flavour: Flavour,
     pub token_limit: TokenLimit,
     pub idle_timeout: Duration,
-    /// One row of headers for each key; one without a key if there is none.
-    credentials: Vec<HeaderMap>,
-    /// Those of every request that are not secret.
+    /// Headers of every request that are not secret.
     plain: HeaderMap,
     /// All that no text of the server's may repeat.
     secrets: Vec<Secret>,
-    state: Mutex<State>,
-    /// What the answers that are being read take.
-    memory: Budget,
+    /// Opened by answers that say that the server failed: with this model, as far as one can tell.
+    breaker: Mutex<Breaker>,
     pub counts: Counts,
 }
 
 #[derive(Debug)]
 struct State {
     keys: Keys,
+    /// Opened where there was no answer.
     breaker: Breaker,
 }
 
@@ -87,7 +127,7 @@ fn count(counter: &AtomicU64) {
 impl Client {
     /// # Errors
     /// What is wrong with the settings: an address, a header, a secret that is not there, a certificate.
-    pub fn new(upstream: &Upstream) -> Result<Self> {
+    pub fn new(upstream: &Upstream, servers: &Servers) -> Result<Self> {
         let wrong = |what: String| Error::invalid(format!("upstream `{}`: {what}", upstream.url));
         let base = Url::parse(&upstream.url).map_err(|error| wrong(format!("`url`: {error}")))?;
         if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
@@ -121,27 +161,35 @@ impl Client {
             }
         };
         let (credentials, plain, secrets) = credentials(upstream)?;
-        let state = State { keys: Keys::new(credentials.len()), breaker: Breaker::default() };
-        Ok(Self {
-            transport,
+        let reached = Reached {
             at,
+            proxy: upstream.proxy.clone(),
+            ca: upstream.ca.as_deref().and_then(|path| std::fs::read(path).ok()),
+            http2: upstream.http2,
+            connect_timeout: upstream.connect_timeout,
+            credentials,
+        };
+        Ok(Self {
+            server: servers.get(reached, transport),
             path,
             metrics,
             name,
             flavour: upstream.flavour,
             token_limit: upstream.max_tokens.unwrap_or_else(|| TokenLimit::of(upstream.flavour, host)),
             idle_timeout: upstream.idle_timeout,
-            credentials,
             plain,
             secrets,
-            state: Mutex::new(state),
-            memory: Budget::default(),
+            breaker: Mutex::default(),
             counts: Counts::default(),
         })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.server.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes our secrets out of what the server said.
@@ -178,9 +226,9 @@ impl Client {
         said
     }
 
-    /// Whether the breaker keeps requests from the server.
+    /// Whether a breaker keeps requests from the server.
     pub fn is_down(&self) -> bool {
-        self.state().breaker.is_open()
+        self.state().breaker.is_open() || self.breaker().is_open()
     }
 
     /// Sends `body` to `path` of the API and waits until an answer begins. What may be tried again is: a connection
@@ -242,10 +290,10 @@ impl Client {
             let mut request = hyper::Request::new(transport::Body::default());
             *request.uri_mut() = uri.clone();
             request.headers_mut().clone_from(&self.plain);
-            if let Some(value) = &self.transport.proxy_authorization {
+            if let Some(value) = &self.server.transport.proxy_authorization {
                 request.headers_mut().insert(PROXY_AUTHORIZATION, value.clone());
             }
-            let answer = self.transport.send(request).await.map_err(|_| Missing::Now)?;
+            let answer = self.server.transport.send(request).await.map_err(|_| Missing::Now)?;
             let status = answer.status();
             if !status.is_success() {
                 let why = refused_metrics(status, self.flavour, uri.path());
@@ -267,11 +315,11 @@ impl Client {
         count(&self.counts.requests);
         // The API itself: `/v2`, not `/v2/`.
         let path = if path.is_empty() { self.path.clone() } else { format!("{}/{path}", self.path) };
-        let uri = path_of(&self.at, if path.is_empty() { "/" } else { &path });
+        let uri = path_of(&self.server.reached.at, if path.is_empty() { "/" } else { &path });
         let uri = uri.map_err(|error| Error::internal(format!("a path of the upstream's: {error}")))?;
         let (mut refused, mut tried) = (None, Vec::new());
         // Each key once.
-        while tried.len() < self.credentials.len() {
+        while tried.len() < self.server.reached.credentials.len() {
             let key = match self.admit(&tried) {
                 Ok(key) => key,
                 Err(error) => return Err(refused.unwrap_or(error)),
@@ -283,9 +331,15 @@ impl Client {
             let answer = self.try_to_connect(&method, &uri, key, &headers, body.as_ref()).await?;
             let status = answer.status();
             if status.is_success() {
+                self.breaker().answered();
                 let mut state = self.state();
-                state.breaker.answered();
+                state.breaker.begun();
                 state.keys.taken(key);
+                let header = |name: &str| answer.headers().get(name)?.to_str().ok();
+                if let Some(wait) = fault::exhausted(header) {
+                    // After a minute a request may find out: this one was served, and no refusal tells us to wait longer.
+                    state.keys.rest(key, Instant::now() + wait.min(REFUSED));
+                }
                 return Ok(answer);
             }
             let error = self.refusal(answer, key).await;
@@ -312,7 +366,12 @@ impl Client {
             .with_reason("upstream_rate_limited")
             .with_retry_after(wait)
         })?;
-        state.breaker.admit(now).map_err(|wait| {
+        // Both or none: one that lets a request try expects to hear of it.
+        let mut breaker = self.breaker();
+        let wait = breaker.wait(now).max(state.breaker.wait(now));
+        let admitted = wait.map_or(Ok(()), Err);
+        let admitted = admitted.and_then(|()| breaker.admit(now)).and_then(|()| state.breaker.admit(now));
+        admitted.map_err(|wait| {
             Error::new(
                 Code::Unavailable,
                 format!(
@@ -340,12 +399,12 @@ impl Client {
             let mut request = hyper::Request::new(body.cloned().unwrap_or_default().into());
             (*request.method_mut(), *request.uri_mut()) = (method.clone(), uri.clone());
             let all = request.headers_mut();
-            all.clone_from(&self.credentials[key]);
+            all.clone_from(&self.server.reached.credentials[key]);
             headers.iter().for_each(|(name, value)| _ = all.insert(name, value.clone()));
-            if let Some(value) = &self.transport.proxy_authorization {
+            if let Some(value) = &self.server.transport.proxy_authorization {
                 all.insert(PROXY_AUTHORIZATION, value.clone());
             }
-            let error = match self.transport.send(request).await {
+            let error = match self.server.transport.send(request).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -376,16 +435,30 @@ impl Client {
     }
 
     fn failed(&self, what: &str, error: &AnyError) -> Error {
-        count(&self.counts.failures);
-        self.state().breaker.failed(Instant::now());
+        self.unheard();
         Error::new(Code::Unavailable, format!("upstream `{}` {what}: {}", self.name, cause(error)))
             .with_reason(UNREACHABLE)
     }
 
+    /// Notes that an answer came to its end.
+    pub fn answered(&self) {
+        self.state().breaker.answered();
+    }
+
+    /// Notes that the server did not answer, or not to the end.
+    fn unheard(&self) {
+        count(&self.counts.failures);
+        let now = Instant::now();
+        self.state().breaker.failed(now);
+        let mut breaker = self.breaker();
+        if breaker.is_open() {
+            breaker.failed(now);
+        }
+    }
+
     /// Notes that it said nothing for too long.
     pub fn silent(&self) -> Error {
-        count(&self.counts.failures);
-        self.state().breaker.failed(Instant::now());
+        self.unheard();
         let seconds = self.idle_timeout.as_secs_f64();
         Error::new(Code::Unavailable, format!("upstream `{}` said nothing for {seconds} s", self.name))
             .with_reason(UNREACHABLE)
@@ -399,20 +472,22 @@ impl Client {
         let body = read(answer, MAX_REFUSAL, self.idle_timeout, &mut self.share()).await.unwrap_or_default();
         let said = self.redacted(Said::read(&body));
         let error = fault::of_status(&self.name, status.as_u16(), &said, retry_after);
-        let mut state = self.state();
-        if status.is_server_error() {
-            count(&self.counts.failures);
-            state.breaker.failed(now);
-        } else {
-            state.breaker.answered();
+        match status.is_server_error() {
+            true => {
+                count(&self.counts.failures);
+                self.breaker().failed(now);
+            }
+            false => self.breaker().answered(),
         }
+        let mut state = self.state();
+        state.breaker.answered();
         if status == StatusCode::TOO_MANY_REQUESTS {
             count(&self.counts.limited);
         }
         match said.blames(status.as_u16(), self.flavour, retry_after) {
             Blame::Key => {
                 // The only one is tried again each time: who mends it need not wait.
-                if self.credentials.len() > 1 {
+                if self.server.reached.credentials.len() > 1 {
                     state.keys.rest(key, now + REFUSED);
                 }
             }
@@ -464,12 +539,13 @@ impl Client {
             }
             Unread::Full => self.full(),
         })?;
+        self.answered();
         Ok((body, share))
     }
 
     /// What an answer may take a share of.
     pub fn share(&self) -> Share {
-        self.memory.share()
+        self.server.memory.share()
     }
 
     /// How many bytes the values of `json` take once they are read.
@@ -509,7 +585,7 @@ impl Client {
         Error::new(
             Code::ResourceExhausted,
             format!(
-                "answers of upstream `{}` take more than the {most} MiB that all of a model may at once",
+                "answers of upstream `{}` take more than the {most} MiB that all of a server may at once",
                 self.name
             ),
         )
@@ -659,8 +735,9 @@ mod tests {
     #[test]
     fn answers_that_take_too_much_together_wait() {
         let upstream = toml::from_str("url = 'http://127.0.0.1:1/v1'").unwrap();
-        let client = Client::new(&upstream).unwrap();
-        let (mut one, mut two) = (client.share(), client.share());
+        let servers = Servers::default();
+        let [client, other] = [(); 2].map(|()| Client::new(&upstream, &servers).unwrap());
+        let (mut one, mut two) = (client.share(), other.share());
         client.hold(&mut one, TOGETHER).unwrap();
         let told = client.hold(&mut two, 1).unwrap_err();
         assert_eq!((told.code, told.reason.as_deref()), (Code::ResourceExhausted, Some("overloaded")));

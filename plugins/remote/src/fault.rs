@@ -187,13 +187,15 @@ pub fn retry_after<'a>(header: impl Fn(&str) -> Option<&'a str>, now: SystemTime
         let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         seconds.or_else(|| date(text)?.duration_since(now).ok())
     };
-    let reset = || {
-        let exhausted = |kind: &str| header(&format!("x-ratelimit-remaining-{kind}")) == Some("0");
-        let reset =
-            |kind: &str| humantime::parse_duration(header(&format!("x-ratelimit-reset-{kind}"))?).ok();
-        ["requests", "tokens"].into_iter().filter(|kind| exhausted(kind)).filter_map(reset).max()
-    };
-    milliseconds().or_else(after).or_else(reset).map(|wait| wait.min(Duration::from_secs(24 * 60 * 60)))
+    let said = milliseconds().or_else(after).or_else(|| exhausted(&header));
+    said.map(|wait| wait.min(Duration::from_secs(24 * 60 * 60)))
+}
+
+/// How long nothing is left of what a key may have, requests or tokens; an answer says so too, not only a refusal.
+pub fn exhausted<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
+    let none_left = |kind: &str| header(&format!("x-ratelimit-remaining-{kind}")) == Some("0");
+    let reset = |kind: &str| humantime::parse_duration(header(&format!("x-ratelimit-reset-{kind}"))?).ok();
+    ["requests", "tokens"].into_iter().filter(|kind| none_left(kind)).filter_map(reset).max()
 }
 
 /// A date of RFC 9110: `Sun, 06 Nov 1994 08:49:37 GMT`. The two obsolete forms are not read.
@@ -279,6 +281,8 @@ mod tests {
         let reset = [("x-ratelimit-reset-tokens", "6m0s"), ("x-ratelimit-remaining-tokens", "0")];
         assert_eq!(wait(&reset), Some(Duration::from_secs(360)));
         assert_eq!(wait(&reset[..1]), None);
+        let reset = [("x-ratelimit-reset-requests", "8.64s"), ("x-ratelimit-remaining-requests", "0")];
+        assert_eq!(wait(&reset), Some(Duration::from_millis(8640)));
         for nonsense in ["-1", "soon", "1e400", "Sun, 99 Nov 1994 08:49:37 GMT", ""] {
             assert_eq!(wait(&[("retry-after", nonsense)]), None, "{nonsense}");
         }

@@ -33,7 +33,7 @@ mod transport;
 mod wire;
 
 use backplane_plugin::prelude::*;
-use client::Client;
+use client::{Client, Servers};
 use discover::Found;
 use infer::Graph;
 use instance::Remote;
@@ -52,6 +52,7 @@ struct RemotePlugin {
     host: Host,
     settings: Settings,
     loads: Loads,
+    servers: Servers,
     /// `None` only while it is being dropped.
     runtime: Option<Runtime>,
 }
@@ -70,7 +71,8 @@ impl Plugin for RemotePlugin {
             .map_err(|error| {
                 Error::new(Code::ResourceExhausted, format!("no thread could be started: {error}"))
             })?;
-        Ok(Self { host, settings, loads: Loads::default(), runtime: Some(runtime) })
+        let (loads, servers) = Default::default();
+        Ok(Self { host, settings, loads, servers, runtime: Some(runtime) })
     }
 
     fn bid(&self, query: &Query<'_>) -> Bid {
@@ -112,7 +114,7 @@ impl Plugin for RemotePlugin {
             INFERENCE => {
                 let card: InferenceParameters = spec.parameters()?;
                 let upstream = self.settings.resolve(&spec.name, &card.upstream)?;
-                let client = Client::new(&upstream)?;
+                let client = Client::new(&upstream, &self.servers)?;
                 let model = card.model.clone().unwrap_or_else(|| spec.name.clone());
                 let (graph, found) = runtime.block_on(Graph::find(&client, &model, &card))?;
                 let description =
@@ -122,7 +124,7 @@ impl Plugin for RemotePlugin {
             _ => {
                 let card: Parameters = spec.parameters()?;
                 let upstream = self.settings.resolve(&spec.name, &card.upstream)?;
-                let client = Client::new(&upstream)?;
+                let client = Client::new(&upstream, &self.servers)?;
                 let model = card.model.unwrap_or_else(|| spec.name.clone());
                 let declared = spec.extra.get("context").and_then(Value::as_u64);
                 let declared = declared.and_then(|tokens| u32::try_from(tokens).ok());

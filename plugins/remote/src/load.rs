@@ -123,7 +123,7 @@ async fn look(target: Weak<Target>, host: Host) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Client;
+    use crate::client::{Client, Servers};
     use proptest::prelude::*;
 
     const VLLM: &str = "# HELP vllm:num_requests_running Number of requests in model execution batches.\n\
@@ -159,7 +159,8 @@ mod tests {
     fn of_two_cards_of_a_model_the_one_that_stays_is_heard() {
         let target = |waiting| {
             let upstream = toml::from_str("url = 'http://127.0.0.1:1/v1'").unwrap();
-            let target = Arc::new(Target::new(Client::new(&upstream).unwrap(), "m".to_owned(), None));
+            let client = Client::new(&upstream, &Servers::default()).unwrap();
+            let target = Arc::new(Target::new(client, "m".to_owned(), None));
             target.note(Some(Load { running: 0.0, waiting }));
             target
         };

@@ -288,6 +288,7 @@ async fn generate<A: Generated>(
 fn finished(client: &Client, progress: Progress, asked: Asked, said_so: bool) -> Result<Done> {
     let ended = progress.ended.len();
     if ended == asked.choices as usize {
+        client.answered();
         return Ok(progress.done());
     }
     let how = if said_so { "ended its answer before it was complete" } else { "broke off in its answer" };

@@ -8,8 +8,8 @@ use backplane_testkit::{
     Answer, Code, Deadline, End, Failure, Instance, PluginTest, RequestInput, TensorInput,
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use upstream::{Reply, Upstream, bytes_reply, json_reply, stream_reply, well_behaved};
 
@@ -31,6 +31,10 @@ fn chat(more: Value) -> String {
     let mut params = json!({"messages": [{"role": "user", "content": "hi"}]});
     params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     params.to_string()
+}
+
+fn chat_request() -> RequestInput {
+    RequestInput::new("chat", &chat(json!({})), vec![])
 }
 
 fn ask(instance: &Instance, more: Value) -> Answer {
@@ -275,11 +279,21 @@ fn what_ollama_would_pass_over_in_silence_is_refused() {
 
 #[test]
 fn a_chain_that_leads_back_to_its_beginning_ends() {
-    let upstream = Upstream::start();
-    let model = open(&upstream);
-    assert!(ask(&model, json!({})).is_done());
-    let id = upstream.seen()[0].id.clone();
-    assert!(id.ends_with("-hop1"), "{id}");
+    // A server that asks this host for what it was asked, under the name that the request came with.
+    let host: Arc<OnceLock<Instance>> = Arc::default();
+    let asks = host.clone();
+    let upstream = Upstream::answering(move |seen| {
+        let request = RequestInput { flags: 0, request_id: Some(seen.id.clone()), ..chat_request() };
+        let answer = asks.get().unwrap().send(request).wait();
+        let message = answer.failure().unwrap_or_else(|| panic!("it went round: {answer:?}")).message.clone();
+        json_reply(400, &json!({"error": {"message": message}}))
+    });
+    let model = open_with(json!({"upstream": {"url": upstream.url}, "discover": false})).unwrap();
+    assert!(host.set(model.clone()).is_ok());
+    let answer = model.send(RequestInput { flags: 0, ..chat_request() }).wait();
+    assert!(failure(&answer).2.contains("lead back to its own server?"), "{answer:?}");
+    let ids: Vec<_> = upstream.seen().into_iter().map(|seen| seen.id).collect();
+    assert_eq!(ids, (1..=8).map(|hops| format!("test-1-hop{hops}")).collect::<Vec<_>>());
 }
 
 #[test]
@@ -329,6 +343,125 @@ fn a_server_that_is_down_is_left_alone_for_a_while() {
     assert!(stats.contains(&("upstream_down".to_owned(), 1.0)), "{stats:?}");
     std::thread::sleep(Duration::from_millis(1100));
     assert!(ask(&model, json!({})).is_done(), "one request tries, and finds it well");
+}
+
+#[test]
+fn a_server_that_breaks_off_says_nothing_or_is_not_there_is_left_alone_too() {
+    let upstream = Upstream::start();
+    for (mode, says) in [("cut", "broke the connection"), ("never begins", "said nothing for 0.4 s")] {
+        // Each mode another server to the plugin.
+        let at = json!({"url": upstream.url, "idle_timeout": "400ms", "headers": {"x-site": mode}});
+        let model = open_with(json!({"upstream": at, "discover": false})).unwrap();
+        for _ in 0..5 {
+            assert!(failure(&ask(&model, json!({"mode": mode}))).2.contains(says), "{mode}");
+        }
+        let asked = upstream.seen().len();
+        let kept = ask(&model, json!({}));
+        assert!(failure(&kept).2.contains("does not answer; it is asked again in"), "{mode}: {kept:?}");
+        assert_eq!(upstream.seen().len(), asked, "{mode}");
+    }
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let at = json!({"url": format!("http://{nobody}/v1"), "proxy": ""});
+    let model = open_with(json!({"upstream": at, "discover": false})).unwrap();
+    for _ in 0..5 {
+        assert!(failure(&ask(&model, json!({}))).2.contains("cannot be reached"));
+    }
+    let begun = Instant::now();
+    assert!(failure(&ask(&model, json!({}))).2.contains("does not answer; it is asked again in"));
+    assert!(begun.elapsed() < Duration::from_millis(400), "it was tried again: {:?}", begun.elapsed());
+}
+
+/// Several models of one plugin, by what each says of its server.
+fn open_several(upstreams: &[Value]) -> Vec<Instance> {
+    let model = |(number, upstream): (usize, &Value)| {
+        json!({"name": format!("m{number}"), "format": "openai", "capabilities": ["chat"],
+            "parameters": {"discover": false, "upstream": upstream}})
+        .to_string()
+    };
+    let models: Vec<String> = upstreams.iter().enumerate().map(model).collect();
+    let models: Vec<&str> = models.iter().map(String::as_str).collect();
+    let models = plugin().open_all(&models).unwrap();
+    models.iter().map(|model| model.instance().unwrap()).collect()
+}
+
+#[test]
+fn what_is_true_of_a_server_is_known_to_all_its_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("sk-{name}-0123456789")).unwrap();
+        format!("file:{}", path.display())
+    };
+    let (mine, others) = (key("mine"), key("others"));
+    let upstream = Upstream::start();
+    let at = |key: &str| json!({"url": upstream.url, "keys": [key], "idle_timeout": "400ms"});
+    // One that waits longer is at the same server, and so is one that is called otherwise there.
+    let patient = json!({"url": upstream.url, "keys": [mine], "max_inflight": 7});
+    let models = open_several(&[at(&mine), patient, at(&others)]);
+    let [first, second, other] = &models[..] else { panic!("three were opened") };
+
+    // Its key is limited for all of them, and for nobody with another.
+    assert_eq!(failure(&ask(first, json!({"status": 429, "after": "0.4"}))).0, Code::ResourceExhausted);
+    let asked = upstream.seen().len();
+    assert_eq!(failure(&ask(second, json!({}))).1, "upstream_rate_limited");
+    assert_eq!(upstream.seen().len(), asked, "it was not asked");
+    assert!(ask(other, json!({})).is_done());
+    std::thread::sleep(Duration::from_millis(450));
+    assert!(ask(second, json!({})).is_done());
+
+    // What it fails with for one model says nothing of the others.
+    (0..5).for_each(|_| assert_eq!(failure(&ask(first, json!({"status": 500}))).1, "upstream_error"));
+    assert_eq!(failure(&ask(first, json!({}))).1, "upstream_unreachable");
+    assert!(ask(second, json!({})).is_done());
+
+    // A server that breaks the connection breaks it for all.
+    (0..5).for_each(|_| assert_eq!(failure(&ask(second, json!({"mode": "cut"}))).1, "upstream_unreachable"));
+    std::thread::sleep(Duration::from_millis(100));
+    let asked = upstream.seen().len();
+    assert!(failure(&ask(second, json!({}))).2.contains("it is asked again in"));
+    assert!(failure(&ask(first, json!({}))).2.contains("it is asked again in"));
+    assert_eq!(upstream.seen().len(), asked);
+    // What is counted is each model's own.
+    let requests = |model: &Instance| {
+        let stats = model.model().stats().unwrap();
+        stats.iter().find(|(figure, _)| figure == "upstream_requests_total").unwrap().1
+    };
+    assert_eq!((requests(first), requests(second), requests(other)), (8.0, 9.0, 1.0));
+}
+
+#[test]
+fn connections_are_shared_by_models_of_a_server() {
+    let upstream = Upstream::start();
+    let at = json!({"url": upstream.url});
+    let models = open_several(&[at.clone(), at]);
+    for model in models.iter().cycle().take(6) {
+        assert!(ask_whole(model, "chat", &chat(json!({}))).is_done());
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn a_key_with_nothing_left_rests_before_it_is_refused() {
+    let used_up = |seen: &upstream::Seen| match &*seen.key {
+        "Bearer sk-1-0123456789" => well_behaved(seen),
+        _ => well_behaved(seen)
+            .header("x-ratelimit-limit-requests", "3")
+            .header("x-ratelimit-remaining-requests", "0")
+            .header("x-ratelimit-reset-requests", "700ms")
+            .header("x-ratelimit-remaining-tokens", "5"),
+    };
+    let upstream = Upstream::answering(used_up);
+    let (_keys, model) = keyed(&upstream, "openai", 2);
+    // The list of models used the first one up.
+    (0..3).for_each(|_| assert!(ask(&model, json!({})).is_done()));
+    let keys: Vec<_> = upstream.seen().into_iter().map(|seen| seen.key).collect();
+    assert_eq!(keys, ["Bearer sk-1-0123456789"; 3]);
+    let (_keys, only) = keyed(&upstream, "openai", 1);
+    let told = ask(&only, json!({}));
+    assert_eq!(failure(&told).1, "upstream_rate_limited");
+    assert!((1..=700).contains(&told.failure().unwrap().retry_after_ms), "{told:?}");
+    std::thread::sleep(Duration::from_millis(750));
+    assert!(ask(&only, json!({})).is_done());
 }
 
 #[test]

@@ -147,7 +147,7 @@ impl Exchange {
             r#in: tensors.raw.as_ptr(),
             n_in: tensors.raw.len() as u32,
             in_stride: size_of::<bp_tensor>() as u32,
-            request_id: bp_str::new("test-1"),
+            request_id: bp_str::new(self.input.request_id.as_deref().unwrap_or("test-1")),
             traceparent: bp_str::EMPTY,
             tenant: bp_str::new("test"),
             deadline_ns: match self.input.deadline {

@@ -7,6 +7,7 @@
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ pub struct Seen {
 pub struct Upstream {
     pub url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 /// What is answered: a status with headers, and pieces with what happens between them.
@@ -74,14 +76,22 @@ impl Upstream {
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let (answer, log) = (Arc::new(answer), seen.clone());
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let count = connections.clone();
         // It ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::Relaxed);
                 let (answer, log) = (answer.clone(), log.clone());
                 std::thread::spawn(move || _ = converse(stream, &*answer, &log));
             }
         });
-        Self { url, seen }
+        Self { url, seen, connections }
+    }
+
+    /// How many connections were made.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// The requests so far, but for those that ask what models there are.
