@@ -20,6 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// What a person does about a missing driver.
 const NO_DRIVER: &str = "no NVIDIA driver is installed here: `libcuda.so` is not found; kernels cannot run";
 
+/// What a source is compiled for where there is no device: of those in use a new one, which refuses least.
+const UNSEEN: (i32, i32) = (9, 0);
+
 /// Kernels read up to 16 bytes at once, which begin at a multiple of as many.
 const ALIGN: u64 = 16;
 
@@ -29,10 +32,16 @@ const ALIGN: u64 = 16;
 /// That there is no driver.
 fn check() -> Result<()> {
     static PRESENT: OnceLock<bool> = OnceLock::new();
-    if *PRESENT.get_or_init(sys::has_driver) {
+    if *PRESENT.get_or_init(look) {
         return Ok(());
     }
     Err(Error::new(Code::FailedPrecondition, NO_DRIVER).with_reason("device_missing"))
+}
+
+fn look() -> bool {
+    #[cfg(test)]
+    tests::LOOKS.fetch_add(1, Ordering::Relaxed);
+    sys::has_driver()
 }
 
 /// NVIDIA's driver, and its compiler.
@@ -53,9 +62,26 @@ impl Driver for Nvidia {
     }
 
     fn load(&self, program: &Program) -> Result<Arc<dyn Gpu>> {
-        let context = Context::open(self.ordinal)?;
+        let context = Context::open(self.ordinal);
+        let context = context.map_err(|missing| self.objection(program, &missing).unwrap_or(missing))?;
         let image = self.compiler.compile(program, context.capability)?;
         Ok(Arc::new(context.load(program, image)?))
+    }
+}
+
+impl Nvidia {
+    /// What is wrong with a source where there is no device that it could be compiled for: whoever writes it need not wait for
+    /// one to be told.
+    fn objection(&self, program: &Program, missing: &Error) -> Option<Error> {
+        if missing.reason.as_deref() != Some("device_missing") {
+            return None;
+        }
+        let mut error = self.compiler.compile(program, UNSEEN).err()?;
+        let (major, minor) = UNSEEN;
+        error.message.push_str(&format!(
+            "\n(there is no GPU here, and it was compiled for compute capability {major}.{minor})"
+        ));
+        (error.reason.as_deref() == Some("model_invalid")).then_some(error)
     }
 }
 
@@ -366,6 +392,18 @@ mod tests {
             assert_eq!((error.code, error.reason.as_deref(), error.fatal), (canonical, Some(reason), fatal));
             assert!(error.message.contains("CUDA_ERROR_"), "{error}");
         }
+    }
+
+    pub static LOOKS: AtomicU64 = AtomicU64::new(0);
+
+    /// A bid is wanted of every plugin for every request without a model's name: what a host without a GPU pays for this one is
+    /// a look into memory.
+    #[test]
+    fn a_driver_is_looked_for_once() {
+        let driver = Nvidia { compiler: Compiler::new(crate::Settings::default()), ordinal: 0 };
+        let answers: Vec<bool> = (0..1000).map(|_| driver.check().is_ok()).collect();
+        assert!(answers.iter().all(|answer| *answer == answers[0]));
+        assert_eq!(LOOKS.load(Ordering::Relaxed), 1);
     }
 
     #[test]

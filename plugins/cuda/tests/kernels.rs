@@ -4,11 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod emulator;
+mod support;
 
 use backplane_cuda::{Bounds, Card, Compiler, Executor, Given, Kernel, Plan, Program, Settings, verify};
 use backplane_plugin::prelude::*;
 use emulator::Processor;
 use std::path::{Path, PathBuf};
+use support::runtimes;
 
 /// Turing, Ampere, Hopper, and the oldest and newest that this NVRTC knows of what the driver still serves.
 const DEVICES: [(i32, i32); 4] = [(7, 5), (8, 0), (9, 0), (12, 0)];
@@ -50,18 +52,8 @@ fn load(name: &str) -> (Card, Kernel) {
     (card, kernel)
 }
 
-/// NVRTC as `make models` fetches it. One that is missing fails a test, it skips none.
 fn compiler() -> Compiler {
-    let state = std::env::var_os("BACKPLANE_TEST_MODELS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/state"), PathBuf::from);
-    let runtimes = state.join("runtimes");
-    assert!(
-        runtimes.join("nvrtc").is_dir(),
-        "no NVRTC in {}: run `make models`, or name a state directory in BACKPLANE_TEST_MODELS",
-        state.display()
-    );
-    let settings = Settings::of(&json!({ "runtimes": runtimes })).unwrap();
-    Compiler::new(settings)
+    Compiler::new(Settings::of(&json!({ "runtimes": runtimes() })).unwrap())
 }
 
 #[test]

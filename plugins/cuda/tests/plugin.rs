@@ -7,7 +7,7 @@ mod support;
 use backplane_testkit::{Case, Code, PluginTest};
 use serde_json::{Value, json};
 use std::path::Path;
-use support::{image, model};
+use support::{image, model, runtimes};
 
 /// Whether the kernel module of NVIDIA's driver is there.
 fn has_gpu() -> bool {
@@ -38,6 +38,28 @@ fn without_a_gpu_opening_a_kernel_says_why() {
     let failure = plugin.open(&model("image-prepare").to_string()).err().unwrap();
     assert_eq!((failure.canonical(), &*failure.reason), (Some(Code::FailedPrecondition), "device_missing"));
     assert!(failure.message.contains("no NVIDIA driver is installed here"), "{failure}");
+}
+
+#[test]
+fn what_does_not_compile_is_told_where_there_is_no_gpu_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.cu");
+    let settings = json!({"runtimes": runtimes()}).to_string();
+    let plugin = PluginTest::of(backplane_cuda::backplane_export::bp_entry_v1).config(settings);
+    let opened = |source: &str| {
+        std::fs::write(&path, source).unwrap();
+        let mut card = model("image-prepare");
+        card["files"][0] = json!({"role": "model", "name": "mine.cu", "path": path, "size": source.len()});
+        plugin.open(&card.to_string()).err()
+    };
+    let failure = opened("extern \"C\" __global__ void prepare(float* x) {\n    x[0] = y;\n}\n").unwrap();
+    assert_eq!(failure.reason, "model_invalid", "{failure}");
+    assert!(failure.message.contains("mine.cu(2): error: identifier \"y\" is undefined"), "{failure}");
+    let sound = include_str!("../kernels/image-prepare.cu");
+    match opened(sound) {
+        None => assert!(has_gpu()),
+        Some(failure) => assert_eq!(failure.reason, "device_missing", "{failure}"),
+    }
 }
 
 #[test]

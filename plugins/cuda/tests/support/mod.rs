@@ -1,10 +1,24 @@
 //! A kernel that comes with the plugin, and a request that it answers.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "each test uses its part")]
 
 use backplane_testkit::{Case, TensorInput};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Where `make models` put NVRTC. One that is missing fails a test, it skips none.
+pub fn runtimes() -> PathBuf {
+    let state = std::env::var_os("BACKPLANE_TEST_MODELS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/state"), PathBuf::from);
+    let runtimes = state.join("runtimes");
+    assert!(
+        runtimes.join("nvrtc").is_dir(),
+        "no NVRTC in {}: run `make models`, or name a state directory in BACKPLANE_TEST_MODELS",
+        state.display()
+    );
+    runtimes
+}
 
 /// The card of a kernel that comes with the plugin, as the host hands it over.
 pub fn model(name: &str) -> Value {
