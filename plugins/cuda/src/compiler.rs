@@ -2,7 +2,7 @@
 
 use crate::gpu::Program;
 use crate::settings::Settings;
-use crate::sys::{Failure, Nvrtc};
+use crate::sys::{Failure, Form, Nvrtc};
 use backplane_plugin::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,6 +11,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 const ADVICE: &str = "`backplane pull nvrtc` installs one";
 /// Of a compiler's log, in bytes: what is wrong stands at its beginning.
 const LOG: usize = 4000;
+
+/// What every device in use takes as PTX.
+const OLDEST: &str = "--gpu-architecture=compute_75";
+
+/// A program as a driver takes it.
+#[derive(Debug, PartialEq)]
+pub enum Image {
+    /// Machine code of one device.
+    Machine(Vec<u8>),
+    /// What the driver compiles itself.
+    Ptx(String),
+}
 
 /// NVRTC as one host sees it.
 pub struct Compiler {
@@ -40,18 +52,47 @@ impl Compiler {
     ///
     /// # Errors
     /// What is wrong with the source, with file and line; or that there is no compiler.
-    pub fn compile(&self, program: &Program, capability: (i32, i32)) -> Result<Vec<u8>> {
+    pub fn compile(&self, program: &Program, (major, minor): (i32, i32)) -> Result<Vec<u8>> {
+        let target = format!("--gpu-architecture=sm_{major}{minor}");
+        self.make(program, target, Form::Machine, &format!("compute capability {major}.{minor}"))
+    }
+
+    /// A program for every device, for where there is no compiler.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`].
+    pub fn ptx(&self, program: &Program) -> Result<String> {
+        let mut text = self.make(program, OLDEST.to_owned(), Form::Ptx, "PTX")?;
+        while text.last() == Some(&0) {
+            text.pop();
+        }
+        String::from_utf8(text).map_err(|_| Error::internal("NVRTC's PTX is not text"))
+    }
+
+    /// What a device of this compute capability is given: code compiled now, or beforehand where there is no compiler for it.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`], where nothing was compiled beforehand.
+    pub fn image(&self, program: &Program, capability: (i32, i32)) -> Result<Image> {
+        match (self.compile(program, capability), &program.ptx) {
+            (Err(error), Some(ptx)) if error.reason.as_deref() == Some("runtime_missing") => {
+                Ok(Image::Ptx(ptx.clone()))
+            }
+            (compiled, _) => compiled.map(Image::Machine),
+        }
+    }
+
+    fn make(&self, program: &Program, target: String, form: Form, whom: &str) -> Result<Vec<u8>> {
         let nvrtc = self.load()?;
-        let (major, minor) = capability;
-        let mut options = vec![format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".to_owned()];
+        let mut options = vec![target, "--std=c++17".to_owned()];
         options.extend(program.defines.iter().map(|(name, value)| format!("--define-macro={name}={value}")));
-        nvrtc.compile(&program.source, &program.name, &options).map_err(|failure| match failure {
-            Failure::Source(log) => Error::model_invalid(format!("the kernel does not compile: {}", beginning(&log))),
+        nvrtc.compile(&program.source, &program.name, &options, form).map_err(|failure| match failure {
+            Failure::Source(log) => {
+                Error::model_invalid(format!("the kernel does not compile: {}", beginning(&log)))
+            }
             Failure::Compiler(what) => {
                 let (nvrtc_major, nvrtc_minor) = nvrtc.version();
-                let message = format!(
-                    "NVRTC {nvrtc_major}.{nvrtc_minor} cannot compile for compute capability {major}.{minor}: {what}"
-                );
+                let message = format!("NVRTC {nvrtc_major}.{nvrtc_minor} cannot compile for {whom}: {what}");
                 Error::new(Code::FailedPrecondition, message).with_reason("runtime_missing")
             }
         })

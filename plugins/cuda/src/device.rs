@@ -1,6 +1,6 @@
 //! NVIDIA's driver: whether there is a GPU, a program loaded on it, and what went wrong there in words.
 
-use crate::compiler::Compiler;
+use crate::compiler::{Compiler, Image};
 use crate::gpu::{Argument, Driver, Gpu, Program, Size};
 use crate::plan::Bounds;
 use crate::sys;
@@ -52,8 +52,11 @@ pub struct Nvidia {
 }
 
 impl Driver for Nvidia {
-    fn check(&self) -> Result<(), (BidReason, Error)> {
+    fn check(&self, compiled: bool) -> Result<(), (BidReason, Error)> {
         check().map_err(|error| (BidReason::Device, error))?;
+        if compiled {
+            return Ok(());
+        }
         self.compiler.check().map_err(|error| (BidReason::Runtime, error))
     }
 
@@ -64,7 +67,10 @@ impl Driver for Nvidia {
     fn load(&self, program: &Program) -> Result<Arc<dyn Gpu>> {
         let context = Context::open(self.ordinal);
         let context = context.map_err(|missing| self.objection(program, &missing).unwrap_or(missing))?;
-        let image = self.compiler.compile(program, context.capability)?;
+        let image = match self.compiler.image(program, context.capability)? {
+            Image::Machine(code) => Ptx::from_binary(code),
+            Image::Ptx(text) => Ptx::from_src(text),
+        };
         Ok(Arc::new(context.load(program, image)?))
     }
 }
@@ -135,10 +141,10 @@ impl Context {
         })
     }
 
-    /// Puts a program's machine code on it.
-    fn load(self, program: &Program, image: Vec<u8>) -> Result<Device> {
+    /// Puts a program on it.
+    fn load(self, program: &Program, image: Ptx) -> Result<Device> {
         let load = || -> Result<_, DriverError> {
-            let module = self.context.load_module(Ptx::from_binary(image))?;
+            let module = self.context.load_module(image)?;
             Ok((module, self.context.new_stream()?))
         };
         let (module, stream) = calm(load)?;
@@ -355,6 +361,15 @@ pub fn named(code: CUresult) -> Error {
             format!("the NVIDIA driver here offers no GPU ({is}); `nvidia-smi` says more"),
         )
         .with_reason("device_missing"),
+        C::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | C::CUDA_ERROR_NO_BINARY_FOR_GPU
+        | C::CUDA_ERROR_JIT_COMPILER_NOT_FOUND => Error::new(
+            Code::FailedPrecondition,
+            format!("the NVIDIA driver here cannot use what was compiled beforehand ({is}); update it, or `backplane pull nvrtc`"),
+        )
+        .with_reason("runtime_missing"),
+        C::CUDA_ERROR_INVALID_PTX => Error::model_invalid(format!(
+            "the NVIDIA driver does not take the PTX that was compiled beforehand ({is})"
+        )),
         // The context is lost with all its memory, and every later call would say the same.
         C::CUDA_ERROR_ILLEGAL_ADDRESS | C::CUDA_ERROR_ILLEGAL_INSTRUCTION | C::CUDA_ERROR_MISALIGNED_ADDRESS
         | C::CUDA_ERROR_INVALID_ADDRESS_SPACE | C::CUDA_ERROR_INVALID_PC | C::CUDA_ERROR_HARDWARE_STACK_ERROR
@@ -386,6 +401,12 @@ mod tests {
             (CUresult::CUDA_ERROR_NO_DEVICE, Code::FailedPrecondition, "device_missing", false),
             (CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, Code::Internal, "kernel_fault", true),
             (CUresult::CUDA_ERROR_ECC_UNCORRECTABLE, Code::Unavailable, "device_lost", true),
+            (
+                CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+                Code::FailedPrecondition,
+                "runtime_missing",
+                false,
+            ),
             (CUresult::CUDA_ERROR_INVALID_VALUE, Code::Internal, "device_error", false),
         ] {
             let error = named(code);
@@ -401,7 +422,7 @@ mod tests {
     #[test]
     fn a_driver_is_looked_for_once() {
         let driver = Nvidia { compiler: Compiler::new(crate::Settings::default()), ordinal: 0 };
-        let answers: Vec<bool> = (0..1000).map(|_| driver.check().is_ok()).collect();
+        let answers: Vec<bool> = (0..1000).map(|_| driver.check(false).is_ok()).collect();
         assert!(answers.iter().all(|answer| *answer == answers[0]));
         assert_eq!(LOOKS.load(Ordering::Relaxed), 1);
     }

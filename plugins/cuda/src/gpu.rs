@@ -19,15 +19,17 @@ pub struct Program {
     pub defines: BTreeMap<String, i64>,
     /// `extern "C" __global__`.
     pub entries: Vec<String>,
+    /// The same compiled beforehand, for where there is no compiler.
+    pub ptx: Option<String>,
 }
 
 /// Where devices come from.
 pub trait Driver: Send + Sync {
-    /// Whether there may be one. Quick, and nothing is started.
+    /// Whether there may be one, and a compiler where programs are not `compiled` beforehand. Quick, and nothing is started.
     ///
     /// # Errors
     /// What is missing, and what to do about it; as a bid says it.
-    fn check(&self) -> Result<(), (BidReason, Error)>;
+    fn check(&self, compiled: bool) -> Result<(), (BidReason, Error)>;
 
     /// Which device it is, as others know it.
     fn device(&self) -> Device;

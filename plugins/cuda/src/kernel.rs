@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Bytes of a kernel's source.
 const SOURCE: u64 = 1 << 20;
 
+/// The role of a file with the same compiled beforehand.
+pub const PTX: &str = "ptx";
+
 /// An opened kernel.
 pub struct KernelModel {
     driver: Arc<dyn Driver>,
@@ -46,12 +49,18 @@ fn program(model: &ModelSpec, card: &Card) -> Result<Program> {
     if SOURCE < file.size {
         return Err(Error::model_invalid(format!("`{name}` has {} bytes, and may have {SOURCE}", file.size)));
     }
-    let source = std::fs::read_to_string(&file.path)
-        .map_err(|error| Error::model_invalid(format!("`{name}` cannot be read: {}", error.kind())))?;
+    let source = read(&file.path, &name)?;
+    let ptx = model.files.iter().find(|file| file.role == PTX);
+    let ptx = ptx.map(|file| read(&file.path, &format!("{name}, compiled beforehand,"))).transpose()?;
     let mut entries: Vec<String> = card.launch.iter().map(|launch| launch.entry.clone()).collect();
     entries.sort();
     entries.dedup();
-    Ok(Program { source, name, defines: card.defines.clone(), entries })
+    Ok(Program { source, name, defines: card.defines.clone(), entries, ptx })
+}
+
+fn read(path: &Path, name: &str) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Error::model_invalid(format!("`{name}` cannot be read: {}", error.kind())))
 }
 
 impl Model for KernelModel {

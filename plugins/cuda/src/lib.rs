@@ -31,7 +31,7 @@ mod verify;
 #[doc(hidden)]
 pub use {
     card::Card,
-    compiler::Compiler,
+    compiler::{Compiler, Image},
     device::named,
     gpu::{Argument, Driver, Gpu, Kernel, Program, Size},
     plan::{Bounds, Given, Plan},
@@ -70,7 +70,7 @@ impl Plugin for CudaPlugin {
         let driver = STAND_IN.get().cloned();
         let driver =
             driver.unwrap_or_else(|| Arc::new(Nvidia { compiler: Compiler::new(settings), ordinal }));
-        if let Err((BidReason::Device, error)) = driver.check() {
+        if let Err((BidReason::Device, error)) = driver.check(true) {
             host.log(Level::Info, error.message);
         }
         Ok(Self { host, driver, memory })
@@ -84,7 +84,9 @@ impl Plugin for CudaPlugin {
             _ if query.format == FORMAT || model.format == FORMAT => Bid::default(),
             _ => return Bid::no(BidReason::Format, format!("only the format `{FORMAT}` can be opened")),
         };
-        if let Err((reason, error)) = self.driver.check() {
+        let is_own = [vectors::MODEL, pictures::MODEL].contains(&&*model.name);
+        let compiled = is_own || model.files.iter().any(|file| file.role == kernel::PTX);
+        if let Err((reason, error)) = self.driver.check(compiled) {
             // What is not installed may be installed any moment.
             let valid_ms = if reason == BidReason::Runtime { 1_000 } else { Bid::default().valid_ms };
             return Bid { valid_ms, ..Bid::no(reason, error.message) };

@@ -37,7 +37,7 @@ impl PictureModel {
         #[serde(deny_unknown_fields)]
         struct Parameters {}
         let Parameters {} = model.parameters()?;
-        driver.check().map_err(|(_, error)| error)?;
+        driver.check(true).map_err(|(_, error)| error)?;
         Ok(Self { driver })
     }
 }
@@ -53,6 +53,7 @@ impl Model for PictureModel {
             name: "pictures.cu".to_owned(),
             defines: [].into(),
             entries: ["prepare".to_owned()].into(),
+            ptx: Some(include_str!("../kernels/pictures.ptx").to_owned()),
         })?;
         Ok(each(move |request| {
             request.push(&serve(&gpu, request)?)?;

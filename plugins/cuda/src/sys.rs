@@ -164,8 +164,19 @@ pub struct Nvrtc {
     log: Symbol<unsafe extern "C" fn(Program, *mut c_char) -> Code>,
     image_size: Symbol<unsafe extern "C" fn(Program, *mut usize) -> Code>,
     image: Symbol<unsafe extern "C" fn(Program, *mut c_char) -> Code>,
+    ptx_size: Symbol<unsafe extern "C" fn(Program, *mut usize) -> Code>,
+    ptx: Symbol<unsafe extern "C" fn(Program, *mut c_char) -> Code>,
     /// Behind the functions, so that it is dropped last. It is never unmapped all the same: see [`Nvrtc::load`].
     _library: Arc<Library>,
+}
+
+/// What a source is compiled to.
+#[derive(Clone, Copy, Debug)]
+pub enum Form {
+    /// Code of one device.
+    Machine,
+    /// Text that a driver compiles, for a device and all later ones.
+    Ptx,
 }
 
 /// Why a source was not compiled.
@@ -205,6 +216,8 @@ impl Nvrtc {
             log: function!(b"nvrtcGetProgramLog\0"),
             image_size: function!(b"nvrtcGetCUBINSize\0"),
             image: function!(b"nvrtcGetCUBIN\0"),
+            ptx_size: function!(b"nvrtcGetPTXSize\0"),
+            ptx: function!(b"nvrtcGetPTX\0"),
             _library: library,
         })
     }
@@ -217,11 +230,17 @@ impl Nvrtc {
         (major, minor)
     }
 
-    /// Machine code of `source`, which errors call `name`.
+    /// What becomes of `source`, which errors call `name`.
     ///
     /// # Errors
     /// The compiler's log, or why there is none.
-    pub fn compile(&self, source: &str, name: &str, options: &[String]) -> Result<Vec<u8>, Failure> {
+    pub fn compile(
+        &self,
+        source: &str,
+        name: &str,
+        options: &[String],
+        form: Form,
+    ) -> Result<Vec<u8>, Failure> {
         let text = |text: &str| {
             CString::new(text).map_err(|_| Failure::Source(format!("{name}: it holds a zero byte")))
         };
@@ -246,7 +265,10 @@ impl Nvrtc {
             let log = program.log().unwrap_or_default();
             return Err(Failure::Compiler(format!("{what} {log}").trim().to_owned()));
         }
-        program.bytes(&self.image_size, &self.image)
+        match form {
+            Form::Machine => program.bytes(&self.image_size, &self.image),
+            Form::Ptx => program.bytes(&self.ptx_size, &self.ptx),
+        }
     }
 
     fn check(&self, code: Code) -> Result<(), Failure> {

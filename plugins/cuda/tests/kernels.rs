@@ -6,7 +6,9 @@
 mod emulator;
 mod support;
 
-use backplane_cuda::{Bounds, Card, Compiler, Executor, Given, Kernel, Plan, Program, Settings, verify};
+use backplane_cuda::{
+    Bounds, Card, Compiler, Executor, Given, Image, Kernel, Plan, Program, Settings, verify,
+};
 use backplane_plugin::prelude::*;
 use emulator::Processor;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,17 @@ fn all() -> Vec<(Card, Program)> {
     found
 }
 
+/// The one without a card, which `image.prepare` runs.
+fn pictures() -> Program {
+    Program {
+        source: include_str!("../kernels/pictures.cu").to_owned(),
+        name: "pictures.cu".to_owned(),
+        defines: [].into(),
+        entries: ["prepare".to_owned()].into(),
+        ptx: None,
+    }
+}
+
 fn read(path: &Path) -> (Card, Program) {
     let card: toml::Table = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let card = serde_json::to_value(card).unwrap();
@@ -39,9 +52,13 @@ fn read(path: &Path) -> (Card, Program) {
     let spec = ModelSpec { name: name.clone(), parameters, ..ModelSpec::default() };
     let source = kernels().join(card["files"][0]["path"].as_str().unwrap());
     let card = Card::of(&spec).unwrap();
-    let entries = card.launch.iter().map(|launch| launch.entry.clone()).collect();
+    let mut entries: Vec<String> = card.launch.iter().map(|launch| launch.entry.clone()).collect();
+    if name.starts_with("vector-search") {
+        // What the model of `vector.search` calls besides.
+        entries.extend(["hide", "gather"].map(str::to_owned));
+    }
     let source = std::fs::read_to_string(source).unwrap();
-    let program = Program { source, name, defines: card.defines.clone(), entries };
+    let program = Program { source, name, defines: card.defines.clone(), entries, ptx: None };
     (card, program)
 }
 
@@ -61,19 +78,8 @@ fn every_kernel_compiles_for_every_device() {
     let compiler = compiler();
     let all = all();
     assert!(4 <= all.len());
-    // And the one without a card, which `image.prepare` runs.
-    let pictures = Program {
-        source: include_str!("../kernels/pictures.cu").to_owned(),
-        name: "pictures.cu".to_owned(),
-        defines: [].into(),
-        entries: ["prepare".to_owned()].into(),
-    };
-    for mut program in all.into_iter().map(|(_, program)| program).chain([pictures]) {
-        let name = program.name.clone();
-        if name.starts_with("vector-search") {
-            // What the model of `vector.search` calls besides.
-            program.entries.extend(["hide", "gather"].map(str::to_owned));
-        }
+    for program in all.into_iter().map(|(_, program)| program).chain([pictures()]) {
+        let name = &program.name;
         for device in DEVICES {
             let image = compiler.compile(&program, device).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert!(image.starts_with(b"\x7fELF"), "{name} for {device:?}");
@@ -85,6 +91,44 @@ fn every_kernel_compiles_for_every_device() {
             }
         }
     }
+}
+
+/// Run with `BACKPLANE_WRITE_PTX=1` after a change of a kernel, or of NVRTC's version.
+#[test]
+fn what_is_compiled_beforehand_is_what_the_source_says() {
+    let compiler = compiler();
+    // Its head says which compiler it is of.
+    let code =
+        |text: &str| text.lines().filter(|line| !line.starts_with("//")).collect::<Vec<_>>().join("\n");
+    for program in all().into_iter().map(|(_, program)| program).chain([pictures()]) {
+        let path = kernels().join(&program.name).with_extension("ptx");
+        let made = compiler.ptx(&program).unwrap();
+        if std::env::var_os("BACKPLANE_WRITE_PTX").is_some() {
+            std::fs::write(&path, &made).unwrap();
+        }
+        let kept =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(code(&kept) == code(&made), "{} is not what NVRTC makes of its source", path.display());
+        for entry in &program.entries {
+            assert!(kept.contains(&format!(".entry {entry}(")), "{}: {entry}", path.display());
+        }
+    }
+}
+
+#[test]
+fn what_was_compiled_beforehand_is_taken_where_there_is_no_compiler() {
+    let nowhere = Settings::of(&json!({"nvrtc": "/nowhere"})).unwrap();
+    let without = Compiler::new(nowhere);
+    let program = pictures();
+    let error = without.image(&program, (9, 0)).unwrap_err();
+    assert_eq!(error.reason.as_deref(), Some("runtime_missing"));
+    let program = Program { ptx: Some("compiled".to_owned()), ..program };
+    assert_eq!(without.image(&program, (9, 0)).unwrap(), Image::Ptx("compiled".to_owned()));
+    assert!(matches!(compiler().image(&program, (9, 0)).unwrap(), Image::Machine(_)));
+    // Nor for a device that a compiler does not know; but a source that is wrong is wrong.
+    assert!(matches!(compiler().image(&program, (99, 0)).unwrap(), Image::Ptx(_)));
+    let wrong = Program { source: "wrong".to_owned(), ..program };
+    assert_eq!(compiler().image(&wrong, (9, 0)).unwrap_err().reason.as_deref(), Some("model_invalid"));
 }
 
 #[test]

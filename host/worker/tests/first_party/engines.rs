@@ -117,9 +117,11 @@ fn cuda() {
 
     let card = std::fs::read_to_string(kernels.join("image-prepare.toml")).unwrap();
     let mut card: Value = toml::from_str(&card).unwrap();
-    let file = kernels.join(card["files"][0]["path"].as_str().unwrap());
-    card["files"][0]["size"] = json!(std::fs::metadata(&file).unwrap().len());
-    card["files"][0]["path"] = json!(file);
+    for file in card["files"].as_array_mut().unwrap() {
+        let path = kernels.join(file["path"].as_str().unwrap());
+        file["size"] = json!(std::fs::metadata(&path).unwrap().len());
+        file["path"] = json!(path);
+    }
     let opened = |plugin: PluginTest| plugin.open(&card.to_string()).err();
     if Path::new("/dev/nvidiactl").exists() {
         return;

@@ -213,12 +213,17 @@ impl Copies {
         if let Some(gpu) = self.gpus.get(&component) {
             return Ok(gpu.clone());
         }
-        let bits = dtype(component).size().unwrap_or(0) as i64 * 8;
+        let (bits, ptx) = match component {
+            Component::F32 => (32, include_str!("../../kernels/vector-search-fp32.ptx")),
+            Component::F16 => (16, include_str!("../../kernels/vector-search-fp16.ptx")),
+            Component::I8 => (8, include_str!("../../kernels/vector-search-int8.ptx")),
+        };
         let gpu = self.driver.load(&Program {
             source: include_str!("../../kernels/vector-search.cu").to_owned(),
             name: "vector-search.cu".to_owned(),
             defines: [("ROW".to_owned(), bits)].into(),
             entries: ["scan", "hide", "best", "merge", "gather"].map(str::to_owned).into(),
+            ptx: Some(ptx.to_owned()),
         })?;
         Ok(self.gpus.entry(component).or_insert(gpu).clone())
     }

@@ -50,7 +50,7 @@ impl VectorModel {
         #[serde(deny_unknown_fields)]
         struct Parameters {}
         let Parameters {} = model.parameters()?;
-        driver.check().map_err(|(_, error)| error)?;
+        driver.check(true).map_err(|(_, error)| error)?;
         Ok(Self { driver, memory })
     }
 }

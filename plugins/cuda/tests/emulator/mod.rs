@@ -47,7 +47,7 @@ pub fn traffic() -> Traffic {
 pub struct Processor;
 
 impl Driver for Processor {
-    fn check(&self) -> std::result::Result<(), (BidReason, Error)> {
+    fn check(&self, _compiled: bool) -> std::result::Result<(), (BidReason, Error)> {
         Ok(())
     }
 

@@ -26,10 +26,11 @@ pub fn model(name: &str) -> Value {
     let card: toml::Table =
         toml::from_str(&std::fs::read_to_string(folder.join(format!("{name}.toml"))).unwrap()).unwrap();
     let mut card = serde_json::to_value(card).unwrap();
-    let file = &mut card["files"][0];
-    let path = folder.join(file["path"].as_str().unwrap());
-    file["size"] = json!(std::fs::metadata(&path).unwrap().len());
-    file["path"] = json!(path);
+    for file in card["files"].as_array_mut().unwrap() {
+        let path = folder.join(file["path"].as_str().unwrap());
+        file["size"] = json!(std::fs::metadata(&path).unwrap().len());
+        file["path"] = json!(path);
+    }
     card
 }
 
