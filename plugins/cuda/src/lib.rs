@@ -27,12 +27,12 @@ mod sys;
 mod vectors;
 mod verify;
 
-// For the tests of the kernels, which have no GPU.
+// For the tests of the kernels, which may have no GPU, and for the benchmark, which needs one.
 #[doc(hidden)]
 pub use {
     card::Card,
     compiler::{Compiler, Image},
-    device::named,
+    device::{Nvidia, named},
     gpu::{Argument, Driver, Gpu, Kernel, Program, Size},
     plan::{Bounds, Given, Plan},
     settings::Settings,
@@ -41,7 +41,6 @@ pub use {
 
 use backplane_plugin::payload::{image_prepare, tensor, vector};
 use backplane_plugin::prelude::*;
-use device::Nvidia;
 use std::sync::{Arc, OnceLock};
 
 /// The format this plugin opens.

@@ -1,4 +1,4 @@
-//! A kernel on a device, through the ABI: the processor stands in for a GPU.
+//! A kernel on a device, through the ABI: the processor stands in for a GPU, and where there is one, it is tried too.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -7,16 +7,21 @@ mod support;
 
 use backplane_testkit::{Answer, Code, DType, Instance, PluginTest, TensorInput};
 use cudarc::driver::sys::CUresult;
-use emulator::{Processor, fail};
-use std::sync::{Arc, Mutex, PoisonError};
+use emulator::{again_on_the_device, fail, stand_in};
+use std::sync::{Mutex, PoisonError};
 use support::{image, model};
 
 /// A device that fails is everybody's.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn plugin() -> PluginTest {
-    let _ = backplane_cuda::STAND_IN.set(Arc::new(Processor));
+    stand_in();
     PluginTest::of(backplane_cuda::backplane_export::bp_entry_v1)
+}
+
+#[test]
+fn on_the_device_that_is_here() {
+    again_on_the_device(&["a_kernel_conforms"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The kernels that come with the plugin, on a machine without a GPU: each is compiled by NVRTC for several devices, and
-//! its source is compiled for the processor too and run there, against its card's checks and against a reference.
+//! The kernels that come with the plugin: each is compiled by NVRTC for several devices, and its source is compiled for the
+//! processor too and run there, and on a GPU where there is one, against its card's checks and against a reference.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -7,11 +7,12 @@ mod emulator;
 mod support;
 
 use backplane_cuda::{
-    Bounds, Card, Compiler, Executor, Given, Image, Kernel, Plan, Program, Settings, verify,
+    Bounds, Card, Compiler, Driver, Executor, Given, Image, Kernel, Plan, Program, Settings, verify,
 };
 use backplane_plugin::prelude::*;
-use emulator::Processor;
+use emulator::drivers;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use support::runtimes;
 
 /// Turing, Ampere, Hopper, and the oldest and newest that this NVRTC knows of what the driver still serves.
@@ -62,11 +63,11 @@ fn read(path: &Path) -> (Card, Program) {
     (card, program)
 }
 
-/// A card's kernel, on the processor.
-fn load(name: &str) -> (Card, Kernel) {
+/// A card's kernel, on each device.
+fn load(name: &str) -> Vec<(Card, Kernel)> {
     let (card, program) = read(&kernels().join(format!("{name}.toml")));
-    let kernel = Kernel::load(&Processor, &card, &program).unwrap();
-    (card, kernel)
+    let load = |driver: Arc<dyn Driver>| (card.clone(), Kernel::load(&*driver, &card, &program).unwrap());
+    drivers().into_iter().map(load).collect()
 }
 
 fn compiler() -> Compiler {
@@ -148,8 +149,10 @@ fn every_card_gives_what_its_checks_say() {
     for (card, program) in all() {
         let name = &program.name;
         assert!(!card.checks.is_empty(), "{name} has no check");
-        let kernel = Kernel::load(&Processor, &card, &program).unwrap();
-        verify(&card, &kernel).unwrap_or_else(|error| panic!("{name}: {error}"));
+        for driver in drivers() {
+            let kernel = Kernel::load(&*driver, &card, &program).unwrap();
+            verify(&card, &kernel).unwrap_or_else(|error| panic!("{name} on {}: {error}", kernel.device()));
+        }
     }
 }
 
@@ -175,11 +178,11 @@ fn a_search_finds_what_a_naive_one_finds() {
         ("int8", DType::Int8, |numbers| numbers.iter().map(|number| *number as u8).collect()),
     ];
     // Rows that are read 16 bytes at a time, and rows that are not; one chunk of scores, and several.
-    for ((kind, dtype, encode), (n, d, q, k, metric)) in kinds
+    let cases = kinds
         .into_iter()
         .flat_map(|kind| [(2100, 48, 2, 20, 0), (300, 13, 3, 7, 1)].map(|sizes| (kind, sizes)))
-    {
-        let (card, kernel) = load(&format!("vector-search-{kind}"));
+        .flat_map(|case| load(&format!("vector-search-{}", case.0.0)).into_iter().map(move |on| (case, on)));
+    for (((kind, dtype, encode), (n, d, q, k, metric)), (card, kernel)) in cases {
         let (rows, queries) = (noise(n * d, 7), noise(q * d, 99));
         let shapes = [[n as i64, d as i64], [n as i64, 0], [q as i64, d as i64]];
         let given = [
@@ -219,7 +222,12 @@ fn a_search_finds_what_a_naive_one_finds() {
 
 #[test]
 fn pictures_are_what_a_reference_makes_of_them() {
-    let (card, kernel) = load("image-prepare");
+    for (card, kernel) in load("image-prepare") {
+        are_as_the_reference_has_them(&card, &kernel);
+    }
+}
+
+fn are_as_the_reference_has_them(card: &Card, kernel: &Kernel) {
     let (n, h, w, height, width) = (2_usize, 23_usize, 31_usize, 17_usize, 40_usize);
     let pictures: Vec<u8> = (0..n * h * w * 3).map(|n| ((n * 7919) % 251) as u8).collect();
     let regions = [[0.0, 0.0, w as f32, h as f32], [4.5, 2.0, 20.0, 9.25]];
@@ -233,7 +241,7 @@ fn pictures_are_what_a_reference_makes_of_them() {
         Given { name: "scale", dtype: DType::Fp32, shape: &[3] },
     ];
     let numbers = [("height".to_owned(), height as i64), ("width".to_owned(), width as i64)].into();
-    let plan = Plan::of(&card, &given, &numbers, &Bounds::EVERY).unwrap();
+    let plan = Plan::of(card, &given, &numbers, &Bounds::EVERY).unwrap();
     let inputs = [pictures.clone(), bytes(regions.as_flattened()), bytes(&mean), bytes(&scale)];
     let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
     let answers = kernel.run(&plan, &inputs).unwrap();

@@ -1,21 +1,22 @@
 //! `image.prepare` on a device, beside what the vision plugin makes of the same picture. The device is the processor, which
-//! runs the kernel's own source.
+//! runs the kernel's own source, and then the GPU where there is one.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod emulator;
+mod support;
 
 use backplane_testkit::{
     CallInput, Case, Chunk, DType, Failure, Instance, PluginTest, TensorInput, TensorOutput,
 };
-use emulator::Processor;
+use emulator::{again_on_the_device, stand_in};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 
 const MODEL: &str = r#"{"name":"pictures-cuda","capabilities":["image.prepare"]}"#;
 
 fn plugin() -> PluginTest {
-    let _ = backplane_cuda::STAND_IN.set(Arc::new(Processor));
+    stand_in();
     PluginTest::of(backplane_cuda::backplane_export::bp_entry_v1)
 }
 
@@ -121,6 +122,15 @@ fn a_picture_is_what_the_vision_plugin_makes_of_it() {
             assert!(most <= 1.0 && 0.9 <= equal, "{filter}, {fit}, {layout}: {most} apart, {equal} equal");
         }
     }
+}
+
+#[test]
+fn on_the_device_that_is_here() {
+    again_on_the_device(&[
+        "a_picture_is_what_the_vision_plugin_makes_of_it",
+        "pictures_of_several_sizes_go_together",
+        "it_conforms_on_a_device",
+    ]);
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! `vector.search` on a device, beside the plugin that owns the collections: the same answers, to the bit. The device is the
-//! processor, which runs the kernels' own source.
+//! processor, which runs the kernels' own source, and then the GPU where there is one.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod emulator;
+mod support;
 
 use backplane_testkit::{CallInput, Case, Chunk, DType, Failure, Instance, Model, PluginTest, TensorInput};
 use cudarc::driver::sys::CUresult;
-use emulator::{Processor, fail};
+use emulator::{again_on_the_device, fail, stand_in};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,7 +28,7 @@ struct Owner {
 impl Owner {
     fn new() -> (Self, PluginTest) {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = backplane_cuda::STAND_IN.set(Arc::new(Processor));
+        stand_in();
         let instance =
             PluginTest::build("backplane-vector").unwrap().open(OWNER).unwrap().instance().unwrap();
         let operations = Arc::new(Mutex::new(Vec::new()));
@@ -125,6 +126,17 @@ fn every_search_gives_the_very_bits_that_the_owner_gives() {
             ok(&owner.instance, &json!({"operation": "drop", "collection": name}));
         }
     }
+}
+
+#[test]
+fn on_the_device_that_is_here() {
+    again_on_the_device(&[
+        "every_search_gives_the_very_bits_that_the_owner_gives",
+        "where_all_are_equally_near_the_ids_decide",
+        "what_is_no_plain_search_is_the_owners",
+        "copies_take_no_more_than_they_may_and_the_oldest_goes",
+        "it_conforms_on_a_device",
+    ]);
 }
 
 #[test]

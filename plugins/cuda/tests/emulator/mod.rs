@@ -1,7 +1,8 @@
 //! A device that is none: `cuda.h` stands in for CUDA, and the source of a program becomes one for the processor, which is
 //! told what to do through a pipe.
 
-use backplane_cuda::{Argument, Bounds, Driver, Gpu, Program, Size, named};
+use crate::support::{has_gpu, runtimes};
+use backplane_cuda::{Argument, Bounds, Compiler, Driver, Gpu, Nvidia, Program, Settings, Size, named};
 use backplane_plugin::prelude::*;
 use backplane_plugin::{Device, Ready};
 use cudarc::driver::sys::CUresult;
@@ -41,6 +42,47 @@ static TRAFFIC: Mutex<Traffic> = Mutex::new(Traffic { reads: 0, copies: 0, adopt
 #[allow(dead_code, reason = "not every test looks")]
 pub fn traffic() -> Traffic {
     std::mem::take(&mut TRAFFIC.lock().unwrap())
+}
+
+/// Has the plugins of this process take the processor for a device; or, in [`again_on_the_device`], the device that is here.
+#[allow(dead_code, reason = "not every test goes through a plugin")]
+pub fn stand_in() {
+    let _ = backplane_cuda::STAND_IN.set(if is_on_the_device() { nvidia() } else { Arc::new(Processor) });
+}
+
+const ON_THE_DEVICE: &str = "BACKPLANE_TEST_ON_THE_DEVICE";
+
+/// Whether this is a run of [`again_on_the_device`], where nothing can be made to fail and nothing is counted.
+#[allow(dead_code, reason = "not every test counts")]
+pub fn is_on_the_device() -> bool {
+    std::env::var_os(ON_THE_DEVICE).is_some()
+}
+
+/// Runs tests of this program once more, on the device, where there is one.
+#[allow(dead_code, reason = "not every test goes through a plugin")]
+pub fn again_on_the_device(tests: &[&str]) {
+    if !has_gpu() {
+        return;
+    }
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    let ran = again.arg("--exact").args(tests).env(ON_THE_DEVICE, "1").output().unwrap();
+    let said = [ran.stdout, ran.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert!(ran.status.success() && said.contains(&format!("{} passed", tests.len())), "{said}");
+}
+
+/// What kernels are tried on: the processor, and the device if there is one.
+#[allow(dead_code, reason = "not every test loads kernels itself")]
+pub fn drivers() -> Vec<Arc<dyn Driver>> {
+    let mut drivers: Vec<Arc<dyn Driver>> = vec![Arc::new(Processor)];
+    if has_gpu() {
+        drivers.push(nvidia());
+    }
+    drivers
+}
+
+fn nvidia() -> Arc<dyn Driver> {
+    let settings = Settings::of(&json!({ "runtimes": runtimes() })).unwrap();
+    Arc::new(Nvidia { compiler: Compiler::new(settings), ordinal: 0 })
 }
 
 /// The processor, as devices.

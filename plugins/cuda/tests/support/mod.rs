@@ -7,6 +7,11 @@ use backplane_testkit::{Case, TensorInput};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
+/// Whether the kernel module of NVIDIA's driver is there.
+pub fn has_gpu() -> bool {
+    Path::new("/dev/nvidiactl").exists()
+}
+
 /// Where `make models` put NVRTC. One that is missing fails a test, it skips none.
 pub fn runtimes() -> PathBuf {
     let state = std::env::var_os("BACKPLANE_TEST_MODELS")
