@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use e2e::{Server, model_file, python, state_with_models_of, until};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -232,6 +236,82 @@ fn a_caller_who_leaves_frees_the_slot_at_the_far_end() {
     until("the far model serves it", || running() == 1.0);
     drop(lines);
     until("the far model is free again", || running() == 0.0);
+}
+
+/// A server that answers every chat with one word, and gives the bodies that it was sent.
+fn confidant() -> (String, Arc<Mutex<Vec<Value>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let bodies = Arc::new(Mutex::new(Vec::new()));
+    let kept = bodies.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(&stream);
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                lines.read_line(&mut line).unwrap();
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            lines.read_exact(&mut body).unwrap();
+            bodies.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+            let said = json!({"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "blue"}}]});
+            let said = said.to_string();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
+            write!(stream, "{head}content-length: {}\r\n\r\n{said}", said.len()).unwrap();
+        }
+    });
+    (url, kept)
+}
+
+/// By way of two hosts, each of which knows from its card that the model sees.
+#[test]
+fn a_picture_arrives_as_it_was_sent() {
+    let (url, bodies) = confidant();
+    let cards = tempfile::tempdir().unwrap();
+    let host = |name: &str, upstream: &str| {
+        let sees = card(cards.path(), name, "eyes", upstream);
+        let text = std::fs::read_to_string(&sees).unwrap();
+        let text =
+            text.replace("[parameters]", "modalities = ['text', 'image']\n[parameters]\ndiscover = false");
+        std::fs::write(&sees, text).unwrap();
+        let blind = card(cards.path(), &format!("{name}-blind"), "ears", upstream);
+        Server::start_on(state_with_models_of(&[]), &format!("[models]\ncards = {:?}\n", [blind, sees]))
+    };
+    let far = host("eyes", &format!("url = '{url}/v1'"));
+    std::fs::write(cards.path().join("key"), &far.key).unwrap();
+    let key = cards.path().join("key").display().to_string();
+    let near =
+        host("z-sees", &format!("url = '{}/v1', flavour = 'backplane', keys = ['file:{key}']", far.url));
+
+    let file = std::fs::read(e2e::root().join("plugins/vision/tests/pictures/cmyk.jpg")).unwrap();
+    let url = format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(&file));
+    let picture = json!({"type": "image_url", "image_url": {"url": url}});
+    let messages = json!([{"role": "user", "content": [{"type": "text", "text": "What colour?"}, picture]}]);
+    // No model is named, the blind one comes first by its name, and none was open before.
+    let (status, answer) = near.post(CHAT, &json!({"messages": messages}));
+    assert_eq!((status, &answer["choices"][0]["message"]["content"]), (200, &json!("blue")), "{answer}");
+    let sent = bodies.lock().unwrap().pop().unwrap();
+    assert_eq!((&sent["model"], &sent["messages"]), (&json!("eyes"), &messages));
+
+    let (status, refused) = near.post(CHAT, &json!({"model": "z-sees-blind", "messages": messages}));
+    assert_eq!((status, &refused["error"]["code"]), (400, &json!("pictures_not_supported")), "{refused}");
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains("`z-sees-blind`") && message.contains("`z-sees` does"), "{message}");
+    assert!(bodies.lock().unwrap().is_empty());
+    let shown = String::from_utf8(near.cli(&["show", "z-sees", "--json"]).stdout).unwrap();
+    assert_eq!(
+        serde_json::from_str::<Value>(&shown).unwrap()["modalities"],
+        json!(["text", "image"]),
+        "{shown}"
+    );
 }
 
 /// llama.cpp's own server with SmolLM2, which ends with this value.

@@ -48,6 +48,9 @@ pub struct Card {
     /// What the model serves. Empty in the file means the default of its format.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<Capability>,
+    /// What a message to it may be made of. Empty means text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modalities: Vec<Modality>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub languages: Vec<String>,
     /// Class names in the order of the model's output; a longer list is a file with the role `labels`.
@@ -111,6 +114,15 @@ impl Kind {
     fn is_model(&self) -> bool {
         *self == Kind::Model
     }
+}
+
+/// What a message may be made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Modality {
+    Text,
+    /// A model that sees.
+    Image,
 }
 
 /// What the model needs beside its files, in bytes. A guess until the host has measured it.
@@ -322,6 +334,7 @@ impl Card {
                 [] => default_capabilities(&graph.format),
                 some => some.to_vec(),
             },
+            modalities: Vec::new(),
             languages: Vec::new(),
             labels: Vec::new(),
             context: None,

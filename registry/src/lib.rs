@@ -41,7 +41,7 @@ mod strict;
 pub mod trust;
 
 pub use capability::Capability;
-pub use card::{Card, FileSpec, Graph, Input, Kind, Limits, MemoryHint, platform};
+pub use card::{Card, FileSpec, Graph, Input, Kind, Limits, MemoryHint, Modality, platform};
 pub use catalogue::{Catalogue, Set};
 pub use convert::Convert;
 pub use digest::{Digest, NotADigest};

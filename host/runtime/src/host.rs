@@ -258,6 +258,15 @@ impl Host {
         }
     }
 
+    /// That a request with pictures in its messages finds a model that sees: it can be refused before the pictures are
+    /// fetched.
+    ///
+    /// # Errors
+    /// `pictures_not_supported`, with the models that see; `model_not_found`.
+    pub fn check_sight(&self, asked: Option<&str>, capability: &str) -> Result<()> {
+        self.0.parts.router.check_sight(asked, capability)
+    }
+
     /// Every plugin file, loaded or not. During an upgrade a plugin is there twice.
     pub fn plugins(&self) -> Vec<PluginInfo> {
         let shelf = self.catalog().shelf();

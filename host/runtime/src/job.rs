@@ -8,7 +8,7 @@ use crate::loader::Exchange;
 use crate::router::confidence;
 use crate::serve::SecondChance;
 use crate::tensor::Tensor;
-use backplane_abi::payload::Usage;
+use backplane_abi::payload::{Usage, chat};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -91,6 +91,11 @@ impl Request {
             device: false,
             parent: None,
         }
+    }
+
+    /// Whether there are pictures in its messages, which only a model that sees takes.
+    pub(crate) fn has_pictures(&self) -> bool {
+        self.capability == chat::CAPABILITY && !self.tensors.is_empty()
     }
 
     /// For this model.

@@ -63,10 +63,7 @@ pub(crate) async fn serve(parts: &Parts, request: Request) -> Result<Reply> {
 
     let trail: Vec<Arc<str>> =
         request.parent.as_ref().map(|parent| parent.models.clone()).unwrap_or_default();
-    let choice = parts
-        .router
-        .choose(request.model.as_deref(), &request.capability, request.params.len() as u64, &trail)
-        .inspect_err(|error| refused(&request, None, error))?;
+    let choice = parts.router.choose(&request, &trail).inspect_err(|error| refused(&request, None, error))?;
     let escalates = choice.escalate_below.is_some() && !request.stream;
 
     let first = choice.candidates.first().map(|candidate| candidate.entry.clone());

@@ -50,14 +50,12 @@ impl Plugin for Scripted {
     fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
         match model.format.as_str() {
             "down" => Err(Error::new(Code::Unavailable, "it is down")),
-            _ => Ok(Box::new(Opened { sees: model.name == "acme/script:2" })),
+            _ => Ok(Box::new(Opened)),
         }
     }
 }
 
-struct Opened {
-    sees: bool,
-}
+struct Opened;
 
 impl Model for Opened {
     fn execution(&self) -> Execution {
@@ -75,11 +73,6 @@ impl Model for Opened {
             context: Some(4096),
             inputs: vec![spec("A", DType::Int32, &[-1]), spec("B", DType::Int32, &[-1])],
             outputs: vec![spec("SUM", DType::Int32, &[-1])],
-            extra: self
-                .sees
-                .then(|| ("modalities".to_owned(), json!(["text", "image"])))
-                .into_iter()
-                .collect(),
             ..Description::default()
         }
     }
@@ -269,7 +262,7 @@ export_plugin!(
         ]
         models = [
             { name = "script", capabilities = ["chat", "complete", "embed", "tensor.infer", "test.unforeseen", "vision.embed", "vision.ocr"] },
-            { name = "acme/script:2", capabilities = ["chat"] },
+            { name = "acme/script:2", capabilities = ["chat"], modalities = ["text", "image"] },
         ]
         "#
     )

@@ -72,6 +72,9 @@ pub struct BuiltinModel {
     /// Empty means all of the plugin's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<Capability>,
+    /// As on a card.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modalities: Vec<crate::card::Modality>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]

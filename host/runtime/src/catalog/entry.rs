@@ -7,7 +7,7 @@ use crate::job::KeepAlive;
 use crate::loader::Plugin;
 use crate::upgrade::trial::Trial;
 use arc_swap::{ArcSwap, ArcSwapOption};
-use backplane_registry::Limits;
+use backplane_registry::{Limits, Modality};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub struct Listed {
     pub format: String,
     /// What it serves.
     pub capabilities: Vec<String>,
+    /// What a message to it may be made of; empty means text.
+    pub modalities: Vec<Modality>,
     /// Bytes of its files.
     pub size: u64,
     /// Seconds since 1970.
@@ -49,6 +51,11 @@ pub struct Listed {
 }
 
 impl Listed {
+    /// Whether it takes pictures in a message.
+    pub fn sees(&self) -> bool {
+        self.modalities.contains(&Modality::Image)
+    }
+
     /// Whether who opened `other` has opened this.
     pub fn opens_like(&self, other: &Self) -> bool {
         self.model_json == other.model_json && self.files == other.files

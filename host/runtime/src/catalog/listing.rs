@@ -68,11 +68,13 @@ pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Li
             let parameters = parameters(&name, &model.parameters, config);
             add(Listed {
                 model_json: json!({
-                    "name": &*name, "format": "", "capabilities": capabilities, "files": [], "parameters": parameters,
+                    "name": &*name, "format": "", "capabilities": capabilities, "modalities": model.modalities,
+                    "files": [], "parameters": parameters,
                 })
                 .to_string(),
                 copies: Vec::new(),
-                card: json!({"description": model.description}),
+                card: json!({"description": model.description, "modalities": model.modalities}),
+                modalities: model.modalities.clone(),
                 id: String::new(),
                 format: String::new(),
                 size: 0,
@@ -143,6 +145,7 @@ fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
             "name": &*name,
             "format": card.format,
             "capabilities": capabilities,
+            "modalities": card.modalities,
             "files": files,
             "parameters": parameters(&name, &card.parameters, config),
             "labels": card.labels,
@@ -159,6 +162,7 @@ fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
             "description": card.description,
             "licence": card.licence,
             "homepage": card.homepage,
+            "modalities": card.modalities,
             "languages": card.languages,
             "context": card.context,
             "aliases": card.aliases,
@@ -174,6 +178,7 @@ fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
             .into(),
         plugins: able,
         limits: card.limits,
+        modalities: card.modalities.clone(),
         problem,
         capabilities,
         name,

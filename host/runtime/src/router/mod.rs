@@ -12,7 +12,7 @@ pub use table::{Cascade, Names, RouteTable, Target};
 
 use crate::catalog::{Entry, Shelf};
 use crate::error::{Error, ErrorCode, Result};
-use crate::job::Candidate;
+use crate::job::{Candidate, Request};
 use crate::loader::{Bid, BidQuery, CANNOT_SERVE, Waits};
 use actix::Addr;
 use actor::RouterActor;
@@ -96,18 +96,18 @@ impl RouterHandle {
         self.actor.send(actor::Rebuild { names }).await.map_err(|_| Error::shutting_down())
     }
 
-    /// Orders the models that can answer. `asked` is the name the caller gave, `trail` the models that are waiting for
-    /// this answer themselves.
+    /// Orders the models that can answer. `trail` are the models that are waiting for this answer themselves.
     ///
     /// # Errors
-    /// `model_not_found`, `capability_not_found`, or that the model does not serve the capability.
-    pub fn choose(
-        &self,
-        asked: Option<&str>,
-        capability: &str,
-        input_bytes: u64,
-        trail: &[Arc<str>],
-    ) -> Result<Choice> {
+    /// `model_not_found`, `capability_not_found`, that the model does not serve the capability, or does not see.
+    pub fn choose(&self, request: &Request, trail: &[Arc<str>]) -> Result<Choice> {
+        let (asked, capability) = (request.model.as_deref(), request.capability.as_str());
+        let input_bytes = request.params.len() as u64;
+        let pictures = request.has_pictures();
+        if pictures {
+            self.check_sight(asked, capability)?;
+        }
+        let fits = |entry: &Arc<Entry>| !pictures || entry.listed().sees();
         let table = self.shared.table.load();
         let mut choice = match asked {
             Some(asked) => match table.resolve(asked).ok_or_else(|| table.not_found(asked))? {
@@ -137,6 +137,7 @@ impl RouterHandle {
                         .iter()
                         .filter(|model| table.capabilities(model).iter().any(|name| name == capability))
                         .filter_map(|model| self.shared.shelf.get(model))
+                        .filter(fits)
                         .map(|entry| Scored { entry, score: 1000, why: format!("a step of route `{name}`") })
                         .collect();
                     if candidates.is_empty() {
@@ -158,7 +159,7 @@ impl RouterHandle {
                     }
                 }
             },
-            None => self.by_bids(&table, capability, input_bytes)?,
+            None => self.by_bids(&table, capability, input_bytes, fits)?,
         };
         if !trail.is_empty() {
             choice.candidates.retain(|candidate| !trail.contains(&candidate.entry.name()));
@@ -173,7 +174,48 @@ impl RouterHandle {
         Ok(choice)
     }
 
-    fn by_bids(&self, table: &RouteTable, capability: &str, input_bytes: u64) -> Result<Choice> {
+    /// That one of the models that a request for `asked` may go to sees pictures.
+    ///
+    /// # Errors
+    /// `pictures_not_supported`, with those that do; `model_not_found`.
+    pub fn check_sight(&self, asked: Option<&str>, capability: &str) -> Result<()> {
+        let table = self.shared.table.load();
+        let serving = table.serving(capability);
+        let sees =
+            |model: &&Arc<str>| self.shared.shelf.get(model).is_some_and(|entry| entry.listed().sees());
+        let (who, meant): (_, Vec<_>) = match asked.map(|asked| table.resolve(asked).ok_or(asked)) {
+            Some(Err(asked)) => return Err(table.not_found(asked)),
+            Some(Ok(Target::Model(model))) => {
+                let meant = serving.iter().filter(|name| **name == model).collect();
+                (format!("model `{model}` does not see"), meant)
+            }
+            Some(Ok(Target::Route(route, cascade))) => {
+                let meant = serving.iter().filter(|name| cascade.models.iter().any(|step| **step == ***name));
+                (format!("no model of route `{route}` sees"), meant.collect())
+            }
+            None => (format!("no model here that serves `{capability}` sees"), serving.iter().collect()),
+        };
+        // That none of them serves this at all is another matter.
+        if meant.is_empty() || meant.iter().any(sees) {
+            return Ok(());
+        }
+        let others: Vec<String> = serving.iter().filter(sees).map(|model| model.to_string()).collect();
+        let hint = match others.as_slice() {
+            [] => "the card of one that does says `modalities = [\"text\", \"image\"]`".to_owned(),
+            [one] => format!("`{one}` does"),
+            some => format!("{} do", listed(some)),
+        };
+        let error = Error::invalid(format!("there is a picture in the messages, and {who} pictures; {hint}"));
+        Err(error.with_reason("pictures_not_supported"))
+    }
+
+    fn by_bids(
+        &self,
+        table: &RouteTable,
+        capability: &str,
+        input_bytes: u64,
+        fits: impl Fn(&Arc<Entry>) -> bool,
+    ) -> Result<Choice> {
         let models = table.serving(capability);
         if models.is_empty() {
             let all: Vec<String> = table.all_capabilities().into_iter().map(|(name, _)| name).collect();
@@ -185,7 +227,7 @@ impl RouterHandle {
         }
         let mut candidates = Vec::new();
         let mut unable = Vec::new();
-        for entry in models.iter().filter_map(|model| self.shared.shelf.get(model)) {
+        for entry in models.iter().filter_map(|model| self.shared.shelf.get(model)).filter(fits) {
             let bid = self.bid(&entry, capability, input_bytes);
             match bid.score {
                 0 => unable.push((entry, bid)),

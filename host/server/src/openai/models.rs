@@ -27,6 +27,9 @@ pub(crate) struct Model {
     aliases: Vec<String>,
     /// What it serves.
     capabilities: Vec<String>,
+    /// `text` and `image` for a model that sees; absent for those that take text alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    modalities: Vec<String>,
     /// Tokens a request may take in all, once known.
     #[serde(skip_serializing_if = "Option::is_none")]
     context: Option<u64>,
@@ -38,6 +41,8 @@ pub(crate) struct Model {
 impl From<ModelInfo> for Model {
     fn from(info: ModelInfo) -> Self {
         let context = [&info.description, &info.card].into_iter().find_map(|said| said["context"].as_u64());
+        let modalities = info.card["modalities"].as_array().into_iter().flatten();
+        let modalities = modalities.filter_map(|modality| modality.as_str().map(str::to_owned)).collect();
         Self {
             id: info.name.to_string(),
             object: "model",
@@ -45,6 +50,7 @@ impl From<ModelInfo> for Model {
             owned_by: info.plugin,
             aliases: info.aliases,
             capabilities: info.capabilities,
+            modalities,
             context,
             state: info.state,
         }

@@ -1,7 +1,7 @@
 //! Pictures by their address, through the routes that take pictures.
 
 use crate::host::{Got, start, start_with};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 
@@ -55,23 +55,55 @@ async fn every_route_that_takes_pictures_takes_their_address() {
         { "type": "image_url", "image_url": { "url": url } },
     ] }]);
     let seen = json!({ "model": "acme/script:2", "messages": message });
-    server.post("/admin/v1/models/acme/script:2/load", json!({})).await;
     let got = server.post("/v1/chat/completions", seen).await;
     assert_eq!(got.status, 200, "{}", got.text());
-    let blind = json!({ "model": "script", "messages": message });
-    let got = server.post("/v1/chat/completions", blind).await;
-    assert_eq!(
-        got.json()["error"]["param"],
-        "messages[0].content[1]",
-        "nothing is fetched for a model that does not see"
-    );
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_chat_with_pictures_goes_to_a_model_that_sees_or_is_refused_by_name() {
+    let route = |name: &str| format!("models.routes.{name}.models");
+    let (both, blind) = (route("both"), route("blind"));
+    let server = start_with(&[(&both, "[\"script\", \"acme/script:2\"]"), (&blind, "[\"script\"]")]);
+    let said = |model: Option<&str>, part: Value| {
+        let messages = json!([{ "role": "user", "content": [{ "type": "text", "text": "what?" }, part] }]);
+        match model {
+            Some(model) => json!({ "model": model, "messages": messages }),
+            None => json!({ "messages": messages }),
+        }
+    };
+    let picture = json!({ "type": "image_url", "image_url": { "url": DATA } });
+    // The first request of all opens the model: what it says of itself is known before.
+    for asked in [None, Some("acme/script:2"), Some("both")] {
+        let got = server.post("/v1/chat/completions", said(asked, picture.clone())).await;
+        assert_eq!(got.status, 200, "{asked:?}: {}", got.text());
+        assert_eq!(got.headers["x-model"], "acme/script:2", "{asked:?}");
+    }
+    let address = json!({ "type": "image_url", "image_url": { "url": "http://127.0.0.1:9/a.png" } });
+    for (asked, who) in
+        [("script", "model `script` does not see"), ("blind", "no model of route `blind` sees")]
+    {
+        // Nothing is fetched for it: that is off, and would be what is complained of.
+        let got = server.post("/v1/chat/completions", said(Some(asked), address.clone())).await;
+        let error = &got.json()["error"];
+        assert_eq!((got.status, error["code"].as_str()), (400, Some("pictures_not_supported")), "{error}");
+        assert_eq!(error["param"], "messages[0].content[1]");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(who) && message.contains("`acme/script:2` does"), "{message}");
+    }
+    let got = server.post("/v1/chat/completions", said(Some("nobody"), picture)).await;
+    assert_eq!((got.status, &got.json()["error"]["code"]), (404, &json!("model_not_found")));
+    let models = server.get("/v1/models").await.json();
+    let of =
+        |name: &str| models["data"].as_array().unwrap().iter().find(|model| model["id"] == name).unwrap();
+    assert_eq!(of("acme/script:2")["modalities"], json!(["text", "image"]));
+    assert_eq!(of("script").get("modalities"), None);
     server.stop().await;
 }
 
 #[actix_web::test]
 async fn without_a_setting_addresses_are_refused_by_where_they_stand() {
     let (server, url) = (start(), site());
-    server.post("/admin/v1/models/acme/script:2/load", json!({})).await;
     let part = json!({ "type": "image_url", "image_url": { "url": url } });
     let chat = json!({ "model": "acme/script:2", "messages": [{ "role": "user", "content": [part] }] });
     for (path, body, param) in [

@@ -72,8 +72,10 @@ impl<'de> Deserialize<'de> for Content {
 }
 
 impl Content {
-    pub(crate) fn has_pictures(&self) -> bool {
-        matches!(self, Content::Parts(parts) if parts.iter().any(|part| part.r#type == "image_url"))
+    /// Which part is the first picture.
+    pub(crate) fn first_picture(&self) -> Option<usize> {
+        let Content::Parts(parts) = self else { return None };
+        parts.iter().position(|part| part.r#type == "image_url")
     }
 
     /// The URL of each picture, with where it stands.
@@ -88,12 +90,7 @@ impl Content {
     }
 
     /// As `chat/1` has it; pictures are added to `pictures` as tensors.
-    pub(crate) fn into_payload(
-        self,
-        at: &str,
-        sees: bool,
-        pictures: &mut Vec<Tensor>,
-    ) -> Result<payload::Content> {
+    pub(crate) fn into_payload(self, at: &str, pictures: &mut Vec<Tensor>) -> Result<payload::Content> {
         let parts = match self {
             Content::Text(text) => return Ok(payload::Content::Text(text)),
             Content::Absent => return Ok(payload::Content::Absent),
@@ -105,14 +102,14 @@ impl Content {
         parts
             .into_iter()
             .enumerate()
-            .map(|(index, part)| part.into_payload(&format!("{at}[{index}]"), sees, pictures))
+            .map(|(index, part)| part.into_payload(&format!("{at}[{index}]"), pictures))
             .collect::<Result<_>>()
             .map(payload::Content::Parts)
     }
 }
 
 impl Part {
-    fn into_payload(self, at: &str, sees: bool, pictures: &mut Vec<Tensor>) -> Result<payload::Part> {
+    fn into_payload(self, at: &str, pictures: &mut Vec<Tensor>) -> Result<payload::Part> {
         let missing = |member: &str| {
             let at = format!("{at}.{member}");
             invalid(at.clone(), format!("`{at}` is missing"))
@@ -120,10 +117,6 @@ impl Part {
         match self.r#type.as_str() {
             "text" => Ok(payload::Part::Text { text: self.text.ok_or_else(|| missing("text"))? }),
             "refusal" => Ok(payload::Part::Text { text: self.refusal.ok_or_else(|| missing("refusal"))? }),
-            "image_url" if !sees => {
-                let message = format!("`{at}` is a picture, and the model does not see; ask one with vision");
-                Err(unsupported(at, message))
-            }
             "image_url" => {
                 let url = self.image_url.ok_or_else(|| missing("image_url"))?.url;
                 let name = format!("image_{}", pictures.len());

@@ -9,7 +9,7 @@ use crate::error::too_long;
 use crate::parse::Parsed;
 use actix_web::HttpResponse;
 use backplane::payload::chat::CAPABILITY;
-use backplane::{Host, Result};
+use backplane::{Error, Result};
 
 /// Answers a conversation.
 pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
@@ -18,11 +18,12 @@ pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
     let telling = request.telling();
     let model = request.model.clone();
     options.keep_alive = request.keep_alive.map(|field| field.0).or(options.keep_alive);
-    let sees = request.has_pictures() && sees(call.host(), model.as_deref());
-    if sees {
+    if let Some(at) = request.first_picture() {
+        let refused = |error: Error| if error.param.is_none() { error.with_param(at) } else { error };
+        call.host().check_sight(model.as_deref(), CAPABILITY).map_err(refused)?;
         call.fetch(request.pictures(), &options).await?;
     }
-    let (params, pictures) = request.into_params(sees, &mut ignored)?;
+    let (params, pictures) = request.into_params(&mut ignored)?;
     refuse_ignored(&options, &ignored)?;
     let request = call.request(CAPABILITY, model, &params, pictures, &options)?;
     if telling.stream {
@@ -32,14 +33,4 @@ pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
     let answer = call.ask(request).await.map_err(|error| too_long(error, "messages"))?;
     let body = answer::whole(&call.id, &answer, telling)?;
     call.answer(&answer, &ignored, &body)
-}
-
-/// Whether a model takes pictures: it says `"modalities": ["text", "image"]` in its description or its card.
-fn sees(host: &Host, model: Option<&str>) -> bool {
-    let info = model.and_then(|asked| host.resolve(asked)).and_then(|name| host.model(&name));
-    info.is_some_and(|info| {
-        [&info.description, &info.card].iter().any(|value| {
-            value["modalities"].as_array().is_some_and(|list| list.iter().any(|modality| modality == "image"))
-        })
-    })
 }

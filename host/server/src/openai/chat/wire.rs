@@ -272,8 +272,11 @@ impl Request {
         }
     }
 
-    pub(crate) fn has_pictures(&self) -> bool {
-        self.messages.iter().any(|message| message.content.has_pictures())
+    /// Where the first picture of the conversation stands.
+    pub(crate) fn first_picture(&self) -> Option<String> {
+        self.messages.iter().enumerate().find_map(|(at, message)| {
+            Some(format!("messages[{at}].content[{}]", message.content.first_picture()?))
+        })
     }
 
     /// The URL of each picture in the conversation, with where it stands.
@@ -286,11 +289,7 @@ impl Request {
     ///
     /// # Errors
     /// Whatever is out of range or not supported, by name.
-    pub(crate) fn into_params(
-        mut self,
-        sees: bool,
-        ignored: &mut Vec<String>,
-    ) -> Result<(payload::Params, Vec<Tensor>)> {
+    pub(crate) fn into_params(mut self, ignored: &mut Vec<String>) -> Result<(payload::Params, Vec<Tensor>)> {
         self.check_modalities()?;
         self.check_functions(ignored)?;
         let max_tokens = self.max_tokens()?;
@@ -302,7 +301,7 @@ impl Request {
         let tool_choice = tool_choice(self.tool_choice.take(), &tools)?;
         let response_format =
             self.response_format.take().map_or(Ok(Format::Text), ResponseFormat::into_payload)?;
-        let (messages, pictures) = messages(self.messages, sees)?;
+        let (messages, pictures) = messages(self.messages)?;
         let params = payload::Params {
             messages,
             tools,
@@ -368,7 +367,7 @@ impl Request {
     }
 }
 
-fn messages(messages: Vec<Message>, sees: bool) -> Result<(Vec<payload::Message>, Vec<Tensor>)> {
+fn messages(messages: Vec<Message>) -> Result<(Vec<payload::Message>, Vec<Tensor>)> {
     if messages.is_empty() {
         return Err(invalid("messages", "`messages` is empty; at least one is needed"));
     }
@@ -377,13 +376,13 @@ fn messages(messages: Vec<Message>, sees: bool) -> Result<(Vec<payload::Message>
     let messages = messages
         .into_iter()
         .enumerate()
-        .map(|(at, message)| message.into_payload(&format!("messages[{at}]"), sees, &mut pictures))
+        .map(|(at, message)| message.into_payload(&format!("messages[{at}]"), &mut pictures))
         .collect::<Result<_>>()?;
     Ok((messages, pictures))
 }
 
 impl Message {
-    fn into_payload(self, at: &str, sees: bool, pictures: &mut Vec<Tensor>) -> Result<payload::Message> {
+    fn into_payload(self, at: &str, pictures: &mut Vec<Tensor>) -> Result<payload::Message> {
         let role = match self.role.as_str() {
             "system" | "user" | "assistant" | "tool" => self.role,
             // What OpenAI calls `system` since its reasoning models; templates know the old word.
@@ -407,7 +406,7 @@ impl Message {
                 format!("`{at}.tool_calls`: only an `assistant` message has calls, this is `{role}`");
             return Err(invalid(format!("{at}.tool_calls"), message));
         }
-        let content = self.content.into_payload(&format!("{at}.content"), sees, pictures)?;
+        let content = self.content.into_payload(&format!("{at}.content"), pictures)?;
         if content == payload::Content::Absent && tool_calls.is_empty() {
             return Err(invalid(format!("{at}.content"), format!("`{at}.content` is missing")));
         }
