@@ -43,13 +43,10 @@ impl Task for Embed {
     fn serve(&self, job: &Job<'_>) -> Result<Done> {
         let params: Params = job.request.params()?;
         refuse_unknown::<Params>(&params.extra)?;
-        let pictures = job.pictures(params.image.as_deref(), &params.images, MAX_PICTURES)?;
-        let tensor = job.work(|| {
-            let fitted =
-                pictures.iter().map(|picture| self.input.fit(picture)).collect::<Result<Vec<_>>>()?;
-            self.input.tensor(&fitted)
-        })??;
-        let rows = self.graph.rows(job, tensor, self.output.as_deref(), pictures.len())?;
+        let (image, images) = (params.image.as_deref(), &params.images);
+        let fitted = job.pictures(image, images, MAX_PICTURES, |picture| self.input.fit(picture))?;
+        let tensor = job.work(|| self.input.tensor(&fitted))??;
+        let rows = self.graph.rows(job, tensor, self.output.as_deref(), fitted.len())?;
         let unit =
             rows.iter().map(|row| unit(row).ok_or_else(|| self.graph.odd("gave features that are all 0")));
         let unit = unit.collect::<Result<Vec<_>>>()?;

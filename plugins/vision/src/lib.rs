@@ -26,12 +26,15 @@ mod task;
 
 use backplane_plugin::payload;
 use backplane_plugin::prelude::*;
-use picture::Limits;
+use picture::{Limits, Memory};
 use std::sync::Arc;
 use task::{Job, Task};
 
 /// Requests of a model that may be under way at once. Most of their time goes to the graphs, which run elsewhere.
 const MAX_INFLIGHT: u32 = 8;
+
+/// Bytes of a model without any picture.
+const OWN: u64 = 16 << 20;
 
 /// The library.
 struct VisionPlugin {
@@ -52,8 +55,8 @@ impl Plugin for VisionPlugin {
         if query.format != card::FORMAT && format != card::FORMAT {
             return Bid::no(BidReason::Format, format!("only the format `{}` can be opened", card::FORMAT));
         }
-        // Its own share; the graphs are models with memory of their own.
-        Bid { host_bytes: 16 << 20, ..Bid::default() }
+        // What its pictures may take; the graphs are models with memory of their own.
+        Bid { host_bytes: OWN + self.limits.max_memory, ..Bid::default() }
     }
 
     fn open(&self, model: &ModelSpec) -> Result<Box<dyn Model>> {
@@ -76,7 +79,8 @@ impl Plugin for VisionPlugin {
             };
             tasks.push((capability.clone(), task));
         }
-        Ok(Box::new(VisionModel { tasks: tasks.into(), limits: self.limits }))
+        let memory = Memory::new(self.limits.max_memory);
+        Ok(Box::new(VisionModel { tasks: tasks.into(), limits: self.limits, memory }))
     }
 }
 
@@ -85,6 +89,7 @@ struct VisionModel {
     /// By capability.
     tasks: Arc<[(String, Box<dyn Task>)]>,
     limits: Limits,
+    memory: Arc<Memory>,
 }
 
 impl Model for VisionModel {
@@ -97,14 +102,14 @@ impl Model for VisionModel {
     }
 
     fn instance(&self, seat: &Seat) -> Result<Box<dyn Instance>> {
-        let (tasks, limits, seat) = (self.tasks.clone(), self.limits, *seat);
+        let (tasks, limits, memory, seat) = (self.tasks.clone(), self.limits, self.memory.clone(), *seat);
         Ok(each(move |request| {
             let Some((_, task)) = tasks.iter().find(|(capability, _)| capability == request.capability())
             else {
                 let message = format!("the model does not serve `{}`", request.capability());
                 return Err(Error::new(Code::Unimplemented, message));
             };
-            task.serve(&Job::new(request, seat, limits))
+            task.serve(&Job::new(request, seat, limits, &memory))
         }))
     }
 }

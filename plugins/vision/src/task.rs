@@ -1,7 +1,9 @@
 //! What serves one capability of a model, and what it is given to serve a request with.
 
-use crate::picture::{self, Limits, Picture};
+use crate::picture::{self, Limits, Memory, Picture, Share};
 use backplane_plugin::prelude::*;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Serves one capability of a model.
@@ -19,27 +21,47 @@ pub struct Job<'a> {
     pub request: &'a Request,
     seat: Seat,
     limits: Limits,
+    memory: &'a Arc<Memory>,
+}
+
+/// A picture that was read, and its share of the memory.
+pub struct Held {
+    picture: Picture,
+    _share: Share,
+}
+
+impl Deref for Held {
+    type Target = Picture;
+
+    fn deref(&self) -> &Picture {
+        &self.picture
+    }
 }
 
 impl<'a> Job<'a> {
-    pub fn new(request: &'a Request, seat: Seat, limits: Limits) -> Self {
-        Self { request, seat, limits }
+    pub fn new(request: &'a Request, seat: Seat, limits: Limits, memory: &'a Arc<Memory>) -> Self {
+        Self { request, seat, limits, memory }
     }
 
     /// The picture of the request: the member `image` of its parameters, or the tensor `image` beside them.
     ///
     /// # Errors
     /// When there is none, or it is not a picture that can be read within the limits.
-    pub fn picture(&self, image: Option<&str>) -> Result<Picture> {
-        let source = picture::Source::of(self.request, image)?;
-        self.work(|| source.read(&self.limits))?
+    pub fn picture(&self, image: Option<&str>) -> Result<Held> {
+        self.read(&picture::Source::of(self.request, image)?)
     }
 
-    /// The pictures of a request that may have several.
+    /// What `each` makes of the pictures of a request that may have several. One is read at a time.
     ///
     /// # Errors
     /// As [`Job::picture`], by the place of the picture where there are several; and when there are more than `most`.
-    pub fn pictures(&self, image: Option<&str>, images: &[String], most: usize) -> Result<Vec<Picture>> {
+    pub fn pictures<T>(
+        &self,
+        image: Option<&str>,
+        images: &[String],
+        most: usize,
+        each: impl Fn(&Picture) -> Result<T>,
+    ) -> Result<Vec<T>> {
         let sources = picture::Source::all(self.request, image, images)?;
         if most < sources.len() {
             let message = format!("there are {} pictures, and a request may have {most}", sources.len());
@@ -47,12 +69,22 @@ impl<'a> Job<'a> {
         }
         let several = 1 < sources.len();
         let read = |(place, source): (usize, &picture::Source<'_>)| {
-            self.work(|| source.read(&self.limits))?.map_err(|error| match error.code {
+            let picture = self.read(source).map_err(|error| match error.code {
                 Code::InvalidArgument if several => error.with_param(format!("images[{place}]")),
                 _ => error,
-            })
+            })?;
+            self.work(|| each(&picture))?
         };
         sources.iter().enumerate().map(read).collect()
+    }
+
+    fn read(&self, source: &picture::Source<'_>) -> Result<Held> {
+        let most = self.work(|| source.memory(&self.limits))??;
+        // Without a thread of the pool: those who have the memory may be waiting for one.
+        let mut share = self.memory.take(most, || self.wanted())?;
+        let picture = self.work(|| source.read(&self.limits))??;
+        share.keep(picture.pixels().len() as u64);
+        Ok(Held { picture, _share: share })
     }
 
     /// Does a burst of work of its own with a CPU thread of the host's pool. Not to be held while a graph runs: the

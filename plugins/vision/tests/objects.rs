@@ -163,6 +163,32 @@ fn a_classifier_says_in_its_card_how_its_numbers_are_made() {
     assert!(param == "image" && message.contains("2 pictures, and one"), "{param}: {message}");
 }
 
+/// Each of them takes all the memory there is: kept until the others are read, the second would wait for the first.
+#[test]
+fn pictures_of_a_request_are_made_small_one_after_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("graph");
+    std::fs::write(&path, "graph").unwrap();
+    let input = json!({"name": "data", "size": [2, 2], "layout": "nhwc", "numbers": {"channels": "bgr", "scale": 1.0}});
+    let card = json!({
+        "name": "mine", "format": "vision", "capabilities": ["vision.embed"],
+        "parameters": {"embed": {"input": input}},
+        "files": [{"role": "model", "name": "graph", "path": path, "size": 5}],
+    });
+    let plugin = PluginTest::of(backplane_vision::backplane_export::bp_entry_v1).answering(engine);
+    let plugin = plugin.config(json!({"max_memory": 100_000}).to_string());
+    let instance = plugin.open(&card.to_string()).unwrap().instance().unwrap();
+    let png = file(RgbImage::from_pixel(300, 200, Rgb([255, 0, 0])), ImageFormat::Png);
+    let files = || vec![TensorInput::strings("image", &[16], &[&png[..]; 16])];
+    // Several requests wait for each other, and each is served.
+    let running: Vec<_> = (0..4).map(|_| instance.submit("vision.embed", "{}", files())).collect();
+    for answer in running {
+        let answer = answer.wait();
+        assert!(answer.is_done(), "{:?}", answer.failure());
+        assert_eq!(answer.json()["similarity"].as_array().unwrap().len(), 16);
+    }
+}
+
 #[test]
 fn a_card_that_does_not_fit_is_refused_when_it_is_opened() {
     let folder = tempfile::tempdir().unwrap();

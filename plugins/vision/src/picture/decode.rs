@@ -21,20 +21,45 @@ const FORMATS: &[(ImageFormat, &str)] = &[
 /// What may be allocated before a picture's size is known: for colour profiles and notes, which unfold.
 const HEAD: u64 = 8 << 20;
 
+/// A file whose head was read.
+struct Opened<D> {
+    decoder: D,
+    format: ImageFormat,
+    name: &'static str,
+    /// What the decoder may allocate: the pixels as they are stored, as they are decoded, and room to work.
+    most: u64,
+}
+
+fn opened<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<impl ImageDecoder + use<'a>>> {
+    let (format, name) = known(bytes)?;
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(within(HEAD));
+    let decoder = reader.into_decoder().map_err(|error| fault(name, &error))?;
+    let (width, height) = decoder.dimensions();
+    limits.check(width, height)?;
+    let most = decoder.total_bytes().saturating_mul(3) + HEAD;
+    Ok(Opened { decoder, format, name, most })
+}
+
+/// Most bytes that [`file`] takes at any time, the picture included.
+///
+/// # Errors
+/// As [`file`], as far as its head tells.
+pub fn memory(bytes: &[u8], limits: &Limits) -> Result<u64> {
+    let Opened { decoder, most, .. } = opened(bytes, limits)?;
+    let (width, height) = decoder.dimensions();
+    // The pixels as the decoder gives them, of 8 bits with alpha, and without.
+    let unfolded = decoder.total_bytes() + 7 * u64::from(width) * u64::from(height);
+    Ok(most.max(unfolded))
+}
+
 /// The picture in a file, as it is meant to be seen: turned as the file asks for, on white where it is transparent.
 ///
 /// # Errors
 /// When it is not a single whole picture of a known format, or larger than it may be.
 pub fn file(bytes: &[u8], limits: &Limits) -> Result<Picture> {
-    let (format, name) = known(bytes)?;
+    let Opened { mut decoder, format, name, most } = opened(bytes, limits)?;
     let broken = |error: ImageError| fault(name, &error);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(within(HEAD));
-    let mut decoder = reader.into_decoder().map_err(broken)?;
-    let (width, height) = decoder.dimensions();
-    limits.check(width, height)?;
-    // The pixels as they are stored, as they are decoded, and room to work.
-    let most = decoder.total_bytes().saturating_mul(3) + HEAD;
     if frames::several(bytes, format, most) {
         let message = format!(
             "the {name} holds more than one picture, and one is read at a time: send them one by one"

@@ -2,32 +2,36 @@
 //!
 //! - [`source`]: where a request has its picture.
 //! - [`decode`]: from the bytes of a file to pixels, within [`Limits`]; [`frames`] finds files with more than one picture.
+//! - [`memory`]: how much of it pictures may take.
 //! - [`scale`]: to another size.
 //! - [`numbers`]: to what a graph takes.
 
 mod decode;
 mod frames;
+mod memory;
 mod numbers;
 mod scale;
 mod source;
 
+pub use memory::{Memory, Share};
 pub use numbers::{Channels, Numbers};
 pub use source::Source;
 
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
 
-/// How large a picture may be.
+/// How large a picture may be, and how much memory those of a model's requests may take together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     pub max_pixels: u64,
     pub max_side: u32,
+    pub max_memory: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_pixels: 40_000_000, max_side: 32_768 }
+        Self { max_pixels: 40_000_000, max_side: 32_768, max_memory: 512 << 20 }
     }
 }
 
@@ -170,7 +174,7 @@ mod tests {
 
     #[test]
     fn sizes_are_limited_and_the_message_has_the_figures() {
-        let limits = Limits { max_pixels: 100, max_side: 50 };
+        let limits = Limits { max_pixels: 100, max_side: 50, ..Limits::default() };
         assert!(limits.check(10, 10).is_ok());
         for (width, height, says) in
             [(60_000, 60_000, "50 at most"), (11, 10, "100 pixels"), (1, 1, "2 at least")]

@@ -112,6 +112,20 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Most bytes that reading it takes, the picture included.
+    ///
+    /// # Errors
+    /// As [`Source::read`], as far as a file's head tells.
+    pub fn memory(&self, limits: &Limits) -> Result<u64> {
+        match self {
+            Self::File(bytes) => decode::memory(bytes, limits),
+            Self::Pixels { width, height, .. } => {
+                limits.check(*width, *height)?;
+                Ok(3 * u64::from(*width) * u64::from(*height))
+            }
+        }
+    }
+
     /// Reads it.
     ///
     /// # Errors
