@@ -7,6 +7,15 @@ use serde_json::Map;
 /// The format this plugin opens.
 pub const FORMAT: &str = "vision";
 
+/// What a card says of a task.
+pub trait Section: DeserializeOwned + Default {
+    /// Whether everything lies within its range: a graph is not asked with what no graph takes.
+    ///
+    /// # Errors
+    /// What does not, by its name within the section.
+    fn check(&self) -> Result<(), String>;
+}
+
 /// The sections of a card.
 pub struct Sections<'a> {
     model: &'a str,
@@ -36,9 +45,10 @@ impl<'a> Sections<'a> {
     ///
     /// # Errors
     /// When it does not fit; the message names the section.
-    pub fn read<T: DeserializeOwned + Default>(&self, task: &str) -> Result<T> {
+    pub fn read<T: Section>(&self, task: &str) -> Result<T> {
         let Some(section) = self.sections.get(task) else { return Ok(T::default()) };
-        T::deserialize(section).map_err(|error| {
+        let read = T::deserialize(section).map_err(|error| error.to_string());
+        read.and_then(|read| read.check().map(|()| read)).map_err(|error| {
             Error::invalid(format!("[parameters.{task}] of model `{}`: {error}", self.model))
                 .with_param("parameters")
         })
@@ -48,12 +58,19 @@ impl<'a> Sections<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::range::within;
     use serde::Deserialize;
 
     #[derive(Debug, Default, PartialEq, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     struct Section {
         top: u32,
+    }
+
+    impl super::Section for Section {
+        fn check(&self) -> Result<(), String> {
+            within("top", self.top, 0..=9)
+        }
     }
 
     fn spec(parameters: Value) -> ModelSpec {
@@ -82,5 +99,9 @@ mod tests {
             refused.message.contains("[parameters.classify]") && refused.message.contains("`tpo`"),
             "{refused}"
         );
+        let model = spec(json!({"classify": {"top": 10}}));
+        let refused = Sections::of(&model).unwrap().read::<Section>("classify");
+        let says = "[parameters.classify] of model `m`: `top` is 10, and lies between 0 and 9";
+        assert_eq!(refused.unwrap_err().message, says);
     }
 }

@@ -1,9 +1,9 @@
 //! `vision.classify`: what a picture shows as a whole, by a graph that gives one number for each label.
 
-use crate::card::Sections;
+use crate::card::{Section, Sections};
 use crate::fit::{self, Fit, Input, Usual};
 use crate::graph::Graph;
-use crate::range::count;
+use crate::range::{count, within};
 use crate::task::{Job, Task};
 use backplane_plugin::payload::classify::Label;
 use backplane_plugin::payload::vision_classify::{Chunk as Answer, Params};
@@ -24,6 +24,12 @@ struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { input: fit::Settings::default(), output: None, activation: Activation::default(), top_k: 5 }
+    }
+}
+
+impl Section for Settings {
+    fn check(&self) -> Result<(), String> {
+        within("top_k", self.top_k, 1..=u32::MAX)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `vision.embed`: the features of pictures, each of length 1, and how alike they are.
 
-use crate::card::Sections;
+use crate::card::{Section, Sections};
 use crate::fit::{self, Fit, Input, Usual};
 use crate::graph::Graph;
 use crate::task::{Job, Task};
@@ -15,6 +15,12 @@ struct Settings {
     input: fit::Settings,
     /// Name of the graph's output; without one, its first.
     output: Option<String>,
+}
+
+impl Section for Settings {
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// A request has no more pictures.

@@ -104,6 +104,9 @@ impl Input {
         if !(0.01..=1.0).contains(&crop) {
             return invalid(format!("`crop` is {crop}, and lies between 0.01 and 1"));
         }
+        if let Err(what) = settings.numbers.check("numbers") {
+            return invalid(what);
+        }
         Ok(Self {
             name: settings.name.clone().unwrap_or_else(|| default.name.to_owned()),
             width,
@@ -288,6 +291,10 @@ mod tests {
             Settings { size: Some([3, 100_000]), ..Settings::default() },
             Settings { crop: Some(0.0), ..Settings::default() },
             Settings { crop: Some(f64::NAN), ..Settings::default() },
+            Settings {
+                numbers: Numbers { std: [1.0, 0.0, 1.0], ..Numbers::default() },
+                ..Settings::default()
+            },
         ] {
             let default = Usual { name: "x", size: [2, 2], fit: Fit::Crop };
             assert!(Input::of(&settings, default).unwrap_err().message.contains("`input` of the card"));

@@ -1,6 +1,23 @@
-//! Numbers of a request, each within its range.
+//! Numbers of a request and of a card, each within its range.
 
 use backplane_plugin::prelude::*;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+/// A number of a card, by its name in its section.
+///
+/// # Errors
+/// When it does not lie within the range.
+pub fn within<T: PartialOrd + Display>(
+    name: &str,
+    number: T,
+    range: RangeInclusive<T>,
+) -> Result<(), String> {
+    match range.contains(&number) {
+        true => Ok(()),
+        false => Err(format!("`{name}` is {number}, and lies between {} and {}", range.start(), range.end())),
+    }
+}
 
 /// A number between 0 and 1.
 ///

@@ -155,6 +155,37 @@ fn a_card_that_does_not_fit_is_refused() {
     assert!(plugin().open(&reader.json()).is_err());
 }
 
+/// Each would be a panic, nonsense, or memory without end at the first request.
+#[test]
+fn a_number_of_a_card_that_no_graph_takes_is_named_when_the_model_opens() {
+    for (section, says) in [
+        (json!({"rec": {"height": 0}}), "`rec.height` is 0, and lies between 1 and 4096"),
+        (json!({"rec": {"width": 0}}), "`rec.width` is 0"),
+        (json!({"rec": {"longest": 100}}), "`rec.width` is 320, and lies between 1 and 100"),
+        (json!({"rec": {"columns": 0}}), "`rec.columns` is 0"),
+        (json!({"rec": {"batch": 0}}), "`rec.batch` is 0"),
+        (json!({"rec": {"numbers": {"std": [0.5, 0, 0.5]}}}), "`rec.numbers`"),
+        (json!({"cls": {"height": 0}}), "`cls.height` is 0"),
+        (json!({"cls": {"width": 100_000}}), "`cls.width` is 100000"),
+        (json!({"cls": {"threshold": 2}}), "`cls.threshold` is 2"),
+        (json!({"det": {"max_side": 0}}), "`det.max_side` is 0"),
+        (json!({"det": {"min_side": 5000}}), "`det.min_side` is 5000, and lies between 1 and 4096"),
+        (json!({"det": {"box_threshold": -1}}), "`det.box_threshold` is -1"),
+        (json!({"det": {"unclip": -0.5}}), "`det.unclip` is -0.5"),
+        (json!({"det": {"max_lines": 0}}), "`det.max_lines` is 0"),
+        (json!({"page": {"max_side": 0}}), "`page.max_side` is 0"),
+        (json!({"page": {"min_side": 0}}), "`page.min_side` is 0"),
+        (json!({"page": {"max_ratio": 0}}), "`page.max_ratio` is 0"),
+        (json!({"min_score": 1.5}), "`min_score` is 1.5"),
+    ] {
+        let mut reader = Reader::new();
+        reader.model["parameters"] = json!({"ocr": section});
+        let refused = plugin().open(&reader.json()).err().unwrap_or_else(|| panic!("{says}: it was opened"));
+        let named = refused.message.contains("[parameters.ocr] of model `reader`");
+        assert!(refused.code == 3 && named && refused.message.contains(says), "{refused}");
+    }
+}
+
 /// Reports of servers whose threads read each other's answers are many: here every answer is its own page's.
 #[test]
 fn requests_at_once_do_not_mix() {

@@ -6,12 +6,12 @@
 pub mod boxes;
 mod head;
 
-use crate::card::Sections;
+use crate::card::{Section, Sections};
 use crate::draw::{Canvas, Mark};
 use crate::fit::{self, Fit, Fitted, Input, Usual};
 use crate::graph::Graph;
 use crate::picture::Picture;
-use crate::range::{count, fraction};
+use crate::range::{count, fraction, within};
 use crate::task::{Job, Task};
 use backplane_plugin::payload::vision_detect::{Chunk as Answer, Object, Params};
 use backplane_plugin::prelude::*;
@@ -41,6 +41,14 @@ impl Default for Settings {
 /// No answer has more boxes.
 const MAX_BOXES: u32 = 1000;
 
+impl Section for Settings {
+    fn check(&self) -> Result<(), String> {
+        within("min_score", self.min_score, 0.0..=1.0)?;
+        within("max_overlap", self.max_overlap, 0.0..=1.0)?;
+        within("limit", self.limit, 1..=MAX_BOXES)
+    }
+}
+
 /// A model that detects.
 pub struct Detect {
     graph: Graph,
@@ -57,8 +65,6 @@ impl Detect {
     pub fn of(model: &ModelSpec, sections: &Sections<'_>) -> Result<Self> {
         let settings: Settings = sections.read("detect")?;
         let usual = Usual { name: "images", size: [640, 640], fit: Fit::Letterbox };
-        fraction("min_score", Some(settings.min_score), 0.0)?;
-        fraction("max_overlap", Some(settings.max_overlap), 0.0)?;
         Ok(Self {
             graph: Graph::of(model, "model")?,
             input: Input::of(&settings.input, usual)?,

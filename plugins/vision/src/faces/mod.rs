@@ -9,12 +9,12 @@
 mod area;
 mod square;
 
-use crate::card::Sections;
+use crate::card::{Section, Sections};
 use crate::detect::mean;
 use crate::draw::{Canvas, Mark};
 use crate::graph::Graph;
 use crate::picture::Picture;
-use crate::range::{count, fraction};
+use crate::range::{count, fraction, within};
 use crate::task::{Job, Task};
 use area::{MAX_PIXELS, Sums};
 use backplane_plugin::Answer as Given;
@@ -44,6 +44,14 @@ impl Default for Settings {
     }
 }
 
+impl Section for Settings {
+    fn check(&self) -> Result<(), String> {
+        within("factor", self.factor, 0.1..=0.95)?;
+        within("min_size", self.min_size, CELL..=u32::MAX)?;
+        self.thresholds.into_iter().try_for_each(|threshold| within("thresholds", threshold, 0.0..=1.0))
+    }
+}
+
 /// What the first graph looks at: a square of this side, every other pixel.
 const CELL: u32 = 12;
 const STEP: u32 = 2;
@@ -65,16 +73,6 @@ impl Faces {
     /// When a graph is missing, or a parameter does not fit.
     pub fn of(model: &ModelSpec, sections: &Sections<'_>) -> Result<Self> {
         let settings: Settings = sections.read("faces")?;
-        let invalid = |what| {
-            Err(Error::invalid(format!("[parameters.faces] of model `{}`: {what}", model.name))
-                .with_param("parameters"))
-        };
-        if !(0.1..=0.95).contains(&settings.factor) {
-            return invalid("`factor` lies between 0.1 and 0.95");
-        }
-        if settings.min_size < CELL {
-            return invalid("`min_size` is 12 at least");
-        }
         let graph = |role| Graph::of(model, role);
         Ok(Self { graphs: [graph("pnet")?, graph("rnet")?, graph("onet")?], settings })
     }

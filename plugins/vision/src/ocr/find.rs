@@ -6,6 +6,7 @@ use super::boxes::{Quad, grown, mean_within, ordered, smallest_rectangle};
 use super::page::fitted;
 use crate::graph::Graph;
 use crate::picture::{Channels, Numbers, Picture};
+use crate::range::within;
 use crate::task::Job;
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
@@ -47,6 +48,20 @@ impl Default for Settings {
             unclip: 1.6,
             max_lines: 5000,
         }
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// What is out of range, by its name.
+    pub fn check(&self) -> Result<(), String> {
+        within("det.max_side", self.max_side, 32..=16_384)?;
+        within("det.min_side", self.min_side, 1..=self.max_side)?;
+        within("det.threshold", self.threshold, 0.0..=1.0)?;
+        within("det.box_threshold", self.box_threshold, 0.0..=1.0)?;
+        within("det.unclip", self.unclip, 0.0..=100.0)?;
+        within("det.max_lines", self.max_lines, 1..=100_000)?;
+        self.numbers.check("det.numbers")
     }
 }
 

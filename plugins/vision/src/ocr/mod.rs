@@ -20,8 +20,9 @@ mod read;
 mod strip;
 mod turn;
 
-use crate::card::Sections;
+use crate::card::{Section, Sections};
 use crate::picture::Picture;
+use crate::range::within;
 use crate::task::{Job, Task};
 use backplane_plugin::payload::ocr::{Chunk as Answer, Line, Params};
 use backplane_plugin::prelude::*;
@@ -51,6 +52,16 @@ impl Default for Settings {
             cls: Default::default(),
             rec: Default::default(),
         }
+    }
+}
+
+impl Section for Settings {
+    fn check(&self) -> Result<(), String> {
+        within("min_score", self.min_score, 0.0..=1.0)?;
+        self.page.check()?;
+        self.det.check()?;
+        self.cls.check()?;
+        self.rec.check()
     }
 }
 

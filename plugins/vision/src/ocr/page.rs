@@ -2,6 +2,7 @@
 
 use super::boxes::Quad;
 use crate::picture::Picture;
+use crate::range::within;
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
 
@@ -21,6 +22,16 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { max_side: 2000, min_side: 30, max_ratio: 8.0 }
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// What is out of range, by its name.
+    pub fn check(&self) -> Result<(), String> {
+        within("page.max_side", self.max_side, 32..=16_384)?;
+        within("page.min_side", self.min_side, 1..=self.max_side)?;
+        within("page.max_ratio", self.max_ratio, 1.0..=32_768.0)
     }
 }
 

@@ -6,6 +6,7 @@ use super::dictionary::Dictionary;
 use super::strip::{runs, strips};
 use crate::graph::Graph;
 use crate::picture::{Channels, Numbers};
+use crate::range::within;
 use crate::task::Job;
 use backplane_plugin::payload::ocr::Word;
 use backplane_plugin::prelude::*;
@@ -43,6 +44,19 @@ impl Default for Settings {
             columns: 16_384,
             longest: 8_192,
         }
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// What is out of range, by its name.
+    pub fn check(&self) -> Result<(), String> {
+        within("rec.height", self.height, 1..=4096)?;
+        within("rec.longest", self.longest, 1..=65_536)?;
+        within("rec.width", self.width, 1..=self.longest)?;
+        within("rec.columns", self.columns, 1..=1_048_576)?;
+        within("rec.batch", self.batch, 1..=1024)?;
+        self.numbers.check("rec.numbers")
     }
 }
 
@@ -103,7 +117,7 @@ impl Reader {
         let Settings { height, width, longest, .. } = self.settings;
         let ratio = |line: &Crop| f64::from(line.picture.width()) / f64::from(line.picture.height());
         let widest = lines.map(ratio).fold(f64::from(width) / f64::from(height), f64::max);
-        ((f64::from(height) * widest) as u32).min(longest.max(width))
+        ((f64::from(height) * widest) as u32).clamp(1, longest.max(width))
     }
 
     fn run(&self, job: &Job<'_>, lines: &[&Crop]) -> Result<Vec<Read>> {

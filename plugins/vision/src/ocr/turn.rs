@@ -4,6 +4,7 @@ use super::crop::Crop;
 use super::strip::{runs, strips};
 use crate::graph::Graph;
 use crate::picture::{Channels, Numbers};
+use crate::range::within;
 use crate::task::Job;
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
@@ -29,6 +30,18 @@ impl Default for Settings {
         let numbers =
             Numbers { channels: Channels::Bgr, mean: [0.5; 3], std: [0.5; 3], ..Numbers::default() };
         Self { input: "x".to_owned(), height: 48, width: 192, numbers, threshold: 0.9, batch: 6 }
+    }
+}
+
+impl Settings {
+    /// # Errors
+    /// What is out of range, by its name.
+    pub fn check(&self) -> Result<(), String> {
+        within("cls.height", self.height, 1..=4096)?;
+        within("cls.width", self.width, 1..=4096)?;
+        within("cls.threshold", self.threshold, 0.0..=1.0)?;
+        within("cls.batch", self.batch, 1..=1024)?;
+        self.numbers.check("cls.numbers")
     }
 }
 

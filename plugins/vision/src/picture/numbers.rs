@@ -29,6 +29,20 @@ impl Default for Numbers {
 }
 
 impl Numbers {
+    /// Whether every byte becomes a number.
+    ///
+    /// # Errors
+    /// What does not make one; `name` is what a card calls these.
+    pub fn check(&self, name: &str) -> Result<(), String> {
+        let finite = std::iter::once(self.scale).chain(self.mean).all(f32::is_finite);
+        match finite && self.std.iter().all(|std| std.is_normal()) {
+            true => Ok(()),
+            false => {
+                Err(format!("`{name}`: `scale` and `mean` are numbers, and `std` is divided by, so not 0"))
+            }
+        }
+    }
+
     /// What each byte becomes, for each colour of the tensor, with the place of that colour in a pixel.
     fn tables(&self) -> [(usize, [f32; 256]); 3] {
         std::array::from_fn(|channel| {
