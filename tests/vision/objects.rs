@@ -1,6 +1,7 @@
 //! What pictures show: held against the same graphs driven directly by `objects.py`, and faces against the program whose
 //! graphs they are (`faces.py` made `faces.json`).
 
+use crate::wheel;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use e2e::{Server, python, root, state_with_models_of, test_models};
@@ -27,7 +28,7 @@ fn edges(value: &Value) -> [f64; 4] {
     serde_json::from_value(value["box"].clone()).unwrap()
 }
 
-fn overlap(one: [f64; 4], other: [f64; 4]) -> f64 {
+pub fn overlap(one: [f64; 4], other: [f64; 4]) -> f64 {
     let area = |[left, top, right, bottom]: [f64; 4]| (right - left).max(0.0) * (bottom - top).max(0.0);
     let shared =
         area([one[0].max(other[0]), one[1].max(other[1]), one[2].min(other[2]), one[3].min(other[3])]);
@@ -49,13 +50,9 @@ fn assert_same_places(name: &str, found: &[Value], expected: &[Value]) {
 #[test]
 fn pictures_show_what_the_graphs_say_when_they_are_driven_directly() {
     let folder = tempfile::tempdir().unwrap();
-    let mut python = python();
-    let packages = std::path::Path::new(python.get_program()).parent().unwrap().join("../../sdist");
-    let wheels = std::fs::read_dir(packages).unwrap().map(|file| file.unwrap().path());
-    let wheel = { wheels }.find(|path| path.to_string_lossy().contains("scikit_image"));
-    let output = python
+    let output = python()
         .arg(root().join("tests/vision/objects.py"))
-        .arg(wheel.expect("the wheel of scikit-image is missing: run `make e2e`"))
+        .arg(wheel())
         .args([file("yolov3-tiny", "model"), file("yolov3-tiny", "labels")])
         .args([file("efficientnet-lite0", "model"), file("efficientnet-lite0", "labels")])
         .arg(folder.path())
@@ -137,6 +134,16 @@ fn pictures_show_what_the_graphs_say_when_they_are_driven_directly() {
     let drawn = ask(&server, "detect", &picture("coffee"), json!({"draw": true, "labels": ["cup"]}));
     let file = STANDARD.decode(drawn["drawn"].as_str().unwrap()).unwrap();
     assert!(file.starts_with(b"\x89PNG") && file != std::fs::read(picture("coffee")).unwrap());
+    // On the command line, into a file.
+    let (photograph, out) = (picture("motorcycle_left"), folder.path().join("out.png"));
+    let said =
+        server.cli(&["detect", photograph.to_str().unwrap(), "--draw", out.to_str().unwrap(), "--json"]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!(said["objects"], ask(&server, "detect", &photograph, json!({}))["objects"]);
+    let drawn = ask(&server, "detect", &photograph, json!({"draw": true}));
+    let file = STANDARD.decode(drawn["drawn"].as_str().unwrap()).unwrap();
+    assert!(file == std::fs::read(&out).unwrap() && file != std::fs::read(&photograph).unwrap());
     for (task, body, says) in [
         ("detect", json!({"labels": ["cupp"]}), "no label `cupp`"),
         ("detect", json!({"min_score": 2}), "`min_score` is 2"),

@@ -1,9 +1,11 @@
-//! Forms with files: `multipart/form-data` (RFC 7578). Reads a body that is there as a whole; its size is limited before.
+//! Forms: `multipart/form-data` (RFC 7578), and `application/x-www-form-urlencoded`, which has no files. Reads a body that is
+//! there as a whole; its size is limited before.
 
 use crate::error::reason;
 use crate::openai::wire::invalid;
 use backplane::{Error, Result};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::convert::Infallible;
 
 /// Most parts of a form.
@@ -30,10 +32,40 @@ impl Part {
     }
 }
 
-/// Whether a content type is a form's.
+/// Whether a content type is that of a form with files.
 pub(crate) fn is_form(content_type: &str) -> bool {
-    let kind = content_type.split(';').next().unwrap_or_default();
-    kind.trim().eq_ignore_ascii_case("multipart/form-data")
+    essence(content_type).eq_ignore_ascii_case("multipart/form-data")
+}
+
+/// Whether a content type is that of a form without files.
+pub(crate) fn is_urlencoded(content_type: &str) -> bool {
+    essence(content_type).eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// The fields of a form without files, in order.
+///
+/// # Errors
+/// When it has too many.
+pub(crate) fn urlencoded(body: &[u8]) -> Result<Vec<Part>> {
+    let field = |(name, value): (Cow<'_, str>, Cow<'_, str>)| Part {
+        name: name.into_owned(),
+        file_name: None,
+        data: value.into_owned().into(),
+    };
+    let parts: Vec<Part> = form_urlencoded::parse(body).take(MAX_PARTS + 1).map(field).collect();
+    if MAX_PARTS < parts.len() {
+        return Err(too_many());
+    }
+    Ok(parts)
+}
+
+fn too_many() -> Error {
+    let message = format!("the form has more than {MAX_PARTS} fields");
+    Error::invalid(message).with_reason(reason::MALFORMED_REQUEST)
 }
 
 /// The fields of a form, in order.
@@ -49,7 +81,7 @@ pub(crate) async fn parse(content_type: &str, body: Bytes) -> Result<Vec<Part>> 
     let mut parts = Vec::new();
     while let Some(field) = form.next_field().await.map_err(wrong)? {
         if parts.len() == MAX_PARTS {
-            return Err(broken(format!("the form has more than {MAX_PARTS} fields")));
+            return Err(too_many());
         }
         let (name, file_name) =
             (field.name().unwrap_or_default().to_owned(), field.file_name().map(str::to_owned));
@@ -66,6 +98,17 @@ mod tests {
 
     fn parts(body: &[u8]) -> Result<Vec<Part>> {
         block_on(parse("multipart/form-data; boundary=xx", Bytes::copy_from_slice(body)))
+    }
+
+    #[test]
+    fn a_form_without_files_is_read() {
+        let kind = "Application/X-WWW-Form-urlencoded; charset=utf-8";
+        assert!(is_urlencoded(kind) && !is_form(kind));
+        let found = urlencoded(b"image_data=a%2Bb%2F%3D%3D&use_det=True").unwrap();
+        let shown: Vec<_> = found.iter().map(|part| (&*part.name, part.text().unwrap())).collect();
+        assert_eq!(shown, [("image_data", "a+b/=="), ("use_det", "True")]);
+        assert_eq!(urlencoded(&b"a=1&".repeat(64)).unwrap().len(), 64);
+        assert!(urlencoded(&b"a=1&".repeat(65)).unwrap_err().message.contains("more than 64"));
     }
 
     #[test]

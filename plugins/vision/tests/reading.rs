@@ -69,6 +69,14 @@ fn what_is_not_asked_for_is_left_out() {
 
     let certain = read(&instance, &json!({"image": image, "min_score": 0.9}));
     assert_eq!(certain["lines"], json!([]));
+    // What a card leaves out of a page is not left out where the line is given.
+    let mut strict = Reader::new();
+    strict.model["parameters"] = json!({"ocr": {"min_score": 0.9}});
+    let strict = self::instance(&strict);
+    assert_eq!(read(&strict, &json!({"image": image}))["lines"], json!([]));
+    assert_eq!(read(&strict, &json!({"image": image, "detect": false}))["text"], "ab");
+    let certain = read(&strict, &json!({"image": image, "detect": false, "min_score": 0.9}));
+    assert_eq!(certain["lines"], json!([]));
     let words = read(&instance, &json!({"image": image, "words": true}));
     assert_eq!(words["lines"][0]["words"][0]["text"], "ab");
 }

@@ -47,13 +47,16 @@ pub(crate) struct Line {
 /// `POST /ocr`
 pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
     let options = call.options()?;
-    let kind = content_type(&call);
-    if !multipart::is_form(&kind) {
-        return Err(Error::invalid(
-            "`/ocr` takes a form, `multipart/form-data`, with the picture as the file `image_file`",
-        ));
-    }
-    let parts = multipart::parse(&kind, call.bytes().await?).await?;
+    let (kind, body) = (content_type(&call), call.bytes().await?);
+    let parts = match () {
+        () if multipart::is_form(&kind) => multipart::parse(&kind, body).await?,
+        () if multipart::is_urlencoded(&kind) => multipart::urlencoded(&body)?,
+        () => {
+            return Err(Error::invalid(
+                "`/ocr` takes a form: `multipart/form-data` with the picture as the file `image_file`, or either kind with it as `image_data` in base64",
+            ));
+        }
+    };
     let (mut params, mut tensors, mut model, mut ignored) = (ocr::Params::default(), vec![], None, vec![]);
     for part in parts {
         match part.name.as_str() {
@@ -67,7 +70,8 @@ pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
         }
     }
     if tensors.is_empty() && params.image.is_none() {
-        return Err(invalid("image_file", "`image_file` is missing: the picture, as a file of the form"));
+        let message = "`image_file` is missing, the picture as a file of the form, and so is `image_data`, the same in base64";
+        return Err(invalid("image_file", message));
     }
     // As there: a file goes before base64.
     if !tensors.is_empty() {

@@ -124,10 +124,12 @@ impl Task for Ocr {
         let params: Params = job.request.params()?;
         refuse_unknown::<Params>(&params.extra)?;
         let turns = turns(&params, self.turner.as_ref())?;
-        let min_score = min_score(&params, self.settings.min_score)?;
+        let detect = params.detect.unwrap_or(true);
+        // A line that was not found but given is no mistake of the finder's: as with RapidOCR, it stays, however uncertain.
+        let min_score = min_score(&params, if detect { self.settings.min_score } else { 0.0 })?;
         let picture = job.picture(params.image.as_deref())?;
 
-        let mut found = self.find(job, &picture, params.detect.unwrap_or(true))?;
+        let mut found = self.find(job, &picture, detect)?;
         if let Some(turner) = turns {
             turner.turn(job, found.iter_mut().map(|line| &mut line.crop).collect())?;
         }
