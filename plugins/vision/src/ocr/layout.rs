@@ -1,15 +1,17 @@
-//! What lines make together: rows, paragraphs, headings, lists. Told by where the lines stand and how large they are, so
-//! it is a guess; columns of a page are not told apart, and are read across.
+//! What lines make together: columns, rows, paragraphs, headings, lists. Told by where the lines stand and how large they
+//! are, so it is a guess.
 
 use super::boxes::Quad;
 use super::read::stands_alone;
 use backplane_plugin::payload::ocr::Line;
 use std::fmt::Write;
+use std::ops::Range;
 
 /// The upright frame of a line.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     left: f32,
+    right: f32,
     top: f32,
     bottom: f32,
     /// How high it is, across its direction.
@@ -25,9 +27,9 @@ impl Frame {
             sides.fold((f32::MAX, f32::MIN), |(low, high), side| (low.min(side), high.max(side)))
         };
         let length = |a: usize, b: usize| (quad[a][0] - quad[b][0]).hypot(quad[a][1] - quad[b][1]);
-        let ((left, _), (top, bottom)) = (reach(0), reach(1));
+        let ((left, right), (top, bottom)) = (reach(0), reach(1));
         let (across, along) = (length(0, 3).max(length(1, 2)), length(0, 1).max(length(2, 3)));
-        Self { left, top, bottom, height: across.min(along), length: across.max(along) }
+        Self { left, right, top, bottom, height: across.min(along), length: across.max(along) }
     }
 
     /// How large its letters are: from its height, and from how long it is for what is written in it. Either alone says
@@ -45,15 +47,82 @@ impl Frame {
     }
 }
 
-/// Brings lines into reading order: row by row, from left to right.
+/// Brings lines into reading order: row by row, from left to right, and one column after the other.
 pub fn sort(lines: &mut Vec<(Quad, f32)>) {
     let frames: Vec<Frame> = lines.iter().map(|(quad, _)| Frame::of(quad)).collect();
     *lines = rows(&frames).into_iter().flatten().map(|line| lines[line]).collect();
 }
 
-/// Places of lines, row by row.
+/// Places of lines, row by row, one column after the other.
 fn rows(frames: &[Frame]) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..frames.len()).collect();
+    in_columns(frames, (0..frames.len()).collect())
+}
+
+fn in_columns(frames: &[Frame], lines: Vec<usize>) -> Vec<Vec<usize>> {
+    let rows = across(frames, lines);
+    let Some((columns, x)) = gutter(frames, &rows) else { return rows };
+    let is_left = |line: &usize| frames[*line].right <= x;
+    let (left, right): (Vec<usize>, _) =
+        rows[columns.clone()].iter().flatten().partition(|line| is_left(line));
+    let (above, below) = (&rows[..columns.start], &rows[columns.end..]);
+    [above, &in_columns(frames, left), &in_columns(frames, right), below].concat()
+}
+
+/// The rows that have a gap between two columns, and where it begins: no line crosses it over most of the height. Columns are
+/// of running text: the cells of a table, which are short, are read across.
+fn gutter(frames: &[Frame], rows: &[Vec<usize>]) -> Option<(Range<usize>, f32)> {
+    /// Of a column: so many lines at the least, and how many times as long as high they usually are.
+    const LINES: usize = 4;
+    const LONG: f32 = 8.0;
+    /// How much of the height the gap takes at the least, and how wide it is against the height of a line.
+    const MOST: f32 = 0.5;
+    const WIDE: f32 = 0.4;
+    let all: Vec<&Frame> = rows.iter().flatten().map(|line| &frames[*line]).collect();
+    let usual = middle(all.iter().map(|frame| frame.height).collect());
+    let height = |frames: &[&Frame]| {
+        let top = frames.iter().map(|frame| frame.top).fold(f32::MAX, f32::min);
+        frames.iter().map(|frame| frame.bottom).fold(f32::MIN, f32::max) - top
+    };
+    let is_column = |frames: &[&Frame]| {
+        LINES <= frames.len()
+            && LONG <= middle(frames.iter().map(|frame| frame.length / frame.height).collect())
+    };
+    // A gap ends where the lines of the right column begin.
+    let mut ends: Vec<f32> = all.iter().map(|frame| frame.left).collect();
+    ends.sort_by(f32::total_cmp);
+    ends.dedup_by(|end, first| *end - *first < WIDE * usual);
+    let within = |end: f32| {
+        let start = end - WIDE * usual;
+        let crossed =
+            |row: &Vec<usize>| row.iter().any(|line| frames[*line].left < end && start < frames[*line].right);
+        let mut runs = Vec::new();
+        let mut first = 0;
+        for (at, row) in rows.iter().enumerate() {
+            if crossed(row) {
+                runs.push(first..at);
+                first = at + 1;
+            }
+        }
+        runs.push(first..rows.len());
+        runs.into_iter().map(move |run| (run, start))
+    };
+    let columns = ends.into_iter().flat_map(within).filter_map(|(run, x)| {
+        let lines = || rows[run.clone()].iter().flatten().map(|line| &frames[*line]);
+        let (left, right): (Vec<&Frame>, Vec<&Frame>) = lines().partition(|frame| frame.right <= x);
+        let shared = height(&left).min(height(&right));
+        (is_column(&left) && is_column(&right) && MOST * height(&all) <= shared).then_some((shared, run, x))
+    });
+    columns.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, run, x)| (run, x))
+}
+
+/// The one in the middle by size.
+fn middle(mut sizes: Vec<f32>) -> f32 {
+    sizes.sort_by(f32::total_cmp);
+    sizes.get(sizes.len() / 2).copied().unwrap_or_default()
+}
+
+/// Places of these lines, row by row across the page.
+fn across(frames: &[Frame], mut order: Vec<usize>) -> Vec<Vec<usize>> {
     let middle = |line: &usize| frames[*line].top + frames[*line].bottom;
     order.sort_by(|a, b| middle(a).total_cmp(&middle(b)));
     let mut rows: Vec<Vec<usize>> = Vec::new();
@@ -86,10 +155,6 @@ fn written(lines: &[Line]) -> (Vec<Row>, f32) {
     const APART: f32 = 0.6;
     let lines: Vec<&Line> = lines.iter().filter(|line| !line.text.trim().is_empty()).collect();
     let frames: Vec<Frame> = lines.iter().map(|line| Frame::of(&line.corners)).collect();
-    let middle = |mut sizes: Vec<f32>| {
-        sizes.sort_by(f32::total_cmp);
-        sizes.get(sizes.len() / 2).copied().unwrap_or_default()
-    };
     let usual = middle(frames.iter().map(|frame| frame.height).collect());
     let sizes: Vec<f32> = frames.iter().zip(&lines).map(|(frame, line)| frame.size(&line.text)).collect();
     let mut bottom = None;
@@ -99,7 +164,8 @@ fn written(lines: &[Line]) -> (Vec<Row>, f32) {
         };
         let texts: Vec<&str> = row.iter().map(|line| lines[*line].text.trim()).collect();
         let top = of(|frame| frame.top, f32::min);
-        let apart = bottom.is_some_and(|bottom| APART * usual < top - bottom);
+        // What stands higher than the row before is another column's.
+        let apart = bottom.is_some_and(|bottom| APART * usual < top - bottom || top < bottom - usual);
         bottom = Some(of(|frame| frame.bottom, f32::max));
         let size = row.iter().map(|line| sizes[*line]).reduce(f32::min).unwrap_or_default();
         Row { text: texts.join(" "), size, apart }
@@ -212,6 +278,56 @@ mod tests {
             quads.iter().map(|(quad, _)| quad[0]).collect::<Vec<_>>(),
             [[0.0, 8.0], [200.0, 4.0], [0.0, 40.0]]
         );
+    }
+
+    /// Lines of running text, the last one short, from this place on.
+    fn column(name: char, left: f32, top: f32, rows: usize) -> impl Iterator<Item = Line> {
+        (0..rows).map(move |row| {
+            let words = if row + 1 < rows { " goes on and on" } else { " ends" };
+            // Columns are not set line by line.
+            line(&format!("{name}{row}{words}"), left, top + 24.0 * row as f32, 20.0)
+        })
+    }
+
+    fn begins(lines: &[Line]) -> String {
+        let text = text(lines);
+        let words = text.split('\n').map(|row| row.split(' ').next().unwrap());
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn columns_are_read_one_after_the_other() {
+        let title = || line("A title over the whole of the page, from end to end", 0.0, 0.0, 24.0);
+        let foot = || line("A foot under the whole of the page, from end to end", 0.0, 240.0, 20.0);
+        let page = |columns: Vec<Line>| [vec![foot()], columns, vec![title()]].concat();
+        let two = column('b', 240.0, 47.0, 7).chain(column('a', 0.0, 40.0, 8)).collect();
+        assert_eq!(begins(&page(two)), "A  a0 a1 a2 a3 a4 a5 a6 a7  b0 b1 b2 b3 b4 b5 b6  A");
+        let three =
+            column('c', 480.0, 40.0, 5).chain(column('b', 240.0, 40.0, 6)).chain(column('a', 0.0, 40.0, 6));
+        assert_eq!(
+            begins(&three.collect::<Vec<_>>()),
+            "a0 a1 a2 a3 a4 a5  b0 b1 b2 b3 b4 b5  c0 c1 c2 c3 c4"
+        );
+    }
+
+    #[test]
+    fn tables_are_read_across() {
+        let cells = |row: usize| {
+            let top = 24.0 * row as f32;
+            [
+                line(&format!("{row} a thing that was bought"), 0.0, top, 20.0),
+                line("EUR 144.50", 400.0, top, 20.0),
+            ]
+        };
+        let table: Vec<Line> = (0..8).flat_map(cells).collect();
+        assert!(
+            text(&table).starts_with("0 a thing that was bought EUR 144.50\n1 a thing"),
+            "{}",
+            text(&table)
+        );
+        // Nor does a gap make columns that a few rows have by chance.
+        let few: Vec<Line> = column('a', 0.0, 0.0, 3).chain(column('b', 240.0, 0.0, 3)).collect();
+        assert_eq!(begins(&few), "a0 a1 a2");
     }
 
     #[test]
