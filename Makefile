@@ -19,7 +19,7 @@ COMPLETIONS = $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions
 CACHE := $(CURDIR)/.cache
 # Models that tests use, kept between runs; a fresh clone fetches them (800 MB).
 TEST_STATE := $(CACHE)/state
-TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika lid.176 pp-ocr yolov3-tiny efficientnet-lite0 mtcnn onnxruntime nvrtc
+TEST_MODELS := smollm2 qwen2.5-coder:0.5b minilm magika lid.176 pp-ocr pp-ocr:v6 yolov3-tiny efficientnet-lite0 mtcnn onnxruntime nvrtc
 VENV := $(CACHE)/venv
 # `-p e2e` would choose other features of what the workspace shares, and cargo would build all of it again.
 E2E := $(shell sed -n '/^\[\[test\]\]/,/^path/s/^name = "\(.*\)"/--test \1/p' tests/Cargo.toml)
@@ -75,8 +75,8 @@ $(VENV)/ready: tests/clients/requirements.txt
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --no-binary=openai \
 		--dest $(CACHE)/sdist $$(grep -o '^openai.*' $< | sed 's/\[.*\]//')
-# RapidOCR asks for an OpenCV with windows; of scikit-image, two pictures are wanted.
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps rapidocr-onnxruntime==1.4.4
+# RapidOCR asks for an OpenCV with windows; of scikit-image, a few pictures are wanted.
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps rapidocr-onnxruntime==1.4.4 rapidocr==3.10.0
 	@$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --dest $(CACHE)/sdist scikit-image==0.26.0
 	@touch $@
 

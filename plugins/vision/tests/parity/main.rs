@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 fn cache(variable: &str, below: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -17,16 +18,17 @@ fn cache(variable: &str, below: &str) -> PathBuf {
     path
 }
 
-/// The card of the model `pp-ocr`.
-fn card() -> toml::Table {
-    let card = cache("BACKPLANE_TEST_MODELS", "state").join("models/cards/pp-ocr.toml");
-    let card = std::fs::read_to_string(&card).expect("the model `pp-ocr` is missing: run `make models`");
+/// The card of a model, by the name of its file.
+fn card(model: &str) -> toml::Table {
+    let card = cache("BACKPLANE_TEST_MODELS", "state").join("models/cards").join(format!("{model}.toml"));
+    let card =
+        std::fs::read_to_string(&card).unwrap_or_else(|_| panic!("{card:?} is missing: run `make models`"));
     card.parse().unwrap()
 }
 
-/// The files of the model `pp-ocr`, by role.
-fn files() -> Vec<Value> {
-    let (state, card) = (cache("BACKPLANE_TEST_MODELS", "state"), card());
+/// The files of a model, by role.
+fn files(card: &toml::Table) -> Vec<Value> {
+    let state = cache("BACKPLANE_TEST_MODELS", "state");
     let file = |file: &toml::Value| {
         let path = state.join("models/blobs/sha256").join(file["sha256"].as_str().unwrap());
         json!({"role": file["role"].as_str().unwrap(), "path": path, "size": file["size"].as_integer().unwrap()})
@@ -35,10 +37,15 @@ fn files() -> Vec<Value> {
 }
 
 /// The plugin, with its graphs run by the onnx plugin: what the host does for it.
-fn reader() -> Instance {
+fn reader(model: &str) -> Instance {
+    /// A page takes a second, and on a machine that does other things, too, a minute.
+    const PATIENCE: Duration = Duration::from_secs(300);
     let runtimes = cache("BACKPLANE_TEST_MODELS", "state").join("runtimes");
-    let onnx = PluginTest::build("backplane-onnx").unwrap().config(json!({"runtimes": runtimes}).to_string());
-    let card = card();
+    let onnx = PluginTest::build("backplane-onnx")
+        .unwrap()
+        .config(json!({"runtimes": runtimes}).to_string())
+        .patience(PATIENCE);
+    let card = card(model);
     let graph = |file: &Value| {
         let (mut graph, role) = (file.clone(), file["role"].as_str().unwrap());
         graph["role"] = "model".into();
@@ -49,7 +56,7 @@ fn reader() -> Instance {
         });
         (name, onnx.open(&card.to_string()).unwrap().instance().unwrap())
     };
-    let graphs: BTreeMap<String, Instance> = files().iter().map(graph).collect();
+    let graphs: BTreeMap<String, Instance> = files(&card).iter().map(graph).collect();
     let engine = move |call: &CallInput| -> Result<Vec<Chunk>, Failure> {
         let tensor = |tensor: &TensorOutput| {
             TensorInput::new(&tensor.name, tensor.dtype, &tensor.shape, tensor.data.clone())
@@ -62,8 +69,9 @@ fn reader() -> Instance {
         }
     };
     let model =
-        json!({"name": "pp-ocr", "format": "vision", "capabilities": ["vision.ocr"], "files": files()});
-    let vision = PluginTest::of(backplane_vision::backplane_export::bp_entry_v1).answering(engine);
+        json!({"name": "pp-ocr", "format": "vision", "capabilities": ["vision.ocr"], "files": files(&card)});
+    let vision =
+        PluginTest::of(backplane_vision::backplane_export::bp_entry_v1).answering(engine).patience(PATIENCE);
     vision.open(&model.to_string()).unwrap().instance().unwrap()
 }
 
@@ -133,8 +141,9 @@ fn the_measures_of_this_test_measure() {
     assert!(overlap(&square, &apart).abs() < 1e-9);
 }
 
-#[test]
-fn pages_are_read_as_rapidocr_reads_them() {
+/// Has RapidOCR and the model read pages with the same weights. Places overlap, or their corners are `slack` pixels apart at
+/// the most. Gives the reader back, and the folder with the pages.
+fn held_against(package: &str, model: &str, slack: f64) -> (Instance, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let python = cache("BACKPLANE_TEST_PYTHON", "venv/bin/python");
     let wheels = std::fs::read_dir(python.parent().unwrap().join("../../sdist")).unwrap();
@@ -143,16 +152,14 @@ fn pages_are_read_as_rapidocr_reads_them() {
     let wheel = wheel.expect("the wheel of scikit-image is missing: run `make unit`");
     std::fs::copy(&wheel, folder.path().join(wheel.file_name().unwrap())).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/rapid.py");
-    let output = Command::new(python).arg(script).arg(folder.path()).output().unwrap();
+    let output = Command::new(python).arg(script).arg(folder.path()).arg(package).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let reference: Value = serde_json::from_slice(&output.stdout).unwrap();
 
-    let reader = reader();
-    let read =
-        |name: &str| read(&reader, &folder.path().join(format!("{name}.png")), &json!({"words": true}));
+    let reader = reader(model);
     let (mut letters, mut wrong, mut least) = (0, 0, 1.0_f64);
     for (name, expected) in reference.as_object().unwrap() {
-        let answer = read(name);
+        let answer = read(&reader, &folder.path().join(format!("{name}.png")), &json!({}));
         let (lines, expected) = (answer["lines"].as_array().unwrap(), expected.as_array().unwrap());
         let mut page = 0;
         for line in expected {
@@ -163,7 +170,12 @@ fn pages_are_read_as_rapidocr_reads_them() {
             let best = best.unwrap_or_else(|| panic!("{name}: nothing was found"));
             let (shared, read) = (overlap(&corners(&best["box"]), &place), best["text"].as_str().unwrap());
             println!("{name}: {shared:.3} {text:?} {read:?}");
-            least = least.min(shared);
+            let found = corners(&best["box"]);
+            let apart = found.iter().flatten().zip(place.iter().flatten());
+            let apart = apart.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            if slack < apart {
+                least = least.min(shared);
+            }
             letters += text.chars().count();
             page += distance(text, read);
         }
@@ -173,9 +185,22 @@ fn pages_are_read_as_rapidocr_reads_them() {
     println!("{wrong} of {letters} characters differ; places overlap by {least:.3} at least");
     assert!(300 < letters && wrong * 100 <= letters, "{wrong} of {letters} characters differ");
     assert!(0.95 <= least, "a place overlaps by {least} only");
+    (reader, folder)
+}
+
+#[test]
+fn pp_ocr_v6_reads_pages_as_rapidocr_does() {
+    // OpenCV finds a corner at 677.99994 that is at 678, and Clipper takes the whole of it: RapidOCR's place is off by a pixel,
+    // which for so small a one as that of `Price` is an overlap of 0.93.
+    held_against("rapidocr", "pp-ocr%3av6", 1.0);
+}
+
+#[test]
+fn pp_ocr_v4_reads_pages_as_rapidocr_does() {
+    let (reader, folder) = held_against("rapidocr_onnxruntime", "pp-ocr", 0.0);
 
     // What RapidOCR does not give: text in rows, headings, words with their places.
-    let answer = read("rendered");
+    let answer = read(&reader, &folder.path().join("rendered.png"), &json!({"words": true}));
     let text = answer["text"].as_str().unwrap();
     assert!(text.starts_with("Invoice2024-0317") && text.contains("lazy dog"), "{text}");
     let markdown = answer["markdown"].as_str().unwrap();

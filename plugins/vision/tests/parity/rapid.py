@@ -1,5 +1,6 @@
-"""What RapidOCR reads in pictures: `rapid.py FOLDER` writes a page of its own there, reads every PNG of it, and prints
-{name: [[box, text, score], ...]} as JSON. Pictures of scikit-image are added when its wheel lies in the folder."""
+"""What RapidOCR reads in pictures: `rapid.py FOLDER PACKAGE` writes a page of its own there, reads every PNG of it, and prints
+{name: [[box, text, score], ...]} as JSON. Pictures of scikit-image are added when its wheel lies in the folder. PACKAGE is
+`rapidocr_onnxruntime`, which has PP-OCRv4, or `rapidocr`, which has PP-OCRv6."""
 
 import json
 import math
@@ -8,9 +9,25 @@ import sys
 import zipfile
 
 from PIL import Image, ImageDraw, ImageFont
-from rapidocr_onnxruntime import RapidOCR
 
-folder = pathlib.Path(sys.argv[1])
+folder, package = pathlib.Path(sys.argv[1]), sys.argv[2]
+
+if package == "rapidocr_onnxruntime":
+    from rapidocr_onnxruntime import RapidOCR
+
+    engine = RapidOCR()
+
+    def read(path: pathlib.Path) -> list:
+        return engine(str(path))[0] or []
+else:
+    from rapidocr import RapidOCR
+
+    engine = RapidOCR(params={"Global.log_level": "error"})
+
+    def read(path: pathlib.Path) -> list:
+        said = engine(str(path))
+        return [] if said.boxes is None else list(zip(said.boxes.tolist(), said.txts, said.scores))
+
 
 for wheel in folder.glob("scikit_image*.whl"):
     with zipfile.ZipFile(wheel) as file:
@@ -43,10 +60,8 @@ page.rotate(180).save(folder / "on_its_head.png")
 page.crop((60, 130, 760, 190)).save(folder / "one_line.png")
 page.resize((2600, 1890), Image.Resampling.BICUBIC).save(folder / "large.png")
 
-read = RapidOCR()
 answers = {}
 for path in sorted(folder.glob("*.png")):
-    lines, _ = read(str(path))
-    answers[path.stem] = [[box, text, float(score)] for box, text, score in lines or []]
+    answers[path.stem] = [[box, text, float(score)] for box, text, score in read(path)]
 json.dump(answers, sys.stdout, ensure_ascii=False)
 assert all(math.isfinite(score) for lines in answers.values() for *_, score in lines)
