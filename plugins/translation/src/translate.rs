@@ -123,7 +123,8 @@ impl Translator {
         let Some(first) = engines.next() else { return Err(self.unserved(pair)) };
         let run = |engine: &Arc<dyn Engine>, variant: u32| -> Result<Outcome> {
             let work = Work { request, variant };
-            let outcome = document::translate(text, format, rules, engine.longest(), |sentences| {
+            let check = || work.check();
+            let outcome = document::translate(text, format, rules, engine.longest(), &check, |sentences| {
                 engine.translate(pair, sentences, &work)
             })?;
             counters.sentences.fetch_add(outcome.sentences as u64, Ordering::Relaxed);

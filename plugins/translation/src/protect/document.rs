@@ -31,22 +31,26 @@ pub struct Outcome {
 /// A piece-by-piece translation lacks the order of words of the other language.
 const PIECED: f64 = 0.7;
 
-/// Translates a document. `engine` is given sentences, and gives each back; how many at once is its own business.
+/// Translates a document. `engine` is given sentences, and gives each back; how many at once is its own business. `check` is
+/// asked between any two steps whether somebody still waits.
 ///
 /// # Errors
-/// Those of the engine.
+/// Those of the engine, and what `check` says.
 pub fn translate<E>(
     text: &str,
     format: Format,
     rules: &Rules,
     longest: usize,
+    check: &dyn Fn() -> Result<(), E>,
     mut engine: impl FnMut(&[Vec<Part>]) -> Result<Vec<Rendering>, E>,
 ) -> Result<Outcome, E> {
-    let units = format.units(text, rules);
-    let mut drafts: Vec<Draft> = units
-        .iter()
-        .map(|unit| Draft { stretches: sentences::split(unit, longest), rendered: None })
-        .collect();
+    let units = format.units(text, rules, &|| check().is_err());
+    let mut drafts = Vec::with_capacity(units.len());
+    for unit in &units {
+        check()?;
+        drafts.push(Draft { stretches: sentences::split(unit, longest), rendered: None });
+    }
+    check()?;
     let asked: Vec<Vec<Part>> = drafts.iter().flat_map(Draft::sentences).map(|atoms| parts(atoms)).collect();
     let answers = if asked.is_empty() { Vec::new() } else { engine(&asked)? };
     let mut tally = Tally { sentences: asked.len(), ..Tally::default() };
@@ -55,6 +59,7 @@ pub fn translate<E>(
     let sources: Vec<Vec<Atom>> = drafts.iter().flat_map(Draft::sentences).cloned().collect();
     let mut woven: Vec<Option<(Vec<Atom>, f64)>> = Vec::with_capacity(sources.len());
     for (at, source) in sources.iter().enumerate() {
+        check()?;
         let answer = answers.get(at);
         woven
             .push(answer.and_then(|answer| Some((weave(source, &answer.parts, format)?, answer.confidence))));
@@ -77,10 +82,11 @@ pub fn translate<E>(
 
     let mut woven = woven.into_iter().flatten();
     for (unit, draft) in units.iter().zip(&mut drafts) {
+        check()?;
         draft.rendered = Some(draft.render(unit, text, &mut woven, &mut tally));
     }
     let pieces: Vec<Option<String>> = drafts.into_iter().map(|draft| draft.rendered).collect();
-    let (text, refused) = assemble(text, format, &units, &pieces);
+    let (text, refused) = assemble(text, format, &units, &pieces, check)?;
     let confidence = if tally.weight > 0.0 { tally.confidence / tally.weight } else { 1.0 };
     let lost = refused as f64 / units.len().max(1) as f64;
     Ok(Outcome {
@@ -255,12 +261,15 @@ fn rewrapped(unit: &Unit, atoms: &[Atom]) -> String {
             continue;
         };
         let wanted = place * chars / length.max(1);
+        // The nearest is the last one before it, or the first one behind.
+        let behind = free[..usable].partition_point(|(_, before)| *before < wanted);
+        let around = behind.saturating_sub(1)..usable.min(behind + 1);
         let Some((nearest, (space, _))) =
-            free[..usable].iter().enumerate().min_by_key(|(_, (_, before))| before.abs_diff(wanted))
+            around.map(|at| (at, free[at])).min_by_key(|(_, (_, before))| before.abs_diff(wanted))
         else {
             continue;
         };
-        result.push_str(&text[at..*space]);
+        result.push_str(&text[at..space]);
         result.push_str(end);
         at = space + 1;
         free = &free[nearest + 1..];
@@ -270,7 +279,13 @@ fn rewrapped(unit: &Unit, atoms: &[Atom]) -> String {
 }
 
 /// The document with its units replaced. One that would change the structure around it stays as it was; how many did is told.
-fn assemble(text: &str, format: Format, units: &[Unit], rendered: &[Option<String>]) -> (String, usize) {
+fn assemble<E>(
+    text: &str,
+    format: Format,
+    units: &[Unit],
+    rendered: &[Option<String>],
+    check: &dyn Fn() -> Result<(), E>,
+) -> Result<(String, usize), E> {
     let build = |use_unit: &[bool]| {
         let mut built = String::with_capacity(text.len() + text.len() / 4);
         let mut at = 0;
@@ -286,41 +301,49 @@ fn assemble(text: &str, format: Format, units: &[Unit], rendered: &[Option<Strin
         built.push_str(&text[at..]);
         built
     };
-    let expected = format.skeleton(text);
-    let fits = |wanted: &[bool]| format.skeleton(&build(wanted)) == expected;
+    let over = || check().is_err();
+    let expected = format.skeleton(text, &over);
+    let fits = |wanted: &[bool]| {
+        let fits = format.skeleton(&build(wanted), &over) == expected;
+        check().map(|()| fits)
+    };
     let mut wanted = vec![true; units.len()];
-    if fits(&wanted) {
-        return (build(&wanted), 0);
+    if fits(&wanted)? {
+        return Ok((build(&wanted), 0));
     }
     wanted.fill(false);
-    let mut left = LOOKS;
-    add(&mut wanted, 0..units.len(), &fits, &mut left);
+    let mut left = (READ / text.len().max(1)).clamp(LEAST_LOOKS, MOST_LOOKS);
+    add(&mut wanted, 0..units.len(), &fits, &mut left)?;
     let refused = wanted.iter().filter(|wanted| !**wanted).count();
-    (build(&wanted), refused)
+    Ok((build(&wanted), refused))
 }
 
-/// How often a document is looked at to find out which unit does harm.
-const LOOKS: usize = 400;
+/// How often a document is looked at to find out which unit does harm: so many bytes of it, and not more or less often than
+/// this. One unit among a million is found by forty looks.
+const READ: usize = 64 << 20;
+const MOST_LOOKS: usize = 400;
+const LEAST_LOOKS: usize = 48;
 
 /// Adds units while they fit: all of a range, else the halves of it.
-fn add(
+fn add<E>(
     wanted: &mut [bool],
     range: std::ops::Range<usize>,
-    fits: &impl Fn(&[bool]) -> bool,
+    fits: &impl Fn(&[bool]) -> Result<bool, E>,
     left: &mut usize,
-) {
+) -> Result<(), E> {
     if *left == 0 || range.is_empty() {
-        return;
+        return Ok(());
     }
     *left -= 1;
     wanted[range.clone()].fill(true);
-    if fits(wanted) {
-        return;
+    if fits(wanted)? {
+        return Ok(());
     }
     wanted[range.clone()].fill(false);
     if range.len() > 1 {
         let middle = range.start + range.len() / 2;
-        add(wanted, range.start..middle, fits, left);
-        add(wanted, middle..range.end, fits, left);
+        add(wanted, range.start..middle, fits, left)?;
+        add(wanted, middle..range.end, fits, left)?;
     }
+    Ok(())
 }

@@ -59,12 +59,15 @@ enum Kind {
 }
 
 /// The units of a text that stands `offset` bytes into its document.
-pub fn units(text: &str, offset: usize, rules: &Rules) -> Vec<Unit> {
+pub fn units(text: &str, offset: usize, rules: &Rules, over: &dyn Fn() -> bool) -> Vec<Unit> {
     let mut walk = Walk { text, offset, rules, units: Vec::new(), unit: Unit::default() };
     let mut at = 0;
     // An element that is kept: its name, how many of that name are open, where it began, whether it stands in a sentence.
     let mut kept: Option<(String, usize, usize, bool)> = None;
     for Mark { range, kind } in marks(text) {
+        if over() {
+            break;
+        }
         if let Some((name, depth, start, inline)) = &mut kept {
             match &kind {
                 Kind::Start { name: other, open: true, .. } if other == name => *depth += 1,
@@ -239,7 +242,7 @@ mod tests {
                 })
                 .collect::<String>()
         };
-        units(text, 0, &Rules::default()).iter().map(show).collect()
+        units(text, 0, &Rules::default(), &|| false).iter().map(show).collect()
     }
 
     #[test]

@@ -23,12 +23,15 @@ const SPECIAL: &str = "\\`*_[]<~";
 /// In some places these, too.
 const SOMETIMES: &str = "$|#>";
 
-pub fn units(text: &str, rules: &Rules) -> Vec<Unit> {
+pub fn units(text: &str, rules: &Rules, over: &dyn Fn() -> bool) -> Vec<Unit> {
     let mut walk = Walk { text, rules, units: Vec::new(), unit: Unit::default(), at: 0, waits: None };
     // What is within an element that is kept whole, or read by another parser.
     let mut skipped = 0_usize;
     let mut html: Option<Range<usize>> = None;
     for (event, range) in Parser::new_ext(text, OPTIONS).into_offset_iter() {
+        if over() {
+            break;
+        }
         if skipped > 0 {
             match event {
                 Event::Start(_) => skipped += 1,
@@ -38,7 +41,7 @@ pub fn units(text: &str, rules: &Rules) -> Vec<Unit> {
             if skipped == 0
                 && let Some(block) = html.take()
             {
-                for unit in html::units(&text[block.clone()], block.start, rules) {
+                for unit in html::units(&text[block.clone()], block.start, rules, over) {
                     walk.adopt(unit);
                 }
             }
@@ -273,7 +276,7 @@ mod tests {
                 })
                 .collect::<String>()
         };
-        units(text, &Rules::default()).iter().map(show).collect()
+        units(text, &Rules::default(), &|| false).iter().map(show).collect()
     }
 
     #[test]

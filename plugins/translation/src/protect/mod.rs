@@ -43,12 +43,12 @@ pub enum Format {
 }
 
 impl Format {
-    /// The units of a document, in order.
-    pub fn units(self, text: &str, rules: &Rules) -> Vec<Unit> {
+    /// The units of a document, in order. Where `over` says so, nobody waits for them any more, and some may be missing.
+    pub fn units(self, text: &str, rules: &Rules, over: &dyn Fn() -> bool) -> Vec<Unit> {
         match self {
-            Format::Text => plain::units(text, rules),
-            Format::Markdown => markdown::units(text, rules),
-            Format::Html => html::units(text, 0, rules),
+            Format::Text => plain::units(text, rules, over),
+            Format::Markdown => markdown::units(text, rules, over),
+            Format::Html => html::units(text, 0, rules, over),
         }
     }
 
@@ -65,10 +65,11 @@ impl Format {
     /// What must be the same before and after.
     ///
     /// Two documents with one skeleton have the same bytes between their units, and in each unit the same kept spans.
-    pub fn skeleton(self, text: &str) -> Vec<Bone<'_>> {
+    /// `over` as for [`Format::units`].
+    pub fn skeleton<'a>(self, text: &'a str, over: &dyn Fn() -> bool) -> Vec<Bone<'a>> {
         let mut bones = Vec::new();
         let mut at = 0;
-        for unit in self.units(text, &Rules::default()) {
+        for unit in self.units(text, &Rules::default(), over) {
             let range = unit.range();
             bones.push(Bone::Outside(&text[at..range.start]));
             bones.push(unit.bone());

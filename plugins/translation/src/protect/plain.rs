@@ -4,10 +4,13 @@ use super::inline::{Piece, Unit};
 use super::spans::{self, Rules};
 use std::ops::Range;
 
-pub fn units(text: &str, rules: &Rules) -> Vec<Unit> {
+pub fn units(text: &str, rules: &Rules, over: &dyn Fn() -> bool) -> Vec<Unit> {
     let mut units = Vec::new();
     let mut at = 0;
     for line in text.split_inclusive(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}', '\u{c}', '\u{b}', '\t']) {
+        if over() {
+            break;
+        }
         let mut unit = Unit::default();
         let trimmed = line.trim_end();
         let start = at + (trimmed.len() - trimmed.trim_start().len());

@@ -2,6 +2,8 @@
 
 use super::inline::{Inline, Kept, Piece, Place, Unit};
 use super::spans;
+use regex::Regex;
+use std::sync::LazyLock;
 use unicode_segmentation::UnicodeSegmentation;
 
 /// A piece of a sentence, as an engine is given it.
@@ -72,8 +74,7 @@ fn depths(inlines: &[Inline], starts: &[usize], length: usize) -> Vec<usize> {
 /// Where sentences begin and end.
 fn cuts(shadow: &str, depths: &[usize], longest: usize) -> Vec<usize> {
     let mut cuts = vec![0];
-    for (at, sentence) in shadow.split_sentence_bound_indices() {
-        let end = at + sentence.len();
+    for end in bounds(shadow) {
         let last = cuts.last().copied().unwrap_or_default();
         if end < shadow.len() && (depths[end] > 0 || ends_abbreviated(&shadow[last..end])) {
             continue;
@@ -86,6 +87,27 @@ fn cuts(shadow: &str, depths: &[usize], longest: usize) -> Vec<usize> {
     }
     cuts
 }
+
+/// Where sentences end by Unicode's rules. At each sign behind a full stop these look for the next letter, so that many such
+/// signs would be looked through as often: a sentence ends among them.
+fn bounds(shadow: &str) -> Vec<usize> {
+    static SIGNS: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"[\p{sb=Close}\p{sb=Sp}\p{sb=Extend}\p{sb=Format}]+").ok());
+    let runs = SIGNS.as_ref().into_iter().flat_map(|signs| signs.find_iter(shadow));
+    let cuts = runs.flat_map(|run| {
+        run.as_str().char_indices().step_by(MOST_SIGNS).skip(1).map(move |(at, _)| run.start() + at)
+    });
+    let (mut bounds, mut start) = (Vec::new(), 0);
+    for end in cuts.chain(std::iter::once(shadow.len())) {
+        let sentences = shadow[start..end].split_sentence_bound_indices();
+        bounds.extend(sentences.map(|(at, sentence)| start + at + sentence.len()));
+        start = end;
+    }
+    bounds
+}
+
+/// See [`bounds`].
+const MOST_SIGNS: usize = 64;
 
 fn ends_abbreviated(sentence: &str) -> bool {
     let Some(words) = sentence.trim_end().strip_suffix('.') else { return false };
@@ -120,7 +142,8 @@ fn cut_long(shadow: &str, depths: &[usize], start: usize, end: usize, longest: u
 /// The pieces between two places of the shadow.
 fn slice(inlines: &[Inline], starts: &[usize], from: usize, to: usize) -> Vec<Atom> {
     let mut atoms = Vec::new();
-    for (inline, start) in inlines.iter().zip(starts) {
+    let first = starts.partition_point(|start| *start <= from).saturating_sub(1);
+    for (inline, start) in inlines.iter().zip(starts).skip(first).take_while(|(_, start)| **start < to) {
         match &inline.piece {
             Piece::Text(text) => {
                 let here = from.clamp(*start, start + text.len())..to.clamp(*start, start + text.len());
@@ -128,8 +151,8 @@ fn slice(inlines: &[Inline], starts: &[usize], from: usize, to: usize) -> Vec<At
                     push_text(&mut atoms, &text[here.start - start..here.end - start]);
                 }
             }
-            Piece::Wrap(_) if (from..to).contains(start) => push_text(&mut atoms, " "),
-            Piece::Kept(kept) if (from..to).contains(start) => atoms.push(Atom::Kept(kept.clone())),
+            Piece::Wrap(_) if from <= *start => push_text(&mut atoms, " "),
+            Piece::Kept(kept) if from <= *start => atoms.push(Atom::Kept(kept.clone())),
             _ => {}
         }
     }
@@ -145,71 +168,65 @@ pub fn push_text(atoms: &mut Vec<Atom>, words: &str) {
 
 /// Takes off what stands at the ends of a sentence and is kept whatever an engine does: white space, tags around all of it.
 fn peel(mut atoms: Vec<Atom>) -> Vec<Stretch> {
-    let (mut before, mut after) = (Vec::new(), Vec::new());
-    loop {
-        let length = before.len() + after.len();
-        if let Some(Atom::Text(first)) = atoms.first_mut() {
-            let words = first.trim_start().to_owned();
-            let blank = first[..first.len() - words.len()].to_owned();
-            if !blank.is_empty() {
-                before.push(Atom::Text(blank));
-                *first = words;
-            }
-        }
-        if let Some(Atom::Text(last)) = atoms.last_mut() {
-            let words = last.trim_end().to_owned();
-            let blank = last[words.len()..].to_owned();
-            if !blank.is_empty() {
-                after.push(Atom::Text(blank));
-                *last = words;
-            }
-        }
-        atoms.retain(|atom| !matches!(atom, Atom::Text(text) if text.is_empty()));
-        let place = |atom: Option<&Atom>| match atom {
-            Some(Atom::Kept(kept)) => Some(kept.place),
-            _ => None,
-        };
-        if place(atoms.first()) == Some(Place::Fixed) {
-            before.push(atoms.remove(0));
-        } else if place(atoms.last()) == Some(Place::Fixed) {
-            after.extend(atoms.pop());
-        } else if is_wrapped(&atoms) {
-            before.push(atoms.remove(0));
-            after.extend(atoms.pop());
-        }
-        if length == before.len() + after.len() {
+    let partners = partners(&atoms);
+    let blank = |at: usize| matches!(&atoms[at], Atom::Text(text) if text.trim().is_empty());
+    let (mut start, mut end) = (0, atoms.len());
+    while start < end {
+        if blank(start) {
+            start += 1;
+        } else if blank(end - 1) {
+            end -= 1;
+        } else if start + 1 < end && partners[start] == Some(end - 1) {
+            (start, end) = (start + 1, end - 1);
+        } else {
             break;
         }
     }
-    after.reverse();
-    let has_words =
-        atoms.iter().any(|atom| matches!(atom, Atom::Text(text) if text.chars().any(char::is_alphabetic)));
+    let has_words = atoms[start..end]
+        .iter()
+        .any(|atom| matches!(atom, Atom::Text(text) if text.chars().any(char::is_alphabetic)));
     if !has_words {
-        let whole = before.into_iter().chain(atoms).chain(after).collect();
-        return vec![Stretch::Between(whole)];
+        return vec![Stretch::Between(atoms)];
     }
-    vec![Stretch::Between(before), Stretch::Sentence(atoms), Stretch::Between(after)]
+    let mut after = atoms.split_off(end);
+    let mut sentence = atoms.split_off(start);
+    let mut before = atoms;
+    if let Some(Atom::Text(first)) = sentence.first_mut() {
+        let words = first.trim_start().to_owned();
+        push_blank(&mut before, first[..first.len() - words.len()].to_owned());
+        *first = words;
+    }
+    if let Some(Atom::Text(last)) = sentence.last_mut() {
+        let blank = last.split_off(last.trim_end().len());
+        let mut ends = Vec::new();
+        push_blank(&mut ends, blank);
+        after.splice(0..0, ends);
+    }
+    vec![Stretch::Between(before), Stretch::Sentence(sentence), Stretch::Between(after)]
 }
 
-/// Whether the first piece is a tag that the last one ends.
-fn is_wrapped(atoms: &[Atom]) -> bool {
-    let mut depth = 0_usize;
+fn push_blank(atoms: &mut Vec<Atom>, blank: String) {
+    if !blank.is_empty() {
+        atoms.push(Atom::Text(blank));
+    }
+}
+
+/// For each tag the one that ends it, or that it ends, where it is among these pieces.
+fn partners(atoms: &[Atom]) -> Vec<Option<usize>> {
+    let mut partners = vec![None; atoms.len()];
+    let mut open = Vec::new();
     for (at, atom) in atoms.iter().enumerate() {
         match atom {
-            Atom::Kept(Kept { place: Place::Open, .. }) => depth += 1,
+            Atom::Kept(Kept { place: Place::Open, .. }) => open.push(at),
             Atom::Kept(Kept { place: Place::Close, .. }) => {
-                depth = depth.saturating_sub(1);
-                if depth == 0 {
-                    return at + 1 == atoms.len();
+                if let Some(start) = open.pop() {
+                    (partners[start], partners[at]) = (Some(at), Some(start));
                 }
             }
             _ => {}
         }
-        if depth == 0 {
-            return false;
-        }
     }
-    false
+    partners
 }
 
 /// The same with numbers taken out of the words.
@@ -251,7 +268,7 @@ mod tests {
                 })
                 .collect::<String>()
         };
-        let units = Format::Markdown.units(text, &Rules::default());
+        let units = Format::Markdown.units(text, &Rules::default(), &|| false);
         let stretches = units.iter().flat_map(|unit| split(unit, longest));
         stretches
             .filter_map(|stretch| match stretch {
@@ -283,5 +300,18 @@ mod tests {
             ["one two three,", "four five six", "seven"]
         );
         assert_eq!(sentences(&"猫".repeat(25), 10).len(), 3);
+    }
+
+    /// Minutes, where all of a unit is looked through for each sentence.
+    #[test]
+    fn a_unit_of_many_sentences_is_gone_through_once() {
+        let mut unit = Unit::default();
+        for at in 0..60_000 {
+            unit.push(2 * at..2 * at + 1, Piece::Text("A b. ".to_owned()));
+            unit.push(2 * at + 1..2 * at + 2, Piece::Kept(Kept::new("{x}", Place::Free)));
+        }
+        let sentences =
+            split(&unit, 1000).into_iter().filter(|stretch| matches!(stretch, Stretch::Sentence(_)));
+        assert_eq!(sentences.count(), 60_000);
     }
 }

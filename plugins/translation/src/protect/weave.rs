@@ -5,6 +5,7 @@ use super::Format;
 use super::inline::{Kept, Place};
 use super::sentences::Atom;
 use super::spans;
+use std::collections::HashMap;
 
 /// A piece of a sentence on its way to an engine and back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,12 +67,10 @@ pub fn weave(source: &[Atom], answer: &[Part], format: Format) -> Option<Vec<Ato
         }
     }
     woven.retain(|atom| !matches!(atom, Atom::Text(text) if text.is_empty()));
-    let woven = spaced(source, woven);
-    let before = spans::numbers(&source_words);
+    let woven = spaced(source, woven, &marks);
     let woven_words = words(&woven);
-    let after = spans::numbers(&woven_words);
-    let count = |list: &[&str], number: &str| list.iter().filter(|other| **other == number).count();
-    let numbers_kept = before.iter().all(|number| count(&before, number) == count(&after, number));
+    let (before, after) = (counts(&source_words), counts(&woven_words));
+    let numbers_kept = before.iter().all(|(number, count)| after.get(number) == Some(count));
     // A number at an end would be read as a part of the one that stands beside the sentence.
     let ends = |words: &str| {
         let words = words.trim_matches(|c: char| c.is_whitespace() || ".,:/-\u{2013}\u{2019}'".contains(c));
@@ -80,6 +79,15 @@ pub fn weave(source: &[Atom], answer: &[Part], format: Format) -> Option<Vec<Ato
     let (old, new) = (ends(&source_words), ends(&woven_words));
     let numbers_kept = numbers_kept && (old[0] || !new[0]) && (old[1] || !new[1]);
     (numbers_kept && woven_words.chars().any(char::is_alphabetic)).then_some(woven)
+}
+
+/// How often each number is in a text.
+fn counts(text: &str) -> HashMap<&str, usize> {
+    let mut counts = HashMap::new();
+    for number in spans::numbers(text) {
+        *counts.entry(number).or_default() += 1;
+    }
+    counts
 }
 
 /// Whether each mark is there once, tags and what has no name in their order, and each in the tags that it was in.
@@ -120,14 +128,14 @@ pub fn one_line(text: &str) -> String {
 }
 
 /// With white space beside what is kept as the source has it: tags touch what they enclose, a name touches no other word.
-fn spaced(source: &[Atom], woven: Vec<Atom>) -> Vec<Atom> {
+/// `marks` are those of the pieces that are kept, in their order.
+fn spaced(source: &[Atom], woven: Vec<Atom>, marks: &[usize]) -> Vec<Atom> {
+    let kept = |(at, atom): (usize, &Atom)| matches!(atom, Atom::Kept(_)).then_some(at);
+    let places: Vec<usize> = source.iter().enumerate().filter_map(kept).collect();
+    let mut places = marks.iter().map(|mark| places[*mark]);
     // What is beside a piece in the source: white space, and a word that it touches.
-    let mut seen = vec![false; source.len()];
-    let mut beside = |kept: &Kept| {
-        let is_it =
-            |(at, atom): (usize, &Atom)| !seen[at] && matches!(atom, Atom::Kept(other) if other == kept);
-        let at = source.iter().enumerate().position(is_it).unwrap_or_default();
-        seen[at] = true;
+    let mut beside = || {
+        let at = places.next().unwrap_or_default();
         let near = |atom: Option<&Atom>, sign: fn(&str) -> Option<char>| match atom {
             Some(Atom::Text(text)) => sign(text),
             _ => None,
@@ -156,7 +164,7 @@ fn spaced(source: &[Atom], woven: Vec<Atom>) -> Vec<Atom> {
                 }
             }
             Atom::Kept(kept) => {
-                let [(before, touched_before), (after, touched_after)] = beside(&kept);
+                let [(before, touched_before), (after, touched_after)] = beside();
                 let free = kept.place == Place::Free;
                 let inner_end = kept.place == Place::Close && !before;
                 if let Some(Atom::Text(last)) = spaced.last_mut() {
@@ -166,7 +174,7 @@ fn spaced(source: &[Atom], woven: Vec<Atom>) -> Vec<Atom> {
                         last.push(' ');
                     }
                 }
-                spaced.retain(|atom| !matches!(atom, Atom::Text(text) if text.is_empty()));
+                spaced.pop_if(|last| matches!(last, Atom::Text(text) if text.is_empty()));
                 next = match kept.place {
                     Place::Open if !after => Some(false),
                     _ => (after || free && !touched_after).then_some(true),
@@ -201,7 +209,7 @@ mod tests {
     use super::*;
 
     fn check(source: &str, answer: &[Part]) -> Option<String> {
-        let units = Format::Html.units(source, &Rules::default());
+        let units = Format::Html.units(source, &Rules::default(), &|| false);
         let stretches = split(&units[0], 1000);
         let atoms = stretches.iter().find_map(|stretch| match stretch {
             Stretch::Sentence(atoms) => Some(atoms),
