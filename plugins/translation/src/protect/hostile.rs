@@ -182,9 +182,47 @@ fn document(format: Format) -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(pieces), 0..24).prop_map(|pieces| pieces.concat())
 }
 
-fn run(text: &str, format: Format, deeds: &[Deed]) -> Outcome {
+/// What is kept, what is said otherwise, and how long a sentence may be.
+#[derive(Clone, Debug)]
+struct Terms {
+    keep: Vec<String>,
+    glossary: Vec<(String, String)>,
+    longest: usize,
+}
+
+impl Terms {
+    fn none() -> Self {
+        Self { keep: Vec::new(), glossary: Vec::new(), longest: 200 }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules::new(&self.keep, &self.glossary).unwrap()
+    }
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    let keep = prop::collection::vec(prop::sample::select(vec!["World", "x", "cat", "quote", "猫"]), 0..3);
+    let glossary = prop::collection::vec(
+        prop::sample::select(vec![
+            ("hello", "Qué tal"),
+            ("the cat", "猫"),
+            ("said", "dijo"),
+            ("好", "gut"),
+            ("x", "y"),
+        ]),
+        0..4,
+    );
+    let owned = |text: &str| text.to_owned();
+    (keep, glossary, 1..200_usize).prop_map(move |(keep, glossary, longest)| Terms {
+        keep: keep.into_iter().map(owned).collect(),
+        glossary: glossary.into_iter().map(|(from, to)| (owned(from), owned(to))).collect(),
+        longest,
+    })
+}
+
+fn run(text: &str, format: Format, terms: &Terms, deeds: &[Deed]) -> Outcome {
     let mut turn = 0;
-    let outcome = translate(text, format, &Rules::default(), 200, &|| Ok(()), |sentences| {
+    let outcome = translate(text, format, &terms.rules(), terms.longest, &|| Ok(()), |sentences| {
         let answers = sentences.iter().map(|sentence| {
             turn += 1;
             Rendering { parts: deeds[turn % deeds.len()].to(sentence), confidence: 0.9 }
@@ -211,8 +249,36 @@ fn numbers(text: &str, format: Format) -> BTreeMap<String, usize> {
     counts
 }
 
-fn check(text: &str, format: Format, deeds: &[Deed]) -> Result<(), TestCaseError> {
-    let outcome = run(text, format, deeds);
+/// The terms of a text, as they are to be in its translation, or as they are; sorted.
+fn kept_terms(text: &str, format: Format, rules: &Rules) -> Vec<[String; 2]> {
+    let always = |source: &str| !spans::scan(source, &Rules::default()).is_empty();
+    let units = format.units(text, rules, &|| false);
+    let mut terms: Vec<_> = units
+        .into_iter()
+        .flat_map(|unit| unit.inlines)
+        .filter_map(|inline| match inline.piece {
+            Piece::Kept(kept)
+                if kept.source.chars().all(|c| c.is_alphabetic() || c == ' ') && !always(&kept.source) =>
+            {
+                Some([kept.source, kept.target])
+            }
+            _ => None,
+        })
+        .collect();
+    terms.sort();
+    terms
+}
+
+fn check(text: &str, format: Format, terms: &Terms, deeds: &[Deed]) -> Result<(), TestCaseError> {
+    let outcome = run(text, format, terms, deeds);
+    let kept = kept_terms(text, format, &terms.rules());
+    for term in &kept {
+        let wanted = kept.iter().filter(|other| *other == term).count();
+        let [source, target] = term;
+        let found = outcome.text.matches(&**target).count()
+            + if source == target { 0 } else { outcome.text.matches(&**source).count() };
+        prop_assert!(wanted <= found, "{:?} is lost: {:?} became {:?}", term, text, outcome.text);
+    }
     prop_assert_eq!(
         format.skeleton(&outcome.text, &|| false),
         format.skeleton(text, &|| false),
@@ -245,24 +311,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
-    fn nothing_in_plain_text_comes_to_harm(text in document(Format::Text), deeds in prop::collection::vec(deed(), 1..8)) {
-        check(&text, Format::Text, &deeds)?;
+    fn nothing_in_plain_text_comes_to_harm(text in document(Format::Text), terms in terms(), deeds in prop::collection::vec(deed(), 1..8)) {
+        check(&text, Format::Text, &terms, &deeds)?;
     }
 
     #[test]
-    fn nothing_in_markdown_comes_to_harm(text in document(Format::Markdown), deeds in prop::collection::vec(deed(), 1..8)) {
-        check(&text, Format::Markdown, &deeds)?;
+    fn nothing_in_markdown_comes_to_harm(text in document(Format::Markdown), terms in terms(), deeds in prop::collection::vec(deed(), 1..8)) {
+        check(&text, Format::Markdown, &terms, &deeds)?;
     }
 
     #[test]
-    fn nothing_in_html_comes_to_harm(text in document(Format::Html), deeds in prop::collection::vec(deed(), 1..8)) {
-        check(&text, Format::Html, &deeds)?;
+    fn nothing_in_html_comes_to_harm(text in document(Format::Html), terms in terms(), deeds in prop::collection::vec(deed(), 1..8)) {
+        check(&text, Format::Html, &terms, &deeds)?;
     }
 
     #[test]
     fn what_an_engine_leaves_as_it_is_stays_as_it_is(text in document(Format::Markdown)) {
         for format in [Format::Text, Format::Markdown, Format::Html] {
-            prop_assert_eq!(run(&text, format, &[Deed::Honest]).text, text.clone());
+            prop_assert_eq!(run(&text, format, &Terms::none(), &[Deed::Honest]).text, text.clone());
         }
     }
 
@@ -273,7 +339,7 @@ proptest! {
                 let ends: Vec<_> = unit.inlines.iter().map(|inline| inline.range.clone()).collect();
                 prop_assert!(ends.windows(2).all(|pair| pair[0].end == pair[1].start), "{:?}", unit);
             }
-            prop_assert_eq!(run(&text, format, &[Deed::Honest]).text, text.clone());
+            prop_assert_eq!(run(&text, format, &Terms::none(), &[Deed::Honest]).text, text.clone());
         }
     }
 }

@@ -3,6 +3,8 @@
 use super::inline::{Inline, Kept, Piece, Place, Unit};
 use super::spans;
 use regex::Regex;
+use std::cmp::Reverse;
+use std::ops::Range;
 use std::sync::LazyLock;
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -31,7 +33,8 @@ const ABBREVIATIONS: &[&str] = &[
     "mme", "mlle", "av", "art", "ej",
 ];
 
-/// The sentences of a unit. One longer than `longest` characters is cut where it can be.
+/// The sentences of a unit. They end where no tag is open but those around all of its words; one longer than `longest`
+/// characters is cut where as few are open as can be.
 pub fn split(unit: &Unit, longest: usize) -> Vec<Stretch> {
     // What the rules of sentences see: a bracket for a tag, a letter for anything else that is kept.
     let mut shadow = String::new();
@@ -46,7 +49,7 @@ pub fn split(unit: &Unit, longest: usize) -> Vec<Stretch> {
             Piece::Kept(_) => shadow.push(STAND_IN),
         }
     }
-    let cuts = cuts(&shadow, &depths(&unit.inlines, &starts, shadow.len()), longest);
+    let cuts = cuts(&shadow, &Depths::of(unit, &starts), longest);
     let mut stretches = Vec::new();
     for pair in cuts.windows(2) {
         let atoms = slice(&unit.inlines, &starts, pair[0], pair[1]);
@@ -55,32 +58,59 @@ pub fn split(unit: &Unit, longest: usize) -> Vec<Stretch> {
     stretches
 }
 
-/// How many tags are open before each byte.
-fn depths(inlines: &[Inline], starts: &[usize], length: usize) -> Vec<usize> {
-    let mut depths = vec![0; length + 1];
-    let mut depth = 0_usize;
-    for (index, inline) in inlines.iter().enumerate() {
-        let end = starts.get(index + 1).copied().unwrap_or(length);
-        match &inline.piece {
-            Piece::Kept(Kept { place: Place::Open, .. }) => depth += 1,
-            Piece::Kept(Kept { place: Place::Close, .. }) => depth = depth.saturating_sub(1),
-            _ => {}
+/// How many tags are open at a place of the shadow.
+struct Depths<'a> {
+    starts: &'a [usize],
+    /// Behind each inline.
+    behind: Vec<usize>,
+    /// Around anything but tags.
+    least: usize,
+}
+
+impl<'a> Depths<'a> {
+    fn of(unit: &Unit, starts: &'a [usize]) -> Self {
+        let mut behind = Vec::with_capacity(unit.inlines.len());
+        let (mut depth, mut least) = (0_usize, usize::MAX);
+        for inline in &unit.inlines {
+            match &inline.piece {
+                Piece::Kept(Kept { place: Place::Open, .. }) => depth += 1,
+                Piece::Kept(Kept { place: Place::Close, .. }) => depth = depth.saturating_sub(1),
+                Piece::Text(text) if text.trim().is_empty() => {}
+                Piece::Wrap(_) => {}
+                Piece::Text(_) | Piece::Kept(_) => least = least.min(depth),
+            }
+            behind.push(depth);
         }
-        depths[starts[index] + 1..=end].fill(depth);
+        Self { starts, behind, least }
     }
-    depths
+
+    /// Before this byte.
+    fn at(&self, place: usize) -> usize {
+        let inlines = self.starts.partition_point(|start| *start < place);
+        inlines.checked_sub(1).map_or(0, |last| self.behind[last])
+    }
 }
 
 /// Where sentences begin and end.
-fn cuts(shadow: &str, depths: &[usize], longest: usize) -> Vec<usize> {
+fn cuts(shadow: &str, depths: &Depths<'_>, longest: usize) -> Vec<usize> {
     let mut cuts = vec![0];
+    // Ends of sentences within tags.
+    let mut inner = Vec::new();
     for end in bounds(shadow) {
         let last = cuts.last().copied().unwrap_or_default();
-        if end < shadow.len() && (depths[end] > 0 || ends_abbreviated(&shadow[last..end])) {
-            continue;
+        if end < shadow.len() {
+            let begins = inner.last().copied().unwrap_or(last);
+            if ends_abbreviated(&shadow[begins..end]) {
+                continue;
+            }
+            if depths.least < depths.at(end) {
+                inner.push(end);
+                continue;
+            }
         }
-        cut_long(shadow, depths, last, end, longest, &mut cuts);
+        cut_long(shadow, depths, last..end, &inner, longest, &mut cuts);
         cuts.push(end);
+        inner.clear();
     }
     if cuts.last() != Some(&shadow.len()) {
         cuts.push(shadow.len());
@@ -116,25 +146,31 @@ fn ends_abbreviated(sentence: &str) -> bool {
         || last.chars().count() == 1 && last.chars().all(|c| c.is_uppercase() && c != STAND_IN)
 }
 
-/// Cuts a sentence that is too long after a comma, else after a word, where no tag is open.
-fn cut_long(shadow: &str, depths: &[usize], start: usize, end: usize, longest: usize, cuts: &mut Vec<usize>) {
-    let mut start = start;
-    while let Some((reach, _)) = shadow[start..end].char_indices().nth(longest) {
-        let window = &shadow[start..start + reach];
-        let open = |at: &usize| depths[start + at] == 0;
-        let after = |sign: char| {
-            window
-                .rmatch_indices(sign)
-                .map(|(at, found)| at + found.len())
-                .find(open)
-                .filter(|at| *at * 3 > reach)
+/// Cuts a sentence that is too long where one ends within tags, else after a comma, else after a word: not near its beginning,
+/// and of several places at the last one of those where the fewest tags are open.
+fn cut_long(
+    shadow: &str,
+    depths: &Depths<'_>,
+    sentence: Range<usize>,
+    inner: &[usize],
+    longest: usize,
+    cuts: &mut Vec<usize>,
+) {
+    let Range { mut start, end } = sentence;
+    while let Some((reach, _)) = shadow[start..end].char_indices().nth(longest.max(1)) {
+        let near = start + reach / 3;
+        let best = |places: &mut dyn Iterator<Item = usize>| {
+            places.filter(|at| near < *at).min_by_key(|at| (depths.at(*at), Reverse(*at)))
         };
-        let found = [';', ',', '\u{3001}', '\u{FF0C}', ' '].into_iter().find_map(after).or_else(|| {
+        let window = &shadow[start..start + reach];
+        let after =
+            |sign: char| best(&mut window.match_indices(sign).map(|(at, found)| start + at + found.len()));
+        let ends = inner.partition_point(|at| *at <= start)..inner.partition_point(|at| *at <= start + reach);
+        let cut = best(&mut inner[ends].iter().copied())
+            .or_else(|| [';', ',', '\u{3001}', '\u{FF0C}', ' '].into_iter().find_map(after))
             // No space in reach: a script without any, or no words at all.
-            window.char_indices().map(|(at, _)| at).rev().find(|at| *at > 0 && open(at))
-        });
-        let Some(cut) = found else { return };
-        start += cut;
+            .unwrap_or(start + reach);
+        start = cut;
         cuts.push(start);
     }
 }
@@ -166,15 +202,19 @@ pub fn push_text(atoms: &mut Vec<Atom>, words: &str) {
     }
 }
 
-/// Takes off what stands at the ends of a sentence and is kept whatever an engine does: white space, tags around all of it.
+/// Takes off what stands at the ends of a sentence and is kept whatever an engine does: white space, tags around all of it, and
+/// those whose other half is in another sentence.
 fn peel(mut atoms: Vec<Atom>) -> Vec<Stretch> {
     let partners = partners(&atoms);
     let blank = |at: usize| matches!(&atoms[at], Atom::Text(text) if text.trim().is_empty());
+    let is_tag =
+        |atom: &Atom| matches!(atom, Atom::Kept(kept) if matches!(kept.place, Place::Open | Place::Close));
+    let lone = |at: usize| is_tag(&atoms[at]) && partners[at].is_none();
     let (mut start, mut end) = (0, atoms.len());
     while start < end {
-        if blank(start) {
+        if blank(start) || lone(start) {
             start += 1;
-        } else if blank(end - 1) {
+        } else if blank(end - 1) || lone(end - 1) {
             end -= 1;
         } else if start + 1 < end && partners[start] == Some(end - 1) {
             (start, end) = (start + 1, end - 1);
@@ -288,6 +328,9 @@ mod tests {
             ("猫が好き。犬も好き。", vec!["猫が好き。", "犬も好き。"]),
             ("Use `x`. Then {name} goes.", vec!["Use «`x`».", "Then «{name}» goes."]),
             ("12.5 - 3", vec![]),
+            // Tags around all of it.
+            ("**One. Two.**", vec!["One.", "Two."]),
+            ("[**One. *Two. Three.*** Four.](u)", vec!["One. «*»Two. Three.«*»", "Four."]),
         ] {
             assert_eq!(sentences(text, 1000), expected, "{text}");
         }
@@ -300,6 +343,39 @@ mod tests {
             ["one two three,", "four five six", "seven"]
         );
         assert_eq!(sentences(&"猫".repeat(25), 10).len(), 3);
+    }
+
+    /// The units of a text as sentences, each with how many characters it has.
+    #[test]
+    fn no_sentence_is_longer_than_an_engine_takes_whatever_tags_it_is_in() {
+        let words = "one two three, four five. ".repeat(40);
+        for text in [
+            format!("<p><span>{words}</span></p>"),
+            format!("<b><i>{words}</i></b>"),
+            format!("see <b>{words}</b> there"),
+            format!("see <a href=x>{}</a> there", "word ".repeat(300)),
+            format!("<b>a <i>{words}</i> b</b> c {{name}} <i>{words}</i>"),
+            format!("<b>{}</b>", "猫".repeat(300)),
+            "<b>".repeat(200) + "one two three" + &"</b>".repeat(200),
+        ] {
+            for unit in Format::Html.units(&text, &Rules::default(), &|| false) {
+                for stretch in split(&unit, 100) {
+                    let Stretch::Sentence(atoms) = stretch else { continue };
+                    let length = |atom: &Atom| match atom {
+                        Atom::Text(text) => text.chars().count(),
+                        Atom::Kept(_) => 1,
+                    };
+                    let length: usize = atoms.iter().map(length).sum();
+                    assert!(length <= 100, "{length}: {text}");
+                }
+            }
+        }
+        // A sentence within a tag before a comma outside of it, a comma outside of a tag before one in it.
+        assert_eq!(
+            sentences("one, two **three. Four five six** seven", 30),
+            ["one, two «**»three.", "Four five six«**» seven"]
+        );
+        assert_eq!(sentences("one two three, **four, five** six seven", 30)[0], "one two three,");
     }
 
     /// Minutes, where all of a unit is looked through for each sentence.

@@ -104,15 +104,15 @@ fn is_in_place(kept: &[&Kept], marks: &[usize]) -> bool {
         && around(kept, marks) == around(kept, &(0..kept.len()).collect::<Vec<_>>())
 }
 
-/// For each mark the tag that it is in.
-fn around(kept: &[&Kept], marks: &[usize]) -> Vec<Option<usize>> {
-    let mut around = vec![None; kept.len()];
-    let mut open = Vec::new();
+/// For each mark the tag that it is in, and how many tags ended before it that began in another sentence.
+fn around(kept: &[&Kept], marks: &[usize]) -> Vec<(Option<usize>, usize)> {
+    let mut around = vec![(None, 0); kept.len()];
+    let (mut open, mut ended) = (Vec::new(), 0);
     for &mark in marks {
-        if kept[mark].place == Place::Close {
-            open.pop();
+        if kept[mark].place == Place::Close && open.pop().is_none() {
+            ended += 1;
         }
-        around[mark] = open.last().copied();
+        around[mark] = (open.last().copied(), ended);
         if kept[mark].place == Place::Open {
             open.push(mark);
         }
@@ -237,6 +237,18 @@ mod tests {
         assert_eq!(check(source, &answer).unwrap(), "El gato<b>negro</b>".replace("gato<", "gato <"));
         let source = "{name} has {n} files";
         assert_eq!(check(source, &[Mark(1), text("файлов у"), Mark(0)]).unwrap(), "{n} файлов у {name}");
+    }
+
+    /// Of a long sentence in a tag only the second half.
+    #[test]
+    fn what_is_in_a_tag_that_began_before_stays_in_it() {
+        let kept = |source: &str, place| Kept::new(source, place);
+        let source = [kept("{a}", Place::Free), kept("</b>", Place::Close), kept("{c}", Place::Free)];
+        let source: Vec<&Kept> = source.iter().collect();
+        assert!(is_in_place(&source, &[0, 1, 2]));
+        for moved in [[1, 0, 2], [2, 0, 1], [0, 2, 1]] {
+            assert!(!is_in_place(&source, &moved), "{moved:?}");
+        }
     }
 
     #[test]
