@@ -74,6 +74,32 @@ fn a_caller_that_leaves_is_not_kept_waiting() {
     assert!(left.elapsed() < Duration::from_secs(5), "it took {:?}", left.elapsed());
 }
 
+/// A mode whose program ends at once, for its file is missing.
+#[test]
+fn programs_that_end_are_started_again_and_not_for_ever() {
+    let modes = tempfile::tempdir().unwrap();
+    std::fs::write(modes.path().join("eng-spa.mode"), "lt-proc /nowhere/eng-spa.bin\n").unwrap();
+    let model = r#"{"name":"apertium","capabilities":["translate"],"parameters":{"engines":["apertium"]}}"#;
+    let plugin = PluginTest::of(backplane_translation::backplane_export::bp_entry_v1)
+        .config(json!({"apertium_modes": modes.path()}).to_string());
+    let instance = plugin.open(model).unwrap().instance().unwrap();
+    let ask = |text: &str| {
+        let params = json!({"text": [text], "source": "en", "target": "es"}).to_string();
+        instance.submit("translate", &params, vec![]).wait()
+    };
+    // One sentence may be more than the programs bear: it stays as it is.
+    let answer = ask("The house is big.");
+    assert!(answer.failure().is_none(), "{:?}", answer.failure());
+    let translation = &answer.json()["translations"][0];
+    assert_eq!(
+        (&translation["text"], &translation["untranslated"]),
+        (&json!("The house is big."), &json!(1))
+    );
+    // Three in a row are no accident.
+    let failure = ask("The house is big. The city is big. The garden is big.").failure().unwrap().clone();
+    assert_eq!(failure.message, "a program of Apertium has ended");
+}
+
 #[test]
 fn a_pair_that_is_not_installed_is_refused_in_words() {
     let params = json!({"text": ["x"], "source": "en", "target": "ja"}).to_string();

@@ -103,7 +103,7 @@ impl Engine for Apertium {
         let mut failures = 0;
         for sentence in sentences {
             work.check()?;
-            match pipeline.ask(&stream::write(sentence), work) {
+            match pipeline.ask(&stream::write(sentence), &|| work.check()) {
                 Ok(answer) => {
                     failures = 0;
                     let read = stream::read(&answer);
@@ -113,7 +113,7 @@ impl Engine for Apertium {
                     // The caller has left, or time is up: the pipeline is in the middle of something, and ends here.
                     work.check()?;
                     failures += 1;
-                    if failures == FAILURES {
+                    if failures == FAILURES || error.code == Code::OutOfRange {
                         return Err(error);
                     }
                     renderings.push(Rendering { parts: Vec::new(), confidence: 0.0 });

@@ -63,6 +63,13 @@ impl Mode {
         Some(Self { name, pair, programs })
     }
 
+    /// Programs that are no mode of Apertium's.
+    #[cfg(test)]
+    pub fn of(programs: Vec<(PathBuf, Vec<String>)>) -> Self {
+        let name = "eng-spa".to_owned();
+        Self { pair: pair_of(&name).expect("both are languages"), name, programs }
+    }
+
     pub fn pair(&self) -> Pair {
         self.pair
     }
