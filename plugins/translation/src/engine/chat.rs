@@ -14,14 +14,14 @@ pub struct Chat {
     pub model: String,
 }
 
-/// What a small model says before it answers.
+/// What a small model says before it translates, or instead of it, whatever it was asked for.
 const CHATTER: &[&str] = &[
     "sure",
     "here is",
     "here's",
     "certainly",
     "of course",
-    "translation:",
+    "translation",
     "the translation",
     "as an ai",
     "i'm sorry",
@@ -29,9 +29,11 @@ const CHATTER: &[&str] = &[
     "i cannot",
     "i can't",
     "translated text",
-    "output:",
-    "note:",
+    "output",
+    "note",
 ];
+/// An announcement is no longer than this.
+const PREAMBLE: usize = 80;
 
 impl Engine for Chat {
     fn name(&self) -> &'static str {
@@ -137,8 +139,8 @@ fn check(pair: Pair, source: &str, answer: &str) -> Option<(String, f64)> {
     let answer = quoted.unwrap_or(answer).trim();
     let lower = answer.to_lowercase();
     let source_lower = source.to_lowercase();
-    let chatter = CHATTER.iter().any(|words| lower.starts_with(words) && !source_lower.starts_with(words));
-    if answer.is_empty() || chatter || answer.lines().filter(|line| !line.trim().is_empty()).count() > 1 {
+    let lines = answer.lines().filter(|line| !line.trim().is_empty()).count();
+    if answer.is_empty() || lines > 1 || is_chatter(pair, source, &lower) {
         return None;
     }
     // Letters of a script that the language is not written in: those of names are, a few.
@@ -147,10 +149,6 @@ fn check(pair: Pair, source: &str, answer: &str) -> Option<(String, f64)> {
     if letters.is_empty() || own * 2 < letters.len() {
         return None;
     }
-    let weight = |text: &str| -> f64 {
-        // One sign of a script without spaces says as much as three letters.
-        text.chars().map(|c| if crate::protect::spans::is_unspaced(c) { 3.0 } else { 1.0 }).sum()
-    };
     let ratio = (weight(answer) + 8.0) / (weight(source) + 8.0);
     if !(0.3..=3.0).contains(&ratio) {
         return None;
@@ -173,6 +171,36 @@ fn check(pair: Pair, source: &str, answer: &str) -> Option<(String, f64)> {
         sure *= 0.6;
     }
     Some((answer.to_owned(), sure))
+}
+
+/// Whether an answer, in lower case, begins with words about the translation. Into English such words may be the translation:
+/// then they are chatter where they announce or quote it, or say a lot more than the source.
+fn is_chatter(pair: Pair, source: &str, answer: &str) -> bool {
+    let begins = |words: &&&str| {
+        let rest = answer.strip_prefix(**words);
+        rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+    };
+    let Some(words) = CHATTER.iter().find(begins) else { return false };
+    if source.to_lowercase().starts_with(words) {
+        return false;
+    }
+    // `Nota:` is `Note:`, in English and in others that have the word.
+    let announces = |text: &str| {
+        text.char_indices()
+            .take(PREAMBLE)
+            .any(|(at, c)| matches!(c, ':' | '\u{FF1A}') && !text[at + c.len_utf8()..].trim().is_empty())
+    };
+    let quotes = |text: &str| text.contains(['"', '\u{201C}', '\u{AB}', '\u{300C}', '\u{201E}']);
+    if announces(answer) && !announces(source) || quotes(answer) && !quotes(source) {
+        return true;
+    }
+    let says_more = 1.8 * (weight(source) + 8.0) < weight(answer) + 8.0;
+    says_more || pair.to.code != "en" && !announces(answer)
+}
+
+/// How much a text says: one sign of a script without spaces as much as three letters.
+fn weight(text: &str) -> f64 {
+    text.chars().map(|c| if crate::protect::spans::is_unspaced(c) { 3.0 } else { 1.0 }).sum()
 }
 
 #[cfg(test)]
@@ -215,5 +243,66 @@ mod tests {
             assert_eq!(sure(answer), None, "{answer}");
         }
         assert!(sure(source).unwrap() < 0.5);
+    }
+
+    /// From Spanish into English, and from English into others: what is right although it begins as chatter does.
+    #[test]
+    fn a_translation_may_begin_as_chatter_does() {
+        let right = |from: &str, to: &str, source: &str, answer: &str| {
+            let pair = Pair { from: find(from).unwrap(), to: find(to).unwrap() };
+            assert_eq!(
+                check(pair, source, answer).map(|(text, _)| text).as_deref(),
+                Some(answer),
+                "{source}"
+            );
+        };
+        for (source, answer) in [
+            ("Lo siento, llego tarde.", "I'm sorry, I'm late."),
+            ("Lo siento mucho, pero no puedo ayudarte.", "I am sorry, but I cannot help you."),
+            ("Aquí está la llave de la casa.", "Here is the key to the house."),
+            ("Nota: la casa es grande.", "Note: the house is big."),
+            ("Claro, la casa es grande.", "Sure, the house is big."),
+            ("No puedo dormir por la noche.", "I can't sleep at night."),
+            ("Por supuesto que vendré mañana.", "Of course I will come tomorrow."),
+            ("Ciertamente es una casa grande.", "Certainly it is a big house."),
+            ("La traducción del libro es buena.", "The translation of the book is good."),
+            ("Aquí están las reglas: nadie entra.", "Here are the rules: nobody enters."),
+            ("Nota: la casa es grande, como ves.", "Note that the house is big, as you see."),
+            ("Salida: la puerta de atrás.", "Output: the door behind."),
+            ("Aquí está «el gato negro».", "Here is \u{201C}the black cat\u{201D}."),
+        ] {
+            right("es", "en", source, answer);
+        }
+        right("zh", "en", "对不起，我迟到了。", "I'm sorry, I'm late.");
+        right("en", "fr", "Please note: the house is big.", "Note : la maison est grande.");
+        right("en", "fi", "I got my feet wet today.", "Suretkaan eivät auta: jalat kastuivat.");
+        right("en", "it", "The musical notes are on the page.", "Notevoli note musicali sono sulla pagina.");
+    }
+
+    #[test]
+    fn chatter_before_or_instead_of_a_translation_is_not_taken_for_one() {
+        let wrong = |from: &str, to: &str, source: &str, answer: &str| {
+            let pair = Pair { from: find(from).unwrap(), to: find(to).unwrap() };
+            assert_eq!(check(pair, source, answer), None, "{answer}");
+        };
+        for answer in [
+            "Sure! Here is the translation: The cat sleeps.",
+            "Here is the translation: The cat sleeps.",
+            "Translation: The cat sleeps.",
+            "The translation is \u{201C}The cat sleeps.\u{201D}",
+            "I'm sorry, but I can't assist with that request.",
+            "As an AI language model, I cannot translate this.",
+            "Here's the translation:\nThe cat sleeps.",
+        ] {
+            wrong("es", "en", "El gato duerme.", answer);
+        }
+        for answer in [
+            "Sure, el gato negro duerme en la cama.",
+            "Translation: El gato negro duerme en la cama.",
+            "Of course! El gato negro duerme en la cama.",
+            "I cannot translate this sentence.",
+        ] {
+            wrong("en", "es", "The black cat sleeps in the bed.", answer);
+        }
     }
 }
