@@ -10,6 +10,7 @@ use crate::protect::spans::Rules;
 use backplane_plugin::payload::translate::{self as payload, Chunk as Answer, Params, Translation};
 use backplane_plugin::payload::{detect as detect_payload, languages as list};
 use backplane_plugin::prelude::*;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -121,8 +122,9 @@ impl Translator {
     ) -> Result<Translation> {
         let mut engines = self.engines.iter().filter(|engine| engine.serves(pair));
         let Some(first) = engines.next() else { return Err(self.unserved(pair)) };
+        let known = RefCell::default();
         let run = |engine: &Arc<dyn Engine>, variant: u32| -> Result<Outcome> {
-            let work = Work { request, variant };
+            let work = Work { request, variant, wanted: alternatives + 1, known: &known };
             let check = || work.check();
             let outcome = document::translate(text, format, rules, engine.longest(), &check, |sentences| {
                 engine.translate(pair, sentences, &work)

@@ -8,6 +8,8 @@ use crate::languages::Language;
 use crate::protect::document::Rendering;
 use crate::protect::weave::Part;
 use backplane_plugin::prelude::*;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::time::Instant;
 
 /// From one language into another.
@@ -50,6 +52,11 @@ pub struct Work<'a> {
     pub request: &'a Request,
     /// Which of several translations of a sentence: 0 is the best.
     pub variant: u32,
+    /// How many translations of a text are wanted altogether.
+    pub wanted: u32,
+    /// Sentences whose translations are known, the best of each first: what an engine finds all at once it is asked for one by
+    /// one.
+    pub known: &'a RefCell<HashMap<Vec<Part>, Vec<Rendering>>>,
 }
 
 impl Work<'_> {

@@ -8,7 +8,7 @@ use super::spans;
 use std::collections::HashMap;
 
 /// A piece of a sentence on its way to an engine and back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
     Text(String),
     /// Something is kept here: its number in the sentence, from 0.

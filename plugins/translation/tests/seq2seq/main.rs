@@ -328,8 +328,27 @@ fn a_model_has_as_many_translations_as_beams() {
         assert!(!texts.contains(&translation["text"]));
         texts.len()
     };
+    let before = CALLS.load(Ordering::Relaxed);
     assert_eq!(alternatives(json!({"beams": 4})), 2);
+    let with = CALLS.load(Ordering::Relaxed) - before;
     assert_eq!(alternatives(json!({"beams": 1})), 0);
+
+    // One search finds them all.
+    let model = instance(&CALLS, json!({"beams": 4}));
+    let before = CALLS.load(Ordering::Relaxed);
+    let mut alone = params.clone();
+    alone["alternatives"] = json!(0);
+    let best = translate(&model, &alone).remove(0);
+    assert_eq!(CALLS.load(Ordering::Relaxed) - before, with);
+
+    // Where more are wanted than there are, no sentence of one is left in its language.
+    let mut more = params;
+    more["alternatives"] = json!(5);
+    let translation = translate(&model, &more).remove(0);
+    assert_eq!(translation["text"], best["text"]);
+    let others = translation["alternatives"].as_array().unwrap();
+    assert!((2..4).contains(&others.len()), "{others:?}");
+    assert!(!others.contains(&more["text"][0]), "{others:?}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use backplane_plugin::prelude::*;
 use card::{Parameters, Settings};
 use graphs::{Graphs, Input, Numbers, Output, Run};
 use search::Hypothesis;
+use std::collections::HashSet;
 use vocabulary::{Encoded, Vocabulary};
 
 /// The format of such models.
@@ -177,24 +178,34 @@ impl Engine for Seq2Seq {
     }
 
     fn translate(&self, pair: Pair, sentences: &[Vec<Part>], work: &Work<'_>) -> Result<Vec<Rendering>> {
+        let mut unknown: Vec<&Vec<Part>> =
+            sentences.iter().filter(|sentence| !work.known.borrow().contains_key(*sentence)).collect();
+        let mut seen = HashSet::new();
+        unknown.retain(|sentence| seen.insert(*sentence));
         let written: Vec<Option<Written>> =
-            sentences.iter().map(|sentence| Written::of(sentence, &self.signs)).collect();
+            unknown.iter().map(|sentence| Written::of(sentence, &self.signs)).collect();
         let ids = |written: &Option<Written>| {
             written.as_ref().map(|written| self.encode(pair, &written.text).ids).unwrap_or_default()
         };
         let found =
             self.search(&Called { engine: self, work }, &written.iter().map(ids).collect::<Vec<_>>())?;
-        let rendering = |(written, hypotheses): (Option<Written>, Vec<Hypothesis>)| match (
-            written,
-            hypotheses.get(work.variant as usize),
-        ) {
-            (Some(written), Some(best)) => Rendering {
-                parts: read(&self.decode(&best.tokens), written.sign),
-                confidence: best.confidence(),
-            },
-            _ => Rendering { parts: Vec::new(), confidence: 0.0 },
+        let mut known = work.known.borrow_mut();
+        for ((sentence, written), hypotheses) in unknown.into_iter().zip(written).zip(found) {
+            let sign = written.and_then(|written| written.sign);
+            let rendering = |hypothesis: Hypothesis| Rendering {
+                parts: read(&self.decode(&hypothesis.tokens), sign),
+                confidence: hypothesis.confidence(),
+            };
+            let renderings = hypotheses.into_iter().take(work.wanted as usize).map(rendering).collect();
+            known.insert(sentence.clone(), renderings);
+        }
+        let rendering = |sentence| {
+            // A sentence that has fewer translations than another has its last one once more.
+            let renderings: &[Rendering] = known.get(sentence).map_or(&[], |known| known);
+            renderings.get(work.variant as usize).or(renderings.last()).cloned()
         };
-        Ok(written.into_iter().zip(found).map(rendering).collect())
+        let none = || Rendering { parts: Vec::new(), confidence: 0.0 };
+        Ok(sentences.iter().map(|sentence| rendering(sentence).unwrap_or_else(none)).collect())
     }
 }
 
