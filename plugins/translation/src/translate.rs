@@ -62,7 +62,7 @@ impl Translator {
     /// # Errors
     /// When it asks for what is not here, and those of the engines.
     pub fn serve(&self, request: &Request, counters: &Counters) -> Result<Done> {
-        let params: Params = request.params()?;
+        let mut params: Params = request.params()?;
         let target = check(&params)?;
         let glossary: Vec<_> =
             params.glossary.iter().map(|term| (term.source.clone(), term.target.clone())).collect();
@@ -74,8 +74,10 @@ impl Translator {
             payload::Format::Html => Format::Html,
         };
         let sources = sources(&params, request)?;
+        // What is left is the same for each of them.
+        let texts = std::mem::take(&mut params.text);
         let (mut confidence, mut usage) = (1.0_f64, backplane_plugin::payload::Usage::default());
-        for (text, (source, detected)) in params.text.iter().zip(sources) {
+        for (text, (source, detected)) in texts.iter().zip(sources) {
             let mut translation = if source == target {
                 Translation {
                     text: text.clone(),
