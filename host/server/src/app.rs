@@ -225,7 +225,8 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/admin/v1/cache/flush", Admin, admin::flush).doc(ADMIN, "Empty the cache"),
         get("/admin/v1/health", Admin, health::ready).doc(ADMIN, "Tell how each part is"),
         // ---- the host
-        get("/healthz", Open, health::alive).doc(HOST, "Tell that the process lives"),
+        // LibreTranslate has it without the z.
+        get("/healthz", Open, health::alive).also_at(&["/health"]).doc(HOST, "Tell that the process lives"),
         get("/readyz", Open, health::ready).doc(HOST, "Tell whether the host takes requests, and why not"),
         get("/metrics", Metrics, health::metrics).doc(HOST, "Give Prometheus' text").media("text/plain"),
         get("/openapi.json", User, openapi::serve).doc(HOST, "Give this document"),

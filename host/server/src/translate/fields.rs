@@ -101,14 +101,14 @@ impl Fields {
         }
     }
 
-    /// A member that is a number: forms have it as text.
+    /// A member that is a number: forms have it as text. One below zero counts as zero, as it does to LibreTranslate.
     pub(crate) fn number(&self, name: &'static str) -> Result<u32> {
         let number = match self.get(name) {
             None => Some(0),
-            Some(Value::String(text)) => text.parse().ok(),
-            Some(value) => value.as_u64().and_then(|number| u32::try_from(number).ok()),
+            Some(Value::String(text)) => text.trim().parse().ok(),
+            Some(value) => value.as_i64(),
         };
-        number.ok_or_else(|| {
+        number.map(|number| u32::try_from(number.max(0)).unwrap_or(u32::MAX)).ok_or_else(|| {
             let message = format!("Invalid request: {name} parameter is not a number");
             Error::invalid(message).with_reason("invalid_type").with_param(name)
         })

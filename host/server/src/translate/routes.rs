@@ -24,6 +24,11 @@ const FILES: [(&str, translate::Format, &str); 6] = [
     (".xhtml", translate::Format::Html, "application/xhtml+xml"),
 ];
 
+/// Most texts in one request, and most alternatives to a translation: as many as the translation plugin takes. LibreTranslate
+/// has such limits, too, and says them in words of its own.
+const TEXTS: usize = 1000;
+const ALTERNATIVES: u32 = 5;
+
 /// A request to translate. It may also come as a form.
 #[derive(JsonSchema)]
 #[schemars(rename = "TranslateRequest")]
@@ -91,13 +96,21 @@ pub(crate) async fn translate(mut call: Call) -> Result<HttpResponse> {
     let ignored = fields.ignored(&["q", "source", "target", "format", "alternatives", "model"]);
     refuse_ignored(&options, &ignored)?;
     let (texts, batch) = fields.texts()?;
+    fields.required("source")?;
+    fields.required("target")?;
+    let alternatives = fields.number("alternatives")?;
+    if ALTERNATIVES < alternatives {
+        return Err(words::at_most("alternatives", ALTERNATIVES));
+    }
+    if TEXTS < texts.len() {
+        return Err(words::too_many(texts.len(), TEXTS));
+    }
     let format = match fields.text("format").unwrap_or("text") {
         "text" => translate::Format::Text,
         "html" => translate::Format::Html,
         "markdown" => translate::Format::Markdown,
         other => return Err(words::unsupported_format(other)),
     };
-    let alternatives = fields.number("alternatives")?;
     let asked = Asked { texts, format, alternatives };
     let (answer, translations, auto) = ask(&call, &fields, &options, asked).await?;
     let each = |member: fn(&translate::Translation) -> Value| -> Value {

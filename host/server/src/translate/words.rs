@@ -19,6 +19,17 @@ pub(crate) fn unsupported_format(format: &str) -> Error {
         .with_param("format")
 }
 
+/// More texts in a request than are taken.
+pub(crate) fn too_many(size: usize, limit: usize) -> Error {
+    let message = format!("Invalid request: request ({size}) exceeds text limit ({limit})");
+    Error::new(ErrorCode::OutOfRange, message).with_reason("invalid_value").with_param("q")
+}
+
+pub(crate) fn at_most(name: &str, limit: u32) -> Error {
+    let message = format!("Invalid request: {name} parameter must be <= {limit}");
+    Error::new(ErrorCode::OutOfRange, message).with_reason("invalid_value").with_param(name)
+}
+
 pub(crate) fn no_such_pair(from: &Language, to: &Language) -> Error {
     let message = format!(
         "{} ({}) is not available as a target language from {} ({})",
@@ -39,12 +50,52 @@ pub(crate) fn key(error: Error) -> Error {
     }
 }
 
-/// What failed while it was translated.
+/// What failed while it was translated. The capability's `text` is `q` here.
 pub(crate) fn failed(mut error: Error) -> Error {
+    if error.param.as_deref() == Some("text") {
+        error.param = Some("q".to_owned());
+        error.message = error.message.replace("`text`", "`q`");
+    }
     match error.code {
         ErrorCode::ResourceExhausted => error.message = format!("Slowdown: {}", error.message),
-        ErrorCode::InvalidArgument | ErrorCode::Cancelled | ErrorCode::PermissionDenied => {}
+        ErrorCode::InvalidArgument
+        | ErrorCode::OutOfRange
+        | ErrorCode::Cancelled
+        | ErrorCode::PermissionDenied => {}
         _ => error.message = format!("Cannot translate text: {}", error.message),
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_said_as_libretranslate_says_it() {
+        let said = |code, message: &str| failed(Error::new(code, message)).message;
+        assert_eq!(said(ErrorCode::ResourceExhausted, "3 per minute"), "Slowdown: 3 per minute");
+        for code in
+            [ErrorCode::Internal, ErrorCode::Unavailable, ErrorCode::DeadlineExceeded, ErrorCode::NotFound]
+        {
+            assert_eq!(said(code, "it broke"), "Cannot translate text: it broke", "{code:?}");
+        }
+        // What is wrong with the request is said as it is, by the name that the caller gave it.
+        let out = failed(Error::new(ErrorCode::OutOfRange, "`text` has 9 texts").with_param("text"));
+        assert_eq!((&*out.message, out.param.as_deref()), ("`q` has 9 texts", Some("q")));
+        assert_eq!(said(ErrorCode::InvalidArgument, "`glossary` is wrong"), "`glossary` is wrong");
+    }
+
+    #[test]
+    fn a_pair_that_is_not_there_is_named_as_libretranslate_names_it() {
+        let language = |code: &str, name: &str| Language {
+            code: code.to_owned(),
+            name: name.to_owned(),
+            ..Language::default()
+        };
+        assert_eq!(
+            no_such_pair(&language("en", "English"), &language("ja", "Japanese")).message,
+            "Japanese (ja) is not available as a target language from English (en)"
+        );
+    }
 }

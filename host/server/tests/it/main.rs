@@ -9,6 +9,7 @@ mod capabilities;
 mod errors;
 mod gate;
 mod host;
+mod libre;
 mod oip;
 mod openai;
 mod page;
