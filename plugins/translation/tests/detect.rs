@@ -60,8 +60,8 @@ fn the_file_tells_languages_apart() {
 fn what_is_in_the_plugin_tells_languages_apart() {
     let instance = open_whatlang();
     let (sentences, words) = (measure(&instance, "s"), measure(&instance, "w"));
-    assert!(0.86 <= sentences.right, "{}", sentences.right);
-    assert!(0.61 <= words.right, "{}", words.right);
+    assert!(0.86 <= sentences.right && sentences.error <= 0.03, "{} {}", sentences.right, sentences.error);
+    assert!(0.61 <= words.right && words.error <= 0.13, "{} {}", words.right, words.error);
 }
 
 #[test]
