@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use support::{TEXTS, detect, lid_176, open, open_whatlang, texts};
 
-/// Pairs with a package in Debian 12, in both directions or in one.
-const PACKAGES: &str = "af-nl ar-mt an-ca be-ru br-fr ca-it ca-sc da-nb en-ca en-gl en-es eo-ca eo-en eo-es eo-fr es-an es-ast es-ca \
+/// Pairs with a package in Debian 12, in both directions or in one: written down from the names that its index has, and not
+/// looked at by any test.
+const PACKAGES: &str = "af-nl an-ca be-ru br-fr ca-it ca-sc da-nb en-ca en-gl en-es eo-ca eo-en eo-es eo-fr es-an es-ast es-ca \
     es-gl es-it es-pt es-ro eu-en eu-es fr-es fr-ca hr-en hr-mk hr-sl id-ms is-en is-sv mk-bg mk-en nn-nb oc-ca oc-es oc-fr pt-ca \
     pt-gl ru-uk sc-it sv-da sv-nb ur-hi";
 
@@ -61,11 +62,12 @@ fn document() -> String {
          - **told**: how many of 25 sentences of the language each detector told right; – where it was not measured. `lid.176` \
          tells 176 languages, `whatlang` 69.\n\
          - **Apertium, seen working here**: translated by the tests. **code only**: Debian 12 has a package for the pair, in one \
-         direction or both; nothing but its name is known here.\n\
+         direction or both. This column was written down from the names in its index; no test has seen one of them work.\n\
          - **marian**: a sequence-to-sequence model serves the pairs that its card names. The tests have one of random weights, \
-         which shows that it is run as it should be; no language is claimed.\n\
+         which shows that it is run as it should be; no language is claimed, so that it has no column.\n\
          - **chat**: a chat model is asked for any pair. What one can do depends on the model, and is seen by the checks of each \
-         answer; no language is claimed.\n\n\
+         answer, which tell a language apart where `whatlang` does; no language is claimed, so that it has no column either.\n\
+         - Another script than the first is a language of its own to ask for: `sr-Latn`, `zh-Hant`.\n\n\
          | code | ISO 639-3 | language | scripts | told by `lid.176` | by `whatlang` | Apertium, seen working here: into | Apertium, \
          code only: with |\n|---|---|---|---|---|---|---|---|\n",
         LANGUAGES.len()
