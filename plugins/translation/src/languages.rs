@@ -3,9 +3,10 @@
 /// A language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Language {
-    /// ISO 639-1 where there is one, else ISO 639-3: what requests and answers say.
+    /// ISO 639-1 where there is one, else ISO 639-3: what requests and answers say. With a script behind it where that is not
+    /// the language's usual one.
     pub code: &'static str,
-    /// ISO 639-3: what Apertium and whatlang say.
+    /// ISO 639-3: what Apertium and whatlang say. With a script as OPUS writes it.
     pub iso3: &'static str,
     /// In English.
     pub name: &'static str,
@@ -57,6 +58,13 @@ pub const LANGUAGES: &[Language] = languages! {
     "zh" "zho" "Chinese" "Hans" "Hant"; "zu" "zul" "Zulu" "Latn";
 };
 
+/// Languages in a script that is not their commonest: who asks for one must not be given the other.
+const VARIANTS: &[Language] = languages! {
+    "bs-Cyrl" "bos_Cyrl" "Bosnian in Cyrillic script" "Cyrl"; "crh-Cyrl" "crh_Cyrl" "Crimean Tatar in Cyrillic script" "Cyrl";
+    "sr-Latn" "srp_Latn" "Serbian in Latin script" "Latn"; "uz-Cyrl" "uzb_Cyrl" "Uzbek in Cyrillic script" "Cyrl";
+    "zh-Hant" "zho_Hant" "Traditional Chinese" "Hant";
+};
+
 /// Other names of codes: of standards, of Apertium, of LibreTranslate.
 const SYNONYMS: &[(&str, &str)] = &[
     ("no", "nb"),
@@ -75,7 +83,6 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("hbs", "hr"),
     ("mol", "ro"),
     ("sh", "hr"),
-    ("zt", "zh"),
     ("pb", "pt"),
     ("zlm", "ms"),
     ("kur", "ku"),
@@ -89,11 +96,31 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("pnb", "pa"),
 ];
 
-/// The language of a code: `en`, `eng`, `en-US`, `EN_us`, `zh-Hans`.
+/// The language of a code: `en`, `eng`, `en-US`, `EN_us`, `zh-Hans`. One in another script than its usual one is a language of
+/// its own, `zh-Hant`, and one in a script that it is not known to have is none. Regions are not told apart.
 pub fn find(code: &str) -> Option<&'static Language> {
     let code = code.trim().to_ascii_lowercase();
-    let main = code.split(['-', '_']).next().unwrap_or_default();
-    by(main).or_else(|| by(SYNONYMS.iter().find(|(other, _)| *other == main)?.1))
+    let mut tags = code.split(['-', '_']);
+    let main = match tags.next().unwrap_or_default() {
+        // LibreTranslate's.
+        "zt" => return find("zh-hant"),
+        main => main,
+    };
+    let language = by(main).or_else(|| by(SYNONYMS.iter().find(|(other, _)| *other == main)?.1))?;
+    let is_script = |tag: &&str| tag.len() == 4 && tag.chars().all(|c| c.is_ascii_alphabetic());
+    let taiwan = |tag: &str| language.code == "zh" && matches!(tag, "tw" | "hk" | "mo");
+    let tags: Vec<&str> = tags.collect();
+    let script = match tags.iter().copied().find(is_script) {
+        None if tags.iter().any(|tag| taiwan(tag)) => Some("hant"),
+        script => script,
+    };
+    match script {
+        Some(script) if !language.scripts[0].eq_ignore_ascii_case(script) => {
+            let code = format!("{}-{script}", language.code);
+            VARIANTS.iter().find(|variant| variant.code.eq_ignore_ascii_case(&code))
+        }
+        _ => Some(language),
+    }
 }
 
 fn by(code: &str) -> Option<&'static Language> {
@@ -138,6 +165,11 @@ pub fn script(c: char) -> Option<&'static str> {
 }
 
 impl Language {
+    /// In whatever script.
+    pub fn in_any_script(&'static self) -> &'static Language {
+        self.code.split_once('-').and_then(|(code, _)| by(code)).unwrap_or(self)
+    }
+
     /// Whether it is written with letters of this script.
     pub fn is_written_in(&self, script: &str) -> bool {
         self.scripts.iter().any(|own| match *own {
@@ -162,6 +194,14 @@ mod tests {
         assert!(LANGUAGES.is_sorted_by_key(|language| language.code));
         assert!(LANGUAGES.iter().all(|language| !language.scripts.is_empty() && language.iso3.len() == 3));
         assert!(SYNONYMS.iter().all(|(_, code)| by(code).is_some()));
+        // Each other script of a language is one of its own.
+        let others = |language: &Language| {
+            let code = |script: &&str| format!("{}-{script}", language.code);
+            language.scripts[1..].iter().map(code).collect::<Vec<_>>()
+        };
+        let others: Vec<String> = LANGUAGES.iter().flat_map(others).collect();
+        assert_eq!(VARIANTS.iter().map(|variant| variant.code).collect::<Vec<_>>(), others);
+        assert!(VARIANTS.iter().all(|variant| find(variant.code) == Some(variant)));
     }
 
     #[test]
@@ -169,7 +209,25 @@ mod tests {
         for code in ["en", "eng", "en-US", "EN_gb", " en "] {
             assert_eq!(find(code).unwrap().code, "en", "{code}");
         }
-        assert_eq!(find("zh-Hans").unwrap().code, "zh");
+        for (code, expected) in [
+            ("zh-Hans", "zh"),
+            ("zh-CN", "zh"),
+            ("zh-Hant", "zh-Hant"),
+            ("zh_hant_HK", "zh-Hant"),
+            ("zh-TW", "zh-Hant"),
+            ("zho-Hans-TW", "zh"),
+            ("zt", "zh-Hant"),
+            ("sr-Cyrl-RS", "sr"),
+            ("srp_Latn", "sr-Latn"),
+            ("pb", "pt"),
+            ("ca-valencia", "ca"),
+        ] {
+            assert_eq!(find(code).unwrap().code, expected, "{code}");
+        }
+        for code in ["en-Cyrl", "kk-Latn", "sr-Arab"] {
+            assert_eq!(find(code), None, "{code}");
+        }
+        assert_eq!(find("zh-Hant").unwrap().in_any_script(), find("zh").unwrap());
         assert_eq!(find("no").unwrap().code, "nb");
         assert_eq!(find("xx"), None);
         assert_eq!(find(""), None);

@@ -73,7 +73,7 @@ impl Translator {
             payload::Format::Markdown => Format::Markdown,
             payload::Format::Html => Format::Html,
         };
-        let sources = sources(&params, request)?;
+        let sources = sources(&params, target, request)?;
         // What is left is the same for each of them.
         let texts = std::mem::take(&mut params.text);
         let (mut confidence, mut usage) = (1.0_f64, backplane_plugin::payload::Usage::default());
@@ -101,6 +101,9 @@ impl Translator {
                 }
             };
             translation.source = source.code.to_owned();
+            if params.target != target.code {
+                translation.target = target.code.to_owned();
+            }
             translation.detected = detected;
             // A text is as sure as its language and its translation are, and a request as its least sure text.
             confidence = confidence.min(translation.confidence * detected.unwrap_or(1.0));
@@ -257,9 +260,16 @@ fn language(code: &str, param: &str) -> Result<&'static Language> {
 }
 
 /// The language of each text, and how sure it is where it was detected.
-fn sources(params: &Params, request: &Request) -> Result<Vec<(&'static Language, Option<f64>)>> {
+fn sources(
+    params: &Params,
+    target: &'static Language,
+    request: &Request,
+) -> Result<Vec<(&'static Language, Option<f64>)>> {
     if !matches!(&*params.source, "" | "auto") {
         let source = language(&params.source, "source")?;
+        // Its script shows in the text; it counts where that alone is to become another.
+        let source =
+            if source.in_any_script() == target.in_any_script() { source } else { source.in_any_script() };
         return Ok(params.text.iter().map(|_| (source, None)).collect());
     }
     let found = detected(params, request)?;
@@ -269,9 +279,7 @@ fn sources(params: &Params, request: &Request) -> Result<Vec<(&'static Language,
         match known {
             Some((language, confidence)) => Ok((language, Some(confidence))),
             // Nothing to tell by is nothing to translate.
-            None if !text.chars().any(char::is_alphabetic) => {
-                Ok((language(&params.target, "target")?, Some(0.0)))
-            }
+            None if !text.chars().any(char::is_alphabetic) => Ok((target, Some(0.0))),
             None => Err(Error::invalid("the language of the text could not be told; name it in `source`")
                 .with_reason("language_not_detected")
                 .with_param("source")),

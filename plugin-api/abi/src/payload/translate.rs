@@ -75,6 +75,9 @@ pub struct Translation {
     pub text: String,
     /// The language it was in.
     pub source: String,
+    /// The language it is in now, where that is not the code that was asked for: `pt` for `pt-BR`, as regions are not told apart.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub target: String,
     /// Present where the language was detected: how sure that is, 0..=1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detected: Option<f64>,

@@ -137,6 +137,8 @@ fn confidence(read: &stream::Read) -> f64 {
 /// The languages of a mode's name: `eng-spa`, `spa-eng_US`.
 fn pair_of(name: &str) -> Option<Pair> {
     let (from, to) = name.split_once('-')?;
-    let pair = Pair { from: languages::find(from)?, to: languages::find(to)? };
+    // Behind the language a mode may name a variety, which may look like a script: `oci_aran`.
+    let language = |name: &str| languages::find(name).or_else(|| languages::find(name.split('_').next()?));
+    let pair = Pair { from: language(from)?, to: language(to)? };
     (pair.from != pair.to && !to.contains('-')).then_some(pair)
 }

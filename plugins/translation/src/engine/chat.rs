@@ -161,8 +161,8 @@ fn check(pair: Pair, source: &str, answer: &str) -> Option<(String, f64)> {
         let found = Detector::Whatlang.detect(answer, 1);
         if let Some(found) = found.first() {
             sure *= match &found.language {
-                language if *language == pair.to.code => 1.0,
-                language if *language == pair.from.code => 0.3,
+                language if *language == pair.to.in_any_script().code => 1.0,
+                language if *language == pair.from.in_any_script().code => 0.3,
                 _ => 0.7,
             };
         }
