@@ -272,7 +272,19 @@ fn sources(
             if source.in_any_script() == target.in_any_script() { source } else { source.in_any_script() };
         return Ok(params.text.iter().map(|_| (source, None)).collect());
     }
-    let found = detected(params, request)?;
+    let mut found = detected(&params.text, request)?;
+    if 1 < params.text.len() && params.text.iter().any(|text| is_short(text)) {
+        // Short texts say little of their language each, and as much as a long one together.
+        let together = detected(&[params.text.join("\n")], request)?.pop().unwrap_or_default();
+        let sure = |languages: &[detect_payload::Candidate]| {
+            languages.first().map_or(0.0, |likeliest| likeliest.confidence)
+        };
+        for (text, own) in params.text.iter().zip(&mut found) {
+            if is_short(text) && !own.is_empty() && sure(own) < sure(&together) {
+                own.clone_from(&together);
+            }
+        }
+    }
     let source = |(text, languages): (&String, Vec<detect_payload::Candidate>)| {
         let known =
             languages.iter().find_map(|found| Some((languages::find(&found.language)?, found.confidence)));
@@ -289,8 +301,8 @@ fn sources(
 }
 
 /// Asks whatever tells languages here; the plugin's own detector where the host has none.
-fn detected(params: &Params, request: &Request) -> Result<Vec<Vec<detect_payload::Candidate>>> {
-    let asked = json!({"text": params.text, "top": 3});
+fn detected(texts: &[String], request: &Request) -> Result<Vec<Vec<detect_payload::Candidate>>> {
+    let asked = json!({"text": texts, "top": 3});
     let answer = request
         .call(detect_payload::CAPABILITY)
         .params(&asked)?
@@ -299,12 +311,17 @@ fn detected(params: &Params, request: &Request) -> Result<Vec<Vec<detect_payload
     match answer {
         Ok(chunks) => {
             let results: Vec<_> = chunks.into_iter().flat_map(|chunk| chunk.results).collect();
-            if results.len() == params.text.len() {
+            if results.len() == texts.len() {
                 return Ok(results.into_iter().map(|result| result.languages).collect());
             }
         }
         Err(error) if matches!(error.code, Code::Cancelled | Code::DeadlineExceeded) => return Err(error),
         Err(_) => {}
     }
-    Ok(params.text.iter().map(|text| Detector::Whatlang.detect(text, 3)).collect())
+    Ok(texts.iter().map(|text| Detector::Whatlang.detect(text, 3)).collect())
+}
+
+/// Whether a text of several is judged with the others: as long as LibreTranslate thinks it too short to tell by itself.
+fn is_short(text: &str) -> bool {
+    text.chars().nth(40).is_none()
 }

@@ -83,3 +83,20 @@ fn what_of_a_code_is_not_told_apart_is_said() {
     }
     assert_eq!(into("zt", |_| "黑貓正在睡覺。").unwrap()["target"], "zh-Hant");
 }
+
+#[test]
+fn short_texts_of_a_request_are_told_together() {
+    let instance = instance(|_| "Some words in English.");
+    let source = |texts: &[&str]| -> Vec<String> {
+        let params = json!({"text": texts, "source": "auto", "target": "en"});
+        let translations = translate(&instance, &params).unwrap();
+        translations.iter().map(|translation| translation["source"].as_str().unwrap().to_owned()).collect()
+    };
+    // One by one they are told wrong: a word is in many languages.
+    let menu = ["Datei öffnen", "Speichern unter", "Hilfe", "Bearbeiten", "Beenden"];
+    assert_ne!([source(&menu[2..3]), source(&menu[4..])].concat(), ["de", "de"]);
+    assert_eq!(source(&menu), ["de"; 5]);
+    // A long text is told by itself.
+    let french = "Où est la gare, s'il vous plaît ? Je ne sais pas du tout.";
+    assert_eq!(source(&[&menu[..], &[french]].concat()), ["de", "de", "de", "de", "de", "fr"]);
+}
