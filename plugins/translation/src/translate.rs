@@ -178,8 +178,9 @@ impl Translator {
 
     fn unserved(&self, pair: Pair) -> Error {
         let message = format!(
-            "{} (`{}`) cannot be translated into {} (`{}`) here: install a pair of Apertium or a model of the format `marian`, or let \
-             `engines` of the model have `chat`",
+            "{} (`{}`) cannot be translated into {} (`{}`) here: install a pair of Apertium and start the host again, or give the \
+             pair to a model of the format `marian` by `pairs` in [plugins.settings.\"dev.backplane.translation\"], or have a chat \
+             model, and let `engines` of the model have `chat`",
             pair.from.name, pair.from.code, pair.to.name, pair.to.code
         );
         Error::new(Code::NotFound, message).with_reason("language_pair_not_found").with_param("target")

@@ -47,8 +47,8 @@ pub fn run(context: &Context, args: &Translate) -> Result<()> {
 }
 
 /// What helps where an engine could not do it.
-const BETTER: &str = "install a pair of Apertium or a model of the format `marian` for these languages, or a larger \
-    model that chats; what is installed: `backplane ls`, what can be pulled: `backplane ls --available`";
+const BETTER: &str = "install a pair of Apertium for these languages and start the host again, pull a model of the format \
+    `marian` and name it with --model, or pull a larger model that chats; what is installed: `backplane ls`, what can be pulled: `backplane ls --available`";
 
 /// What of a text is still in its own language.
 #[derive(Debug, PartialEq)]
