@@ -99,6 +99,11 @@ fn libretranslate_s_requests_are_understood_and_refused_in_its_words() {
         (json!({"q": "x", "source": "xx", "target": "es"}), 400, "xx is not supported"),
         (json!({"q": "x", "source": "en", "target": "xx"}), 400, "xx is not supported"),
         (
+            json!({"q": "The house", "source": "en", "target": "ja"}),
+            400,
+            "Japanese (ja) is not available as a target language from English (en)",
+        ),
+        (
             json!({"q": "x", "source": "en", "target": "es", "format": "rtf"}),
             400,
             "rtf format is not supported",
