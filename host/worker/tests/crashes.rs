@@ -214,6 +214,118 @@ fn one_that_crashes_again_and_again_is_not_started_any_more_nor_by_the_next_host
     assert!(through(launch).open(r#"{"name":"faulty"}"#).is_ok());
 }
 
+/// Refused requests while it pauses are no crashes: whoever asks often must not take a plugin from all others.
+#[test]
+fn a_crash_counts_once_however_many_ask_before_it_is_started_again() {
+    for per_instance in [false, true] {
+        let (folder, library) = faulty(None);
+        let note = folder.path().join("quarantine");
+        let launch = faulty_launch(library, Confinement::Nothing);
+        let launch = Launch { per_instance, quarantine: Some(Quarantine::at(&note)), ..launch };
+        let instance = through(launch).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
+        for crash in 0..2 {
+            let answer = ask(&instance, &format!("segv\",\"n\":\"{crash}"));
+            let words = answer.failure().map(|why| why.message.clone()).unwrap_or_default();
+            assert!(words.contains("SIGSEGV"), "{crash}: {}", answer.end);
+        }
+        for _ in 0..10 {
+            let answer = ask(&instance, "nothing");
+            let reason = answer.failure().map(|why| why.reason.clone());
+            assert!(reason.is_none_or(|reason| reason == "worker_crashed"), "{}", answer.end);
+        }
+        assert_eq!(ask_in_time(&instance, "nothing").json()["errno"], -1);
+        assert!(!note.exists(), "two crashes are not five");
+    }
+}
+
+/// One that ends each time before it serves is as broken as one that ends while it does.
+#[test]
+fn one_that_crashes_each_time_it_is_started_again_is_put_in_quarantine() {
+    for (how, per_instance) in [("segv", false), ("init-segv", false), ("init-segv", true)] {
+        let (folder, library) = faulty(None);
+        let note = folder.path().join("quarantine");
+        let launch = faulty_launch(library.clone(), Confinement::Nothing);
+        let launch = Launch { per_instance, quarantine: Some(Quarantine::at(&note)), ..launch };
+        let instance = through(launch).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
+        let (_broken, broken) = faulty(Some(how));
+        replace(&library, &broken);
+        ask(&instance, "segv");
+        let start = Instant::now();
+        let last = loop {
+            let answer = ask(&instance, "nothing");
+            if answer.failure().is_some_and(|why| why.reason == "plugin_quarantined") {
+                break answer;
+            }
+            assert!(start.elapsed() < LONG, "{how}: {}", answer.end);
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let note =
+            std::fs::read_to_string(&note).unwrap_or_else(|error| panic!("{how}: {error}: {}", last.end));
+        assert!(note.contains("SIGSEGV"), "{note}");
+    }
+}
+
+/// What keeps it from being started that is no crash has its own name, and it is tried again.
+#[test]
+fn one_that_cannot_be_started_again_is_not_counted_as_crashed() {
+    let (folder, library) = faulty(None);
+    let note = folder.path().join("quarantine");
+    let launch = faulty_launch(library.clone(), Confinement::Nothing);
+    let program = folder.path().join("backplane-worker");
+    std::os::unix::fs::symlink(&launch.program, &program).unwrap();
+    let launch = Launch { quarantine: Some(Quarantine::at(&note)), program: program.clone(), ..launch };
+    let installed = std::fs::read_link(&program).unwrap();
+    let instance = through(launch).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
+    let works = folder.path().join("works.so");
+    std::fs::copy(&library, &works).unwrap();
+    let (_broken, broken) = faulty(Some("init-error"));
+    for (what, words) in [("program", "is not there"), ("init", "its `init` failed")] {
+        if what == "program" {
+            std::fs::remove_file(&program).unwrap()
+        } else {
+            replace(&library, &broken)
+        }
+        ask(&instance, &format!("segv\",\"n\":\"{what}"));
+        // So many tries as would be five crashes.
+        let (start, mut tries, mut wait) = (Instant::now(), 0, 0);
+        while tries < 4 {
+            let answer = ask(&instance, "nothing");
+            let why = answer.failure().unwrap_or_else(|| panic!("{what}: {}", answer.end));
+            if why.reason != "worker_crashed" {
+                assert_eq!(why.reason, "worker_not_started", "{why}");
+                assert!(why.message.contains(words), "{why}");
+                // Each time it is told to wait longer it was tried.
+                tries += u32::from(wait < why.retry_after_ms);
+                wait = why.retry_after_ms;
+            }
+            assert!(start.elapsed() < LONG, "{tries} tries");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if what == "program" {
+            std::os::unix::fs::symlink(&installed, &program).unwrap();
+        } else {
+            replace(&library, &works);
+        }
+        let served = loop {
+            let answer = ask(&instance, "nothing");
+            match answer.failure() {
+                Some(why) if why.reason == "worker_not_started" => assert!(start.elapsed() < LONG, "{why}"),
+                _ => break answer,
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(served.json()["errno"], -1, "{what}: {}", served.end);
+    }
+    assert!(!note.exists());
+}
+
+/// Puts a library into the place of another, which a worker that runs has mapped.
+fn replace(library: &std::path::Path, with: &std::path::Path) {
+    let beside = library.with_extension("new");
+    std::fs::copy(with, &beside).unwrap();
+    std::fs::rename(beside, library).unwrap();
+}
+
 #[test]
 fn one_that_misbehaves_before_it_is_entered_fails_to_load() {
     use backplane::isolation::WorkerEntry;

@@ -868,6 +868,10 @@ static bp_code p_init(bp_plugin *self, bp_str config_json, bp_err err) {
   (void)self;
   (void)config_json;
   (void)err;
+#ifdef INIT
+  if (strcmp(INIT, "segv") == 0) *(volatile int *)8 = 1;
+  if (strcmp(INIT, "error") == 0) return BP_BAD_STATE;
+#endif
   return BP_OK;
 }
 

@@ -72,11 +72,14 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// The faulty plugin, compiled; `-DCONSTRUCTOR="..."` makes it misbehave before it is entered.
+/// The faulty plugin, compiled; `-DCONSTRUCTOR="..."` makes it misbehave before it is entered, and `-DINIT="..."` in `init`.
 pub fn faulty(constructor: Option<&str>) -> (tempfile::TempDir, PathBuf) {
     compiled(constructor.map(|what| match what {
         "wrong-layout" => "-DWRONG_LAYOUT".to_owned(),
-        what => format!("-DCONSTRUCTOR=\"{what}\""),
+        what => match what.strip_prefix("init-") {
+            Some(what) => format!("-DINIT=\"{what}\""),
+            None => format!("-DCONSTRUCTOR=\"{what}\""),
+        },
     }))
 }
 

@@ -1,6 +1,6 @@
 //! What a plugin's crashes mean for its next start, and for a request that was there each time. Reads no clock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ const MEMORY: Duration = Duration::from_secs(600);
 const QUARANTINE: usize = 5;
 /// So many crashes that a request was there for, and it is not served again.
 const SUSPECT: u32 = 2;
-/// The pause after the second crash; doubled with each further one.
+/// The pause after the second crash, and after a start that failed; doubled with each further one.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Requests that are remembered.
@@ -20,7 +20,9 @@ const MOST_SUSPECTS: usize = 1024;
 /// The crashes of one plugin.
 #[derive(Debug, Default)]
 pub struct Crashes {
-    when: VecDeque<Instant>,
+    when: Vec<Instant>,
+    /// Starts in a row that failed without a crash, and the last of them.
+    failed: Option<(u32, Instant)>,
     /// Crashes, the last of them, and in which worker: several requests alike count once for one crash.
     suspects: HashMap<Fingerprint, (u32, Instant, u64)>,
 }
@@ -50,17 +52,27 @@ impl Fingerprint {
 /// Why a plugin is not started now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It crashed a moment ago.
+    /// It crashed a moment ago, or could not be started.
     Wait(Duration),
     /// It crashes again and again.
     Quarantined,
 }
 
 impl Crashes {
-    /// A worker died.
-    pub fn add(&mut self, now: Instant) {
-        self.forget(now);
-        self.when.push_back(now);
+    /// A worker died, perhaps a while ago: to be said once of each.
+    pub fn add(&mut self, at: Instant) {
+        self.when.push(at);
+    }
+
+    /// It could not be started, and that was no crash: it pauses as after one, and nothing is held against it.
+    pub fn failed(&mut self, now: Instant) {
+        let times = self.failed.map_or(0, |(times, _)| times);
+        self.failed = Some((times.saturating_add(1), now));
+    }
+
+    /// It was started.
+    pub fn started(&mut self) {
+        self.failed = None;
     }
 
     /// This worker, the one that died, had these requests.
@@ -81,14 +93,13 @@ impl Crashes {
     /// Why not.
     pub fn may_start(&mut self, now: Instant) -> Result<(), Refused> {
         self.forget(now);
-        let Some(last) = self.when.back() else { return Ok(()) };
         if QUARANTINE <= self.when.len() {
             return Err(Refused::Quarantined);
         }
-        // The first time at once.
-        let doublings = self.when.len().saturating_sub(2) as u32;
-        let pause = if self.when.len() < 2 { Duration::ZERO } else { PAUSE * 2u32.pow(doublings) };
-        match (*last + pause.min(LONGEST_PAUSE)).checked_duration_since(now) {
+        // After the first crash at once.
+        let crashed = self.when.iter().max().map(|last| *last + pause(self.when.len() as u32 - 1));
+        let failed = self.failed.map(|(times, last)| last + pause(times));
+        match crashed.max(failed).and_then(|until| until.checked_duration_since(now)) {
             Some(left) if !left.is_zero() => Err(Refused::Wait(left)),
             _ => Ok(()),
         }
@@ -105,10 +116,16 @@ impl Crashes {
     }
 
     fn forget(&mut self, now: Instant) {
-        while self.when.front().is_some_and(|when| MEMORY <= now.saturating_duration_since(*when)) {
-            self.when.pop_front();
-        }
+        self.when.retain(|when| now.saturating_duration_since(*when) < MEMORY);
         self.suspects.retain(|_, (_, last, _)| now.saturating_duration_since(*last) < MEMORY);
+    }
+}
+
+/// The pause before the next start, after so many that did not do; before the first none is made.
+fn pause(times: u32) -> Duration {
+    match times.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => PAUSE.saturating_mul(2u32.saturating_pow(doublings)).min(LONGEST_PAUSE),
     }
 }
 
@@ -136,6 +153,37 @@ mod tests {
         crashes.add(start);
         assert_eq!(crashes.may_start(start + LONGEST_PAUSE), Err(Refused::Quarantined));
         assert_eq!(crashes.may_start(start + MEMORY), Ok(()), "what is long ago is forgotten");
+    }
+
+    #[test]
+    fn a_crash_that_is_heard_of_late_counts_for_when_it_was() {
+        let start = Instant::now();
+        let mut crashes = Crashes::default();
+        crashes.add(start + PAUSE);
+        crashes.add(start);
+        assert_eq!(crashes.may_start(start + PAUSE), Err(Refused::Wait(PAUSE)), "after the last of them");
+        assert_eq!(crashes.may_start(start + MEMORY), Ok(()), "the first is forgotten, and one is borne");
+        assert_eq!(crashes.when, [start + PAUSE]);
+    }
+
+    #[test]
+    fn a_start_that_failed_makes_it_pause_and_is_no_crash() {
+        let start = Instant::now();
+        let mut crashes = Crashes::default();
+        for wait in [500, 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000] {
+            crashes.failed(start);
+            let wait = Duration::from_millis(wait);
+            assert_eq!(crashes.may_start(start), Err(Refused::Wait(wait)));
+            assert_eq!(crashes.may_start(start + wait), Ok(()));
+        }
+        crashes.started();
+        assert_eq!(crashes.may_start(start), Ok(()));
+        // The longer pause is made.
+        crashes.failed(start);
+        for _ in 0..3 {
+            crashes.add(start);
+        }
+        assert_eq!(crashes.may_start(start), Err(Refused::Wait(PAUSE * 2)));
     }
 
     fn print(parts: &[&[u8]]) -> Fingerprint {

@@ -20,6 +20,7 @@ pub struct Life {
     over: AtomicBool,
     death: Mutex<Option<Death>>,
     dead: Condvar,
+    counted: AtomicBool,
 }
 
 /// How a worker ended.
@@ -53,6 +54,7 @@ impl Life {
             over: AtomicBool::new(false),
             death: Mutex::new(None),
             dead: Condvar::new(),
+            counted: AtomicBool::new(false),
         }
     }
 
@@ -74,6 +76,11 @@ impl Life {
             self.dead.wait_until(&mut death, deadline);
         }
         death.clone()
+    }
+
+    /// The same, to the first who asks so: a crash counts once, however many meet it.
+    pub fn uncounted_death(&self) -> Option<Death> {
+        self.death().filter(|_| !self.counted.swap(true, Ordering::Relaxed))
     }
 
     /// Ends it, for this reason.

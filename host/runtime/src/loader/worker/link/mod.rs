@@ -78,31 +78,33 @@ impl Link {
     /// Starts a worker and waits until the plugin is mapped in it.
     ///
     /// # Errors
-    /// In words.
-    pub fn start(launch: &Arc<Launch>, host: HostSide) -> Result<Arc<Link>, String> {
+    /// Why there is none.
+    pub fn start(launch: &Arc<Launch>, host: HostSide) -> Result<Arc<Link>, NotStarted> {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
-        let (main, theirs) = Channel::pair().map_err(|error| error.to_string())?;
-        set_socket_timeout(&main, Timeout::Send, Some(UNREAD)).map_err(|error| error.to_string())?;
-        let credits = Credits::new().map_err(|error| format!("no memory for a worker's flow: {error}"))?;
+        let unable = |error: std::io::Error| NotStarted::Unable(error.to_string());
+        let (main, theirs) = Channel::pair().map_err(unable)?;
+        set_socket_timeout(&main, Timeout::Send, Some(UNREAD)).map_err(|error| unable(error.into()))?;
+        let credits = Credits::new()
+            .map_err(|error| NotStarted::Unable(format!("no memory for a worker's flow: {error}")))?;
         let mut child = process::spawn(launch, theirs).map_err(|error| {
             let program = launch.program.display();
-            match error.kind() {
+            NotStarted::Unable(match error.kind() {
                 std::io::ErrorKind::NotFound => format!(
                     "`{program}` is not there: install it beside this program, or set `plugins.isolation.\"{}\" = \
                      \"in-process\"` at your own risk",
                     launch.id
                 ),
                 _ => format!("`{program}` cannot be started: {error}"),
-            }
+            })
         })?;
-        let ready = greet(&main, launch, &credits);
-        if let Err(why) = ready {
+        if let Err(why) = greet(&main, launch, &credits) {
             let ended = process::reap(&mut child, Duration::from_millis(200));
-            return Err(match (why, ended) {
-                (Some(why), _) => why,
-                (None, Ok(status)) => format!("its worker {} before it was ready", process::describe(status)),
-                (None, Err(error)) => error.to_string(),
-            });
+            return Err(why.unwrap_or_else(|| match ended {
+                Ok(status) => {
+                    NotStarted::Crashed(format!("{} before it was ready", process::describe(status)))
+                }
+                Err(error) => unable(error),
+            }));
         }
         let life = Arc::new(Life::new(main, child.id()));
         let link = Arc::new_cyclic(|this| Link {
@@ -128,7 +130,7 @@ impl Link {
         std::thread::Builder::new()
             .name(format!("worker {}", launch.id))
             .spawn(move || listener.listen(child))
-            .map_err(|error| format!("no thread for a worker: {error}"))?;
+            .map_err(|error| NotStarted::Unable(format!("no thread for a worker: {error}")))?;
         Ok(link)
     }
 
@@ -144,6 +146,11 @@ impl Link {
     /// How it ended; waits a moment for the system to say.
     pub fn death(&self) -> Option<Death> {
         self.life.death()
+    }
+
+    /// The same, to the first who asks so.
+    pub fn uncounted_death(&self) -> Option<Death> {
+        self.life.uncounted_death()
     }
 
     /// Ends it, for this reason.
@@ -198,8 +205,27 @@ impl Link {
     }
 }
 
-/// Says what to load, and waits until it is.
-fn greet(main: &Channel, launch: &Launch, credits: &Credits) -> Result<(), Option<String>> {
+/// Why there is no worker.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// It broke down: how, as in "its worker ...".
+    Crashed(String),
+    /// It cannot be, or the plugin refused: why.
+    Unable(String),
+}
+
+impl std::fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Crashed(how) => write!(f, "its worker {how}"),
+            Self::Unable(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Says what to load, and waits until it is. `None`: it ended.
+fn greet(main: &Channel, launch: &Launch, credits: &Credits) -> Result<(), Option<NotStarted>> {
+    let unable = |why: String| Err(Some(NotStarted::Unable(why)));
     let confine = match &launch.confinement {
         Confinement::Nothing => Confine::Nothing {},
         Confinement::Sandbox(granted) => Confine::Sandbox {
@@ -215,20 +241,22 @@ fn greet(main: &Channel, launch: &Launch, credits: &Credits) -> Result<(), Optio
     let start = frame(&ToWorker::Start { protocol: PROTOCOL, library, confine });
     main.send_with(&start, launch.sealed.as_ref().map(AsFd::as_fd)).map_err(|_| None)?;
     if !readable(main, launch.limit) {
-        return Err(Some(format!("its worker was not ready within {:?}", launch.limit)));
+        return Err(Some(NotStarted::Crashed(format!("was not ready within {:?}", launch.limit))));
     }
     let Ok(Some((body, None))) = main.receive() else { return Err(None) };
     match body.read() {
         Ok(ToHost::Ready { problem: None, protocol: PROTOCOL, .. }) => {}
         Ok(ToHost::Ready { problem: Some(problem), .. }) => {
-            return Err(Some(String::from_utf8_lossy(problem).into_owned()));
+            return unable(String::from_utf8_lossy(problem).into_owned());
         }
         Ok(ToHost::Ready { protocol, .. }) => {
-            return Err(Some(format!(
+            return unable(format!(
                 "its worker speaks protocol {protocol} and this host {PROTOCOL}: install both from one release"
-            )));
+            ));
         }
-        _ => return Err(Some("its worker said what is not in the protocol".to_owned())),
+        _ => {
+            return Err(Some(NotStarted::Crashed("said what is not in the protocol".to_owned())));
+        }
     }
     main.send_with(&frame(&ToWorker::Credits {}), Some(credits.file())).map_err(|_| None)
 }

@@ -220,9 +220,7 @@ unsafe extern "C" fn destroy(instance: *mut bp_instance) {
     // SAFETY: our table, which nobody uses after this call.
     let this = unsafe { Box::from_raw((*instance).self_.cast::<Instance>()) };
     let seat = this.seat.into_inner();
-    if seat.link.is_dead() || seat.call(&Call::Destroy { instance: seat.id }, None).is_err() {
-        return;
-    }
+    let _lost = seat.call(&Call::Destroy { instance: seat.id }, None);
     this.model.plugin.leave(&seat.link);
     if let Some(Seat { link, lane: Some(lane), .. }) = Arc::into_inner(seat) {
         link.give_back(lane);

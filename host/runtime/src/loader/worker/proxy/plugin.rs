@@ -40,6 +40,8 @@ pub(super) struct State {
     /// What it was initialised with.
     pub(super) config: Option<Vec<u8>>,
     pub(super) shut: bool,
+    /// Why it could not be started, the last time: it did not crash.
+    pub(super) unable: Option<String>,
     /// That it is in quarantine was noted down: whoever takes the note away lets it be tried again.
     pub(super) noted: bool,
 }
@@ -67,11 +69,11 @@ impl Enter for WorkerEntry {
         }
         let link = match Link::start(&self.launch, host) {
             Ok(link) => link,
-            Err(why) => return failed(why),
+            Err(why) => return failed(why.to_string()),
         };
         let returned = match greet(&link, &host, self.launch.limit) {
             Ok(returned) => returned,
-            Err(_) => return failed(ended(&link, "entered")),
+            Err(_) => return failed(format!("its worker {}", ended(&link, "entered"))),
         };
         let Return {
             code,
@@ -127,7 +129,7 @@ impl Proxy {
 
     /// The words for a call that ended with its worker.
     pub(super) fn lost(&self, link: &Link, doing: &str) -> Said {
-        let message = format!("plugin `{}` broke down: {}", self.launch.id, ended(link, doing));
+        let message = format!("plugin `{}` broke down: its worker {}", self.launch.id, ended(link, doing));
         Said::new(UNAVAILABLE, message, "worker_crashed")
     }
 

@@ -3,7 +3,7 @@
 
 use super::super::crashes::{Crashes, Refused};
 use super::super::host::HostSide;
-use super::super::link::{Link, Lost, Returned};
+use super::super::link::{Link, Lost, NotStarted, Returned};
 use super::super::{Launch, QUARANTINED, in_quarantine};
 use super::plugin::{Proxy, State};
 use super::{PROMPT, Said, UNAVAILABLE};
@@ -11,6 +11,9 @@ use backplane_abi::table::*;
 use backplane_abi::worker::Call;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// The reason of an error that says that a worker could not be started, which was no crash.
+const NOT_STARTED: &str = "worker_not_started";
 
 impl Proxy {
     /// The worker; a new one when the last one died.
@@ -35,10 +38,37 @@ impl Proxy {
 
     /// An instance has left this worker, which ends if it was its own.
     pub(super) fn leave(&self, link: &Link) {
-        if self.launch.per_instance {
-            // One that does not come back is ended with its process.
-            let _lost = link.call(&Call::Shutdown {}, Some(PROMPT));
-            link.close();
+        if !self.launch.per_instance {
+            return;
+        }
+        if link.is_dead() {
+            // Nobody else would hear of it.
+            return self.died(&mut self.state.lock(), link);
+        }
+        // One that does not come back is ended with its process.
+        let _lost = link.call(&Call::Shutdown {}, Some(PROMPT));
+        link.close();
+    }
+
+    /// Counts the end of a worker, once.
+    fn died(&self, state: &mut State, gone: &Link) {
+        // One that kept a request whose caller had left did not crash: who leaves early must not be able to take a plugin
+        // from all others.
+        if let Some(death) = gone.uncounted_death().filter(|death| !death.stuck) {
+            self.crashes.lock().suspect(death.at, gone.generation, &death.had);
+            self.crashed(state, death.at, &death.how);
+        }
+    }
+
+    /// Counts a crash; notes down that it was one too many.
+    fn crashed(&self, state: &mut State, at: Instant, how: &str) {
+        let mut crashes = self.crashes.lock();
+        crashes.add(at);
+        let quarantined = crashes.may_start(Instant::now()) == Err(Refused::Quarantined);
+        drop(crashes);
+        if quarantined {
+            let Launch { id, version, quarantine, .. } = &*self.launch;
+            state.noted = quarantine.as_ref().is_some_and(|note| note.put(id, version, how));
         }
     }
 
@@ -47,19 +77,8 @@ impl Proxy {
         if state.shut {
             return Err(Said::new(BP_BAD_STATE, "the plugin was shut down", ""));
         }
-        // One that kept a request whose caller had left did not crash: who leaves early must not be able to take a plugin
-        // from all others.
-        let death = gone.and_then(Link::death).filter(|death| !death.stuck);
-        if let (Some(gone), Some(death)) = (gone, death) {
-            let mut crashes = self.crashes.lock();
-            crashes.add(death.at);
-            crashes.suspect(death.at, gone.generation, &death.had);
-            let quarantined = crashes.may_start(death.at) == Err(Refused::Quarantined);
-            drop(crashes);
-            if quarantined {
-                let Launch { id, version, quarantine, .. } = &*self.launch;
-                state.noted = quarantine.as_ref().is_some_and(|note| note.put(id, version, &death.how));
-            }
+        if let Some(gone) = gone {
+            self.died(state, gone);
         }
         let id = &self.launch.id;
         let quarantined = || Said::new(UNAVAILABLE, in_quarantine(id), QUARANTINED);
@@ -73,45 +92,79 @@ impl Proxy {
         let refused = self.crashes.lock().may_start(Instant::now());
         match refused {
             Ok(()) => {}
-            Err(Refused::Wait(left)) => {
-                let message =
-                    format!("plugin `{id}` crashed and is started again in {:.1} s", left.as_secs_f64());
-                let mut said = Said::new(UNAVAILABLE, message, "worker_crashed");
-                said.retry_after = left.max(Duration::from_millis(1));
-                return Err(said);
-            }
+            Err(Refused::Wait(left)) => return Err(self.wait(state, left)),
             Err(Refused::Quarantined) => return Err(quarantined()),
         }
-        let link =
-            self.revive(state.config.as_deref()).inspect_err(|_| self.crashes.lock().add(Instant::now()))?;
+        let link = self.revive(state.config.as_deref()).map_err(|why| self.not_started(state, why))?;
+        self.crashes.lock().started();
+        state.unable = None;
         if gone.is_some() {
             tracing::warn!(plugin = id, pid = link.pid(), "a worker was started again");
         }
         Ok(link)
     }
 
-    fn revive(&self, config: Option<&[u8]>) -> Result<Arc<Link>, Said> {
-        let broken = |why: String| {
-            Said::new(
+    /// It is started again, but not now.
+    fn wait(&self, state: &State, left: Duration) -> Said {
+        let (id, seconds) = (&self.launch.id, left.as_secs_f64());
+        let mut said = match &state.unable {
+            None => Said::new(
                 UNAVAILABLE,
-                format!("plugin `{}` could not be started again: {why}", self.launch.id),
+                format!("plugin `{id}` crashed and is started again in {seconds:.1} s"),
                 "worker_crashed",
-            )
+            ),
+            Some(why) => Said::new(
+                UNAVAILABLE,
+                format!(
+                    "plugin `{id}` could not be started again: {why}; it is tried again in {seconds:.1} s"
+                ),
+                NOT_STARTED,
+            ),
         };
-        let link = Link::start(&self.launch, self.host).map_err(broken)?;
-        let entered =
-            greet(&link, &self.host, self.launch.limit).map_err(|_| broken(ended(&link, "entered")))?;
-        if entered.read().code != BP_OK {
+        said.retry_after = left.max(Duration::from_millis(1));
+        said
+    }
+
+    /// The worker that was to be started is not there.
+    fn not_started(&self, state: &mut State, why: NotStarted) -> Said {
+        let (id, now) = (&self.launch.id, Instant::now());
+        tracing::error!(plugin = id, %why, "a worker could not be started again");
+        match why {
+            NotStarted::Crashed(how) => {
+                state.unable = None;
+                self.crashed(state, now, &how);
+                let message = format!("plugin `{id}` could not be started again: its worker {how}");
+                Said::new(UNAVAILABLE, message, "worker_crashed")
+            }
+            NotStarted::Unable(why) => {
+                state.unable = Some(why);
+                let mut crashes = self.crashes.lock();
+                crashes.failed(now);
+                let refused = crashes.may_start(now);
+                drop(crashes);
+                let left = if let Err(Refused::Wait(left)) = refused { left } else { Duration::ZERO };
+                self.wait(state, left)
+            }
+        }
+    }
+
+    fn revive(&self, config: Option<&[u8]>) -> Result<Arc<Link>, NotStarted> {
+        let link = Link::start(&self.launch, self.host)?;
+        let crashed = |doing| NotStarted::Crashed(ended(&link, doing));
+        let refused = |what, code| {
             link.close();
-            return Err(broken(format!("it refused this host (code {})", entered.read().code)));
+            NotStarted::Unable(format!("{what} (code {code})"))
+        };
+        let entered = greet(&link, &self.host, self.launch.limit).map_err(|_| crashed("entered"))?;
+        if entered.read().code != BP_OK {
+            return Err(refused("it refused this host", entered.read().code));
         }
         if let Some(config) = config {
             let started = link
                 .call(&Call::Init { config }, Some(self.launch.limit))
-                .map_err(|_| broken(ended(&link, "initialised")))?;
+                .map_err(|_| crashed("initialised"))?;
             if started.read().code != BP_OK {
-                link.close();
-                return Err(broken(format!("its `init` failed (code {})", started.read().code)));
+                return Err(refused("its `init` failed", started.read().code));
             }
         }
         Ok(link)
@@ -144,7 +197,8 @@ pub(super) fn greet(link: &Link, host: &HostSide, limit: Duration) -> Result<Ret
     )
 }
 
+/// How a worker ended, as in "its worker ...".
 pub(super) fn ended(link: &Link, doing: &str) -> String {
     let how = link.death().map_or_else(|| "ended".to_owned(), |death| death.how);
-    format!("its worker {how} while it was {doing}")
+    format!("{how} while it was {doing}")
 }
