@@ -4,7 +4,7 @@
 mod support;
 
 use backplane::bench::Crossing;
-use backplane::isolation::{Confinement, Granted, Launch, OnCrash};
+use backplane::isolation::{Confinement, Granted, Launch, OnCrash, OpenLimit};
 use backplane::{Caller, Host, Request};
 use backplane_registry::license::{Gate, Snapshot, Standing, State};
 use futures::executor::block_on;
@@ -91,6 +91,7 @@ fn worker(table: &mut Table, library: &std::path::Path) {
         version: String::new(),
         confinement: Confinement::Sandbox(Granted::default()),
         limit: Duration::from_secs(10),
+        open_limit: OpenLimit::default(),
         per_instance: false,
         polling: true,
         on_crash: OnCrash::default(),

@@ -44,7 +44,7 @@ mod license;
 pub mod limiter;
 /// Plugins in processes of their own.
 pub mod isolation {
-    pub use crate::loader::{Confinement, Granted, Launch, OnCrash, Quarantine, WorkerEntry};
+    pub use crate::loader::{Confinement, Granted, Launch, OnCrash, OpenLimit, Quarantine, WorkerEntry};
 }
 mod loader;
 pub mod metrics;

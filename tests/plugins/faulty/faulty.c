@@ -103,6 +103,15 @@ static void nap(long ms) {
   nanosleep(&pause, NULL);
 }
 
+/* Compiled with -DHANG="open", its model_open does not return, and so on. */
+static void hang(const char *where) {
+#ifdef HANG
+  if (strcmp(HANG, where) == 0) nap(3600 * 1000);
+#else
+  (void)where;
+#endif
+}
+
 static int tried(int failed) { return failed ? errno : 0; }
 
 static int try_connect(void) {
@@ -823,11 +832,22 @@ static bp_code i_submit(bp_instance *self, const bp_request *requests, uint32_t 
   return BP_OK;
 }
 
-static void i_destroy(bp_instance *self) { (void)self; }
+static void i_destroy(bp_instance *self) {
+  (void)self;
+  hang("destroy");
+}
+
+static bp_code i_quiesce(bp_instance *self, int64_t deadline_ns) {
+  (void)self;
+  (void)deadline_ns;
+  hang("quiesce");
+  return BP_OK;
+}
 
 static bp_code i_health(bp_instance *self, int32_t *state, bp_err err) {
   (void)self;
   (void)err;
+  hang("health");
   *state = 4711;
   return BP_OK;
 }
@@ -853,16 +873,21 @@ static const void *m_extension(bp_model *self, bp_str id) {
 static bp_code m_instance_new(bp_model *self, const bp_placement *placement, bp_instance **out, bp_err err) {
   (void)self;
   (void)err;
+  hang("instance");
   the_ticket = placement->ticket;
   instance.struct_size = sizeof instance;
   instance.submit = i_submit;
+  instance.quiesce = i_quiesce;
   instance.destroy = i_destroy;
   instance.health = i_health;
   *out = &instance;
   return BP_OK;
 }
 
-static void m_close(bp_model *self) { (void)self; }
+static void m_close(bp_model *self) {
+  (void)self;
+  hang("close");
+}
 
 static bp_code p_init(bp_plugin *self, bp_str config_json, bp_err err) {
   (void)self;
@@ -878,6 +903,7 @@ static bp_code p_init(bp_plugin *self, bp_str config_json, bp_err err) {
 static bp_code p_bid(bp_plugin *self, const bp_query *query, bp_bid *out) {
   (void)self;
   (void)query;
+  hang("bid");
   /* More than there is to bid, for no time and no memory. */
   out->score = 65535;
   out->quality = 65535;
@@ -888,8 +914,13 @@ static bp_code p_model_open(bp_plugin *self, bp_str model_json, bp_model **out, 
   (void)self;
   (void)model_json;
   (void)err;
+  hang("open");
   model.struct_size = sizeof model;
   model.exec_class = BP_CONCURRENT;
+#ifdef HANG
+  /* Others are not asked to finish what they have. */
+  if (strcmp(HANG, "quiesce") == 0) model.exec_class = BP_CONTINUOUS;
+#endif
   model.max_inflight = 4;
   model.max_batch = 1;
   model.cancel_grace_ms = 200;

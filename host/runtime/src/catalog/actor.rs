@@ -48,6 +48,7 @@ pub struct CatalogActor {
 
 impl CatalogActor {
     pub fn new(shelf: Arc<Shelf>, options: Options, restarts: Arc<AtomicU64>) -> Self {
+        shelf.shared.open_limit.set(options.load_timeout);
         Self {
             shelf,
             options,
@@ -247,6 +248,7 @@ handle!(CloseModel, |actor, message, context| {
     }
 });
 handle!(Relist, |actor, message, context| {
+    actor.shelf.shared.open_limit.set(message.options.load_timeout);
     actor.options = message.options;
     actor.shelf.set_plugins(message.plugins);
     actor.list(message.listed, context);

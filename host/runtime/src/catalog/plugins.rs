@@ -5,7 +5,7 @@ use crate::config::{Isolation, WorkerConfig};
 use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
 use crate::license;
 use crate::loader::{
-    BidQuery, Confinement, Granted, Launch, LoadError, OnCrash, Plugin, Quarantine, Shared, Waits,
+    BidQuery, Confinement, Granted, Launch, LoadError, OnCrash, OpenLimit, Plugin, Quarantine, Shared, Waits,
     in_quarantine, load,
 };
 use backplane_registry::license::Gate;
@@ -125,6 +125,7 @@ impl Workers {
             on_crash: OnCrash::default(),
             // Before the loader gives up, so that no process is left.
             limit: limit.mul_f32(0.8),
+            open_limit: OpenLimit::default(),
             quarantine: Some(self.quarantine_of(file)),
         }
     }

@@ -96,6 +96,7 @@ pub fn load(
         let loaded = match worker {
             None => map(&inner).and_then(|entry| enter(&entry, &inner, identity, &config_json, shared)),
             Some(mut launch) => {
+                launch.open_limit = shared.open_limit.clone();
                 let counter = shared.clone();
                 launch.on_crash = OnCrash::new(move |plugin, how| {
                     if let Some(crashed) = counter.crashed.get() {

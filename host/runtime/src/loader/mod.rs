@@ -29,7 +29,7 @@ pub use library::{LoadError, load};
 pub use plugin::{Bid, BidQuery, CANNOT_SERVE, Class, HealthState, Instance, Model, Plugin, Waits};
 pub(crate) use table::{PluginCall, Shared};
 pub use worker::{
-    Confinement, Granted, Launch, OnCrash, QUARANTINED, Quarantine, WorkerEntry, in_quarantine,
+    Confinement, Granted, Launch, OnCrash, OpenLimit, QUARANTINED, Quarantine, WorkerEntry, in_quarantine,
 };
 
 /// Gives memory that the allocator holds back to the system, after a model was opened or closed.

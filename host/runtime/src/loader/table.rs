@@ -8,6 +8,7 @@ use super::buffers::{Buffer, Held, Released};
 use super::device::{self, Copies, Lent, Place};
 use super::exchange::{Exchange, Offered, size};
 use super::handles::Handles;
+use super::worker::OpenLimit;
 use crate::compute::Client;
 use crate::error::{Error, ErrorCode, Result};
 use crate::job::{CacheUse, Chunk, Done, Next, Parent, Reply, Request};
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub licences: OnceLock<LicenceBook>,
     /// Counts the crash of a worker: the plugin, and how it ended.
     pub crashed: OnceLock<CrashHook>,
+    /// How long workers may take to open a model.
+    pub open_limit: OpenLimit,
     /// Counts what of the memory of devices had to be copied.
     pub copies: Copies,
 }

@@ -1,7 +1,7 @@
 //! What the tests of the worker share.
 #![allow(dead_code, reason = "each test uses its part")]
 
-use backplane::isolation::{Confinement, Granted, Launch, OnCrash, WorkerEntry};
+use backplane::isolation::{Confinement, Granted, Launch, OnCrash, OpenLimit, WorkerEntry};
 use backplane_testkit::{Case, PluginTest, TensorInput, library};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +21,7 @@ pub fn launch(library: PathBuf, confinement: Confinement) -> Launch {
         version: "0.1.0".to_owned(),
         confinement,
         limit: LONG,
+        open_limit: OpenLimit::new(LONG),
         per_instance: false,
         polling: true,
         on_crash: OnCrash::default(),
@@ -72,14 +73,14 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// The faulty plugin, compiled; `-DCONSTRUCTOR="..."` makes it misbehave before it is entered, and `-DINIT="..."` in `init`.
+/// The faulty plugin, compiled; `-DCONSTRUCTOR="..."` makes it misbehave before it is entered, `-DINIT="..."` in `init`, and
+/// `-DHANG="..."` where that says.
 pub fn faulty(constructor: Option<&str>) -> (tempfile::TempDir, PathBuf) {
-    compiled(constructor.map(|what| match what {
-        "wrong-layout" => "-DWRONG_LAYOUT".to_owned(),
-        what => match what.strip_prefix("init-") {
-            Some(what) => format!("-DINIT=\"{what}\""),
-            None => format!("-DCONSTRUCTOR=\"{what}\""),
-        },
+    compiled(constructor.map(|what| match what.split_once('-') {
+        Some(("wrong", "layout")) => "-DWRONG_LAYOUT".to_owned(),
+        Some(("init", how)) => format!("-DINIT=\"{how}\""),
+        Some(("hang", at)) => format!("-DHANG=\"{at}\""),
+        _ => format!("-DCONSTRUCTOR=\"{what}\""),
     }))
 }
 

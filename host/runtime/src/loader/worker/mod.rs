@@ -33,6 +33,7 @@ use backplane_registry::package::SealedFile;
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How a plugin is started in a worker.
@@ -54,12 +55,43 @@ pub struct Launch {
     pub per_instance: bool,
     /// How long it may take to start.
     pub limit: Duration,
+    /// How long it may take to open a model.
+    pub open_limit: OpenLimit,
     /// Whether who waits for an answer, and it for the next request, may look for a moment before they sleep.
     pub polling: bool,
     /// Who counts its crashes.
     pub on_crash: OnCrash,
     /// Where it is noted that it crashed again and again, and is not to be started.
     pub quarantine: Option<Quarantine>,
+}
+
+/// How long a model, or a copy of it, may take to open, and as long to close: `models.load_timeout`, which may change while
+/// the worker runs.
+#[derive(Clone, Debug)]
+pub struct OpenLimit(Arc<AtomicU64>);
+
+impl OpenLimit {
+    /// So long.
+    pub fn new(limit: Duration) -> Self {
+        let this = Self(Arc::default());
+        this.set(limit);
+        this
+    }
+
+    /// So long from now on.
+    pub fn set(&self, limit: Duration) {
+        self.0.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl Default for OpenLimit {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(300))
+    }
 }
 
 /// Is told of each crash: the plugin, and how its worker ended, in a word of few.

@@ -6,12 +6,13 @@ use super::super::process::Why;
 use super::model::Model;
 use super::submit::submit;
 use super::{PROMPT, Said, UNAVAILABLE, number, report};
+use backplane_abi::clock;
 use backplane_abi::table::*;
 use backplane_abi::worker::{Call, Channel, Placement, Value};
 use parking_lot::Mutex;
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) struct Instance {
     table: bp_instance,
@@ -57,8 +58,9 @@ fn seat_in(model: &Model, placement: Placement, link: Arc<Link>) -> Result<(Seat
     model.open_in(&link)?;
     let lost = |_| model.plugin.lost(&link, "making an instance");
     let lane = link.lane().map_err(lost)?;
-    let returned =
-        link.call_on(&lane, &Call::New { model: model.id, instance: id, placement }, None).map_err(lost)?;
+    let limit = model.plugin.launch.open_limit.get();
+    let new = Call::New { model: model.id, instance: id, placement };
+    let returned = link.call_on(&lane, &new, Some(limit)).map_err(lost)?;
     let lane = if model.table.exec_class == BP_SERIAL {
         Some(lane)
     } else {
@@ -193,7 +195,11 @@ unsafe extern "C" fn quiesce(instance: *mut bp_instance, deadline_ns: i64) -> bp
     // SAFETY: our table.
     let this = unsafe { Instance::of(instance) };
     let Some(seat) = this.alive() else { return BP_OK };
-    let quiesced = seat.link.call(&Call::Quiesce { instance: seat.id, deadline_ns }, None);
+    let limit = clock::instant(deadline_ns).map(|deadline| {
+        // It is to return by then, and a busy machine may take a moment longer.
+        deadline.saturating_duration_since(Instant::now()) + PROMPT
+    });
+    let quiesced = seat.link.call(&Call::Quiesce { instance: seat.id, deadline_ns }, limit);
     // What is gone is idle.
     quiesced.map_or(BP_OK, |returned| returned.read().code)
 }
@@ -220,7 +226,8 @@ unsafe extern "C" fn destroy(instance: *mut bp_instance) {
     // SAFETY: our table, which nobody uses after this call.
     let this = unsafe { Box::from_raw((*instance).self_.cast::<Instance>()) };
     let seat = this.seat.into_inner();
-    let _lost = seat.call(&Call::Destroy { instance: seat.id }, None);
+    let limit = this.model.plugin.launch.open_limit.get();
+    let _lost = seat.call(&Call::Destroy { instance: seat.id }, Some(limit));
     this.model.plugin.leave(&seat.link);
     if let Some(Seat { link, lane: Some(lane), .. }) = Arc::into_inner(seat) {
         link.give_back(lane);

@@ -39,7 +39,8 @@ pub(super) unsafe extern "C" fn model_open(
         Err(said) => return plugin.fail(err, &said),
     };
     let id = number();
-    let Ok(returned) = link.call(&Call::Open { model: id, json: &json }, None) else {
+    let limit = plugin.launch.open_limit.get();
+    let Ok(returned) = link.call(&Call::Open { model: id, json: &json }, Some(limit)) else {
         return plugin.fail(err, &plugin.lost(&link, "opening a model"));
     };
     let returned = returned.read();
@@ -101,7 +102,7 @@ impl Model {
             return Ok(());
         }
         let returned = link
-            .call(&Call::Open { model: self.id, json: &self.json }, None)
+            .call(&Call::Open { model: self.id, json: &self.json }, Some(self.plugin.launch.open_limit.get()))
             .map_err(|_| self.plugin.lost(link, "opening a model"))?;
         let returned = returned.read();
         if returned.code != BP_OK {
@@ -185,6 +186,6 @@ unsafe extern "C" fn close(model: *mut bp_model) {
     let this = unsafe { Box::from_raw((*model).self_.cast::<Model>()) };
     if let Some(link) = this.alive() {
         link.models.lock().remove(&this.id);
-        let _lost = link.call(&Call::Close { model: this.id }, None);
+        let _lost = link.call(&Call::Close { model: this.id }, Some(this.plugin.launch.open_limit.get()));
     }
 }
