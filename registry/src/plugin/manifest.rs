@@ -274,7 +274,8 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Whether only a process of its own can contain this plugin's failures.
+    /// Whether only a process of its own can contain this plugin's failures: a panic ends its process, or beneath it lies a
+    /// runtime that has the whole process for its own.
     pub fn needs_worker(&self) -> bool {
         self.panic == Panics::Abort || self.runtime != RuntimeClass::Native
     }

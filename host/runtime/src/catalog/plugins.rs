@@ -67,10 +67,9 @@ impl PluginOptions {
 
     /// Where a plugin runs: what the operator says of it, or of all; `auto` looks at who made it, and what it asks for.
     fn isolation_of(&self, manifest: &Manifest, level: Level) -> Isolation {
+        let asks = manifest.isolation == plugin::Isolation::Worker || manifest.needs_worker();
         match named(&self.isolation, &manifest.id) {
-            Isolation::Auto if level == Level::Core && manifest.isolation != plugin::Isolation::Worker => {
-                Isolation::InProcess
-            }
+            Isolation::Auto if level == Level::Core && !asks => Isolation::InProcess,
             Isolation::Auto => Isolation::Worker,
             said => said,
         }
@@ -580,6 +579,13 @@ fn check(
     found.sha256.clone_from(&file.sha256);
     found.isolation = options.isolation_of(&file.manifest, found.level);
     let worker = found.isolation.has_worker();
+    if !worker && file.manifest.needs_worker() {
+        tracing::warn!(
+            plugin = file.manifest.id,
+            "a plugin that cannot contain its own failures runs in-process, as `plugins.isolation` says: if it panics, or \
+             its runtime fails, the server ends"
+        );
+    }
     found.withheld = worker.then(|| options.worker.withheld_from(&file)).flatten();
     found.quarantine = worker.then(|| options.worker.quarantine_of(&file));
     if found.level < options.least {

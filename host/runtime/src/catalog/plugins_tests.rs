@@ -139,6 +139,20 @@ fn auto_looks_at_who_made_a_plugin_and_at_what_it_asks_for() {
     ] {
         assert_eq!(of(&auto, level, asks), runs, "{level} {asks}");
     }
+    // It cannot contain its own failures, whoever made it.
+    for (key, value, runs) in [
+        ("panic", "abort", Isolation::Worker),
+        ("panic", "unwind", Isolation::InProcess),
+        ("runtime", "go", Isolation::Worker),
+        ("runtime", "jvm", Isolation::Worker),
+        ("runtime", "native", Isolation::InProcess),
+    ] {
+        let text = format!("id = 'com.example.x'\nversion = '1.0.0'\nabi = '1.0'\n{key} = '{value}'");
+        let manifest = Manifest::parse(&text).unwrap();
+        assert_eq!(auto.isolation_of(&manifest, Level::Core), runs, "{key} {value}");
+        let trusted = said(&[("com.example.x", Isolation::InProcess)]);
+        assert_eq!(trusted.isolation_of(&manifest, Level::Core), Isolation::InProcess, "the operator's word");
+    }
     let trusted = said(&[("*", Isolation::Auto), ("com.example.x", Isolation::InProcess)]);
     assert_eq!(of(&trusted, Level::Dev, "any"), Isolation::InProcess, "what is said of one goes first");
     let nothing = said(&[]);
