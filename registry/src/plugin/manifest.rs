@@ -128,9 +128,10 @@ pub enum LicenceClass {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
+    /// Threads that it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
-    /// Bytes that it needs beside its models.
+    /// Bytes that it allocates. Files of models that it maps are not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
     #[serde(default)]

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// The largest library that is copied into memory.
 const MAX_LIBRARY: u64 = 4 << 30;
+/// What a worker needs itself, beside what its plugin says that it needs: the stacks of the threads that call it.
+const WORKER_MEMORY: u64 = 128 << 20;
 /// Plugins that are loaded side by side. Each that hangs keeps a thread, and a place here until its time is over.
 const LOADING: usize = 16;
 
@@ -150,8 +152,12 @@ impl Workers {
         Granted {
             read,
             write,
-            memory: granted.memory.unwrap_or(0),
-            threads: granted.threads,
+            // What it says that it needs it is held to, shown to somebody or not: that opens nothing.
+            memory: granted
+                .memory
+                .or_else(|| asked.memory.map(|bytes| bytes.saturating_add(WORKER_MEMORY)))
+                .unwrap_or(0),
+            threads: granted.threads.or(asked.threads).unwrap_or(Granted::default().threads),
             cores: granted.cores,
             network: granted.network.unwrap_or(agreed && asked.network),
             ports,

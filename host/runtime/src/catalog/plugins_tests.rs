@@ -181,6 +181,19 @@ fn a_worker_has_what_a_package_asks_for_and_a_library_in_a_folder_has_not() {
     assert_eq!((granted.write, granted.ports), (vec!["/srv/b".into()], vec![443, 8080]));
     assert!(!granted.network && workers.withheld_from(&with(true, asks)).is_none());
 
+    // What it needs it has and no more, whether or not anybody was shown it: that opens nothing.
+    for sealed in [true, false] {
+        let granted = workers.granted_to(&with(sealed, "memory = 1048576\nthreads = 3"));
+        assert_eq!((granted.memory, granted.threads), ((1 << 20) + WORKER_MEMORY, 3));
+    }
+    let granted = workers.granted_to(&with(true, ""));
+    assert_eq!((granted.memory, granted.threads), (0, 1024), "it does not say what it needs");
+    let config = WorkerConfig { memory: Some(7 << 20), threads: Some(9), ..WorkerConfig::default() };
+    workers.granted.insert("asks.id".to_owned(), config);
+    let granted = workers.granted_to(&with(true, "memory = 1048576\nthreads = 3"));
+    assert_eq!((granted.memory, granted.threads), (7 << 20, 9), "the operator's word");
+    workers.granted.clear();
+
     // Nobody was shown what it asks for.
     let granted = workers.granted_to(&with(false, asks));
     assert_eq!((granted.read, granted.write, granted.ports), (vec![models], vec![], vec![]));

@@ -225,7 +225,7 @@ fn worker(own: &raw::Worker) -> WorkerConfig {
     let default = WorkerConfig::default();
     WorkerConfig {
         memory: own.memory.map(|memory| memory.0),
-        threads: own.threads.unwrap_or(default.threads),
+        threads: own.threads,
         cores: own.cores.unwrap_or(default.cores),
         polling: own.polling.unwrap_or(default.polling),
         read: own.read.clone(),

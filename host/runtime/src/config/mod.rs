@@ -148,10 +148,10 @@ pub struct UpgradeConfig {
 /// See `[plugins.workers]` in `configs/backplane.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerConfig {
-    /// Bytes that it may have of its own; `None`: no limit.
+    /// Bytes that it may have of its own; `None`: what its manifest says that it needs, or no limit.
     pub memory: Option<u64>,
-    /// Threads that it may have.
-    pub threads: u32,
+    /// Threads that it may have; `None`: as many as its manifest says that it needs, or a number that harms nobody.
+    pub threads: Option<u32>,
     /// Processors that it may take beyond the threads that it has of the compute pool.
     pub cores: u32,
     /// Whether it, and who waits for it, polls for a moment before it sleeps.
@@ -170,10 +170,9 @@ pub struct WorkerConfig {
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        // More than any backend starts on a large machine, and far less than what a machine minds.
         Self {
             memory: None,
-            threads: 1024,
+            threads: None,
             cores: 1,
             polling: true,
             read: Vec::new(),

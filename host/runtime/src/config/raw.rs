@@ -233,10 +233,12 @@ gpu = false"#;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Worker {
-    /// Memory that it may have of its own; model files that it maps are not counted. No limit if it is not said.
+    /// Memory that it may have of its own; model files that it maps are not counted. If it is not said: what its manifest
+    /// says that it needs, and 128 MiB for the worker itself; without that no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
-    /// Threads that it may have; 1024 if it is not said.
+    /// Threads that it may have, beside those in which the worker calls it. If it is not said: as many as its manifest says
+    /// that it needs, or 1024.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
     /// Processors that it may take beyond the threads that the compute pool grants it, 1 if it is not said. One that takes

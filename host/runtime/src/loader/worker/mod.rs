@@ -144,7 +144,7 @@ pub struct Granted {
     pub write: Vec<PathBuf>,
     /// Bytes that it may have of its own; 0 for no limit.
     pub memory: u64,
-    /// Threads that it may have.
+    /// Threads that it may have, beside those in which it is called.
     pub threads: u32,
     /// Processors that it may take beyond the threads that it has of the compute pool, before it has what others leave.
     pub cores: u32,
@@ -162,6 +162,7 @@ impl Default for Granted {
             read: Vec::new(),
             write: Vec::new(),
             memory: 0,
+            // More than any backend starts on a large machine, and far less than what a machine minds.
             threads: 1024,
             cores: 1,
             network: false,

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// How often it is looked at: as many threads as can be started in this time are borne.
 const EVERY: Duration = Duration::from_millis(50);
 
+/// Threads of a worker that serve no lane.
+const OWN: u64 = 2;
+
 /// One worker, watched.
 pub struct Watch {
     status: PathBuf,
@@ -29,8 +32,8 @@ impl Watch {
         Self { status: format!("/proc/{pid}/status").into(), memory, threads, last: None }
     }
 
-    /// Why it is to be ended, if it is.
-    pub fn look(&mut self, now: Instant) -> Option<Why> {
+    /// Why it is to be ended, if it is. So many lanes it was given, each of which has a thread.
+    pub fn look(&mut self, now: Instant, lanes: u64) -> Option<Why> {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < EVERY) {
             return None;
         }
@@ -41,7 +44,7 @@ impl Watch {
         if self.memory < used.memory {
             return Some(Why::Memory);
         }
-        (self.threads < used.threads).then_some(Why::Threads)
+        (self.threads < used.threads.saturating_sub(OWN + lanes)).then_some(Why::Threads)
     }
 }
 
@@ -69,6 +72,7 @@ fn used(status: &str) -> Used {
 mod tests {
     use super::super::Granted;
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn it_counts_what_is_its_own() {
@@ -83,11 +87,24 @@ mod tests {
         let granted =
             |memory, threads| Confinement::Sandbox(Granted { memory, threads, ..Granted::default() });
         let (own, now) = (std::process::id(), Instant::now());
-        assert_eq!(Watch::new(own, &granted(1 << 40, 10_000)).look(now), None);
-        assert_eq!(Watch::new(own, &granted(1, 10_000)).look(now), Some(Why::Memory));
-        let mut watch = Watch::new(own, &granted(0, 0));
-        assert_eq!(watch.look(now), Some(Why::Threads));
-        assert_eq!(watch.look(now), None, "it was looked at a moment ago");
-        assert!(watch.look(now + EVERY).is_some());
+        // More than a worker has that does nothing.
+        let (stop, more) = (AtomicBool::new(false), OWN);
+        std::thread::scope(|scope| {
+            for _ in 0..more {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
+            }
+            assert_eq!(Watch::new(own, &granted(1 << 40, 10_000)).look(now, 0), None);
+            assert_eq!(Watch::new(own, &granted(1, 10_000)).look(now, 0), Some(Why::Memory));
+            assert_eq!(Watch::new(own, &granted(0, 0)).look(now, 10_000), None, "they serve lanes");
+            let mut watch = Watch::new(own, &granted(0, 0));
+            assert_eq!(watch.look(now, 0), Some(Why::Threads));
+            assert_eq!(watch.look(now, 0), None, "it was looked at a moment ago");
+            assert!(watch.look(now + EVERY, 0).is_some());
+            stop.store(true, Ordering::Relaxed);
+        });
     }
 }

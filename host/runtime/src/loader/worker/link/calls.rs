@@ -51,6 +51,7 @@ impl Link {
             return Ok(lane);
         }
         let (ours, theirs) = Channel::pair().map_err(|_| Lost { sent: false })?;
+        self.lanes_made.fetch_add(1, Ordering::Relaxed);
         if self.life.main.send_with(&frame(&ToWorker::Lane {}), Some(theirs.as_fd())).is_err() {
             self.life.gone();
             return Err(Lost { sent: false });

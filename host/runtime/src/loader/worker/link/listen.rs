@@ -64,7 +64,7 @@ impl Link {
                 (last, missed, number) = (Instant::now(), missed + 1, number + 1);
                 self.life.tell(&frame(&ToWorker::Ping { number }));
             }
-            if let Some(why) = watch.look(Instant::now()) {
+            if let Some(why) = watch.look(Instant::now(), self.lanes_made.load(Ordering::Relaxed)) {
                 return Some(why);
             }
             if let Some(burn) = &mut burn

@@ -59,6 +59,8 @@ pub struct Link {
     pub models: Mutex<HashSet<u64>>,
     life: Arc<Life>,
     lanes: Mutex<Vec<Channel>>,
+    /// How many the worker was given.
+    lanes_made: AtomicU64,
     arenas: Arenas,
     credits: Arc<Credits>,
     requests: Requests,
@@ -114,6 +116,7 @@ impl Link {
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             models: Mutex::default(),
             lanes: Mutex::default(),
+            lanes_made: AtomicU64::new(0),
             arenas: Arenas::new(&launch.confinement),
             credits,
             requests: Requests::new(host, life.clone()),
