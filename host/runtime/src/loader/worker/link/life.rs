@@ -6,6 +6,8 @@ use backplane_abi::worker::{Channel, Out};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +17,8 @@ use std::time::{Duration, Instant};
 pub struct Life {
     pub main: Channel,
     pub pid: u32,
+    /// The process itself, since its number is somebody else's one day.
+    process: OwnedFd,
     killed: OnceLock<Why>,
     closing: AtomicBool,
     over: AtomicBool,
@@ -45,17 +49,24 @@ pub struct End {
 }
 
 impl Life {
-    pub fn new(main: Channel, pid: u32) -> Self {
-        Self {
+    /// Of this process, which nobody has waited for.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(main: Channel, pid: u32) -> std::io::Result<Self> {
+        let pid_of = Pid::from_raw(pid.cast_signed()).ok_or(std::io::ErrorKind::InvalidInput)?;
+        let process = pidfd_open(pid_of, PidfdFlags::empty())?;
+        Ok(Self {
             main,
             pid,
+            process,
             killed: OnceLock::new(),
             closing: AtomicBool::new(false),
             over: AtomicBool::new(false),
             death: Mutex::new(None),
             dead: Condvar::new(),
             counted: AtomicBool::new(false),
-        }
+        })
     }
 
     /// Whether it is gone, or about to: one that was killed takes nothing any more.
@@ -88,12 +99,7 @@ impl Life {
         self.is_to_end(why);
         // Its listener sees the end of the connection, and does the rest.
         self.hang_up();
-        if let Some(pid) = rustix::process::Pid::from_raw(self.pid.cast_signed())
-            && self.death.lock().is_none()
-        {
-            // Its number is not anybody else's before the listener has waited for it, which it says in `death`.
-            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
+        let _gone = pidfd_send_signal(&self.process, Signal::KILL);
     }
 
     /// Notes why it is ended, unless there was a reason before.

@@ -108,7 +108,13 @@ impl Link {
                 Err(error) => unable(error),
             }));
         }
-        let life = Arc::new(Life::new(main, child.id()));
+        let life = match Life::new(main, child.id()) {
+            Ok(life) => Arc::new(life),
+            Err(error) => {
+                let _ended = process::reap(&mut child, Duration::ZERO);
+                return Err(unable(error));
+            }
+        };
         let link = Arc::new_cyclic(|this| Link {
             this: this.clone(),
             host,
