@@ -20,6 +20,8 @@ const MOST_SUSPECTS: usize = 1024;
 /// The crashes of one plugin.
 #[derive(Debug, Default)]
 pub struct Crashes {
+    /// Part of a pause that is added to it.
+    spread: f64,
     when: Vec<Instant>,
     /// Starts in a row that failed without a crash, and the last of them.
     failed: Option<(u32, Instant)>,
@@ -59,6 +61,13 @@ pub enum Refused {
 }
 
 impl Crashes {
+    /// Its pauses are up to a quarter longer: plugins that crash together, as when the machine's memory ran out, are not
+    /// all started again at once.
+    pub fn new() -> Self {
+        let chance = RandomState::new().build_hasher().finish() as u32;
+        Self { spread: f64::from(chance) / f64::from(u32::MAX) / 4.0, ..Self::default() }
+    }
+
     /// A worker died, perhaps a while ago: to be said once of each.
     pub fn add(&mut self, at: Instant) {
         self.when.push(at);
@@ -97,6 +106,7 @@ impl Crashes {
             return Err(Refused::Quarantined);
         }
         // After the first crash at once.
+        let pause = |times| pause(times).mul_f64(1.0 + self.spread);
         let crashed = self.when.iter().max().map(|last| *last + pause(self.when.len() as u32 - 1));
         let failed = self.failed.map(|(times, last)| last + pause(times));
         match crashed.max(failed).and_then(|until| until.checked_duration_since(now)) {
@@ -153,6 +163,23 @@ mod tests {
         crashes.add(start);
         assert_eq!(crashes.may_start(start + LONGEST_PAUSE), Err(Refused::Quarantined));
         assert_eq!(crashes.may_start(start + MEMORY), Ok(()), "what is long ago is forgotten");
+    }
+
+    #[test]
+    fn plugins_that_crash_together_are_not_started_together() {
+        let start = Instant::now();
+        let waits = [(); 8].map(|()| {
+            let mut crashes = Crashes::new();
+            crashes.add(start);
+            assert_eq!(crashes.may_start(start), Ok(()), "after the first there is no pause");
+            crashes.add(start);
+            match crashes.may_start(start) {
+                Err(Refused::Wait(wait)) => wait,
+                other => panic!("{other:?}"),
+            }
+        });
+        assert!(waits.iter().all(|wait| (PAUSE..=PAUSE + PAUSE / 4).contains(wait)), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait != waits[0]), "{waits:?}");
     }
 
     #[test]

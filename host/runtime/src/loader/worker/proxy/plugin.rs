@@ -104,7 +104,7 @@ impl Enter for WorkerEntry {
             id: id.to_vec(),
             version: version.to_vec(),
             state: Mutex::new(State { link: Some(link), ..State::default() }),
-            crashes: Mutex::default(),
+            crashes: Mutex::new(Crashes::new()),
         }));
         (proxy.table.id, proxy.table.version) = (text(&proxy.id), text(&proxy.version));
         proxy.table.self_ = (&raw mut *proxy).cast();

@@ -87,7 +87,7 @@ impl Proxy {
             return Err(quarantined());
         }
         if std::mem::take(&mut state.noted) {
-            *self.crashes.lock() = Crashes::default();
+            *self.crashes.lock() = Crashes::new();
         }
         let refused = self.crashes.lock().may_start(Instant::now());
         match refused {
