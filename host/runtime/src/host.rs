@@ -272,6 +272,7 @@ impl Host {
         let shelf = self.catalog().shelf();
         let mut plugins = shelf.plugins().iter().map(crate::catalog::Found::info).collect();
         shelf.upgrades.show(&mut plugins);
+        shelf.shared.breakdowns.show(&mut plugins);
         plugins
     }
 

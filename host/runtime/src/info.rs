@@ -152,6 +152,24 @@ pub struct PluginInfo {
     /// The file with the same id that is used in its place, and comes before it: an installed package before what came with
     /// the program. Nothing is wrong with that.
     pub shadowed_by: Option<String>,
+    /// The last time since the host started that its worker broke down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_crash: Option<CrashInfo>,
+}
+
+/// How a plugin's worker broke down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CrashInfo {
+    /// When, seconds since 1970.
+    pub at: u64,
+    /// In a word: the signal (`"SIGSEGV"`), `"exit"`, or why the host ended it (`"memory"`).
+    pub kind: &'static str,
+    /// For people: `"was killed by SIGSEGV"`.
+    pub how: String,
+    /// The plugin's version.
+    pub version: String,
+    /// Ids of requests that it had, some of them if there were many.
+    pub requests: Vec<String>,
 }
 
 /// What a look at the plugin folders found.

@@ -66,8 +66,8 @@ pub use config::Config;
 pub use error::{Error, ErrorCode, Result};
 pub use host::{FirstKey, Host, HostBuilder, ListedKey, ReloadReport, StartError};
 pub use info::{
-    CapabilityInfo, CapabilitySchema, ChangedModel, Health, LoadPlan, ModelInfo, ModelState, PartHealth,
-    PartState, PluginChanges, PluginInfo, RefusedPlugin, Running,
+    CapabilityInfo, CapabilitySchema, ChangedModel, CrashInfo, Health, LoadPlan, ModelInfo, ModelState,
+    PartHealth, PartState, PluginChanges, PluginInfo, RefusedPlugin, Running,
 };
 pub use job::{
     Answer, CacheOutcome, CacheUse, Candidate, Chunk, Done, KeepAlive, Next, Reply, Request, Route, Timing,

@@ -212,7 +212,7 @@ fn build(
     let (book, counter) = (licences.clone(), license_restarts.counter());
     let license = Supervisor::start(move |_| LicenseActor::new(book, counter));
     let counter = metrics.clone();
-    let _set = shared.crashed.set(Box::new(move |plugin, how| counter.count_fault(plugin, how)));
+    let _set = shared.breakdowns.count.set(Box::new(move |plugin, how| counter.count_fault(plugin, how)));
     let counted = shared.clone();
     metrics.on_render(Box::new(move |out| counted.copies.render(out)));
     let shelf = Arc::new(Shelf::new(pool.clone(), shared.clone(), metrics.clone()));

@@ -30,8 +30,13 @@ impl Write for Log {
     }
 }
 
-/// Lines of the log with this in them.
+/// How many lines of the log have this in them.
 fn logged(text: &str) -> usize {
+    logged_lines(text).len()
+}
+
+/// Those lines.
+fn logged_lines(text: &str) -> Vec<String> {
     static LOG: OnceLock<Log> = OnceLock::new();
     let log = LOG.get_or_init(|| {
         let log = Log::default();
@@ -40,7 +45,34 @@ fn logged(text: &str) -> usize {
         log
     });
     let bytes = log.0.lock().unwrap();
-    String::from_utf8_lossy(&bytes).lines().filter(|line| line.contains(text)).count()
+    String::from_utf8_lossy(&bytes).lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+}
+
+/// Who looks for what a crash was finds it by the plugin, or by a request that it took with it.
+#[tokio::test]
+async fn a_crash_is_told_in_the_log_and_where_plugins_are_listed() {
+    logged("");
+    let scene = start(Isolation::Worker);
+    let mut request = Scene::request("segv");
+    request.id = "req-that-crashed".to_owned();
+    let error = match scene.host.serve(request).await {
+        Ok(reply) => reply.collect().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.reason, "worker_crashed", "{error}");
+    let last = |id: &str| scene.host.plugins().into_iter().find(|plugin| plugin.id == id).unwrap().last_crash;
+    let crash = last(FAULTY).unwrap();
+    assert_eq!((crash.kind, &*crash.version), ("SIGSEGV", "1.0.0"));
+    assert!(crash.how.starts_with("was killed by SIGSEGV") && 1_700_000_000 < crash.at, "{crash:?}");
+    assert_eq!(crash.requests, ["req-that-crashed"]);
+    assert_eq!(last("dev.backplane.echo"), None);
+    let lines = logged_lines("req-that-crashed");
+    let line = lines.iter().find(|line| line.contains("ERROR") && line.contains("the worker was killed"));
+    let line = line.unwrap_or_else(|| panic!("{lines:?}"));
+    for field in ["plugin=\"com.example.faulty\"", "version=\"1.0.0\"", "pid=", "SIGSEGV"] {
+        assert!(line.contains(field), "{line}");
+    }
+    scene.host.shutdown(Duration::from_secs(5)).await;
 }
 
 /// A host with the faulty plugin where it is to run, and with echo beside it.

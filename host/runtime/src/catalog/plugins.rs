@@ -284,6 +284,7 @@ impl Found {
                 .or(self.withheld.clone()),
             license: self.licence.as_deref().map(license::info),
             shadowed_by: self.shadowed_by.clone(),
+            last_crash: None,
             file,
         }
     }

@@ -97,12 +97,8 @@ pub fn load(
             None => map(&inner).and_then(|entry| enter(&entry, &inner, identity, &config_json, shared)),
             Some(mut launch) => {
                 launch.open_limit = shared.open_limit.clone();
-                let counter = shared.clone();
-                launch.on_crash = OnCrash::new(move |plugin, how| {
-                    if let Some(crashed) = counter.crashed.get() {
-                        crashed(plugin, how);
-                    }
-                });
+                let told = shared.clone();
+                launch.on_crash = OnCrash::new(move |plugin, crash| told.breakdowns.add(plugin, crash));
                 let entry = WorkerEntry::new(launch);
                 let entered = enter(&entry, &inner, identity, &config_json, shared);
                 // What kept it from being entered at all says more than the code.

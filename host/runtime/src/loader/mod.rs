@@ -12,7 +12,9 @@
 //! - `buffers`: reference-counted memory that crosses the boundary without a copy; `device`: that of devices.
 //! - `patience`: questions to a plugin that must not hold anybody up.
 //! - `worker`: a plugin in a process of its own, behind the same tables.
+//! - `breakdowns`: how each of those ended that broke down.
 
+mod breakdowns;
 mod buffers;
 mod device;
 mod exchange;

@@ -4,6 +4,7 @@
 //! never freed: a plugin's threads may call it as long as the process lives.
 #![expect(unsafe_code, reason = "the host's end of the C ABI")]
 
+use super::breakdowns::Breakdowns;
 use super::buffers::{Buffer, Held, Released};
 use super::device::{self, Copies, Lent, Place};
 use super::exchange::{Exchange, Offered, size};
@@ -47,8 +48,8 @@ pub(crate) struct Shared {
     pub calls: OnceLock<CallHook>,
     /// Whose plugin may serve whom; set before the first plugin is loaded.
     pub licences: OnceLock<LicenceBook>,
-    /// Counts the crash of a worker: the plugin, and how it ended.
-    pub crashed: OnceLock<CrashHook>,
+    /// Workers that broke down.
+    pub breakdowns: Breakdowns,
     /// How long workers may take to open a model.
     pub open_limit: OpenLimit,
     /// Counts what of the memory of devices had to be copied.
@@ -65,9 +66,6 @@ impl Shared {
         }
     }
 }
-
-/// Is told of the crash of a worker.
-pub(crate) type CrashHook = Box<dyn Fn(&str, &str) + Send + Sync>;
 
 /// Takes a call off the plugin's thread and serves it.
 pub(crate) type CallHook = Box<dyn Fn(PluginCall) + Send + Sync>;

@@ -29,12 +29,14 @@ mod quiet;
 mod turn;
 mod watch;
 
+
+use crate::info::CrashInfo;
 use backplane_registry::package::SealedFile;
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How a plugin is started in a worker.
 #[derive(Clone, Debug)]
@@ -94,21 +96,30 @@ impl Default for OpenLimit {
     }
 }
 
-/// Is told of each crash: the plugin, and how its worker ended, in a word of few.
+/// Is told of each crash: the plugin, and how its worker ended.
 #[derive(Clone, Default)]
-pub struct OnCrash(Option<Arc<Count>>);
+pub struct OnCrash(Option<Arc<Hear>>);
 
-type Count = dyn Fn(&str, &str) + Send + Sync;
+type Hear = dyn Fn(&str, CrashInfo) + Send + Sync;
 
 impl OnCrash {
     /// Tells this function.
-    pub fn new(count: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(count)))
+    pub fn new(hear: impl Fn(&str, CrashInfo) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hear)))
     }
+}
 
-    fn tell(&self, plugin: &str, how: &str) {
-        if let Some(count) = &self.0 {
-            count(plugin, how);
+impl Launch {
+    /// A worker broke down: says so in the log, and to who counts.
+    fn crashed(&self, pid: u32, kind: &'static str, how: &str, requests: &[String]) {
+        /// Of how many requests an id is kept: who looks for one finds it in the log.
+        const KEPT: usize = 16;
+        let Self { id, version, .. } = self;
+        tracing::error!(plugin = id, version, pid, ?requests, "the worker {how}");
+        if let Some(hear) = &self.on_crash.0 {
+            let requests = requests.iter().take(KEPT).cloned().collect();
+            let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            hear(id, CrashInfo { at, kind, how: how.to_owned(), version: version.clone(), requests });
         }
     }
 }

@@ -165,15 +165,7 @@ impl Link {
         let end = self.life.reap(child);
         let left = self.requests.close();
         if !end.closed {
-            tracing::error!(
-                plugin = self.launch.id,
-                version = self.launch.version,
-                pid = self.life.pid,
-                requests = ?left.ids,
-                "the worker {}",
-                end.how
-            );
-            self.launch.on_crash.tell(&self.launch.id, end.kind);
+            self.launch.crashed(self.life.pid, end.kind, &end.how, &left.ids);
         }
         self.life.ended(end.how.clone(), left.fingerprints());
         self.progress.notify_all();

@@ -103,7 +103,9 @@ impl Link {
             let ended = process::reap(&mut child, Duration::from_millis(200));
             return Err(why.unwrap_or_else(|| match ended {
                 Ok(status) => {
-                    NotStarted::Crashed(format!("{} before it was ready", process::describe(status)))
+                    let how = format!("{} before it was ready", process::describe(status));
+                    launch.crashed(child.id(), process::kind(None, Some(status)), &how, &[]);
+                    NotStarted::Crashed(how)
                 }
                 Err(error) => unable(error),
             }));
