@@ -94,6 +94,7 @@ fn worker(table: &mut Table, library: &std::path::Path) {
         open_limit: OpenLimit::default(),
         per_instance: false,
         polling: true,
+        progress: None,
         on_crash: OnCrash::default(),
         quarantine: None,
     };

@@ -42,12 +42,44 @@ fn no_call_lasts_for_ever() {
         };
         let words = |doing| format!("did not answer a call in time and was killed while it was {doing}");
         assert!(
-            failed.as_ref().map_or(doing.is_none(), |why| doing.is_some_and(|doing| why.ends_with(&words(doing)))),
+            failed
+                .as_ref()
+                .map_or(doing.is_none(), |why| doing.is_some_and(|doing| why.ends_with(&words(doing)))),
             "{at}: {failed:?}"
         );
         assert_eq!(crashes.recv_timeout(LONG), Ok("slow"), "{at}");
         assert!(start.elapsed() < LONG, "{at}");
     }
+}
+
+/// Whoever asked for an answer that does not come is told so; the others meet the end of a worker.
+#[test]
+fn a_request_without_progress_is_ended() {
+    let (_folder, library) = faulty(None);
+    let (crashed, crashes) = channel();
+    let on_crash = OnCrash::new(move |_, crash| {
+        let _gone = crashed.send(crash.kind);
+    });
+    let launch = faulty_launch(library, Confinement::Nothing);
+    let launch = Launch { progress: Some(5 * LIMIT), on_crash, ..launch };
+    let instance = through(launch).open(r#"{"name":"faulty"}"#).unwrap().instance().unwrap();
+    let submit =
+        |what: &str| instance.submit("com.example.faulty.do", &format!(r#"{{"do":"{what}"}}"#), vec![]);
+    // As long as pieces come it may take as long as it likes.
+    let stream = submit("stream");
+    std::thread::sleep(6 * LIMIT);
+    assert!(stream.is_open());
+    let answer = submit("hang").wait_for(LONG);
+    let failure = answer.failure().unwrap_or_else(|| panic!("{}", answer.end));
+    assert_eq!(failure.reason, "plugin_stuck", "{failure}");
+    assert!(failure.message.contains("`plugins.workers.\"com.example.faulty\".progress`"), "{failure}");
+    let other = stream.wait_for(LONG);
+    let failure = other.failure().unwrap_or_else(|| panic!("{}", other.end));
+    assert_eq!(failure.reason, "worker_crashed", "{failure}");
+    assert!(failure.message.contains("made no progress with a request"), "{failure}");
+    assert_eq!(crashes.recv_timeout(LONG), Ok("stuck"));
+    // It is no crash: again and again, and there is no pause.
+    assert_eq!(submit("nothing").wait_for(LONG).json()["errno"], -1);
 }
 
 fn config() -> Config {

@@ -123,6 +123,7 @@ impl Workers {
             confinement: Confinement::Sandbox(self.granted_to(file)),
             per_instance: isolation == Isolation::WorkerPerInstance,
             polling: named(&self.granted, &manifest.id).polling,
+            progress: named(&self.granted, &manifest.id).progress,
             on_crash: OnCrash::default(),
             // Before the loader gives up, so that no process is left.
             limit: limit.mul_f32(0.8),

@@ -177,6 +177,9 @@ pub(super) fn meaning(
     for (id, worker) in &raw.plugins.workers {
         let threads = worker.threads.unwrap_or(1);
         checks.at_least_one(&["plugins", "workers", id.as_str(), "threads"], u64::from(threads));
+        if let Some(progress) = worker.progress {
+            checks.some_time(&["plugins", "workers", id.as_str(), "progress"], progress);
+        }
         for port in &worker.ports {
             checks.at_least_one(&["plugins", "workers", id.as_str(), "ports"], u64::from(*port));
         }
@@ -228,6 +231,7 @@ fn worker(own: &raw::Worker) -> WorkerConfig {
         threads: own.threads,
         cores: own.cores.unwrap_or(default.cores),
         polling: own.polling.unwrap_or(default.polling),
+        progress: own.progress.map(|progress| progress.0),
         read: own.read.clone(),
         write: own.write.clone(),
         ports: own.ports.clone(),

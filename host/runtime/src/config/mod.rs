@@ -156,6 +156,8 @@ pub struct WorkerConfig {
     pub cores: u32,
     /// Whether it, and who waits for it, polls for a moment before it sleeps.
     pub polling: bool,
+    /// How long a request may be open without a piece of its answer; `None`: no limit.
+    pub progress: Option<Duration>,
     /// Files and folders that it may read besides models and runtimes.
     pub read: Vec<PathBuf>,
     /// Files and folders that it may read and write.
@@ -175,6 +177,7 @@ impl Default for WorkerConfig {
             threads: None,
             cores: 1,
             polling: true,
+            progress: None,
             read: Vec::new(),
             write: Vec::new(),
             ports: Vec::new(),

@@ -223,6 +223,7 @@ memory = "2GiB"
 threads = 256
 cores = 1
 polling = true
+progress = "5m"
 read = ["/srv/dictionaries"]
 write = ["/var/lib/stranger"]
 ports = [443]
@@ -249,6 +250,10 @@ pub struct Worker {
     /// has been worth it lately. True if it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub polling: Option<bool>,
+    /// How long a request may be open without a piece of its answer, while its reader takes what comes: then it fails, and the
+    /// worker is ended with the others that it has. No limit if it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Span>,
     /// Files and folders that it may read besides models and runtimes, and what it asks for as an installed package.
     pub read: Vec<PathBuf>,
     /// Files and folders that it may read and write, besides what it asks for as an installed package.

@@ -279,6 +279,7 @@ fn values_that_cannot_work_are_refused() {
     refused("[models.override.m]\ninstances = 0", "models.override.m.instances", "at least 1");
     refused("[plugins.workers.x]\nports = [443, 0]", "plugins.workers.x.ports", "at least 1");
     refused("[plugins.workers.x]\nthreads = 0", "plugins.workers.x.threads", "at least 1");
+    refused("[plugins.workers.x]\nprogress = \"0s\"", "plugins.workers.x.progress", "longer than nothing");
     refused("[models.routes.r]\nmodels = [\"a\", \"a\"]", "models.routes.r.models", "twice");
     refused("[models.routes.r]\nescalate_below = 0.5", "models.routes.r", "missing field `models`");
     refused("[plugins]\ndisabled = [\"\"]", "plugins.disabled", "empty");

@@ -24,6 +24,7 @@ pub fn launch(library: PathBuf, confinement: Confinement) -> Launch {
         open_limit: OpenLimit::new(LONG),
         per_instance: false,
         polling: true,
+        progress: None,
         on_crash: OnCrash::default(),
         quarantine: None,
     }

@@ -29,7 +29,6 @@ mod quiet;
 mod turn;
 mod watch;
 
-
 use crate::info::CrashInfo;
 use backplane_registry::package::SealedFile;
 use parking_lot::Mutex;
@@ -61,6 +60,8 @@ pub struct Launch {
     pub open_limit: OpenLimit,
     /// Whether who waits for an answer, and it for the next request, may look for a moment before they sleep.
     pub polling: bool,
+    /// How long a request may be open without a piece of its answer.
+    pub progress: Option<Duration>,
     /// Who counts its crashes.
     pub on_crash: OnCrash,
     /// Where it is noted that it crashed again and again, and is not to be started.

@@ -106,6 +106,8 @@ pub enum Why {
     Slow,
     /// It keeps a request whose caller left.
     Stuck,
+    /// A request of its goes on for too long without a piece of its answer.
+    Stalled,
     /// It has more memory than it is granted.
     Memory,
     /// It has more threads than it is granted.
@@ -126,6 +128,7 @@ impl Why {
             Why::Deaf => "does not read what it is told",
             Why::Slow => "did not answer a call in time",
             Why::Stuck => "did not give up a request after its caller had left",
+            Why::Stalled => "made no progress with a request",
             Why::Memory => "took more memory than it is granted",
             Why::Broken => "said that it cannot serve any more",
             Why::Hoards => "kept threads of the machine without a request",
@@ -139,7 +142,7 @@ impl Why {
             Why::Silent => "silent",
             Why::Deaf => "deaf",
             Why::Slow => "slow",
-            Why::Stuck => "stuck",
+            Why::Stuck | Why::Stalled => "stuck",
             Why::Memory => "memory",
             Why::Broken => "fatal",
             Why::Hoards => "hoards",

@@ -34,7 +34,7 @@ pub struct Death {
     pub how: String,
     /// Fingerprints of the requests it had.
     pub had: Vec<Fingerprint>,
-    /// It was ended for what one caller did, who left: no crash.
+    /// It was ended for one request that it kept: no crash.
     pub stuck: bool,
     pub at: Instant,
 }
@@ -74,9 +74,9 @@ impl Life {
         self.killed.get().is_some() || self.over.load(Ordering::Acquire)
     }
 
-    /// Whether it is ended because it kept a request whose caller had left.
+    /// Whether it is ended because it kept a request: one whose caller had left, or that it does not get on with.
     pub fn is_stuck(&self) -> bool {
-        self.killed.get() == Some(&Why::Stuck)
+        matches!(self.killed.get(), Some(Why::Stuck | Why::Stalled))
     }
 
     /// How it ended; waits a moment for the system to say.

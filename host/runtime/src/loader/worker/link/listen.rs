@@ -78,6 +78,9 @@ impl Link {
             }
             if EVERY < looked.elapsed() {
                 looked = Instant::now();
+                if self.launch.progress.is_some_and(|limit| self.requests.stall(limit, looked)) {
+                    return Some(Why::Stalled);
+                }
                 self.forgotten(self.arenas.unused(looked));
                 if self.grants.hoarded(&self.launch.id, self.requests.is_empty(), looked) {
                     return Some(Why::Hoards);

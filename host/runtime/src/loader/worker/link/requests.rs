@@ -10,6 +10,7 @@ use backplane_abi::worker::{
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// All of one worker.
 pub struct Requests {
@@ -44,6 +45,10 @@ pub struct Open {
     end: Option<Arc<Body>>,
     /// The code with which the host refused a piece.
     refused: bp_code,
+    /// When the last piece came, or it itself.
+    moved: Instant,
+    /// It is what its worker is ended for.
+    stalled: bool,
 }
 
 impl Open {
@@ -69,6 +74,8 @@ impl Open {
             parked: VecDeque::new(),
             end: None,
             refused: BP_OK,
+            moved: Instant::now(),
+            stalled: false,
         }
     }
 }
@@ -158,6 +165,7 @@ impl Requests {
         if entry.end.is_some() {
             return None;
         }
+        entry.moved = Instant::now();
         if entry.parked.is_empty() && self.hand_on(id, entry, json, tensors, body) {
             return Some(());
         }
@@ -206,6 +214,17 @@ impl Requests {
         ended.iter().for_each(|entry| self.finish(entry));
     }
 
+    /// Whether a piece of some request is overdue. One whose reader is slow is not, nor one whose caller left: how long that
+    /// may take is the plugin's to say.
+    pub fn stall(&self, limit: Duration, now: Instant) -> bool {
+        let mut open = self.open.lock();
+        for entry in open.all.values_mut() {
+            let waits = entry.parked.is_empty() && entry.end.is_none() && !entry.told;
+            entry.stalled = waits && limit < now.saturating_duration_since(entry.moved);
+        }
+        open.all.values().any(|entry| entry.stalled)
+    }
+
     /// Hands on what is parked, as far as the reader takes it.
     fn offer(&self, id: u64, entry: &mut Open) {
         while let Some(body) = entry.parked.front().cloned() {
@@ -214,6 +233,7 @@ impl Requests {
                 return;
             }
             entry.parked.pop_front();
+            entry.moved = Instant::now();
         }
     }
 
@@ -292,13 +312,23 @@ impl Requests {
             reason: b"worker_crashed",
             details: b"",
         };
+        let words = format!(
+            "plugin `{plugin}` gave no piece of its answer for longer than `plugins.workers.\"{plugin}\".progress` allows, and \
+             its worker was ended; retry"
+        );
+        let stalled = Failure { message: words.as_bytes(), reason: b"plugin_stuck", ..failure };
         for (id, mut entry) in had {
             // What had arrived is the reader's.
             self.offer(id, &mut entry);
             if entry.parked.is_empty() && entry.end.is_some() {
                 self.finish(&entry);
             } else {
-                self.host.finish(entry.sink, Some(&failure), b"", -1.0);
+                self.host.finish(
+                    entry.sink,
+                    Some(if entry.stalled { &stalled } else { &failure }),
+                    b"",
+                    -1.0,
+                );
             }
         }
     }
