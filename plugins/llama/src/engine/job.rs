@@ -166,7 +166,9 @@ impl Job {
             return Err(Error::invalid("`tool_choice` demands a call and `tools` offers none")
                 .with_param("tool_choice"));
         }
-        let parallel = params.parallel_tool_calls.unwrap_or(true);
+        // Who names a function wants that call, and no second.
+        let named = matches!(params.tool_choice, ToolChoice::Named(_));
+        let parallel = params.parallel_tool_calls.unwrap_or(true) && !named;
         let calls = (offers && form.is_none())
             .then(|| {
                 let text = grammar::of_tools(&params.tools, &params.tool_choice, parallel, gone)?;

@@ -42,6 +42,14 @@ fn a_demanded_tool_is_called_with_arguments_that_fit() {
         let choice = chat(engine, &ask(ToolChoice::Named("time".into()))).unwrap().0.remove(0);
         let (name, arguments) = &choice.calls[0];
         assert_eq!(name, "time");
+        // Once, also for who did not forbid more.
+        let several = chat::Params {
+            parallel_tool_calls: None,
+            max_tokens: Some(300),
+            ..ask(ToolChoice::Named("time".into()))
+        };
+        let once = chat(engine, &several).unwrap().0.remove(0);
+        assert_eq!((once.calls.len(), once.finish), (1, Some(FinishReason::ToolCalls)), "{once:?}");
         let arguments: Value = serde_json::from_str(arguments).unwrap();
         assert!(arguments["zone"] == "UTC" || arguments["zone"] == "CET", "{arguments}");
         let choice = chat(engine, &ask(ToolChoice::None)).unwrap().0.remove(0);
