@@ -190,6 +190,43 @@ async fn a_model_that_is_removed_while_it_serves_finishes_first() {
     soon("its threads are gone", || threads("close mine") + threads("mine") == 0).await;
 }
 
+/// A thousand times at once: who finds it closing or opening is told so or waits, and nothing of it is left over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_loads_unloads_asks_and_looks_at_one_model_at_once_leaves_nothing_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = card(dir.path(), "execution = 'serial'");
+    // Its threads are counted, and others have a model `mine`, too.
+    let named = std::fs::read_to_string(&path).unwrap().replace("'mine'", "'stirred'");
+    std::fs::write(&path, named).unwrap();
+    let running = host(|config| config.models.cards.push(path));
+    let asks = |host: Host| async move {
+        ask(&host, echo(json!({"text": "x"})).model("stirred")).await.map(|answer| text(&answer))
+    };
+    let all = (0..8).map(|who| {
+        let host = running.host.clone();
+        tokio::spawn(async move {
+            for round in 0..125 {
+                let told = match (who + round) % 4 {
+                    0 => host.load("stirred", None).await.err(),
+                    1 => host.unload("stirred").await.err(),
+                    2 => host.refresh().await.err(),
+                    _ => asks(host.clone()).await.err(),
+                };
+                if let Some(error) = told {
+                    assert!(error.message.contains("closed while it was being opened"), "{error}");
+                }
+            }
+        })
+    });
+    for one in futures::future::join_all(all).await {
+        one.unwrap();
+    }
+    assert_eq!(asks(running.host.clone()).await.unwrap(), "x");
+    soon("one lane is left, of the model that is open", || threads("stirred#") == 1).await;
+    running.host.unload("stirred").await.unwrap();
+    soon("its lane has ended", || threads("stirred#") == 0).await;
+}
+
 #[tokio::test]
 async fn refreshes_at_once_agree() {
     let dir = tempfile::tempdir().unwrap();
