@@ -48,14 +48,14 @@ pub(crate) struct Line {
 pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
     let options = call.options()?;
     let (kind, body) = (content_type(&call), call.bytes().await?);
-    let parts = match () {
-        () if multipart::is_form(&kind) => multipart::parse(&kind, body).await?,
-        () if multipart::is_urlencoded(&kind) => multipart::urlencoded(&body)?,
-        () => {
-            return Err(Error::invalid(
-                "`/ocr` takes a form: `multipart/form-data` with the picture as the file `image_file`, or either kind with it as `image_data` in base64",
-            ));
-        }
+    let parts = if multipart::is_form(&kind) {
+        multipart::parse(&kind, body).await?
+    } else if multipart::is_urlencoded(&kind) {
+        multipart::urlencoded(&body)?
+    } else {
+        return Err(Error::invalid(
+            "`/ocr` takes a form: `multipart/form-data` with the picture as the file `image_file`, or either kind with it as `image_data` in base64",
+        ));
     };
     let (mut params, mut tensors, mut model, mut ignored) = (ocr::Params::default(), vec![], None, vec![]);
     for part in parts {
