@@ -110,7 +110,17 @@ impl OnCrash {
     }
 }
 
+impl std::fmt::Debug for OnCrash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnCrash")
+    }
+}
+
 impl Launch {
+    fn is_quarantined(&self) -> bool {
+        self.quarantine.as_ref().is_some_and(Quarantine::holds)
+    }
+
     /// A worker broke down: says so in the log, and to who counts.
     fn crashed(&self, pid: u32, kind: &'static str, how: &str, requests: &[String]) {
         /// Of how many requests an id is kept: who looks for one finds it in the log.
@@ -122,18 +132,6 @@ impl Launch {
             let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
             hear(id, CrashInfo { at, kind, how: how.to_owned(), version: version.clone(), requests });
         }
-    }
-}
-
-impl std::fmt::Debug for OnCrash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("OnCrash")
-    }
-}
-
-impl Launch {
-    fn is_quarantined(&self) -> bool {
-        self.quarantine.as_ref().is_some_and(Quarantine::holds)
     }
 }
 
