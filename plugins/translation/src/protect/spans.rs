@@ -419,6 +419,17 @@ mod tests {
         assert_eq!(without_punctuation("https://a_(b)/[c]}]."), 17);
     }
 
+    /// Minutes, where each beginning has the rest of the text looked through for its end.
+    #[test]
+    fn ends_are_looked_for_once() {
+        let openings = "<%{%{#".repeat(200_000) + "%>";
+        let mut ends = Ends::of(&openings);
+        let found = |start: usize| (ends.template(start).is_some(), ends.braces(start).is_some());
+        let found: Vec<_> = (0..openings.len() - 2).step_by(2).map(found).collect();
+        // Only the first sign has an end, and only behind all of them.
+        assert!(found.iter().enumerate().all(|(at, found)| *found == (at % 3 == 0, false)));
+    }
+
     #[test]
     fn a_name_is_a_part_of_its_address() {
         for (text, expected) in [
