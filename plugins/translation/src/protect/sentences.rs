@@ -202,19 +202,24 @@ pub fn push_text(atoms: &mut Vec<Atom>, words: &str) {
     }
 }
 
-/// Takes off what stands at the ends of a sentence and is kept whatever an engine does: white space, tags around all of it, and
-/// those whose other half is in another sentence.
+/// Takes off what stands at the ends of a sentence and is kept whatever an engine does: white space, what keeps its order, tags
+/// around all of it and those whose other half is in another sentence.
 fn peel(mut atoms: Vec<Atom>) -> Vec<Stretch> {
     let partners = partners(&atoms);
-    let blank = |at: usize| matches!(&atoms[at], Atom::Text(text) if text.trim().is_empty());
-    let is_tag =
-        |atom: &Atom| matches!(atom, Atom::Kept(kept) if matches!(kept.place, Place::Open | Place::Close));
-    let lone = |at: usize| is_tag(&atoms[at]) && partners[at].is_none();
+    // What keeps its order keeps its place at an end, and so does a tag whose other half is elsewhere.
+    let stays = |at: usize| match &atoms[at] {
+        Atom::Text(text) => text.trim().is_empty(),
+        Atom::Kept(kept) => match kept.place {
+            Place::Fixed => true,
+            Place::Open | Place::Close => partners[at].is_none(),
+            Place::Free => false,
+        },
+    };
     let (mut start, mut end) = (0, atoms.len());
     while start < end {
-        if blank(start) || lone(start) {
+        if stays(start) {
             start += 1;
-        } else if blank(end - 1) || lone(end - 1) {
+        } else if stays(end - 1) {
             end -= 1;
         } else if start + 1 < end && partners[start] == Some(end - 1) {
             (start, end) = (start + 1, end - 1);
@@ -328,6 +333,8 @@ mod tests {
             ("猫が好き。犬も好き。", vec!["猫が好き。", "犬も好き。"]),
             ("Use `x`. Then {name} goes.", vec!["Use «`x`».", "Then «{name}» goes."]),
             ("12.5 - 3", vec![]),
+            ("%d files of %s", vec!["files of"]),
+            ("\\* One two %s three. &amp; %s", vec!["One two «%s» three."]),
             // Tags around all of it.
             ("**One. Two.**", vec!["One.", "Two."]),
             ("[**One. *Two. Three.*** Four.](u)", vec!["One. «*»Two. Three.«*»", "Four."]),
