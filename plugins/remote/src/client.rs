@@ -8,6 +8,7 @@ use crate::keys::{Keys, REFUSED};
 use crate::memory::{Budget, Full, Limit, Share, TOGETHER, values};
 use crate::secret::Secret;
 use crate::settings::{Flavour, TokenLimit, Upstream};
+use crate::threads;
 use crate::transport::{self, Response, TooLong, Transport};
 use backplane_plugin::prelude::*;
 use http_body_util::BodyExt;
@@ -238,7 +239,8 @@ impl Client {
     /// # Errors
     /// [`fault`]'s.
     pub async fn post(&self, path: &str, body: &impl Serialize, request: &Request) -> Result<Response> {
-        let body = serde_json::to_vec(body).map_err(|error| Error::internal(format!("not JSON: {error}")))?;
+        let body = threads::work(threads::asked(request), || serde_json::to_vec(body));
+        let body = body.map_err(|error| Error::internal(format!("not JSON: {error}")))?;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.post_bytes(path, body.into(), headers, request).await
@@ -510,8 +512,10 @@ impl Client {
         wait: Option<Duration>,
     ) -> Result<(T, Share)> {
         let (body, mut share) = self.body(answer, limit, wait).await?;
-        self.hold(&mut share, body.len() + self.count(&body, limit)?)?;
-        let read = serde_json::from_slice(&body).map_err(|error| fault::malformed(&self.name, error))?;
+        let values = threads::work(body.len(), || self.count(&body, limit))?;
+        self.hold(&mut share, body.len() + values)?;
+        let read = threads::work(body.len(), || serde_json::from_slice(&body));
+        let read = read.map_err(|error| fault::malformed(&self.name, error))?;
         Ok((read, share))
     }
 

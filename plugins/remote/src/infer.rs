@@ -5,6 +5,7 @@ use crate::discover::PATIENCE;
 use crate::fault::{self, UNREACHABLE};
 use crate::memory::Limit;
 use crate::settings::InferenceParameters;
+use crate::threads;
 use crate::wire::tensor::{self, BINARY, HEADER_LENGTH, Metadata, Server};
 use backplane_plugin::payload::tensor::Params;
 use backplane_plugin::prelude::*;
@@ -59,7 +60,9 @@ impl Graph {
     /// The request's, or [`fault`]'s.
     pub async fn infer(&self, client: &Client, request: &Request) -> Result<Vec<Tensor>> {
         let params: Params = request.params()?;
-        let sent = tensor::request(params, &request.tensors()?, self.binary)?;
+        let sent = threads::work(threads::asked(request), || {
+            tensor::request(params, &request.tensors()?, self.binary)
+        })?;
         let mut headers = HeaderMap::new();
         let kind = if sent.json.is_some() { "application/octet-stream" } else { "application/json" };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -78,8 +81,9 @@ impl Graph {
         let (body, mut share) = client.body(answer, Limit::TENSORS, None).await?;
         let text = &body[..json.unwrap_or(body.len()).min(body.len())];
         // The bytes of tensors are there twice while they are copied out.
-        client.hold(&mut share, 2 * body.len() + client.count(text, Limit::TENSORS)?)?;
-        tensor::answer(&body, json).map_err(malformed)
+        let values = threads::work(text.len(), || client.count(text, Limit::TENSORS))?;
+        client.hold(&mut share, 2 * body.len() + values)?;
+        threads::work(body.len(), || tensor::answer(&body, json)).map_err(malformed)
     }
 }
 

@@ -9,7 +9,8 @@
 //! - `client`: keys in turn, breaker, what is tried again. `keys` and `breaker` are pure. `transport`: connections.
 //! - `memory`: how much of it answers may take.
 //! - `wire`: between our payloads and the upstream's API, pure. `events`: the pieces of a stream.
-//! - `serve`: one request. `instance`: many, as tasks of one runtime with two threads.
+//! - `serve`: one request. `instance`: many, as tasks of one runtime. `threads`: how many it has,
+//!   and what is not done on them.
 //! - `infer`: a graph, looked up once and asked with tensors.
 //! - `load`: how busy an upstream is, which lowers its bids.
 //! - `discover`: what an upstream says of a model. `fault`: what went wrong at one, in the host's words. `hop`: how a
@@ -29,6 +30,7 @@ mod memory;
 mod secret;
 mod serve;
 mod settings;
+mod threads;
 mod transport;
 mod wire;
 
@@ -64,7 +66,7 @@ impl Plugin for RemotePlugin {
         let settings = serde_json::from_value(config.clone())
             .map_err(|error| Error::invalid(format!("[plugins.settings.\"{}\"]: {error}", Self::ID)))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(threads::count())
             .thread_name("remote")
             .enable_all()
             .build()

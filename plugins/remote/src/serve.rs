@@ -6,6 +6,7 @@ use crate::fault::{self, CUT};
 use crate::infer::Graph;
 use crate::load::Load;
 use crate::memory::Limit;
+use crate::threads;
 use crate::wire::{self, Mean};
 use backplane_plugin::payload::embed::EMBEDDINGS;
 use backplane_plugin::payload::tensor as infer;
@@ -58,13 +59,14 @@ pub async fn serve(target: &Target, request: &Request) -> Result<Done> {
             Ok(Done::new())
         }
         chat::CAPABILITY => {
-            let params: chat::Params = request.params()?;
-            let asked = Asked::of(request, params.logprobs, params.n, params.max_tokens, 0);
-            let body = {
-                let tensors = request.tensors()?;
-                let confidence = request.wants_confidence();
-                wire::chat::request(params, model, client.flavour, client.token_limit, confidence, &tensors)?
-            };
+            let (body, asked) = threads::work(threads::asked(request), || {
+                let params: chat::Params = request.params()?;
+                let asked = Asked::of(request, params.logprobs, params.n, params.max_tokens, 0);
+                let (confidence, tensors) = (request.wants_confidence(), request.tensors()?);
+                let (flavour, limit) = (client.flavour, client.token_limit);
+                let body = wire::chat::request(params, model, flavour, limit, confidence, &tensors)?;
+                Ok::<_, Error>((body, asked))
+            })?;
             generate::<wire::chat::Answer>(client, "chat/completions", body, asked, request).await
         }
         complete::CAPABILITY => {
@@ -82,7 +84,8 @@ pub async fn serve(target: &Target, request: &Request) -> Result<Done> {
             let (mut answer, _share): (wire::embed::Answer, _) =
                 client.json(answer, Limit::vectors(count), None).await?;
             let usage = answer.usage.take();
-            let (vectors, length) = answer.vectors(&client.name, count)?;
+            // Of some thousand bytes each.
+            let (vectors, length) = threads::work(count << 12, || answer.vectors(&client.name, count))?;
             let tensor = Tensor::new(EMBEDDINGS, &[count as i64, length as i64], vectors)?;
             push(request, &Chunk::new().tensor(tensor)).await?;
             Ok(Done { usage: usage.map(Usage::from), confidence: None })
