@@ -28,7 +28,7 @@ pub fn next(id: &str) -> Result<String> {
         );
         return Err(Error::new(Code::FailedPrecondition, message).with_reason("call_cycle"));
     }
-    let name: String = name.chars().take(LONGEST - "-hop8".len()).collect();
+    let name = &name[..name.floor_char_boundary(LONGEST - "-hop8".len())];
     Ok(format!("{name}-hop{}", hops + 1))
 }
 

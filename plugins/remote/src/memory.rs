@@ -66,17 +66,24 @@ impl Limit {
 
 /// How many values there are in JSON, or a little more; parsing it is not needed for that.
 pub fn values(json: &[u8]) -> usize {
-    let (mut count, mut inside) = (0, false);
-    let mut bytes = json.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' if inside => _ = bytes.next(),
-            b'"' => inside = !inside,
-            b',' | b':' | b'[' | b'{' if !inside => count += 1,
-            _ => {}
+    let (mut count, mut rest) = (0, json);
+    loop {
+        let text = rest.iter().position(|byte| *byte == b'"').unwrap_or(rest.len());
+        count += rest[..text].iter().filter(|byte| matches!(byte, b',' | b':' | b'[' | b'{')).count();
+        let Some(after) = rest.get(text + 1..).and_then(behind_text) else { return count };
+        rest = after;
+    }
+}
+
+/// What follows the text that begins here. Most of an answer is text: of that only its end is looked for.
+fn behind_text(mut json: &[u8]) -> Option<&[u8]> {
+    loop {
+        let at = json.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+        match json[at] {
+            b'"' => return Some(&json[at + 1..]),
+            _ => json = json.get(at + 2..)?,
         }
     }
-    count
 }
 
 /// The memory that the answers of an upstream take together.
@@ -144,6 +151,8 @@ mod tests {
             (r#""a,b:[{""#, 0),
             (r#"[1,2,{"a":"\",,"}]"#, 5),
             (r#"["\\",1]"#, 2),
+            (r#"["\"",",\"",{"\\":1}]"#, 5),
+            ("", 0),
             ("[0,0,0]", 3),
             (r#""ends in \"#, 0),
         ] {
