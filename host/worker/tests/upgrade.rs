@@ -24,15 +24,32 @@ const PIECES: usize = 5;
 const ROUNDS: usize = 20;
 const STREAMS: usize = 32;
 
+/// A state directory that trusts who signs here.
+fn trusting() -> tempfile::TempDir {
+    let state = tempfile::tempdir().unwrap();
+    let key = TrustedKey::new(SecretKey::of_seed(&[7; 32]).public(), "acme", &[Role::Plugin]);
+    TrustStore::at(state.path()).add(key).unwrap();
+    state
+}
+
 fn trust(state: &Path) -> Trust {
     Trust::load(state, Level::Org, Timestamp::now()).unwrap()
 }
 
 /// Builds, packs, signs and installs a version.
 fn install(state: &Path, version: &str) {
-    let (folder, version) = (tempfile::tempdir().unwrap(), format!("VERSION=\"{version}\""));
     let pieces = format!("PIECES={PIECES}");
-    library::slow(folder.path(), "lib.so", ID, &[&version, &pieces, "WORK_MS=3", "INFLIGHT=32", "STATE=1"]);
+    install_with(state, version, &[&pieces, "WORK_MS=3", "INFLIGHT=32", "STATE=1"]);
+}
+
+fn build(folder: &Path, version: &str, settings: &[&str]) {
+    let version = format!("VERSION=\"{version}\"");
+    library::slow(folder, "lib.so", ID, &[&[version.as_str()], settings].concat());
+}
+
+fn install_with(state: &Path, version: &str, settings: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    build(folder.path(), version, settings);
     let package = state.join("remembers.plg");
     let packed = pack(&folder.path().join("lib.so"), &PackOptions::default()).unwrap();
     packed.write(&package, &[&SecretKey::of_seed(&[7; 32])]).unwrap();
@@ -62,9 +79,7 @@ async fn stream(host: &Host, given: &Given) -> Result<String, String> {
 /// No request fails, each answer is of one opening, and nothing that an opening remembers is lost or comes twice: the
 /// numbers of its pieces are all there.
 async fn twenty_upgrades(isolation: Isolation) {
-    let state = tempfile::tempdir().unwrap();
-    let key = TrustedKey::new(SecretKey::of_seed(&[7; 32]).public(), "acme", &[Role::Plugin]);
-    TrustStore::at(state.path()).add(key).unwrap();
+    let state = trusting();
     install(state.path(), "1.0.0");
     let mut config = Config::for_tests();
     config.plugins.isolation = [(ID.to_owned(), isolation)].into();
@@ -127,4 +142,38 @@ async fn twenty_upgrades_of_a_plugin_that_holds_state() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_upgrades_of_a_plugin_that_holds_state_in_workers() {
     twenty_upgrades(Isolation::Worker).await;
+}
+
+/// Who puts a library in the place of another was shown nothing, as who put the first one there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_library_that_takes_over_from_a_folder_has_nothing_that_it_asks_for() {
+    let (state, folder, theirs) = (trusting(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let note = theirs.path().join("note");
+    let asks = format!("MORE=\"resources = {{ write = ['{}'] }}\\n\"", theirs.path().display());
+    let settings = [asks, format!("WRITES=\"{}\"", note.display())];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    build(folder.path(), "1.0.0", &settings);
+    let host = |folder: &Path| {
+        let mut config = Config::for_tests();
+        config.plugins.isolation = [(ID.to_owned(), Isolation::Worker)].into();
+        config.plugins.upgrade.hold = Duration::from_millis(50);
+        Host::builder().config(config).state_dir(state.path()).plugin_dir(folder).start().unwrap()
+    };
+    let serving = host(folder.path());
+    build(folder.path(), "2.0.0", &settings);
+    let upgrade = serving.upgrade_plugin(ID).await.unwrap();
+    assert_eq!((upgrade.state, &upgrade.problem), (UpgradeState::Done, &None), "{upgrade:?}");
+    let [info] = &serving.plugins()[..] else { panic!("one plugin") };
+    assert_eq!(info.version, "2.0.0");
+    assert!(info.problem.as_ref().unwrap().contains("it asks for writing"), "{info:?}");
+    assert!(!note.exists(), "nobody agreed to it");
+    serving.shutdown(Duration::from_secs(5)).await;
+    drop(serving);
+
+    // Of a package somebody was.
+    install_with(state.path(), "3.0.0", &settings);
+    let serving = host(&state.path().join("nothing"));
+    assert_eq!(serving.plugins()[0].problem, None);
+    assert!(note.exists());
+    serving.shutdown(Duration::from_secs(5)).await;
 }

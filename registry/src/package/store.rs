@@ -64,7 +64,7 @@ impl Checked {
         library::check(&file)
             .and_then(|()| library::check_manifest(&file, &self.verified.manifest))
             .map_err(|problem| problem.at(&self.path))?;
-        Ok(PluginFile { built: self.verified.manifest.built, ..file })
+        Ok(PluginFile { packaged: true, built: self.verified.manifest.built, ..file })
     }
 }
 

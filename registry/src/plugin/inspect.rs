@@ -42,6 +42,8 @@ pub struct PluginFile {
     pub size: u64,
     /// The copy that is mapped instead of the file, where the file was checked against a signature.
     pub sealed: Option<Arc<SealedFile>>,
+    /// It lies in an installed package: what its manifest asks for was shown, and agreed to.
+    pub packaged: bool,
     /// 64 hexadecimal digits.
     pub sha256: String,
     /// When it was built, in seconds since 1970, as its signed package says.
@@ -197,6 +199,7 @@ pub(super) fn examine(path: &Path, data: &[u8]) -> Result<PluginFile, InspectErr
         entries: library.entries,
         size: data.len() as u64,
         sealed: None,
+        packaged: false,
         sha256: Digest::of(data).to_string(),
         built: None,
     })

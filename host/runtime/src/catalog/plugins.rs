@@ -140,7 +140,7 @@ impl Workers {
         let (mut write, mut ports) = (granted.write, granted.ports);
         // What an install shows that it asks for was agreed to; of a library that somebody put into a folder nobody was
         // shown anything.
-        let agreed = file.sealed.is_some();
+        let agreed = file.packaged;
         let asked = &manifest.resources;
         if agreed {
             let granted = |path: &&PathBuf| !self.is_the_hosts(path);
@@ -414,7 +414,7 @@ fn load_one(
             if used.is_none() {
                 used = loaded_before(id).map(Found::file);
             }
-            if let Some(before) = loaded_before(id).filter(|_| file.sealed.is_some()) {
+            if let Some(before) = loaded_before(id).filter(|_| file.packaged) {
                 let version = before.manifest.as_ref().map(|manifest| manifest.version.as_str());
                 let (new, old) = (&file.manifest.version, version.unwrap_or_default());
                 let problem = format!(

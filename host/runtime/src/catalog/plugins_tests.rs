@@ -169,9 +169,9 @@ fn a_worker_has_what_a_package_asks_for_and_a_library_in_a_folder_has_not() {
     let mut workers = Workers::beside_the_program(state.path(), Vec::new());
     slow(state.path(), "liba.so", "asks.id", &[]);
     let path = state.path().join("liba.so");
-    let with = |sealed: bool, asks: &str| {
+    let with = |packaged: bool, asks: &str| {
         let mut file = inspect(&path).unwrap();
-        file.sealed = sealed.then(|| Arc::new(seal(&path, MAX_LIBRARY).unwrap()));
+        file.packaged = packaged;
         file.manifest.resources = toml::from_str(asks).unwrap();
         file
     };

@@ -5,7 +5,7 @@
  * WORK_MS; fails to start with INIT_FAILS=1; fails each request whose number FAIL_EVERY divides, before its first piece or
  * with FAIL_LATE=1 after it; claims BID_MB for a model; and with EXAMPLE=1 gives an example of a request. With STATE=1 it
  * remembers: each piece says from which opening of its model it comes, and how many pieces that has given so far. With
- * BID_ONCE=1 its first bid comes at once and stands for a millisecond.
+ * BID_ONCE=1 its first bid comes at once and stands for a millisecond. As it starts it tries to make the file WRITES.
  *
  *   cc -std=c99 -shared -fPIC -fvisibility=hidden -I plugin-api/include -DID='"com.example.x"' slow.c -o libx.so
  */
@@ -72,6 +72,9 @@
 #endif
 #ifndef STATS_MS
 #define STATS_MS 0
+#endif
+#ifndef WRITES
+#define WRITES ""
 #endif
 /* More lines of its manifest. */
 #ifndef MORE
@@ -180,6 +183,10 @@ static bp_code init(bp_plugin *self, bp_str config, bp_err err) {
   (void)config;
   (void)err;
   sleep_ms(INIT_MS);
+  if (sizeof WRITES > 1) {
+    FILE *file = fopen(WRITES, "w");
+    if (file != NULL) fclose(file);
+  }
   return INIT_FAILS ? BP_INTERNAL : BP_OK;
 }
 
