@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
+#[path = "support/licensed.rs"]
+mod licensed;
 mod support;
 
 use backplane::auth::{KeyLimits, NewKey, Role, TokenBudget};
@@ -9,6 +11,7 @@ use backplane::limiter::Period;
 use backplane::{Caller, Config, ErrorCode, Host, PluginUpgrade, Request, UpgradeState};
 use backplane_registry::package::{Level, PackOptions, Plugins, Trust, open, pack};
 use backplane_registry::trust::{Role as Signs, SecretKey, Timestamp, TrustStore, TrustedKey};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -414,4 +417,104 @@ async fn a_version_that_is_known_takes_over_without_a_trial() {
     host.begin_upgrade_now(ID).await.unwrap();
     soon("the end", || host.plugin_upgrade(ID).unwrap().state == UpgradeState::RolledBack).await;
     assert_eq!(ask(&host).await.unwrap().1, "2.0.0");
+}
+
+/// As a setting: it needs a licence, and has these lines in its manifest.
+fn commercial(lines: &str) -> String {
+    format!("MORE=\"licence_class = 'commercial'\\n{lines}\\n\"")
+}
+
+impl Scene {
+    /// Version 1 of a plugin that needs a licence, and one for it with these members.
+    fn licensed(lines: &str, members: Value) -> Self {
+        let scene = Self::new();
+        licensed::trust(scene.state.path());
+        scene.install("1.0.0", &[&commercial(lines)]);
+        scene.license(1, members);
+        scene
+    }
+
+    fn license(&self, serial: u64, members: Value) {
+        licensed::license(self.state.path(), &format!("lic_{serial}"), serial, members);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_the_licence_does_not_cover_never_takes_over() {
+    let key = format!("vendor_keys = ['{}']", licensed::vendor().public());
+    let other = format!("vendor_keys = ['{}']", SecretKey::of_seed(&[9; 32]).public());
+    let cases = [
+        (json!({"plugin": ID, "versions": "<2"}), "", "", "`product.versions`"),
+        (
+            json!({"plugin": ID, "updates_until": "2026-06-01"}),
+            "built = '2026-01-01'",
+            "built = '2026-12-31'",
+            "`product.updates_until`",
+        ),
+        (json!({"plugin": ID}), key.as_str(), other.as_str(), "does not name"),
+    ];
+    for (product, before, after, why) in cases {
+        let mut scene = Scene::licensed(before, json!({ "product": product }));
+        let host = scene.start(|config| config.plugins.upgrade.hold = Duration::from_millis(50));
+        assert_eq!(ask(&host).await.unwrap().1, "1.0.0");
+        scene.install("2.0.0", &[&commercial(after)]);
+        for _ in 0..2 {
+            let upgrade = host.upgrade_plugin(ID).await.unwrap();
+            assert_eq!(upgrade.state, UpgradeState::RolledBack, "{upgrade:?}");
+            assert!(upgrade.problem.as_ref().unwrap().contains(why), "{upgrade:?}");
+            assert_eq!((ask(&host).await.unwrap().1.as_str(), scene.on_disk().as_str()), ("1.0.0", "1.0.0"));
+            assert_eq!(scene.loaded(), ["1.0.0"]);
+            scene.plugins().rollback(ID, Some("2.0.0"), &scene.trust()).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_whose_licence_is_lost_on_trial_does_not_take_over() {
+    let mut scene = Scene::licensed("", json!({"product": {"plugin": ID}}));
+    let host = scene.start(|config| {
+        config.plugins.upgrade.hold = Duration::from_secs(600);
+        config.plugins.upgrade.requests = 1_000_000;
+    });
+    ask(&host).await.unwrap();
+    scene.install("2.0.0", &[&commercial("")]);
+    host.begin_upgrade(ID).await.unwrap();
+    soon("the trial", || host.plugin_upgrade(ID).unwrap().state == UpgradeState::Trial).await;
+    scene.license(2, json!({"product": {"plugin": ID, "versions": "<2"}}));
+    backplane_registry::license::Licences::at(scene.state.path()).remove("lic_1").unwrap();
+    soon("the end", || host.plugin_upgrade(ID).unwrap().state.is_over()).await;
+    let upgrade = host.plugin_upgrade(ID).unwrap();
+    assert_eq!(upgrade.state, UpgradeState::RolledBack, "{upgrade:?}");
+    assert!(upgrade.problem.as_ref().unwrap().contains("`product.versions`"), "{upgrade:?}");
+    assert_eq!(ask(&host).await.unwrap().1, "1.0.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_instances_of_a_new_version_are_counted_and_its_licence_is_shown() {
+    let mut scene = Scene::licensed("", json!({"product": {"plugin": ID}, "limits": {"instances": 1}}));
+    let host = scene.start(|config| config.plugins.upgrade.hold = Duration::from_millis(50));
+    ask(&host).await.unwrap();
+    scene.install("2.0.0", &[&commercial("")]);
+    let upgrade = host.upgrade_plugin(ID).await.unwrap();
+    is_done(&upgrade);
+    assert!(!upgrade.models[0].beside, "one instance is licensed: {upgrade:?}");
+    assert_eq!(ask(&host).await.unwrap().1, "2.0.0");
+    let license = || host.plugins()[0].license.clone().map(|license| (license.state, license.id));
+    assert_eq!(license(), Some(("valid", Some("lic_1".to_owned()))));
+
+    scene.license(2, json!({"product": {"plugin": ID}, "limits": {"instances": 2}}));
+    soon("the new licence", || license().unwrap().1.as_deref() == Some("lic_2")).await;
+    scene.install("3.0.0", &[&commercial("")]);
+    let upgrade = host.upgrade_plugin(ID).await.unwrap();
+    is_done(&upgrade);
+    assert!(upgrade.models[0].beside, "{upgrade:?}");
+    // It counts as long as it is open, and no longer: as many fit again.
+    scene.install("4.0.0", &[&commercial("")]);
+    let upgrade = host.upgrade_plugin(ID).await.unwrap();
+    assert!(upgrade.models[0].beside, "{upgrade:?}");
+    scene.license(3, json!({"product": {"plugin": ID}, "limits": {"instances": 1}}));
+    soon("the last licence", || license().unwrap().1.as_deref() == Some("lic_3")).await;
+    scene.install("5.0.0", &[&commercial("")]);
+    let upgrade = host.upgrade_plugin(ID).await.unwrap();
+    assert!(!upgrade.models[0].beside, "the instance of 4.0.0 is counted: {upgrade:?}");
 }

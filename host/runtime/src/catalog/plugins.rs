@@ -2,6 +2,7 @@
 
 use super::stamp::Stamp;
 use crate::config::{Isolation, WorkerConfig};
+use crate::error::Error;
 use crate::info::{PluginChanges, PluginInfo, RefusedPlugin};
 use crate::license;
 use crate::loader::{
@@ -309,6 +310,12 @@ impl Found {
         self.id.as_deref()
     }
 
+    /// Why its licence does not let it be loaded; nothing if it does, or if it needs none.
+    pub fn unlicensed(&self) -> Option<Error> {
+        let denial = self.licence.as_ref()?.loads().err()?;
+        Some(license::refusal(self.id().unwrap_or_default(), denial))
+    }
+
     /// Name of its file.
     pub fn file(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
@@ -455,11 +462,15 @@ pub fn start(
 }
 
 /// What a restart would load in the place of `old`, read and not run: the version that was installed since, or the file
-/// that has its path now. `None`: the same.
+/// that has its path now. `None`: the same. Whether its licence lets it serve is asked by who lets it serve.
 ///
 /// # Errors
 /// Why it would not be loaded.
-pub fn newer(options: &PluginOptions, old: &Found) -> Result<Option<(Found, PluginFile)>, String> {
+pub fn newer(
+    options: &PluginOptions,
+    old: &Found,
+    shared: &Shared,
+) -> Result<Option<(Found, PluginFile)>, String> {
     let trust = Trust::load(&options.state, options.least, Timestamp::now());
     let trust = trust.map_err(|error| error.to_string());
     for source in sources(options) {
@@ -471,7 +482,14 @@ pub fn newer(options: &PluginOptions, old: &Found) -> Result<Option<(Found, Plug
         }
         let mut found = Found { stamp: Stamp::of(&path), path, ..Found::default() };
         match check(&source, &mut found, options, &trust) {
-            Ok(file) if found.id() == old.id() => return copied(file).map(|file| Some((found, file))),
+            Ok(file) if found.id() == old.id() => {
+                let file = copied(file)?;
+                if file.sha256 != found.sha256 {
+                    return Err("its file was replaced while it was read; try again".to_owned());
+                }
+                found.licence = shared.gate(&file);
+                return Ok(Some((found, file)));
+            }
             Err(problem) if same || found.id() == old.id() => return Err(problem),
             _ => {}
         }
@@ -551,8 +569,7 @@ fn look(
         return (found, None);
     }
     found.licence = shared.gate(&file);
-    if let Some(Err(denial)) = found.licence.as_ref().map(|gate| gate.loads()) {
-        let problem = license::refusal(&file.manifest.id, denial).message;
+    if let Some(Error { message: problem, .. }) = found.unlicensed() {
         tracing::warn!(file = %found.path.display(), problem, "a plugin is not loaded");
         (found.problem, found.refused) = (Some(problem), true);
         return (found, None);

@@ -90,8 +90,8 @@ pub struct PluginUpgrade {
 pub struct UpgradedModel {
     /// Its name.
     pub name: Arc<str>,
-    /// Whether both versions had it open at once. Else it did not fit twice: it was closed when its requests were done,
-    /// and then opened by the new version; who asked for it meanwhile waited.
+    /// Whether both versions had it open at once. Else it did not fit twice, into memory or into the licence's instances:
+    /// it was closed when its requests were done, and then opened by the new version; who asked for it meanwhile waited.
     pub beside: bool,
 }
 

@@ -93,7 +93,7 @@ impl Run {
         }
         let config = host.config();
         let options = started.plugin_options(&config);
-        let found = newer(&options, &old).map_err(|why| {
+        let found = newer(&options, &old, &shelf.shared).map_err(|why| {
             let message = format!("what is installed of `{id}` is not loaded: {why}");
             conflict(ErrorCode::FailedPrecondition, message, "upgrade_refused")
         })?;
@@ -198,6 +198,7 @@ impl Run {
     }
 
     fn steps(&mut self) -> Outcome<Option<String>> {
+        self.licensed()?;
         self.check()?;
         let host = self.host()?;
         let plugin =
@@ -219,6 +220,11 @@ impl Run {
         self.probe_models()?;
         let note = self.switch()?;
         Ok(note)
+    }
+
+    /// Whether the new version's licence lets it serve, which may cover the old version only.
+    fn licensed(&self) -> Outcome<()> {
+        self.new.unlicensed().map_or(Ok(()), |error| Err(error.message))
     }
 
     /// Whether the new version offers what open models need. Its ABI is checked when it is loaded.
@@ -270,8 +276,8 @@ impl Run {
         Ok((plugins, listed))
     }
 
-    /// Opens, with the new version, each model that only the old one has open. One that does not fit twice is left for
-    /// the switch.
+    /// Opens, with the new version, each model that only the old one has open. One that does not fit twice, or that the
+    /// licence has too few instances for, is left for the switch.
     fn open_models(&self, plugin: &Arc<Plugin>) -> Outcome<()> {
         let (_, listed) = self.listing(&self.host()?, &self.old, &self.new)?;
         for entry in self.open_entries(&self.host()?) {
@@ -292,7 +298,7 @@ impl Run {
         Ok(())
     }
 
-    /// Whether there was room for it.
+    /// Whether there was room for it, in memory and in the licence.
     fn open_beside(&self, entry: &Arc<Entry>, listed: &Listed, plugin: &Arc<Plugin>) -> Outcome<bool> {
         let host = self.host()?;
         let parts = host.parts();
@@ -311,6 +317,15 @@ impl Run {
         }
         let options = listing::options(&host.config(), parts.catalog.shelf().pool.threads());
         let settings = options.of(&listed.name).settings(&options, &listed.limits);
+        let seats = plugin.licence().map(|gate| gate.seats(u64::from(settings.instances.max(1))));
+        let Ok(seats) = seats.transpose() else {
+            self.licensed()?;
+            tracing::info!(
+                model = &*entry.name(),
+                "its licence has no instances for it twice: it is switched when its requests are done"
+            );
+            return Ok(false);
+        };
         let names = (listed.name.clone(), plugin.id().clone());
         let (pool, metrics) = (parts.catalog.shelf().pool.clone(), parts.metrics.clone());
         let (opener, model_json) = (plugin.clone(), listed.model_json.clone());
@@ -318,6 +333,7 @@ impl Run {
             let before = memory::resident_bytes();
             let model = opener.open(&model_json)?;
             let backend = Backend::start(names, model, settings, pool, metrics)?;
+            seats.into_iter().for_each(|seats| backend.hold(seats));
             trim_memory();
             Ok((backend, memory::resident_bytes().saturating_sub(before).max(bid.host_bytes)))
         };
@@ -378,12 +394,14 @@ impl Run {
                 }
                 Verdict::Wait => std::thread::sleep(LOOK),
             }
+            self.licensed()?;
             self.host()?;
         }
     }
 
     /// Lets the new version serve. What there is to be said though it went well.
     fn switch(&self) -> Outcome<Option<String>> {
+        self.licensed()?;
         let host = self.host()?;
         let switched = self.put_in_force(&host, &self.old, &self.new)?;
         self.trial.set_open(false);

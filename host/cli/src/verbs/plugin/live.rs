@@ -91,7 +91,7 @@ fn show(context: &Context, upgrade: &Value, state: &str) {
     context.out.note(line);
     if state == "done" && !waiting.is_empty() {
         context.out.note(format!(
-            "not open twice for want of memory, so its requests waited: {}",
+            "not open twice for want of memory or of licensed instances, so its requests waited: {}",
             waiting.join(", ")
         ));
     }
