@@ -162,15 +162,28 @@ impl Gate {
         if self.optional {
             return Ok(());
         }
-        self.fits(tenant).map_err(|denial| self.refused(denial))
+        self.fits(tenant, &Place::Next).map_err(|denial| self.refused(denial))
+    }
+
+    /// Whether a request of this tenant that is counted already may go on: with another version of the plugin, which has
+    /// the same meter, and may have another licence.
+    pub fn carries(&self, tenant: &str) -> Result<(), Denial> {
+        if self.optional {
+            return Ok(());
+        }
+        self.fits(tenant, &Place::Counted { all: 0, tenant: 0 }).map_err(|denial| self.refused(denial))
     }
 
     /// As [`admits`](Self::admits), and counts the request until what it returns is dropped.
     pub fn enter(&self, tenant: &str) -> Result<Pass, Denial> {
-        self.admits(tenant)?;
-        let pass = Pass { meter: self.meter.clone(), tenant: self.meter.of(tenant) };
-        self.meter.all().enter();
-        pass.tenant.enter();
+        // Counted before it is compared: of many that ask at once no more are let in than may be, and not fewer.
+        let (pass, place) = Pass::count(&self.meter, tenant);
+        // Tenants that are new this month come in one after the other.
+        let _alone = (!pass.tenant.is_active()).then(|| self.meter.join());
+        if !self.optional {
+            self.fits(tenant, &place).map_err(|denial| self.refused(denial))?;
+        }
+        pass.tenant.activate();
         Ok(pass)
     }
 
@@ -192,12 +205,12 @@ impl Gate {
 
     /// The value of a feature for a tenant, as long as the licence serves.
     pub fn feature(&self, tenant: &str, name: &str) -> Option<i64> {
-        self.fits(tenant).ok()?;
+        self.fits(tenant, &Place::Next).ok()?;
         self.snapshot.load().feature(tenant, name)
     }
 
     /// What a request costs before it runs: the load of a pointer, and of the counters that have a limit.
-    fn fits(&self, tenant: &str) -> Result<(), Denial> {
+    fn fits(&self, tenant: &str, place: &Place) -> Result<(), Denial> {
         let snapshot = self.snapshot.load();
         if !snapshot.standing.serves {
             return Err(denial(&snapshot));
@@ -206,7 +219,8 @@ impl Gate {
         if !licence.tenants.is_empty() {
             let Some(terms) = licence.tenants.get(tenant) else { return Err(stranger(&snapshot, tenant)) };
             if terms.limits.any()
-                && let Some(excess) = licence.excess(&terms.limits, &one_more(self.meter.of(tenant).used()))
+                && let Some(excess) =
+                    licence.excess(&terms.limits, &place.in_tenant(self.meter.of(tenant).used()))
             {
                 return Err(over(&snapshot, &excess, Some(tenant)));
             }
@@ -214,7 +228,7 @@ impl Gate {
         if !licence.limits.any() {
             return Ok(());
         }
-        let mut used = Use { gpus: self.meter.gpus(), ..one_more(self.meter.all().used()) };
+        let mut used = Use { gpus: self.meter.gpus(), ..place.in_all(self.meter.all().used()) };
         if licence.limits.tenants.is_some() {
             used.tenants = self.meter.tenants_with(tenant);
         }
@@ -228,6 +242,30 @@ impl Gate {
     fn refused(&self, denial: Denial) -> Denial {
         self.meter.count_refusal(denial.state);
         denial
+    }
+}
+
+/// Where a request that asks stands among those that are under way.
+pub(super) enum Place {
+    /// It is counted nowhere yet.
+    Next,
+    /// It was the so-manieth when it was counted.
+    Counted { all: u64, tenant: u64 },
+}
+
+impl Place {
+    fn in_all(&self, used: Use) -> Use {
+        match self {
+            Self::Next => one_more(used),
+            Self::Counted { all, .. } => Use { concurrency: *all, ..one_more(used) },
+        }
+    }
+
+    fn in_tenant(&self, used: Use) -> Use {
+        match self {
+            Self::Next => one_more(used),
+            Self::Counted { tenant, .. } => Use { concurrency: *tenant, ..one_more(used) },
+        }
     }
 }
 

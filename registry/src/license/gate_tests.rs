@@ -198,3 +198,61 @@ fn many_threads_count_every_token() {
     assert_eq!((used.tokens_month, used.concurrency, used.tenants), (60_000, 0, 2));
     assert!(gate.meter().take_unwritten().iter().all(|of| (of.tokens, of.requests) == (30_000, 10_000)));
 }
+
+/// Many at once: more than are allowed are never inside, and whoever finds nobody inside is let in.
+#[test]
+fn a_limit_of_requests_under_way_holds_when_many_ask_at_once() {
+    let limits = serde_json::json!({"concurrency": 1});
+    for gate in [
+        licensed(serde_json::json!({ "limits": limits })),
+        licensed(serde_json::json!({"tenants": {"default": {"limits": limits}}})),
+    ] {
+        let (inside, most, passes) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        if let Ok(pass) = gate.enter("default") {
+                            most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                            std::thread::yield_now();
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            passes.fetch_add(1, Ordering::SeqCst);
+                            drop(pass);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(most.into_inner(), 1);
+        assert!(passes.into_inner() > 0);
+        assert_eq!(gate.meter().used().concurrency, 0);
+        gate.enter("default").unwrap();
+    }
+}
+
+/// One who is refused is no tenant of this month, and of many new ones no more are let in than may be.
+#[test]
+fn a_limit_of_tenants_holds_when_many_new_ones_ask_at_once() {
+    for _ in 0..200 {
+        let gate = licensed(serde_json::json!({"limits": {"tenants": 2}}));
+        let let_in = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for place in 0..8 {
+                let (gate, let_in) = (&gate, &let_in);
+                scope.spawn(move || {
+                    let_in.fetch_add(gate.enter(&format!("tenant {place}")).is_ok().into(), Ordering::SeqCst)
+                });
+            }
+        });
+        assert_eq!((let_in.into_inner(), gate.meter().used().tenants), (2, 2));
+    }
+}
+
+#[test]
+fn a_request_that_goes_on_with_another_version_counts_once() {
+    let gate = licensed(serde_json::json!({"limits": {"concurrency": 1}}));
+    let pass = gate.enter("default").unwrap();
+    assert_eq!(gate.carries("default"), Ok(()));
+    assert!(gate.admits("default").is_err());
+    drop(pass);
+}

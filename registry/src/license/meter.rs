@@ -1,11 +1,12 @@
 //! What one licensed plugin uses: counters that requests add to, and that limits are compared with.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::gate::Place;
 use super::{Entry, State, Use};
 
 /// The counters of one plugin, whatever licence it has: a renewal begins none of them anew.
@@ -18,6 +19,7 @@ pub struct Meter {
     /// Those of this machine that the plugin may use.
     gpus: AtomicU64,
     refused: [AtomicU64; State::ALL.len()],
+    joining: Mutex<()>,
 }
 
 /// What somebody uses.
@@ -42,8 +44,17 @@ pub struct Unwritten {
 }
 
 impl Counts {
-    pub(super) fn enter(&self) {
-        self.concurrency.fetch_add(1, Ordering::Relaxed);
+    /// One request more is under way. How many there are with it.
+    fn enter(&self) -> u64 {
+        self.concurrency.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether it was used this month.
+    pub(super) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed) == 1
+    }
+
+    pub(super) fn activate(&self) {
         self.active.store(1, Ordering::Relaxed);
     }
 
@@ -73,7 +84,7 @@ impl Meter {
         for entry in entries {
             for counts in [&self.all, &*self.of(&entry.tenant)] {
                 counts.tokens.fetch_add(entry.tokens, Ordering::Relaxed);
-                counts.active.store(1, Ordering::Relaxed);
+                counts.activate();
             }
         }
     }
@@ -97,20 +108,18 @@ impl Meter {
 
     /// What is used now.
     pub fn used(&self) -> Use {
-        let active = |counts: &&Arc<Counts>| counts.active.load(Ordering::Relaxed) == 1;
         Use {
             instances: self.instances.load(Ordering::Relaxed),
             gpus: self.gpus(),
-            tenants: self.tenants.load().values().filter(active).count() as u64,
+            tenants: self.tenants.load().values().filter(|counts| counts.is_active()).count() as u64,
             ..self.all.used()
         }
     }
 
     /// The tenants of this month, this one among them.
     pub(super) fn tenants_with(&self, tenant: &str) -> u64 {
-        let active = |counts: &Arc<Counts>| counts.active.load(Ordering::Relaxed) == 1;
         let tenants = self.tenants.load();
-        let others = tenants.iter().filter(|(name, counts)| *name != tenant && active(counts)).count();
+        let others = tenants.iter().filter(|(name, counts)| *name != tenant && counts.is_active()).count();
         others as u64 + 1
     }
 
@@ -142,6 +151,11 @@ impl Meter {
         &self.all
     }
 
+    /// Held by a tenant that is new this month, until it is counted or refused.
+    pub(super) fn join(&self) -> MutexGuard<'_, ()> {
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn instances(&self) -> &AtomicU64 {
         &self.instances
     }
@@ -169,13 +183,20 @@ impl Meter {
 /// A request that was let in. It is under way until this is dropped.
 #[derive(Debug)]
 pub struct Pass {
-    pub(super) meter: Arc<Meter>,
+    meter: Arc<Meter>,
     pub(super) tenant: Arc<Counts>,
 }
 
 impl Pass {
-    /// The request has ended, and took so many tokens.
-    pub fn used(self, tokens: u64) {
+    /// Counts a request.
+    pub(super) fn count(meter: &Arc<Meter>, tenant: &str) -> (Self, Place) {
+        let pass = Self { meter: meter.clone(), tenant: meter.of(tenant) };
+        let place = Place::Counted { all: meter.all.enter(), tenant: pass.tenant.enter() };
+        (pass, place)
+    }
+
+    /// The request took so many tokens.
+    pub fn used(&self, tokens: u64) {
         self.meter.all.add(tokens);
         self.tenant.add(tokens);
     }

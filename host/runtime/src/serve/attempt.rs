@@ -59,7 +59,7 @@ pub(super) async fn attempt(
             None => {
                 let context = backend.model().description().context;
                 within_context(&request.capability, &request.params, context).inspect_err(refused)?;
-                let pass = enter(parts, request, entry, &backend)?;
+                let pass = enter(parts, request, entry, &backend)?.map(Arc::new);
                 let purse = reserve(parts, request, &backend, given, admitted).await.inspect_err(refused)?;
                 let tab = Tab::open(purse.reservation, &parts.open);
                 let paid = Paid {
@@ -69,7 +69,7 @@ pub(super) async fn attempt(
                 };
                 let canary = entry.canary();
                 if let Some(canary) = canary.as_ref().filter(|canary| canary.trial.takes())
-                    && let Some(live) = attempt.on_trial(canary, &backend, &paid)
+                    && let Some(live) = attempt.on_trial(canary, &backend, &paid, pass.as_ref())
                 {
                     admitted.used = true;
                     return Ok((live, Timing { open: opening.elapsed(), ..Timing::default() }));
@@ -154,12 +154,21 @@ struct Paid<'a> {
 impl Attempt<'_> {
     /// Hands the request to the new version of the model's plugin, which is on trial. Nothing has happened when that one
     /// has no place for it.
-    fn on_trial(&self, canary: &Canary, old: &Arc<Backend>, paid: &Paid<'_>) -> Option<LiveReply> {
-        let pass = |backend: &Arc<Backend>| {
-            let gate = backend.model().licence();
-            gate.map(|gate| gate.enter(&self.request.caller.tenant)).transpose()
+    fn on_trial(
+        &self,
+        canary: &Canary,
+        old: &Arc<Backend>,
+        paid: &Paid<'_>,
+        for_old: Option<&Arc<Pass>>,
+    ) -> Option<LiveReply> {
+        let tenant = &self.request.caller.tenant;
+        // It is one request, whichever of the two answers it.
+        let for_new = match (canary.backend.model().licence(), for_old) {
+            (None, _) => None,
+            (Some(gate), Some(pass)) => gate.carries(tenant).ok().map(|()| Some(pass.clone()))?,
+            (Some(gate), None) => Some(Arc::new(gate.enter(tenant).ok()?)),
         };
-        let (for_new, for_old) = (pass(&canary.backend).ok()?, pass(old).ok()?);
+        let for_old = for_old.cloned();
         let side = |side| Some((canary.trial.clone(), side));
         let again = self.spec(old, paid, for_old, side(Side::Old));
         let mut live =
@@ -181,7 +190,7 @@ impl Attempt<'_> {
         &self,
         backend: &Arc<Backend>,
         paid: &Paid<'_>,
-        pass: Option<Pass>,
+        pass: Option<Arc<Pass>>,
         trial: Option<(Arc<Trial>, Side)>,
     ) -> ExchangeSpec {
         let Self { parts, request, entry, .. } = *self;
@@ -213,7 +222,7 @@ impl Attempt<'_> {
                 backend.overstates(reported, tokens);
             }
             closed.settle(tokens);
-            if let Some(pass) = pass.filter(|_| end.submitted) {
+            if let Some(pass) = pass.as_ref().filter(|_| end.submitted) {
                 pass.used(tokens);
             }
             metrics.request_ended(&capability, &model, end);
