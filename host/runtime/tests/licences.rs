@@ -317,6 +317,22 @@ async fn a_clock_that_was_set_back_gives_nothing() {
 }
 
 #[tokio::test]
+async fn a_licence_that_cannot_be_read_is_told_and_stops_no_other() {
+    let site = Site::new(&[]);
+    site.license("lic_1", 1, json!({}));
+    // A file that everybody may open, and nobody can read from its beginning.
+    let broken = site.state.path().join("licenses/broken.lic");
+    std::os::unix::fs::symlink("/proc/self/mem", &broken).unwrap();
+    let host = site.host(|_| {});
+    until_served(&host).await;
+    let part = || host.health().parts.into_iter().find(|part| part.part == "licenses").unwrap();
+    soon("the report", || part().state == PartState::Degraded).await;
+    assert!(part().detail.contains("broken.lic"), "{:?}", part());
+    std::fs::remove_file(broken).unwrap();
+    soon("the end of it", || part().state == PartState::Ok).await;
+}
+
+#[tokio::test]
 async fn a_record_of_the_clock_that_somebody_wrote_is_told_and_stops_nobody() {
     let site = Site::new(&[]);
     site.license("lic_1", 1, json!({"exp": days(30)}));

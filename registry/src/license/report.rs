@@ -92,6 +92,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// Of a file that cannot be read.
+    pub(super) fn unreadable(error: &TrustError) -> Self {
+        let mut steps = Steps::default();
+        let remedy = "let the user that the server runs as read it, or remove it";
+        steps.refuse("format", (State::Invalid, error.code(), "file"), error.to_string(), remedy);
+        steps.report(None, None, Digest::of(b""), Standing::of(State::Invalid))
+    }
+
     /// The first step that was refused.
     pub fn refusal(&self) -> Option<&Refusal> {
         self.checks.iter().find_map(|check| match &check.outcome {

@@ -2,7 +2,8 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -40,14 +41,33 @@ impl Licences {
         for path in self.files()? {
             // A file that is too large is reported like any other.
             let bytes = match read_capped(&path, MAX_FILE) {
+                Ok(bytes) => bytes,
                 Err(TrustError::TooLarge { limit }) => vec![b' '; limit + 1],
-                other => other?,
+                // It was removed since the folder was listed.
+                Err(TrustError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => continue,
+                // Nobody else's licence is the worse for it.
+                Err(error) => {
+                    out.push(Held { report: Report::unreadable(&error), path, superseded: false });
+                    continue;
+                }
             };
             let situation = Situation { first_seen: situation.first_seen.or(written(&path)), ..*situation };
             out.push(Held { report: check(&bytes, &situation), path, superseded: false });
         }
         mark(&mut out);
         Ok(out)
+    }
+
+    /// What is here and cannot be read, and why.
+    pub fn unreadable(&self) -> Result<Vec<TrustError>> {
+        let read = |path: PathBuf| {
+            File::open(path.as_path())
+                .and_then(|file| file.take(1).read_to_end(&mut Vec::new()))
+                .map_err(TrustError::io("read", path))
+                .err()
+        };
+        let gone = |error: &TrustError| matches!(error, TrustError::Io { source, .. } if source.kind() == ErrorKind::NotFound);
+        Ok(self.files()?.into_iter().filter_map(read).filter(|error| !gone(error)).collect())
     }
 
     /// The one that counts for this plugin: `situation` has to name it. None if no file is for it.
@@ -93,7 +113,7 @@ impl Licences {
         let path = self.path(id)?;
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(TrustError::io("remove", path)(error)),
         }
     }

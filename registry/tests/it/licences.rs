@@ -376,6 +376,8 @@ fn of_several_files_the_highest_serial_that_serves_counts() {
     put("lic_next", 3, "2027-07-01T00:00:00Z");
     std::fs::write(licences.folder().join("nonsense.lic"), vec![b'x'; 10 << 20]).unwrap();
     std::fs::write(licences.folder().join("notes.txt"), "not a licence").unwrap();
+    // A file that everybody may open, and nobody can read from its beginning.
+    std::os::unix::fs::symlink("/proc/self/mem", licences.folder().join("unreadable.lic")).unwrap();
     let counts = |host: &Host| {
         let held = licences.of_plugin("com.acme.trt", &host.situation()).unwrap().unwrap();
         held.report.id().unwrap().to_owned()
@@ -384,7 +386,11 @@ fn of_several_files_the_highest_serial_that_serves_counts() {
     host.now = time("2027-08-01T00:00:00Z");
     assert_eq!(counts(&host), "lic_next");
     let held = licences.load(&host.situation()).unwrap();
-    assert_eq!(held.len(), 4);
+    assert_eq!(held.len(), 5);
+    let told = held[4].report.refusal().unwrap().reason.clone();
+    assert!(told.contains("unreadable.lic"), "{told}");
+    let [error] = &licences.unreadable().unwrap()[..] else { panic!("one") };
+    assert!(error.to_string().contains("unreadable.lic"), "{error}");
     assert_eq!(held.iter().filter(|held| held.superseded).count(), 2);
     assert!(licences.of_plugin("com.acme.other", &host.situation()).unwrap().is_none());
     assert!(licences.remove("lic_next").unwrap() && !licences.remove("lic_next").unwrap());

@@ -71,6 +71,17 @@ struct Books {
     damaged: Option<String>,
 }
 
+impl Books {
+    /// Keeps what is wrong for the health report, each once.
+    fn tell(&mut self, problem: String) {
+        match &mut self.problem {
+            Some(told) if told.contains(&problem) => {}
+            Some(told) => *told = format!("{told}; {problem}"),
+            none => *none = Some(problem),
+        }
+    }
+}
+
 /// Which file it was: path, length, and when it was written.
 type Stamp = (PathBuf, u64, Option<SystemTime>);
 
@@ -143,7 +154,7 @@ impl LicenceBook {
         let snapshot = self.trusted().and_then(|trusted| self.standing(&plugin, &trusted, &books.clock));
         let snapshot = snapshot.unwrap_or_else(|error| {
             tracing::error!(plugin = plugin.id, %error, "its licence cannot be looked at");
-            books.problem = Some(error.to_string());
+            books.tell(error.to_string());
             Snapshot::of(State::Unknown)
         });
         books.next = [books.next, snapshot.standing.changes].into_iter().flatten().min();
@@ -168,7 +179,7 @@ impl LicenceBook {
             }
             Err(error) => {
                 tracing::error!(plugin, %error, "what it used this month is not known");
-                books.problem = Some(error.to_string());
+                books.tell(error.to_string());
             }
         }
         meters.insert(plugin.to_owned(), meter.clone());
@@ -242,12 +253,13 @@ impl LicenceBook {
             Ok(trusted) => trusted,
             Err(error) => {
                 tracing::error!(%error, "the trusted keys cannot be read; licences stay as they are");
-                books.problem = Some(error.to_string());
+                books.tell(error.to_string());
                 return false;
             }
         };
         (books.problem, books.next) = (books.damaged.clone(), None);
         self.mend(books, &trusted);
+        self.tell_unreadable(books);
         let mut new = false;
         for tracked in plugins {
             match self.standing(&tracked.plugin, &trusted, &books.clock) {
@@ -262,11 +274,22 @@ impl LicenceBook {
                 }
                 Err(error) => {
                     tracing::error!(plugin = tracked.plugin.id, %error, "its licence cannot be looked at");
-                    books.problem = Some(error.to_string());
+                    books.tell(error.to_string());
                 }
             }
         }
         new
+    }
+
+    /// A licence that cannot be read is as if it were not there: that is told by the name of its file.
+    fn tell_unreadable(&self, books: &mut Books) {
+        match Licences::at(&self.0.state).unreadable() {
+            Ok(errors) => errors.into_iter().for_each(|error| {
+                tracing::error!(%error, "a licence counts for nothing");
+                books.tell(error.to_string());
+            }),
+            Err(error) => books.tell(error.to_string()),
+        }
     }
 
     /// Takes what vendors signed to mend the clock.
@@ -286,7 +309,7 @@ impl LicenceBook {
                 }
                 for error in refused {
                     tracing::error!(%error, "a time token is not believed");
-                    books.problem = Some(error.to_string());
+                    books.tell(error.to_string());
                 }
                 if !taken.is_empty()
                     && let Err(error) = books.clock.write(&self.0.state)
@@ -294,7 +317,7 @@ impl LicenceBook {
                     tracing::warn!(%error, "the clock is not remembered");
                 }
             }
-            Err(error) => books.problem = Some(error.to_string()),
+            Err(error) => books.tell(error.to_string()),
         }
     }
 
@@ -322,7 +345,7 @@ impl LicenceBook {
                 };
                 if let Err(error) = books.log.append(&entry) {
                     tracing::error!(plugin, %error, "what it used cannot be written down");
-                    books.problem = Some(error.to_string());
+                    books.tell(error.to_string());
                     meter.put_back(&used);
                 }
             }
