@@ -333,6 +333,41 @@ async fn a_licence_that_cannot_be_read_is_told_and_stops_no_other() {
 }
 
 #[tokio::test]
+async fn a_time_to_live_does_not_begin_anew_with_the_file() {
+    let site = Site::new(&[]);
+    let install = || site.license("lic_1", 1, json!({"ttl_days": 2}));
+    let came = |days: i64| {
+        let file = std::fs::File::options().write(true).open(site.state.path().join("licenses/lic_1.lic"));
+        let age = Duration::from_secs(days as u64 * 86_400 + 60);
+        file.unwrap().set_modified(std::time::SystemTime::now() - age).unwrap();
+    };
+    install();
+    came(1);
+    let host = site.host(|_| {});
+    until_served(&host).await;
+    came(3);
+    until_refused(&host, "plugin_license_expired").await;
+    drop(host);
+    let touch = || came(0);
+    let ways: [&dyn Fn(); 2] = [&install, &touch];
+    for again in ways {
+        again();
+        assert_eq!(&*refused(&site.host(|_| {})).await.reason, "plugin_license_expired");
+    }
+    // What somebody wrote into is not believed: it counts from its day of issue, and that is told.
+    let record = site.state.path().join("licenses/first-had.dsse");
+    std::fs::write(&record, "{}").unwrap();
+    let host = site.host(|_| {});
+    assert_eq!(&*refused(&host).await.reason, "plugin_license_expired");
+    let part = host.health().parts.into_iter().find(|part| part.part == "licenses").unwrap();
+    assert!(part.detail.contains("first-had.dsse"), "{part:?}");
+    // Another of the same id has its own time.
+    std::fs::remove_file(&record).unwrap();
+    site.license("lic_1", 2, json!({"ttl_days": 2}));
+    until_served(&host).await;
+}
+
+#[tokio::test]
 async fn a_record_of_the_clock_that_somebody_wrote_is_told_and_stops_nobody() {
     let site = Site::new(&[]);
     site.license("lic_1", 1, json!({"exp": days(30)}));

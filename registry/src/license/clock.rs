@@ -7,16 +7,13 @@
 //! vendor's licences.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{UsageLog, own_key};
-use crate::trust::{
-    Envelope, PublicKey, Result, Role, Timestamp, TrustError, TrustSet, TrustedKey, payload_type,
-    read_capped, write_atomic,
-};
+use super::UsageLog;
+use super::own::{remember, remembered};
+use crate::trust::{PublicKey, Result, Timestamp, payload_type};
 
 /// Running seconds after which a clock value counts for good.
 pub const CONFIRMED_AFTER: u64 = 24 * 3600;
@@ -161,29 +158,12 @@ impl Clock {
     /// What this state directory remembers; nothing if it never had a clock. A record that this installation did not
     /// sign as it stands is refused.
     pub fn read(state: &Path) -> Result<Option<Self>> {
-        let path = path(state);
-        let bytes = match read_capped(&path, MAX) {
-            Err(TrustError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Ok(None);
-            }
-            read => read?,
-        };
-        let key = TrustedKey::new(own_key(state)?.public(), "this installation", &[Role::License]);
-        let mut trust = TrustSet::default();
-        trust.add(key);
-        let read = Envelope::parse(&bytes, MAX)
-            .and_then(|envelope| {
-                envelope.verify(&trust, Role::License, payload_type::CLOCK, Timestamp::now())
-            })
-            .and_then(|payload| payload.parse());
-        read.map(Some).map_err(|error| TrustError::File { path, reason: error.to_string() })
+        remembered(state, &path(state), payload_type::CLOCK, MAX)
     }
 
     /// Lets the state directory remember it.
     pub fn write(&self, state: &Path) -> Result<()> {
-        let payload = serde_json::to_vec(self).unwrap_or_default();
-        let sealed = Envelope::sign(payload_type::CLOCK, payload, &[&own_key(state)?]).to_json();
-        write_atomic(&path(state), &sealed, 0o600)
+        remember(state, &path(state), payload_type::CLOCK, self)
     }
 }
 

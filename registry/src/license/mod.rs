@@ -2,7 +2,7 @@
 //!
 //! `file` is what stands in one, `report` checks one step by step, `standing` says what its dates mean, `binding` which
 //! machine it is for, `entitlement` what it allows whom. All of that is given `now` and reads nothing. `store` keeps the
-//! files, `clock` says what time it is at least, `token` mends it, `gate` is what a request looks at, `meter` counts
+//! files, `first` remembers since when they are here, `clock` says what time it is at least, `token` mends it, `gate` is what a request looks at, `meter` counts
 //! what is used, `usage` writes it down, and `export` tells it a vendor, signed with the installation's `own` key.
 
 mod binding;
@@ -10,6 +10,7 @@ mod clock;
 mod entitlement;
 mod export;
 mod file;
+mod first;
 mod gate;
 mod meter;
 mod own;

@@ -7,13 +7,15 @@ use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::{Clock, MAX_FILE, Machine, Report, Situation, Snapshot, State, TimeToken, check, token};
+use super::first::FirstHad;
+use super::{Clock, Licence, MAX_FILE, Machine, Report, Situation, Snapshot, State, TimeToken, check, token};
 use crate::trust::{Result, Timestamp, TrustError, TrustSet, read_capped, write_atomic};
 
 /// The licence files of one state directory.
 #[derive(Debug, Clone)]
 pub struct Licences {
     root: PathBuf,
+    first: FirstHad,
 }
 
 /// One file, and what came of its check.
@@ -27,7 +29,7 @@ pub struct Held {
 
 impl Licences {
     pub fn at(state: &Path) -> Self {
-        Self { root: state.join("licenses") }
+        Self { root: state.join("licenses"), first: FirstHad::at(state) }
     }
 
     pub fn folder(&self) -> &Path {
@@ -37,7 +39,7 @@ impl Licences {
     /// Checks every file. Of one issuer's licences for one plugin that with the highest serial counts, among those that
     /// serve if any does; the others are marked. `since` is asked for the plugin and use of each.
     pub fn load(&self, situation: &Situation<'_>) -> Result<Vec<Held>> {
-        let mut out = Vec::new();
+        let (mut out, times) = (Vec::new(), self.first.read());
         for path in self.files()? {
             // A file that is too large is reported like any other.
             let bytes = match read_capped(&path, MAX_FILE) {
@@ -51,11 +53,35 @@ impl Licences {
                     continue;
                 }
             };
-            let situation = Situation { first_seen: situation.first_seen.or(written(&path)), ..*situation };
-            out.push(Held { report: check(&bytes, &situation), path, superseded: false });
+            let came = written(&path).map(|written| written.min(situation.now.at));
+            let of = |first_seen| check(&bytes, &Situation { first_seen, ..*situation });
+            let mut report = of(situation.first_seen.or(came));
+            if situation.first_seen.is_none()
+                && let Some(licence) = report.licence.as_ref().filter(|licence| licence.ttl_days.is_some())
+            {
+                report = match &times {
+                    Ok(times) => of(times.of(licence).or(came)),
+                    Err(_) => of(None),
+                };
+            }
+            out.push(Held { report, path, superseded: false });
         }
         mark(&mut out);
         Ok(out)
+    }
+
+    /// Remembers since when each is here, for those that end by that.
+    pub fn note_first(&self, situation: &Situation<'_>) -> Result<()> {
+        let held = self.load(situation)?;
+        self.first.note(held.iter().filter_map(|held| {
+            let came = written(&held.path).unwrap_or(situation.now.at);
+            Some((held.report.licence.as_ref()?, came.min(situation.now.at)))
+        }))
+    }
+
+    /// As [`note_first`](Self::note_first), of one that was installed just now.
+    pub fn note_installed(&self, licence: &Licence, now: Timestamp) -> Result<()> {
+        self.first.note(std::iter::once((licence, now)))
     }
 
     /// What is here and cannot be read, and why.

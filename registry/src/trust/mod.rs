@@ -49,6 +49,7 @@ pub mod payload_type {
     pub const REVOCATIONS: &str = "application/vnd.backplane.revocations.v1+json";
     pub const ROOT: &str = "application/vnd.backplane.root.v1+json";
     pub const CLOCK: &str = "application/vnd.backplane.clock.v1+json";
+    pub const FIRST_HAD: &str = "application/vnd.backplane.first-had.v1+json";
     pub const TIME: &str = "application/vnd.backplane.time.v1+json";
     pub const USAGE: &str = "application/vnd.backplane.usage.v1+json";
 }

@@ -16,7 +16,8 @@ pub use report::LicenseInfo;
 pub(crate) use report::{info, part, render, states};
 
 use backplane_registry::license::{
-    Clock, Entry, Gate, Licences, Machine, Meter, Running, Situation, Snapshot, State, UsageLog, visible_gpus,
+    Clock, Entry, Gate, Licences, Machine, Meter, Now, Running, Situation, Snapshot, State, UsageLog,
+    visible_gpus,
 };
 use backplane_registry::plugin::{LicenceClass, PluginFile};
 use backplane_registry::trust::{Day, Result, Timestamp, TrustStore, Trusted};
@@ -151,7 +152,10 @@ impl LicenceBook {
             meter.see_gpus(visible_gpus(std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()));
         }
         let make = if optional { Gate::optional } else { Gate::new };
-        let snapshot = self.trusted().and_then(|trusted| self.standing(&plugin, &trusted, &books.clock));
+        let snapshot = self.trusted().and_then(|trusted| {
+            self.note_first(&trusted, &mut books);
+            self.standing(&plugin, &trusted, &books.clock)
+        });
         let snapshot = snapshot.unwrap_or_else(|error| {
             tracing::error!(plugin = plugin.id, %error, "its licence cannot be looked at");
             books.tell(error.to_string());
@@ -191,16 +195,19 @@ impl LicenceBook {
     }
 
     fn standing(&self, plugin: &Running, trusted: &Trusted, clock: &Clock) -> Result<Snapshot> {
-        let situation = Situation {
-            trust: &trusted.keys,
-            revocations: &trusted.revocations,
-            machine: &Machine::read(&self.0.state),
-            plugin: Some(plugin),
-            used: None,
-            first_seen: None,
-            now: Timestamp::now().into(),
-        };
+        let machine = Machine::read(&self.0.state);
+        let situation = situation(trusted, &machine, Some(plugin), Timestamp::now().into());
         Licences::at(&self.0.state).standing_of(&plugin.id, &situation, clock)
+    }
+
+    /// Remembers since when licences are here.
+    fn note_first(&self, trusted: &Trusted, books: &mut Books) {
+        let machine = Machine::read(&self.0.state);
+        let now = books.clock.times(Timestamp::now(), Timestamp::default(), None);
+        if let Err(error) = Licences::at(&self.0.state).note_first(&situation(trusted, &machine, None, now)) {
+            tracing::error!(%error, "since when a licence is here is not known");
+            books.tell(error.to_string());
+        }
     }
 
     /// Looks at the clock, at the files if they are others than before, and writes down what was used. Whether a plugin
@@ -260,6 +267,7 @@ impl LicenceBook {
         (books.problem, books.next) = (books.damaged.clone(), None);
         self.mend(books, &trusted);
         self.tell_unreadable(books);
+        self.note_first(&trusted, books);
         let mut new = false;
         for tracked in plugins {
             match self.standing(&tracked.plugin, &trusted, &books.clock) {
@@ -406,6 +414,16 @@ impl Tracked {
             }
         }
     }
+}
+
+fn situation<'a>(
+    trusted: &'a Trusted,
+    machine: &'a Machine,
+    plugin: Option<&'a Running>,
+    now: Now<'a>,
+) -> Situation<'a> {
+    let (trust, revocations) = (&trusted.keys, &trusted.revocations);
+    Situation { trust, revocations, machine, plugin, used: None, first_seen: None, now }
 }
 
 fn month(clock: &Clock, system: Timestamp) -> String {

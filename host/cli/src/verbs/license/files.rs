@@ -47,7 +47,9 @@ fn licence(context: &Context, file: &Path, bytes: &[u8]) -> Result<Value> {
     // As sent, without the letter around it.
     let clean =
         report.envelope.as_deref().map(|envelope| armour::write(LABEL, &[], envelope)).unwrap_or_default();
-    let path = Licences::at(&context.state()?).install(&licence.id, clean.as_bytes()).map_err(refused)?;
+    let licences = Licences::at(&context.state()?);
+    let path = licences.install(&licence.id, clean.as_bytes()).map_err(refused)?;
+    licences.note_installed(licence, here.now).map_err(refused)?;
     let plugin = &licence.product.plugin;
     if !context.out.json {
         context.out.line(format!("{} installed for {plugin}: {}", licence.id, report.standing.state));
