@@ -1,7 +1,10 @@
 //! What an ELF shared library says in its headers and tables. Bounded by the file, and no code of it runs.
 
 use object::elf;
-use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
+use object::read::elf::{
+    Dyn as _, FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable, Sym as _,
+};
+use object::read::{ReadRef as _, StringTable};
 use object::{Endianness, pod};
 
 pub(crate) type Header = elf::FileHeader64<Endianness>;
@@ -50,12 +53,9 @@ pub(crate) fn read<'data>(
             library.note = Some(entry.data(endian, data).map_err(malformed)?);
         }
     }
-    if let Some((dynamic, strings)) = sections.dynamic(endian, data).map_err(malformed)? {
-        let strings = sections.strings(endian, data, strings).map_err(malformed)?;
-        for entry in dynamic {
-            let text = || -> Result<String, ElfError> {
-                Ok(String::from_utf8_lossy(entry.string(endian, strings).map_err(malformed)?).into_owned())
-            };
+    if let Some(dynamic) = dynamic(data, header, &sections, endian)? {
+        for entry in dynamic.entries {
+            let text = || dynamic.text(entry, endian);
             match entry.tag32(endian) {
                 Some(elf::DT_NEEDED) => library.needed.push(text()?),
                 Some(elf::DT_SONAME) => library.soname = Some(text()?),
@@ -63,7 +63,6 @@ pub(crate) fn read<'data>(
                 Some(elf::DT_AUXILIARY | elf::DT_FILTER | elf::DT_AUDIT | elf::DT_DEPAUDIT) => {
                     library.pulls.push(text()?);
                 }
-                Some(elf::DT_NULL) => break,
                 _ => {}
             }
         }
@@ -108,6 +107,103 @@ pub(crate) fn identify(data: &[u8]) -> Result<&Header, ElfError> {
     match header.e_type(endian) {
         elf::ET_DYN => Ok(header),
         _ => Err(ElfError::NotALibrary),
+    }
+}
+
+/// What the linker is told.
+pub(crate) struct Dynamic<'data> {
+    /// Without the one that ends them.
+    pub entries: &'data [elf::Dyn64<Endianness>],
+    strings: StringTable<'data>,
+}
+
+impl Dynamic<'_> {
+    /// The text that an entry names.
+    pub(crate) fn text(
+        &self,
+        entry: &elf::Dyn64<Endianness>,
+        endian: Endianness,
+    ) -> Result<String, ElfError> {
+        let text = entry.string(endian, self.strings).map_err(malformed)?;
+        Ok(String::from_utf8_lossy(text).into_owned())
+    }
+}
+
+/// The table that the linker reads, found as the linker finds it: by the program headers, and by where they map it. The
+/// section headers, which it never looks at, have to say the same: else other tools would show another library than the
+/// one that is mapped.
+pub(crate) fn dynamic<'data>(
+    data: &'data [u8],
+    header: &Header,
+    sections: &SectionTable<'data, Header>,
+    endian: Endianness,
+) -> Result<Option<Dynamic<'data>>, ElfError> {
+    let wrong = |what: &str| ElfError::Malformed(what.to_owned());
+    let differs = || {
+        wrong(
+            "what its section headers and its program headers say of the dynamic table differs; link it anew",
+        )
+    };
+    let segments = header.program_headers(endian, data).map_err(malformed)?;
+    let mut named = segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_DYNAMIC);
+    let listed = sections.dynamic(endian, data).map_err(malformed)?;
+    let (segment, (listed, link)) = match (named.next(), listed, named.next()) {
+        (None, None, _) => return Ok(None),
+        (Some(segment), Some(listed), None) => (segment, listed),
+        _ => return Err(differs()),
+    };
+    let mapped = Mapped::of(segments, endian)?;
+    let nowhere = || wrong("its dynamic table lies where nothing of the file is mapped");
+    let size = segment.p_filesz(endian);
+    let start = mapped.offset(segment.p_vaddr(endian), size).ok_or_else(nowhere)?;
+    let count = usize::try_from(size).unwrap_or(0) / size_of::<elf::Dyn64<Endianness>>();
+    let entries: &[elf::Dyn64<Endianness>] =
+        data.read_slice_at(start, count).map_err(|()| ElfError::Truncated)?;
+    let end = entries.iter().position(|entry| entry.d_tag(endian) == u64::from(elf::DT_NULL));
+    let entries = &entries[..end.ok_or_else(|| wrong("its dynamic table has no end"))?];
+    let value = |tag: u32| {
+        let last = entries.iter().rev().find(|entry| entry.d_tag(endian) == u64::from(tag));
+        last.map(|entry| entry.d_val(endian)).ok_or_else(|| wrong("its dynamic table names no strings"))
+    };
+    let (address, size) = (value(elf::DT_STRTAB)?, value(elf::DT_STRSZ)?);
+    let strings = mapped.offset(address, size).ok_or_else(nowhere)?;
+    let theirs = sections.section(link).map_err(malformed)?.sh_offset(endian);
+    if !std::ptr::eq(entries.as_ptr(), listed.as_ptr()) || strings != theirs {
+        return Err(differs());
+    }
+    Ok(Some(Dynamic { entries, strings: StringTable::new(data, strings, strings + size) }))
+}
+
+/// The smallest page of any machine.
+const PAGE: u64 = 4096;
+
+/// What of a file is mapped where: address, offset and length of each part.
+struct Mapped(Vec<(u64, u64, u64)>);
+
+impl Mapped {
+    fn of(segments: &[elf::ProgramHeader64<Endianness>], endian: Endianness) -> Result<Self, ElfError> {
+        let mut parts = Vec::new();
+        let mut before = 0;
+        for segment in segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD) {
+            let (address, offset) = (segment.p_vaddr(endian), segment.p_offset(endian));
+            let (in_file, in_memory) = (segment.p_filesz(endian), segment.p_memsz(endian));
+            let end = address.checked_add(in_memory).and_then(|end| end.checked_next_multiple_of(PAGE));
+            let whole = in_file <= in_memory && address % PAGE == offset % PAGE;
+            // Of two at one address the linker takes the later one.
+            let (Some(end), true, true) = (end, whole, before <= address - address % PAGE) else {
+                return Err(ElfError::Malformed("its program headers map one part over another".into()));
+            };
+            before = end;
+            parts.push((address, offset, in_file));
+        }
+        Ok(Self(parts))
+    }
+
+    /// Where in the file so many bytes lie that are mapped at an address.
+    fn offset(&self, address: u64, size: u64) -> Option<u64> {
+        let end = address.checked_add(size)?;
+        let part = self.0.iter().find(|(start, _, length)| *start <= address && end - start <= *length)?;
+        part.1.checked_add(address - part.0)
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn read(data: &[u8]) -> Result<Linkage, ElfError> {
             linkage.executable_stack = segment.p_flags(endian) & elf::PF_X != 0;
         }
     }
-    dynamic(&mut linkage, &sections, endian, data)?;
+    dynamic(&mut linkage, header, &sections, endian, data)?;
     symbols(&mut linkage, &sections, endian, data)?;
     versions(&mut linkage, &sections, endian, data)?;
     if let Some((_, comment)) = sections.section_by_name(endian, b".comment") {
@@ -66,20 +66,17 @@ pub(crate) fn read(data: &[u8]) -> Result<Linkage, ElfError> {
 
 fn dynamic(
     linkage: &mut Linkage,
+    header: &Header,
     sections: &Sections<'_>,
     endian: Endianness,
     data: &[u8],
 ) -> Result<(), ElfError> {
-    let Some((entries, strings)) = sections.dynamic(endian, data).map_err(malformed)? else { return Ok(()) };
-    let strings = sections.strings(endian, data, strings).map_err(malformed)?;
-    for entry in entries {
-        let text = || -> Result<String, ElfError> {
-            Ok(String::from_utf8_lossy(entry.string(endian, strings).map_err(malformed)?).into_owned())
-        };
+    let Some(table) = super::elf::dynamic(data, header, sections, endian)? else { return Ok(()) };
+    for entry in table.entries {
+        let text = || table.text(entry, endian);
         let paths = || text().map(|paths| paths.split(':').map(str::to_owned).collect::<Vec<_>>());
         let value = entry.d_val(endian);
         match entry.tag32(endian) {
-            Some(elf::DT_NULL) => break,
             Some(elf::DT_NEEDED) => linkage.needed.push(text()?),
             Some(elf::DT_RPATH) => linkage.rpath = paths()?,
             Some(elf::DT_RUNPATH) => linkage.runpath = paths()?,

@@ -91,6 +91,51 @@ fn a_library_says_what_it_is() {
     assert_eq!(inspect(&path).unwrap().manifest, file.manifest);
 }
 
+/// What the linker maps is what the program headers say, whatever sections are called: a library that shows something
+/// else there is refused.
+#[test]
+fn a_library_cannot_hide_from_its_sections_what_the_linker_maps() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = [SHARED, &["-Wl,-rpath,/tmp/evil", "-Wl,--no-as-needed", "-lm"]].concat();
+    let c = source(&["bp_entry_v1"], Some(MANIFEST));
+    let path = compile(folder.path(), "x.so", &c, &flags);
+    let library = std::fs::read(&path).unwrap();
+    assert_eq!(inspect(&path).unwrap().search, ["/tmp/evil"]);
+    let word = |at: usize| u64::from_ne_bytes(library[at..at + 8].try_into().unwrap()) as usize;
+    let half = |at: usize| u32::from_ne_bytes(library[at..at + 4].try_into().unwrap());
+    let count = usize::from(u16::from_ne_bytes(library[60..62].try_into().unwrap()));
+    let header = |kind: u32| {
+        let mut all = (0..count).map(|place| word(40) + 64 * place);
+        all.find(|at| half(at + 4) == kind).unwrap()
+    };
+    // SHT_DYNAMIC, and the strings that it is linked to.
+    let dynamic = header(6);
+    let strings = word(40) + 64 * half(dynamic + 40) as usize;
+    let patched = |at: usize, value: &[u8], tail: &[u8]| {
+        let mut copy = library.clone();
+        copy[at..at + value.len()].copy_from_slice(value);
+        copy.extend(tail);
+        refusal(&copy).to_string()
+    };
+    let end = library.len().to_ne_bytes();
+    let forged = [&end[..], &32_usize.to_ne_bytes()].concat();
+    for (how, said) in [
+        ("it has none", patched(dynamic + 4, &1_u32.to_ne_bytes(), &[])),
+        ("an empty one at its end", patched(dynamic + 24, &forged, &[0; 32])),
+        ("other strings", patched(strings + 24, &forged, &[0; 4096])),
+    ] {
+        assert!(said.contains("section headers"), "{how}: {said}");
+    }
+    // The linker's own table of segments has to be one that can be read one way.
+    let segments = word(32);
+    let segment = |kind: u32| (0..).map(|n| segments + 56 * n).find(|at| half(*at) == kind).unwrap();
+    let twice = patched(segment(0x6474_e551), &2_u32.to_ne_bytes(), &[]);
+    assert!(twice.contains("section headers"), "{twice}");
+    let second = (0..).map(|n| segments + 56 * n).filter(|at| half(*at) == 1).nth(1).unwrap();
+    let over = patched(second + 16, &[0; 8], &[]);
+    assert!(over.contains("one part over another"), "{over}");
+}
+
 #[test]
 fn what_is_no_library_of_this_machine_is_named() {
     assert!(matches!(inspect(Path::new("/nonexistent/x.so")), Err(InspectError::Missing { .. })));
