@@ -498,6 +498,8 @@ async fn the_instances_of_a_new_version_are_counted_and_its_licence_is_shown() {
     let upgrade = host.upgrade_plugin(ID).await.unwrap();
     is_done(&upgrade);
     assert!(!upgrade.models[0].beside, "one instance is licensed: {upgrade:?}");
+    let metrics = host.metrics().render();
+    assert!(!metrics.contains("version=\"1.0.0\",state="), "what is retired is told no more: {metrics}");
     assert_eq!(ask(&host).await.unwrap().1, "2.0.0");
     let license = || host.plugins()[0].license.clone().map(|license| (license.state, license.id));
     assert_eq!(license(), Some(("valid", Some("lic_1".to_owned()))));

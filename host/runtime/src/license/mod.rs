@@ -169,6 +169,11 @@ impl LicenceBook {
         Some(gate)
     }
 
+    /// The version of a plugin that has this gate is over: it is no part of any report any more. Its meter stays.
+    pub(crate) fn forget(&self, gate: &Arc<Gate>) {
+        self.0.plugins.lock().retain(|tracked| !Arc::ptr_eq(&tracked.gate, gate));
+    }
+
     /// The meter of a plugin, with what this month's log says.
     fn meter(&self, plugin: &str, books: &mut Books) -> Arc<Meter> {
         let mut meters = self.0.meters.lock();
@@ -176,15 +181,12 @@ impl LicenceBook {
             return meter.clone();
         }
         let meter = Arc::new(Meter::default());
-        match books.log.read() {
-            Ok(entries) => {
-                let of_it = |entry: &&Entry| entry.plugin == plugin && entry.month == books.month;
-                meter.restore(entries.iter().filter(of_it));
-            }
-            Err(error) => {
-                tracing::error!(plugin, %error, "what it used this month is not known");
-                books.tell(error.to_string());
-            }
+        let (used, problem) = books.log.used_in(&books.month);
+        meter.restore(used.iter().filter(|entry| entry.plugin == plugin));
+        if let Some(error) = problem {
+            tracing::error!(plugin, %error, "what it used this month is what can be read of it");
+            books.damaged.get_or_insert_with(|| error.to_string());
+            books.tell(error.to_string());
         }
         meters.insert(plugin.to_owned(), meter.clone());
         meter
@@ -216,6 +218,8 @@ impl LicenceBook {
         let mut books = self.0.books.lock();
         let (now, system) = (Instant::now(), Timestamp::now());
         let mut plugins = self.0.plugins.lock();
+        // Of a file that was looked at and is there no more.
+        plugins.retain(|tracked| 1 < Arc::strong_count(&tracked.gate));
         if plugins.is_empty() {
             // Nothing here needs a licence: nothing is read, and nothing is written.
             return false;

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::host::{Host, WeakHost};
 use crate::loader::{BidQuery, Plugin, Waits, trim_memory};
 use crate::metrics::memory;
+use backplane_registry::license::Gate;
 use backplane_registry::package::{Plugins, Version};
 use backplane_registry::plugin::PluginFile;
 use backplane_registry::trust::Timestamp;
@@ -463,12 +464,27 @@ impl Run {
 
     /// The version before has nothing left to do: it is told so when nobody holds it any more.
     fn retire(&mut self) {
+        self.forget(self.old.licence.clone());
         self.old.plugin = None;
         let until = Instant::now() + Duration::from_secs(2);
         while Arc::strong_count(&self.old_plugin) > 1 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
         trim_memory();
+    }
+
+    /// A version that is over has no licence to be told of, unless the other has the same.
+    fn forget(&self, gone: Option<Arc<Gate>>) {
+        let same = |gate: &Arc<Gate>| {
+            [&self.old, &self.new]
+                .iter()
+                .all(|found| found.licence.as_ref().is_some_and(|other| Arc::ptr_eq(other, gate)))
+        };
+        if let (Some(gate), Ok(host)) = (gone.filter(|gate| !same(gate)), self.host.get())
+            && let Some(book) = host.parts().catalog.shelf().shared.licences.get()
+        {
+            book.forget(&gate);
+        }
     }
 
     /// The old version serves all, as before.
@@ -489,6 +505,7 @@ impl Run {
             });
         }
         self.new.plugin = None;
+        self.forget(self.new.licence.clone());
         if let (Some(package), false) = (&self.package, stopped) {
             let noted = Plugins::at(&self.options.state).note_failed(
                 package,

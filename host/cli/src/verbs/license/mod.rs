@@ -108,9 +108,11 @@ pub fn standing(context: &Context, package: &PackageManifest) -> Result<Option<S
 /// What a plugin used this month, if anybody counted.
 fn used(context: &Context, plugin: &str, now: Timestamp) -> Result<Option<Use>> {
     let month = now.day().month();
-    let entries = UsageLog::at(&context.state()?).read().map_err(refused)?;
-    let of_it: Vec<_> =
-        entries.iter().filter(|entry| entry.plugin == plugin && entry.month == month).collect();
+    let (entries, problem) = UsageLog::at(&context.state()?).used_in(&month);
+    if let Some(problem) = problem {
+        return Err(refused(problem));
+    }
+    let of_it: Vec<_> = entries.iter().filter(|entry| entry.plugin == plugin).collect();
     Ok((!of_it.is_empty()).then(|| Use {
         tokens_month: of_it.iter().map(|entry| entry.tokens).fold(0, u64::saturating_add),
         nodes: of_it.iter().map(|entry| entry.peak_nodes).max().unwrap_or(0),
