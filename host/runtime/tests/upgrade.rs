@@ -25,6 +25,8 @@ const ID: &str = "com.example.answers";
 struct Scene {
     state: tempfile::TempDir,
     host: Option<Host>,
+    /// Of its library: copies in memory are called so too.
+    file: &'static str,
 }
 
 impl Scene {
@@ -32,7 +34,7 @@ impl Scene {
         let state = tempfile::tempdir().unwrap();
         let key = TrustedKey::new(SecretKey::of_seed(&[7; 32]).public(), "acme", &[Signs::Plugin]);
         TrustStore::at(state.path()).add(key).unwrap();
-        Self { state, host: None }
+        Self { state, host: None, file: "libanswers.so" }
     }
 
     /// Starts a host on which a trial is over after eight requests.
@@ -59,8 +61,8 @@ impl Scene {
     fn install(&self, version: &str, settings: &[&str]) {
         let dir = tempfile::tempdir().unwrap();
         let version = format!("VERSION=\"{version}\"");
-        slow(dir.path(), "libanswers.so", ID, &[&[version.as_str()], settings].concat());
-        self.install_library(&dir.path().join("libanswers.so"));
+        slow(dir.path(), self.file, ID, &[&[version.as_str()], settings].concat());
+        self.install_library(&dir.path().join(self.file));
     }
 
     fn install_library(&self, library: &Path) {
@@ -149,15 +151,16 @@ fn is_done(upgrade: &PluginUpgrade) {
     assert_eq!((upgrade.state, &upgrade.problem), (UpgradeState::Done, &None), "{upgrade:?}");
 }
 
-/// Mapped copies of libraries in memory.
-fn mapped() -> usize {
+/// Mapped copies of a library in memory.
+fn mapped(file: &str) -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines().filter(|line| line.contains("memfd:") && line.contains("r-xp")).count()
+    maps.lines().filter(|line| line.contains(&format!("memfd:{file}")) && line.contains("r-xp")).count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_upgrades_under_thirty_two_streams_fail_no_request() {
     let (mut scene, pieces) = (Scene::new(), 5);
+    scene.file = "libtwenty.so";
     let settings = ["PIECES=5", "WORK_MS=3", "INFLIGHT=32"];
     scene.install("1.0.0", &settings);
     let host = scene.start(|config| config.models.max_queue = 64);
@@ -178,8 +181,12 @@ async fn twenty_upgrades_under_thirty_two_streams_fail_no_request() {
         assert_eq!(ask(&host).await.unwrap().1, to, "all new requests are for it");
         assert_eq!(scene.loaded(), [to]);
         match round {
-            1 => mapped_after_two = mapped(),
-            19 => assert_eq!(mapped(), mapped_after_two, "going back leaves no further copy of a library"),
+            1 => mapped_after_two = mapped(scene.file),
+            19 => assert_eq!(
+                mapped(scene.file),
+                mapped_after_two,
+                "going back leaves no further copy of a library"
+            ),
             _ => {}
         }
     }
@@ -519,4 +526,80 @@ async fn the_instances_of_a_new_version_are_counted_and_its_licence_is_shown() {
     scene.install("5.0.0", &[&commercial("")]);
     let upgrade = host.upgrade_plugin(ID).await.unwrap();
     assert!(!upgrade.models[0].beside, "the instance of 4.0.0 is counted: {upgrade:?}");
+}
+
+/// How many pieces it got, or why it ended before.
+type Stream = tokio::task::JoinHandle<Result<usize, String>>;
+
+/// A stream of four seconds at version 1, which has begun; version 2 is installed.
+async fn long_stream(scene: &mut Scene, change: impl FnOnce(&mut Config)) -> (Host, Stream) {
+    scene.install("1.0.0", &["PIECES=40", "WORK_MS=100"]);
+    let host = scene.start(|config| {
+        config.server.drain = Duration::from_millis(200);
+        config.plugins.upgrade.hold = Duration::from_millis(50);
+        change(config);
+    });
+    host.load(ID, None).await.unwrap();
+    scene.install("2.0.0", &[]);
+    let mut reply = host.serve(request()).await.unwrap();
+    assert!(matches!(reply.next().await, Ok(backplane::Next::Chunk(_))), "it has begun");
+    let pieces = tokio::spawn(async move {
+        let answer = reply.collect().await.map_err(|error| error.message)?;
+        Ok(answer.chunks.len() + 1)
+    });
+    (host, pieces)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_the_version_before_ends_by_itself() {
+    let mut scene = Scene::new();
+    let (host, stream) = long_stream(&mut scene, |_| {}).await;
+    host.begin_upgrade(ID).await.unwrap();
+    soon("the switch", || host.plugin_upgrade(ID).unwrap().state == UpgradeState::Draining).await;
+    soon("the disk", || scene.on_disk() == "2.0.0").await;
+    assert_eq!(ask(&host).await.unwrap(), (1, "2.0.0".to_owned()));
+    assert_eq!(stream.await.unwrap(), Ok(40), "it took longer than `server.drain`");
+    soon("the end", || host.plugin_upgrade(ID).unwrap().state == UpgradeState::Done).await;
+    assert_eq!(scene.loaded(), ["2.0.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_the_version_before_ends_when_its_time_is_over() {
+    let mut scene = Scene::new();
+    let drain = Duration::from_millis(300);
+    let (host, stream) = long_stream(&mut scene, |config| config.plugins.upgrade.drain = drain).await;
+    is_done(&host.upgrade_plugin(ID).await.unwrap());
+    assert!(stream.await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_back_waits_for_no_stream_of_the_version_before() {
+    let mut scene = Scene::new();
+    let (host, stream) = long_stream(&mut scene, |_| {}).await;
+    host.begin_upgrade(ID).await.unwrap();
+    soon("the switch", || scene.on_disk() == "2.0.0").await;
+    // The host may still have the lock.
+    soon("the way back", || scene.plugins().rollback(ID, None, &scene.trust()).is_ok()).await;
+    let back = loop {
+        match host.begin_upgrade_now(ID).await {
+            Ok(begun) => break begun,
+            Err(error) => assert_eq!(error.reason, "upgrade_under_way"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(back.to, "1.0.0");
+    soon("the end", || host.plugin_upgrade(ID).unwrap().state == UpgradeState::Done).await;
+    assert!(!stream.is_finished());
+    assert_eq!((scene.loaded(), scene.on_disk().as_str()), (vec!["1.0.0".to_owned()], "1.0.0"));
+    assert_eq!(stream.await.unwrap(), Ok(40));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let upgrade = host.plugin_upgrade(ID).unwrap();
+    assert_eq!(
+        (upgrade.to.as_str(), upgrade.state),
+        ("1.0.0", UpgradeState::Done),
+        "the first says nothing more"
+    );
+    assert_eq!(ask(&host).await.unwrap().1, "1.0.0");
+    let metrics = host.metrics().render();
+    assert!(metrics.contains("backplane_plugin_upgrades_total{outcome=\"done\"} 2"), "{metrics}");
 }

@@ -71,7 +71,7 @@ pub struct Backend {
     /// Whether a `submit` took longer than [`AT_ONCE`].
     is_slow: AtomicBool,
     /// Set by whoever closes this.
-    drained_by: OnceLock<Instant>,
+    drained_by: Mutex<Option<Instant>>,
     counts: Counts,
     /// Of the plugin's licence: its instances count as long as this is there.
     licensed: OnceLock<Seats>,
@@ -127,7 +127,7 @@ impl Backend {
             lost: OnceLock::new(),
             overstated: AtomicBool::new(false),
             is_slow: AtomicBool::new(false),
-            drained_by: OnceLock::new(),
+            drained_by: Mutex::new(None),
             counts: Counts::default(),
             licensed: OnceLock::new(),
         });
@@ -287,7 +287,7 @@ impl Backend {
 
     /// When the requests that are open while this is closed have to end.
     fn drained_by(&self) -> Instant {
-        *self.drained_by.get_or_init(|| Instant::now() + self.settings.drain)
+        *self.drained_by.lock().get_or_insert_with(|| Instant::now() + self.settings.drain)
     }
 
     /// A place stays empty, for its plugin is in quarantine. Without any other, nothing that waits will be served.
@@ -419,6 +419,19 @@ impl Backend {
         Ok(())
     }
 
+    /// Takes no more requests; those that it has go on until then, or until it is closed.
+    pub fn refuse(&self, until: Instant) {
+        self.drain_by(until);
+        self.queue.close();
+    }
+
+    /// When the requests that are open now have to end at the latest: what was said before, if that is sooner.
+    fn drain_by(&self, deadline: Instant) -> Instant {
+        let mut drained_by = self.drained_by.lock();
+        let sooner = drained_by.map_or(deadline, |before| before.min(deadline));
+        *drained_by.insert(sooner)
+    }
+
     /// Takes no more requests, and gives back those that no instance has yet.
     pub fn bounce(&self) {
         self.queue.close();
@@ -431,7 +444,7 @@ impl Backend {
     /// Takes no more requests, lets the open ones finish within `drain`, and ends every thread. Blocks. The model itself
     /// is closed when the last `Arc` of this goes.
     pub fn close(&self, drain: Duration) {
-        let deadline = *self.drained_by.get_or_init(|| Instant::now() + drain);
+        let deadline = self.drain_by(Instant::now() + drain);
         self.queue.close();
         while !self.is_idle() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));

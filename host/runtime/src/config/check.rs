@@ -203,6 +203,7 @@ pub(super) fn meaning(
                 requests: raw.plugins.upgrade.requests,
                 hold: raw.plugins.upgrade.hold.0,
                 failures: raw.plugins.upgrade.failures,
+                drain: raw.plugins.upgrade.drain.0,
             },
             isolation: raw.plugins.isolation.clone(),
             workers: raw.plugins.workers.iter().map(|(id, own)| (id.clone(), worker(own))).collect(),

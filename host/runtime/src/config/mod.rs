@@ -143,6 +143,8 @@ pub struct UpgradeConfig {
     pub hold: Duration,
     /// Part of its requests that may fail, 0..=1, beyond what fails in the version before.
     pub failures: f64,
+    /// How long answers of the version before may take once the new one serves.
+    pub drain: Duration,
 }
 
 /// See `[plugins.workers]` in `configs/backplane.toml`.

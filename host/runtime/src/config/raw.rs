@@ -210,11 +210,14 @@ pub struct Upgrade {
     /// Part of its requests that may fail by its own doing, beyond what fails in the version before, 0 to 1. When more
     /// do, the version before goes on.
     pub failures: f64,
+    /// How long answers that the version before has begun may take once the new one serves. As long as there is one,
+    /// both versions are in memory.
+    pub drain: Span,
 }
 
 impl Default for Upgrade {
     fn default() -> Self {
-        Self { share: 0.1, requests: 100, hold: seconds(30), failures: 0.02 }
+        Self { share: 0.1, requests: 100, hold: seconds(30), failures: 0.02, drain: seconds(3600) }
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) use run::begin;
 use crate::catalog::Found;
 use crate::info::PluginInfo;
 use crate::metrics::Renderer;
+use backplane_registry::license::Gate;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -107,6 +108,8 @@ struct Record {
     info: PluginUpgrade,
     trial: Arc<Trial>,
     began: Instant,
+    /// Nothing can be taken back any more: what is left are answers of the old version.
+    settled: bool,
     /// The new version, from when it is loaded until it is listed or rolled back.
     beside: Option<Found>,
 }
@@ -131,23 +134,43 @@ impl Record {
     }
 }
 
+fn under_way(records: &BTreeMap<String, Record>) -> Option<String> {
+    let busy = |record: &Record| !record.info.state.is_over() && !record.settled;
+    records.iter().find(|(_, record)| busy(record)).map(|(id, _)| id.clone())
+}
+
 impl Upgrades {
     /// The last upgrade of this plugin.
     pub fn of(&self, plugin: &str) -> Option<PluginUpgrade> {
         self.records.lock().get(plugin).map(Record::info)
     }
 
-    /// The plugin that is being upgraded now.
+    /// The plugin that is being upgraded now. One that only finishes what it has is in nobody's way: who has to go back
+    /// from the version that serves must not wait for the last stream of the version before.
     fn under_way(&self) -> Option<String> {
-        let records = self.records.lock();
-        records.iter().find(|(_, record)| !record.info.state.is_over()).map(|(id, _)| id.clone())
+        under_way(&self.records.lock())
+    }
+
+    /// Whether this is the last upgrade of a plugin.
+    fn is_last(&self, plugin: &str, trial: &Arc<Trial>) -> bool {
+        self.records.lock().get(plugin).is_some_and(|record| Arc::ptr_eq(&record.trial, trial))
+    }
+
+    /// Whether a version that is not listed yet has this gate.
+    fn has(&self, gate: &Arc<Gate>) -> bool {
+        let of = |found: &Found| found.licence.as_ref().is_some_and(|other| Arc::ptr_eq(other, gate));
+        self.records.lock().values().any(|record| record.beside.as_ref().is_some_and(of))
     }
 
     /// Notes that an upgrade begins, unless one is under way: then its plugin is returned.
     fn begin(&self, plugin: &str, from: &str, to: &str, trial: Arc<Trial>) -> Result<(), String> {
         let mut records = self.records.lock();
-        if let Some((id, _)) = records.iter().find(|(_, record)| !record.info.state.is_over()) {
-            return Err(id.clone());
+        if let Some(id) = under_way(&records) {
+            return Err(id);
+        }
+        if records.get(plugin).is_some_and(|before| !before.info.state.is_over()) {
+            // Its requests are for the new version, and nothing more is told of it.
+            self.done.fetch_add(1, Ordering::Relaxed);
         }
         let info = PluginUpgrade {
             plugin: plugin.to_owned(),
@@ -165,13 +188,15 @@ impl Upgrades {
             seconds: 0.0,
             problem: None,
         };
-        let record = Record { info, trial, began: Instant::now(), beside: None };
+        let record = Record { info, trial, began: Instant::now(), settled: false, beside: None };
         records.insert(plugin.to_owned(), record);
         Ok(())
     }
 
-    fn change(&self, plugin: &str, change: impl FnOnce(&mut Record)) {
-        if let Some(record) = self.records.lock().get_mut(plugin) {
+    /// Changes the record of an upgrade, unless another has begun.
+    fn change(&self, plugin: &str, trial: &Arc<Trial>, change: impl FnOnce(&mut Record)) {
+        let mut records = self.records.lock();
+        if let Some(record) = records.get_mut(plugin).filter(|record| Arc::ptr_eq(&record.trial, trial)) {
             change(record);
             if record.info.state.is_over() {
                 record.info.seconds = record.began.elapsed().as_secs_f64();

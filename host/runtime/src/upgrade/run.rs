@@ -17,8 +17,9 @@ use backplane_registry::license::Gate;
 use backplane_registry::package::{Plugins, Version};
 use backplane_registry::plugin::PluginFile;
 use backplane_registry::trust::Timestamp;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -66,6 +67,8 @@ struct Run {
     trial: Arc<Trial>,
     /// The installed package that is tried, when it is one that can be gone back from.
     package: Option<Version>,
+    /// How it went, once nothing but answers of the old version are left.
+    switched: OnceLock<PluginUpgrade>,
 }
 
 /// Why the old version goes on.
@@ -122,6 +125,7 @@ impl Run {
             rules,
             trial,
             package: None,
+            switched: OnceLock::new(),
         };
         run.package = run.point_back();
         tracing::info!(plugin = id, from = run.old.version(), to = run.new.version(), "upgrade begins");
@@ -153,13 +157,17 @@ impl Run {
     }
 
     fn record(&self) -> Result<PluginUpgrade> {
-        let record = self.host.get()?.parts().catalog.shelf().upgrades.of(&self.id);
-        record.ok_or_else(|| Error::internal("the upgrade has no record"))
+        let host = self.host.get()?;
+        let upgrades = &host.parts().catalog.shelf().upgrades;
+        let last = upgrades.of(&self.id).filter(|_| upgrades.is_last(&self.id, &self.trial));
+        // Another has begun since: this one had only answers to finish.
+        let switched = || self.switched.get().cloned();
+        last.or_else(switched).ok_or_else(|| Error::internal("the upgrade has no record"))
     }
 
     fn change(&self, change: impl FnOnce(&mut Record)) {
         if let Ok(host) = self.host.get() {
-            host.parts().catalog.shelf().upgrades.change(&self.id, change);
+            host.parts().catalog.shelf().upgrades.change(&self.id, &self.trial, change);
         }
     }
 
@@ -407,28 +415,39 @@ impl Run {
         let switched = self.put_in_force(&host, &self.old, &self.new)?;
         self.trial.set_open(false);
         self.enter(UpgradeState::Draining);
-        let drain = host.config().server.drain;
-        std::thread::scope(|scope| {
-            for backend in switched.old {
-                let drain = backend.settings().drain;
-                scope.spawn(move || close_and_wait(backend, drain));
-            }
-        });
-        if let Err(why) = self.await_reopened(&switched.reopened, drain + host.config().models.load_timeout) {
+        if let Ok(record) = self.record() {
+            self.switched.set(PluginUpgrade { state: UpgradeState::Done, ..record }).ok();
+        }
+        let until = Instant::now() + self.rules.drain;
+        let leaving: Vec<_> =
+            switched.old.into_iter().filter_map(|backend| leave(self.host.clone(), backend, until)).collect();
+        let limit = host.config().server.drain + host.config().models.load_timeout;
+        if let Err(why) = self.await_reopened(&switched.reopened, limit) {
             // Everything that serves now is closed once more: rare, and better than a model that cannot be opened.
             self.put_in_force(&host, &self.new, &self.old)?;
             return Err(why);
         }
-        let Some(package) = &self.package else { return Ok(None) };
+        let note = self.use_on_disk();
+        self.change(|record| record.settled = true);
+        // The host may stop meanwhile.
+        drop((switched.reopened, host));
+        while leaving.iter().any(|backend| !backend.is_finished()) {
+            std::thread::sleep(LOOK);
+        }
+        Ok(note)
+    }
+
+    /// From now on a start finds the new version. What is to be said of it.
+    fn use_on_disk(&self) -> Option<String> {
+        let package = self.package.as_ref()?;
         let packages = Plugins::at(&self.options.state);
         if packages.in_use(&self.id).is_ok_and(|now| now.folder != self.old.path) {
-            return Ok(Some("another version was installed meanwhile; upgrade once more".to_owned()));
+            return Some("another version was installed meanwhile; upgrade once more".to_owned());
         }
-        let pointed = packages.point(&self.id, Some(&package.folder));
-        Ok(pointed.err().map(|error| {
+        packages.point(&self.id, Some(&package.folder)).err().map(|error| {
             tracing::error!(plugin = self.id, %error, "the new version serves, and cannot be put in use on disk");
             format!("it serves, but a restart takes the version before: {error}")
-        }))
+        })
     }
 
     fn put_in_force(&self, host: &Host, old: &Found, new: &Found) -> Outcome<Switched> {
@@ -473,15 +492,14 @@ impl Run {
         trim_memory();
     }
 
-    /// A version that is over has no licence to be told of, unless the other has the same.
+    /// A version that is over has no licence to be told of, unless it serves again.
     fn forget(&self, gone: Option<Arc<Gate>>) {
-        let same = |gate: &Arc<Gate>| {
-            [&self.old, &self.new]
-                .iter()
-                .all(|found| found.licence.as_ref().is_some_and(|other| Arc::ptr_eq(other, gate)))
-        };
-        if let (Some(gate), Ok(host)) = (gone.filter(|gate| !same(gate)), self.host.get())
-            && let Some(book) = host.parts().catalog.shelf().shared.licences.get()
+        let (Some(gate), Ok(host)) = (gone, self.host.get()) else { return };
+        let shelf = host.parts().catalog.shelf();
+        let same = |found: &Found| found.licence.as_ref().is_some_and(|other| Arc::ptr_eq(other, &gate));
+        if let Some(book) = shelf.shared.licences.get()
+            && !shelf.plugins().iter().any(same)
+            && !shelf.upgrades.has(&gate)
         {
             book.forget(&gate);
         }
@@ -529,6 +547,28 @@ impl Run {
             record.info.state = UpgradeState::RolledBack;
         });
     }
+}
+
+/// Lets a backend finish what it has, until then at the latest, and closes it; on a thread. A host that stops gives it the
+/// time that it gives every request.
+fn leave(host: WeakHost, backend: Arc<Backend>, until: Instant) -> Option<JoinHandle<()>> {
+    backend.refuse(until);
+    let stays = backend.clone();
+    let serves = move || host.get().is_ok_and(|host| !host.is_stopping());
+    let work = move || {
+        while !backend.is_idle() && Instant::now() < until && serves() {
+            std::thread::sleep(LOOK);
+        }
+        let left = if serves() { Duration::ZERO } else { backend.settings().drain };
+        close_and_wait(backend, left);
+    };
+    let spawned = std::thread::Builder::new().name("leaves".to_owned()).spawn(work);
+    spawned
+        .map_err(|error| {
+            tracing::error!(model = stays.name(), %error, "no thread to finish requests on; it is closed");
+            close_and_wait(stays, Duration::ZERO);
+        })
+        .ok()
 }
 
 /// Does `work` on a thread, which is left to itself when it takes longer than `limit`; `late` gets what comes then.

@@ -177,8 +177,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const RULES: UpgradeConfig =
-        UpgradeConfig { share: 0.1, requests: 100, hold: Duration::from_secs(30), failures: 0.02 };
+    const RULES: UpgradeConfig = UpgradeConfig {
+        share: 0.1,
+        requests: 100,
+        hold: Duration::from_secs(30),
+        failures: 0.02,
+        drain: Duration::ZERO,
+    };
 
     fn tally(ended: u64, failed: u64) -> Tally {
         Tally { ended, failed }

@@ -81,11 +81,17 @@
 #define MORE ""
 #endif
 
-static const bp_host *the_host;
-static bp_plugin plugin;
-static bp_model model;
-static bp_instance instance;
-static bp_stats_1 stats;
+/* Of one call of the entry: a version that is gone back to is entered while it still answers what it was asked before. */
+typedef struct entered {
+  const bp_host *host;
+  bp_plugin plugin;
+  bp_model model;
+  bp_instance instance;
+  bp_stats_1 stats;
+} entered;
+
+#define OF(self, member) ((entered *)(void *)((char *)(self) - offsetof(entered, member)))
+
 static int32_t readings, requests_seen;
 /* Of STATE. */
 static int32_t openings, given;
@@ -112,8 +118,8 @@ static const char *remembered(char *into, size_t len, int32_t opening) {
 }
 
 static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n, uint32_t stride, bp_err err) {
+  const bp_host *host = OF(self, instance)->host;
   uint32_t i;
-  (void)self;
   (void)err;
   for (i = 0; i < n; i++) {
     const bp_request *request = (const bp_request *)(const void *)((const char *)requests + (size_t)i * stride);
@@ -132,7 +138,7 @@ static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n,
     for (piece = 0; piece < PIECES && !(fails && piece == FAIL_LATE); piece++) {
       sleep_ms(WORK_MS);
       if (STATE) chunk.json = str(remembered(memory, sizeof memory, opening));
-      the_host->push(the_host, request->sink, &chunk);
+      host->push(host, request->sink, &chunk);
     }
     memset(&done, 0, sizeof done);
     done.struct_size = sizeof done;
@@ -142,7 +148,7 @@ static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n,
     error.code = BP_INTERNAL;
     error.message = str("this version fails");
     if (fails) done.error = &error;
-    the_host->finish(the_host, request->sink, &done);
+    host->finish(host, request->sink, &done);
   }
   return BP_OK;
 }
@@ -157,10 +163,9 @@ static bp_code cancel(bp_instance *self, bp_req request) {
 static void destroy(bp_instance *self) { (void)self; }
 
 static bp_code instance_new(bp_model *self, const bp_placement *placement, bp_instance **out, bp_err err) {
-  (void)self;
   (void)placement;
   (void)err;
-  *out = &instance;
+  *out = &OF(self, model)->instance;
   return BP_OK;
 }
 
@@ -172,8 +177,7 @@ static bp_code read_stats(bp_model *self, void *ctx, void (*each)(void *ctx, bp_
 }
 
 static const void *get_extension(bp_model *self, bp_str id) {
-  (void)self;
-  return id.len == strlen(BP_EXT_STATS_1) && memcmp(id.ptr, BP_EXT_STATS_1, id.len) == 0 ? &stats : NULL;
+  return id.len == strlen(BP_EXT_STATS_1) && memcmp(id.ptr, BP_EXT_STATS_1, id.len) == 0 ? &OF(self, model)->stats : NULL;
 }
 
 static void close_model(bp_model *self) { (void)self; }
@@ -225,44 +229,45 @@ static void use_memory(size_t pieces) {
 }
 
 static bp_code model_open(bp_plugin *self, bp_str model_json, bp_model **out, bp_err err) {
-  (void)self;
   (void)model_json;
   (void)err;
   use_memory(OPEN_MB * 16);
   __atomic_add_fetch(&openings, 1, __ATOMIC_RELAXED);
   __atomic_store_n(&given, 0, __ATOMIC_RELAXED);
-  *out = &model;
+  *out = &OF(self, plugin)->model;
   return BP_OK;
 }
 
 static void shutdown(bp_plugin *self) { (void)self; }
 
 __attribute__((visibility("default"))) bp_code bp_entry_v1(const bp_host *host, bp_plugin **out) {
-  the_host = host;
-  plugin.struct_size = sizeof plugin;
-  plugin.abi_minor_built = BP_ABI_MINOR;
-  plugin.id = str(ID);
-  plugin.version = str(VERSION);
-  plugin.init = init;
-  plugin.bid = bid;
-  plugin.model_open = model_open;
-  plugin.shutdown = shutdown;
-  model.struct_size = sizeof model;
-  model.exec_class = BP_CONCURRENT;
-  model.max_inflight = INFLIGHT;
-  model.max_batch = 1;
-  model.cancel_grace_ms = CANCEL_MS == 0 ? 100 : 30000;
-  model.describe_json = str("");
-  model.instance_new = instance_new;
-  model.get_extension = get_extension;
-  model.close = close_model;
-  stats.struct_size = sizeof stats;
-  stats.read = read_stats;
-  instance.struct_size = sizeof instance;
-  instance.submit = submit;
-  instance.destroy = destroy;
-  if (CANCEL_MS != 0) instance.cancel = cancel;
-  *out = &plugin;
+  entered *own = (entered *)calloc(1, sizeof *own);
+  if (own == NULL) return BP_RESOURCE_EXHAUSTED;
+  own->host = host;
+  own->plugin.struct_size = sizeof own->plugin;
+  own->plugin.abi_minor_built = BP_ABI_MINOR;
+  own->plugin.id = str(ID);
+  own->plugin.version = str(VERSION);
+  own->plugin.init = init;
+  own->plugin.bid = bid;
+  own->plugin.model_open = model_open;
+  own->plugin.shutdown = shutdown;
+  own->model.struct_size = sizeof own->model;
+  own->model.exec_class = BP_CONCURRENT;
+  own->model.max_inflight = INFLIGHT;
+  own->model.max_batch = 1;
+  own->model.cancel_grace_ms = CANCEL_MS == 0 ? 100 : 30000;
+  own->model.describe_json = str("");
+  own->model.instance_new = instance_new;
+  own->model.get_extension = get_extension;
+  own->model.close = close_model;
+  own->stats.struct_size = sizeof own->stats;
+  own->stats.read = read_stats;
+  own->instance.struct_size = sizeof own->instance;
+  own->instance.submit = submit;
+  own->instance.destroy = destroy;
+  if (CANCEL_MS != 0) own->instance.cancel = cancel;
+  *out = &own->plugin;
   return BP_OK;
 }
 
