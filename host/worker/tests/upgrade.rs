@@ -61,7 +61,11 @@ fn install_with(state: &Path, version: &str, settings: &[&str]) {
 type Given = Arc<Mutex<BTreeMap<String, Vec<u64>>>>;
 
 async fn stream(host: &Host, given: &Given) -> Result<String, String> {
-    let mut request = Request::new(Caller::internal("tests"), "slow.answer", "{}").model(ID);
+    stream_of(host, given, "{}").await
+}
+
+async fn stream_of(host: &Host, given: &Given, params: &str) -> Result<String, String> {
+    let mut request = Request::new(Caller::internal("tests"), "slow.answer", params).model(ID);
     request.stream = true;
     let reply = host.serve(request).await.map_err(|error| error.message)?;
     let answer = reply.collect().await.map_err(|error| error.message)?;
@@ -176,4 +180,45 @@ async fn a_library_that_takes_over_from_a_folder_has_nothing_that_it_asks_for() 
     assert_eq!(serving.plugins()[0].problem, None);
     assert!(note.exists());
     serving.shutdown(Duration::from_secs(5)).await;
+}
+
+/// The trial is passed before anybody asks, and then it crashes with every request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_ends_in_quarantine_soon_after_gives_way_to_the_one_before() {
+    let state = trusting();
+    install(state.path(), "1.0.0");
+    let mut config = Config::for_tests();
+    config.plugins.isolation = [(ID.to_owned(), Isolation::Worker)].into();
+    config.plugins.upgrade.hold = Duration::from_millis(50);
+    config.cache.enabled = false;
+    let host = Host::builder().config(config).state_dir(state.path()).start().unwrap();
+    let given = Given::default();
+    assert_eq!(stream(&host, &given).await.as_deref(), Ok("1.0.0"));
+    install_with(state.path(), "2.0.0", &["CRASH=1"]);
+    let upgrade = host.upgrade_plugin(ID).await.unwrap();
+    assert_eq!(upgrade.state, UpgradeState::Done, "{upgrade:?}");
+    let began = std::time::Instant::now();
+    // One request alone would be found to be what it crashes of.
+    for number in 0.. {
+        let answer = stream_of(&host, &given, &format!("{{\"number\":{number}}}")).await;
+        if answer.as_deref() == Ok("1.0.0") {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{answer:?}: {:?}", host.plugin_upgrade(ID));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let back = host.plugin_upgrade(ID).unwrap();
+    assert_eq!((back.from.as_str(), back.to.as_str()), ("2.0.0", "1.0.0"));
+    while host.plugin_upgrade(ID).unwrap().problem.is_none() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", host.plugin_upgrade(ID));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let back = host.plugin_upgrade(ID).unwrap();
+    assert_eq!(back.state, UpgradeState::Done);
+    assert!(back.problem.as_ref().unwrap().contains("is in quarantine"), "{back:?}");
+    let packages = Plugins::at(state.path());
+    assert_eq!(packages.in_use(ID).unwrap().version, "1.0.0", "a restart starts it too");
+    let failed = packages.versions(ID).unwrap().into_iter().find(|one| one.version == "2.0.0").unwrap();
+    assert!(packages.why_failed(ID, &failed.digest).unwrap().is_some());
+    host.shutdown(Duration::from_secs(5)).await;
 }

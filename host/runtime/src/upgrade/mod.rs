@@ -7,10 +7,12 @@
 //! - `trial`: who gets the next request, and the verdict. Pure but for counters.
 //! - `probe`: one small request to a model that nobody is sent to yet.
 //! - `run`: the steps, in order.
+//! - `watch`: a version that crashes again and again soon after the switch gives way to the one before.
 
 mod probe;
 mod run;
 pub mod trial;
+mod watch;
 
 pub(crate) use run::begin;
 
@@ -191,6 +193,14 @@ impl Upgrades {
         let record = Record { info, trial, began: Instant::now(), settled: false, beside: None };
         records.insert(plugin.to_owned(), record);
         Ok(())
+    }
+
+    /// What is to be known of an upgrade that is over.
+    fn note(&self, plugin: &str, trial: &Arc<Trial>, what: &str) {
+        let mut records = self.records.lock();
+        if let Some(record) = records.get_mut(plugin).filter(|record| Arc::ptr_eq(&record.trial, trial)) {
+            record.info.problem = Some(what.to_owned());
+        }
     }
 
     /// Changes the record of an upgrade, unless another has begun.

@@ -2,6 +2,7 @@
 
 use super::probe::probe;
 use super::trial::{Trial, Verdict};
+use super::watch::Watch;
 use super::{PluginUpgrade, Record, UpgradeState, UpgradedModel};
 use crate::backend::Backend;
 use crate::catalog::{
@@ -17,6 +18,7 @@ use backplane_registry::license::Gate;
 use backplane_registry::package::{Plugins, Version};
 use backplane_registry::plugin::PluginFile;
 use backplane_registry::trust::Timestamp;
+use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -42,7 +44,7 @@ pub(crate) fn begin(
             Err(error) => return drop(begun.send(Err(error))),
         };
         begun.send(run.record()).ok();
-        if let Ok(record) = run.through() {
+        if let Ok(record) = run.through(true) {
             over.send(record).ok();
         }
     };
@@ -53,8 +55,19 @@ pub(crate) fn begin(
     Ok((has_begun, is_over))
 }
 
+/// Puts the version at `old` in use on disk in the place of `new`; where it is no package, none is.
+pub(super) fn point_at(
+    packages: &Plugins,
+    id: &str,
+    old: &Path,
+    new: &Version,
+) -> backplane_registry::package::Result<()> {
+    let is_package = old.parent() == new.folder.parent();
+    packages.point(id, is_package.then_some(old))
+}
+
 /// An upgrade under way.
-struct Run {
+pub(super) struct Run {
     host: WeakHost,
     id: String,
     old: Found,
@@ -76,7 +89,7 @@ type Outcome<T> = std::result::Result<T, String>;
 
 impl Run {
     /// Finds out what is to be done, and notes that it is being done.
-    fn prepare(host: &Host, weak: WeakHost, id: &str, on_trial: bool) -> Result<Self> {
+    pub(super) fn prepare(host: &Host, weak: WeakHost, id: &str, on_trial: bool) -> Result<Self> {
         let (parts, started) = (host.parts(), host.started());
         let shelf = parts.catalog.shelf();
         let conflict =
@@ -137,17 +150,8 @@ impl Run {
     fn point_back(&self) -> Option<Version> {
         let packages = Plugins::at(&self.options.state);
         let versions = packages.versions(&self.id).ok()?;
-        let of = |path: &std::path::Path| versions.iter().find(|version| version.folder == *path);
-        let new = of(&self.new.path)?.clone();
-        let old = of(&self.old.path);
-        if old.is_none() && self.old.path.parent() == new.folder.parent() {
-            tracing::warn!(
-                plugin = self.id,
-                "the version that serves is not on disk any more: there is no way back to it"
-            );
-            return None;
-        }
-        match packages.point(&self.id, old.map(|old| old.folder.as_path())) {
+        let new = versions.iter().find(|version| version.folder == self.new.path)?.clone();
+        match point_at(&packages, &self.id, &self.old.path, &new) {
             Ok(()) => Some(new),
             Err(error) => {
                 tracing::warn!(plugin = self.id, %error, "the version that serves cannot be put back in use");
@@ -184,9 +188,10 @@ impl Run {
     }
 
     /// All steps; whatever becomes of them, the record says it.
-    fn through(mut self) -> Result<PluginUpgrade> {
+    /// `watched`: a version that ends in quarantine soon after gives way to the one before.
+    fn through(mut self, watched: bool) -> Result<PluginUpgrade> {
         // A panic here would leave the upgrade under way for ever.
-        let steps = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.steps()));
+        let steps = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.steps(watched)));
         let outcome = steps.unwrap_or_else(|_| Err("the host failed inside; see the log".to_owned()));
         match outcome {
             Ok(note) => {
@@ -206,7 +211,17 @@ impl Run {
         record
     }
 
-    fn steps(&mut self) -> Outcome<Option<String>> {
+    /// As [`through`](Self::through), for a version that takes over from one that failed: its record says why.
+    pub(super) fn back_from(self, why: &str) {
+        let (host, id, trial) = (self.host.clone(), self.id.clone(), self.trial.clone());
+        let done = self.through(false).is_ok_and(|record| record.state == UpgradeState::Done);
+        if let (true, Ok(host)) = (done, host.get()) {
+            let upgrades = &host.parts().catalog.shelf().upgrades;
+            upgrades.note(&id, &trial, why);
+        }
+    }
+
+    fn steps(&mut self, watched: bool) -> Outcome<Option<String>> {
         self.licensed()?;
         self.check()?;
         let host = self.host()?;
@@ -227,7 +242,7 @@ impl Run {
         // What was opened since by the old version.
         self.open_models(&plugin)?;
         self.probe_models()?;
-        let note = self.switch()?;
+        let note = self.switch(watched)?;
         Ok(note)
     }
 
@@ -409,7 +424,7 @@ impl Run {
     }
 
     /// Lets the new version serve. What there is to be said though it went well.
-    fn switch(&self) -> Outcome<Option<String>> {
+    fn switch(&self, watched: bool) -> Outcome<Option<String>> {
         self.licensed()?;
         let host = self.host()?;
         let switched = self.put_in_force(&host, &self.old, &self.new)?;
@@ -429,6 +444,21 @@ impl Run {
         }
         let note = self.use_on_disk();
         self.change(|record| record.settled = true);
+        if let (true, Some(package)) = (watched, self.package.clone()) {
+            let mut new = self.new.clone();
+            new.plugin = None;
+            let watch = Watch {
+                host: self.host.clone(),
+                id: self.id.clone(),
+                new,
+                package,
+                before: self.old.version().to_owned(),
+                path: self.old.path.clone(),
+                packages: Plugins::at(&self.options.state),
+                trial: self.trial.clone(),
+            };
+            watch.begin();
+        }
         // The host may stop meanwhile.
         drop((switched.reopened, host));
         while leaving.iter().any(|backend| !backend.is_finished()) {

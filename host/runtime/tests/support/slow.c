@@ -5,7 +5,8 @@
  * WORK_MS; fails to start with INIT_FAILS=1; fails each request whose number FAIL_EVERY divides, before its first piece or
  * with FAIL_LATE=1 after it; claims BID_MB for a model; and with EXAMPLE=1 gives an example of a request. With STATE=1 it
  * remembers: each piece says from which opening of its model it comes, and how many pieces that has given so far. With
- * BID_ONCE=1 its first bid comes at once and stands for a millisecond. As it starts it tries to make the file WRITES.
+ * BID_ONCE=1 its first bid comes at once and stands for a millisecond. As it starts it tries to make the file WRITES. With
+ * CRASH=1 a request ends it and the process.
  *
  *   cc -std=c99 -shared -fPIC -fvisibility=hidden -I plugin-api/include -DID='"com.example.x"' slow.c -o libx.so
  */
@@ -73,6 +74,9 @@
 #ifndef STATS_MS
 #define STATS_MS 0
 #endif
+#ifndef CRASH
+#define CRASH 0
+#endif
 #ifndef WRITES
 #define WRITES ""
 #endif
@@ -131,6 +135,7 @@ static bp_code submit(bp_instance *self, const bp_request *requests, uint32_t n,
     int32_t opening = __atomic_load_n(&openings, __ATOMIC_RELAXED);
     int32_t number = __atomic_add_fetch(&requests_seen, 1, __ATOMIC_RELAXED);
     int fails = FAIL_EVERY != 0 && number % (FAIL_EVERY + (FAIL_EVERY == 0)) == 0;
+    if (CRASH) abort();
     memset(&chunk, 0, sizeof chunk);
     chunk.struct_size = sizeof chunk;
     chunk.json = str("{\"text\":\"" VERSION "\"}");
