@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use backplane_registry::Digest;
 use backplane_registry::package::index::{Changes, Index, Registries, Registry, make};
 use backplane_registry::package::{PackOptions, pack};
-use backplane_registry::trust::{SecretKey, Timestamp};
+use backplane_registry::trust::{Envelope, SecretKey, Timestamp};
+use serde_json::Value;
 
 use crate::common::{Reply, Server};
 use crate::plg::library_with;
@@ -225,7 +226,8 @@ fn parts_of_two_states_do_not_go_together() {
     // The old timestamp with everything new.
     scene.open(&[9]).unwrap();
     fs::write(scene.timestamp(), old_stamp).unwrap();
-    scene.refused(&[9], "an older state");
+    scene
+        .refused(&[9], "signs it with another key, and you name that with `backplane plugin trust registry`");
     scene.put_back(&good);
     // Another package under the name of the one that is listed.
     let index = scene.open(&[9]).unwrap();
@@ -266,10 +268,49 @@ fn a_serial_run_to_its_end_is_survived_by_a_new_key() {
     // What a client remembers after such a timestamp.
     fs::write(&state, seen.replace(":1}", &format!(":{}}}", u64::MAX))).unwrap();
     assert_ne!(fs::read_to_string(&state).unwrap(), seen);
-    scene.refused(&[9], "an older state");
+    scene
+        .refused(&[9], "signs it with another key, and you name that with `backplane plugin trust registry`");
     scene.put_back(&good);
     scene.publish(&[], 7);
     assert_eq!(scene.open(&[7]).unwrap().serial(), 2);
+}
+
+/// The same in the tree itself: it was signed, by mistake or not, and clients have seen it.
+#[test]
+fn a_highest_serial_that_was_signed_locks_nobody_out_for_ever() {
+    let scene = Scene::new();
+    scene.publish(&["1.0.0"], 9);
+    let blob = |payload: &Value| {
+        let kind = "application/vnd.backplane.snapshot.v1+json";
+        let signed = Envelope::sign(kind, payload.to_string().into_bytes(), &[&key(9)]).to_json();
+        let digest = Digest::of(&signed);
+        fs::write(scene.tree().join(format!("blobs/sha256/{digest}")), signed).unwrap();
+        digest
+    };
+    let envelope = |path: &Path| Envelope::parse(&fs::read(path).unwrap(), 1 << 20).unwrap();
+    let signed = envelope(&scene.timestamp());
+    let mut stamp: Value = serde_json::from_slice(signed.unverified_payload()).unwrap();
+    let digest: Digest = serde_json::from_value(stamp["snapshot"].clone()).unwrap();
+    let snapshot = envelope(&scene.tree().join(format!("blobs/sha256/{digest}")));
+    let mut snapshot: Value = serde_json::from_slice(snapshot.unverified_payload()).unwrap();
+    snapshot["serial"] = u64::MAX.into();
+    stamp["serial"] = u64::MAX.into();
+    stamp["snapshot"] = serde_json::to_value(blob(&snapshot)).unwrap();
+    let kind = "application/vnd.backplane.timestamp.v1+json";
+    let last = Envelope::sign(kind, stamp.to_string().into_bytes(), &[&key(9)]).to_json();
+    fs::write(scene.timestamp(), last).unwrap();
+    assert_eq!(scene.open(&[9]).unwrap().serial(), u64::MAX);
+
+    let again = |signer: u8| {
+        make(&scene.tree(), &Changes::default(), &[&key(signer)], scene.now, scene.now.plus_days(7))
+    };
+    let refused = again(9).unwrap_err().to_string();
+    assert!(refused.contains("plugin keygen") && refused.contains("trust registry"), "{refused}");
+    assert_eq!(again(7).unwrap(), 1);
+    let index = scene.open(&[7]).unwrap();
+    assert_eq!((index.serial(), index.ids().collect::<Vec<_>>()), (1, vec![ID]));
+    // Who still has the old key only is refused, and told what to do.
+    scene.refused(&[9], "none of the keys");
 }
 
 #[test]

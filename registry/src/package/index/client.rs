@@ -55,7 +55,8 @@ impl Index {
         let mut ratchet = seen.read()?;
         ratchet.advance(TIMESTAMP, verified.signers(), stamp.serial).map_err(|error| {
             wrong(format!(
-                "an older state than was seen before: {error}; if its keys changed, name them anew"
+                "an older state than was seen before: {error}; where there is no newer one, as after the highest serial, \
+                 who runs it signs it with another key, and you name that with `backplane plugin trust registry`"
             ))
         })?;
 

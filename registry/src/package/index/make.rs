@@ -11,7 +11,9 @@ use crate::digest::Digest;
 use crate::package::error::{Problem, Result, io};
 use crate::package::store::order;
 use crate::package::{PackageManifest, pack};
-use crate::trust::{Envelope, SecretKey, Timestamp, parse_typed, payload_type, read_capped};
+use crate::trust::{
+    Envelope, Role, SecretKey, Timestamp, TrustSet, TrustedKey, parse_typed, payload_type, read_capped,
+};
 
 /// What becomes different in a registry.
 #[derive(Debug, Clone, Default)]
@@ -86,7 +88,7 @@ pub fn make(
         replace(&dir.join(blob(&digest)), &bytes)?;
         snapshot.revocations = Some(digest);
     }
-    snapshot.serial = before + 1;
+    snapshot.serial = next(dir, before, keys, now).map_err(wrong)?;
     let signed = sign(payload_type::SNAPSHOT, &snapshot, keys, dir)?;
     let digest = Digest::of(&signed);
     replace(&dir.join(blob(&digest)), &signed)?;
@@ -97,6 +99,26 @@ pub fn make(
     }
     replace(&dir.join(TIMESTAMP), &sign(TIMESTAMP_TYPE, &stamp, keys, dir)?)?;
     Ok(snapshot.serial)
+}
+
+/// The serial after this one. The highest that there is can be signed by mistake, or by who stole a key: nothing follows it
+/// that a client believes of that key, and of another one everything does.
+fn next(dir: &Path, before: u64, keys: &[&SecretKey], now: Timestamp) -> Result<u64, String> {
+    if let Some(next) = before.checked_add(1) {
+        return Ok(next);
+    }
+    let mut same = TrustSet::default();
+    keys.iter().for_each(|key| same.add(TrustedKey::new(key.public(), "who signs now", &[Role::Index])));
+    let stamp = std::fs::read(dir.join(TIMESTAMP)).map_err(|error| error.to_string())?;
+    let signed = Envelope::parse(&stamp, MAX_TIMESTAMP as usize)
+        .and_then(|envelope| envelope.verify(&same, Role::Index, TIMESTAMP_TYPE, now));
+    match signed {
+        Err(_) => Ok(1),
+        Ok(_) => Err("its serial is the highest that there is, so nothing that this key signs follows it: sign it with \
+                      another (`backplane plugin keygen`), and have those who use it name that one with `backplane \
+                      plugin trust registry`"
+            .to_owned()),
+    }
 }
 
 fn sign(kind: &str, document: &impl serde::Serialize, keys: &[&SecretKey], dir: &Path) -> Result<Vec<u8>> {
