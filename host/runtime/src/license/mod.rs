@@ -445,7 +445,7 @@ fn stamps(state: &Path) -> Vec<Stamp> {
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         paths.filter(move |path| path.extension().is_some_and(|found| found == extension))
     };
-    let keys = [state.join("trust/keys.toml")].into_iter();
+    let keys = ["trust/keys.toml", "trust/root.dsse"].map(|file| state.join(file)).into_iter();
     let files = in_folder("licenses", "lic")
         .chain(in_folder("licenses", "time"))
         .chain(in_folder("trust/revocations", "dsse"))
