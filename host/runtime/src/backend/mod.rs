@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 const SHORT: usize = 64 << 10;
 /// What `submit` of a CONTINUOUS instance may take of the thread of a request: far more than to be put off by others.
 const AT_ONCE: Duration = Duration::from_millis(50);
+/// So many in a row that take longer are no accident: one alone may be a thread that a busy machine had put off.
+const NO_ACCIDENT: u32 = 3;
 
 /// How a model is served.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,8 +70,8 @@ pub struct Backend {
     lost: OnceLock<Error>,
     /// Its plugin reported more tokens than there can be.
     overstated: AtomicBool,
-    /// Whether a `submit` took longer than [`AT_ONCE`].
-    is_slow: AtomicBool,
+    /// How many `submit`s in a row took longer than [`AT_ONCE`].
+    slow: AtomicU32,
     /// Set by whoever closes this.
     drained_by: Mutex<Option<Instant>>,
     counts: Counts,
@@ -126,7 +128,7 @@ impl Backend {
             closed: AtomicBool::new(false),
             lost: OnceLock::new(),
             overstated: AtomicBool::new(false),
-            is_slow: AtomicBool::new(false),
+            slow: AtomicU32::new(0),
             drained_by: Mutex::new(None),
             counts: Counts::default(),
             licensed: OnceLock::new(),
@@ -218,7 +220,7 @@ impl Backend {
         let straight = self.model.takes_at_once()
             && exchange.weight() <= SHORT
             && !exchange.is_nested()
-            && !self.is_slow.load(Ordering::Relaxed);
+            && self.slow.load(Ordering::Relaxed) < NO_ACCIDENT;
         let seat = if straight { self.least_busy() } else { None };
         let place = |exchange: &Arc<Exchange>| seat.as_ref()?.place(exchange, self.max_inflight() as usize);
         let taker = self.queue.push(exchange.clone(), &self.name, place)?;
@@ -232,7 +234,12 @@ impl Backend {
 
     /// A plugin whose `submit` waits, which it promises not to, keeps its lane waiting from then on and nobody else.
     fn judge(&self, took: Duration) {
-        if AT_ONCE < took && !self.is_slow.swap(true, Ordering::Relaxed) {
+        if took <= AT_ONCE {
+            // Written only where it says something else, since every request comes by here.
+            if (1..NO_ACCIDENT).contains(&self.slow.load(Ordering::Relaxed)) {
+                self.slow.store(0, Ordering::Relaxed);
+            }
+        } else if self.slow.fetch_add(1, Ordering::Relaxed) + 1 == NO_ACCIDENT {
             tracing::warn!(
                 plugin = &*self.plugin,
                 model = &*self.name,
