@@ -6,6 +6,7 @@
 mod licensed;
 mod support;
 
+use backplane::config::Isolation;
 use backplane::{Answer, CacheOutcome, Caller, Error, ErrorCode, Host, PartState, Request};
 use backplane_registry::license::{Clock, Licence, Licences, Machine, TimeToken, UsageLog};
 use backplane_registry::trust::{Envelope, Role, SecretKey, TrustStore, TrustedKey};
@@ -106,6 +107,32 @@ async fn a_licence_comes_and_goes_while_the_host_runs() {
     until_served(&host).await;
     Licences::at(site.state.path()).remove("lic_2").unwrap();
     until_refused(&host, "plugin_license_revoked").await;
+}
+
+/// It has a licence and is not loaded, and no waiting helps: who asks is not told that it is being loaded.
+#[tokio::test]
+async fn one_in_quarantine_is_told_of_that_and_not_to_retry() {
+    let site = Site::new(&[]);
+    site.license("lic_1", 1, json!({}));
+    let host = site.host(|_| {});
+    until_served(&host).await;
+    let build = host.plugins().into_iter().find(|plugin| plugin.id == PLUGIN).unwrap().sha256;
+    host.shutdown(Duration::from_secs(5)).await;
+    drop(host);
+    let notes = site.state.path().join("quarantine");
+    std::fs::create_dir_all(&notes).unwrap();
+    std::fs::write(notes.join(format!("{PLUGIN}-{}", &build[..16])), "it crashed again and again").unwrap();
+
+    let host = site.host(|config| {
+        config.plugins.isolation.insert(PLUGIN.to_owned(), Isolation::Worker);
+    });
+    let error = ask(&host, question(PLUGIN)).await.unwrap_err();
+    assert_eq!(&*error.reason, "plugin_quarantined", "{error}");
+    assert!(error.retry_after.is_none() && error.message.contains("unquarantine"), "{error}");
+    let info = host.plugins().into_iter().find(|plugin| plugin.id == PLUGIN).unwrap();
+    assert!(!info.ready && info.problem.as_ref().unwrap().contains("quarantine"), "{info:?}");
+    assert_eq!(info.license.unwrap().state, "valid");
+    free_serves(&host).await;
 }
 
 #[tokio::test]

@@ -229,6 +229,8 @@ pub struct Found {
     quarantine: Option<Quarantine>,
     /// What it asks for and its worker does not have.
     withheld: Option<String>,
+    /// It was let in, and could not be started.
+    failed: bool,
     /// A thread is still inside it: it was given up, and must not be entered again.
     hangs: bool,
     /// Which file it was read from.
@@ -293,7 +295,7 @@ impl Found {
 
     /// Its models are there, loaded or not: it only has no licence.
     pub fn waits_for_licence(&self) -> bool {
-        self.plugin.is_none() && self.licence.is_some() && !self.hangs
+        self.plugin.is_none() && self.licence.is_some() && !self.failed
     }
 
     /// It crashed again and again, and is not started.
@@ -391,7 +393,8 @@ pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) 
             Outcome::Unused { problem } => found.problem = Some(problem),
             Outcome::Shadowed { by } => found.shadowed_by = Some(by),
             Outcome::Refused { problem, hangs } => {
-                (found.problem, found.refused, found.hangs) = (Some(problem), true, hangs);
+                (found.problem, found.refused) = (Some(problem), true);
+                (found.failed, found.hangs) = (true, hangs);
             }
         }
     }
