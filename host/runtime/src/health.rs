@@ -3,6 +3,7 @@
 use crate::catalog::{CatalogHandle, Shelf};
 use crate::info::{ModelState, PartHealth, PartState};
 use crate::limiter::LimiterHandle;
+use crate::loader::in_quarantine;
 use crate::store;
 use crate::supervisor::{Restarts, Watched};
 use backplane_registry::size_text;
@@ -73,13 +74,16 @@ pub(crate) fn plugins_part(shelf: &Shelf) -> PartHealth {
     // What is turned off, shadowed, or waits for a restart is as somebody wanted it.
     let broken: Vec<String> = plugins
         .iter()
-        .filter(|found| found.refused)
         .filter_map(|found| {
             let name = found.id().map_or_else(|| found.file(), str::to_owned);
-            Some(format!("{name}: {}", found.problem.as_deref()?))
+            // It was loaded, and is not started any more.
+            if found.plugin.is_some() && found.is_quarantined() {
+                return Some(format!("{name}: {}", in_quarantine(&name)));
+            }
+            Some(format!("{name}: {}", found.problem.as_deref().filter(|_| found.refused)?))
         })
         .collect();
-    let ready = plugins.iter().filter(|found| found.plugin.is_some()).count();
+    let ready = plugins.iter().filter(|found| found.plugin.is_some() && !found.is_quarantined()).count();
     if broken.is_empty() {
         part("plugins", PartState::Ok, format!("{ready} loaded"))
     } else {

@@ -139,8 +139,11 @@ pub struct PluginInfo {
     pub level: &'static str,
     /// Whose key signed its package; none where it is no package.
     pub signer: Option<String>,
-    /// Whether it is loaded and was initialised.
+    /// Whether it is loaded and was initialised, and is not in quarantine.
     pub ready: bool,
+    /// Whether it crashed again and again, and is not started until somebody lets it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub quarantined: bool,
     /// While two versions of it are loaded: which part of the new requests goes to this one, 0..=1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,

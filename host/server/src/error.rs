@@ -109,9 +109,16 @@ fn should_retry(error: &Error) -> Option<bool> {
         // The same key is as wrong after the wait as before it.
         _ if matches!(error.reason.as_ref(), "insufficient_quota" | "too_many_invalid_keys") => false,
         _ if error.retry_after.is_some() => true,
+        _ if is_the_operators(error) => false,
         ErrorCode::Unavailable | ErrorCode::ResourceExhausted | ErrorCode::Aborted => true,
         _ => false,
     })
+}
+
+/// Whether the operator has to mend it: then it is not over soon.
+fn is_the_operators(error: &Error) -> bool {
+    // To other models and versions, which may stand in, a plugin in quarantine is one that is not there.
+    error.code == ErrorCode::FailedPrecondition || error.reason == "plugin_quarantined"
 }
 
 /// OpenAI's word for the kind of failure.
@@ -122,8 +129,7 @@ fn kind(error: &Error) -> &'static str {
         403 => "permission_error",
         404 => "not_found_error",
         429 => "rate_limit_error",
-        // It may be over soon; what the operator has to mend is not.
-        503 if error.code != ErrorCode::FailedPrecondition => "overloaded",
+        503 if !is_the_operators(error) => "overloaded",
         status if status < 500 => "invalid_request_error",
         _ => "server_error",
     }
@@ -266,6 +272,9 @@ mod tests {
             header(&Error::new(ErrorCode::FailedPrecondition, "x"), "x-should-retry").as_deref(),
             Some("false")
         );
+        let quarantined = Error::unavailable("x").with_reason("plugin_quarantined");
+        assert_eq!((status(&quarantined).as_u16(), kind(&quarantined)), (503, "server_error"));
+        assert_eq!(header(&quarantined, "x-should-retry").as_deref(), Some("false"));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 mod support;
 
 use backplane::config::Isolation;
-use backplane::{Answer, Caller, Config, Error, ErrorCode, Host, Next, Reply, Request};
+use backplane::{Answer, Caller, Config, Error, ErrorCode, Host, Next, PartState, Reply, Request};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -334,6 +334,13 @@ async fn nobody_waits_for_a_plugin_in_quarantine() {
     scene.until_quarantined(true).await;
     let plugin = scene.host.plugins().into_iter().find(|plugin| plugin.id == FAULTY).unwrap();
     assert!(plugin.problem.as_ref().is_some_and(|why| why.contains("quarantine")), "{:?}", plugin.problem);
+    assert!(plugin.quarantined && !plugin.ready, "{plugin:?}");
+    let degraded = || {
+        let health = scene.host.health();
+        let part = health.parts.into_iter().find(|part| part.part == "plugins").unwrap();
+        part.state == PartState::Degraded && part.detail.contains("unquarantine com.example.faulty")
+    };
+    scene.until("the health report tells it", degraded).await;
     assert!(scene.host.unquarantine(FAULTY).await.unwrap() && !note.exists());
     scene.until_quarantined(false).await;
     assert!(!scene.host.unquarantine(FAULTY).await.unwrap(), "it is in none");

@@ -319,7 +319,10 @@ fn plugins(context: &Context) -> Result<Vec<Check>> {
     }
     for plugin in ill {
         let problem = plugin["problem"].as_str().unwrap_or_default();
-        let fix = "see docs/troubleshooting.md, or take the file away";
+        let fix = match plugin["quarantined"].as_bool() {
+            Some(true) => format!("`backplane plugin unquarantine {}`", crate::output::printable(&name(plugin))),
+            _ => "see docs/troubleshooting.md, or take the file away".to_owned(),
+        };
         checks.push(Check::warning("plugin", format!("{}: {problem}", name(plugin)), fix));
     }
     Ok(checks)

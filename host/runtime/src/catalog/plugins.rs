@@ -260,7 +260,8 @@ impl Found {
         });
         let removed =
             self.removed.then(|| "it was removed, and is served until the server restarts".to_owned());
-        let quarantine = self.is_quarantined().then(|| in_quarantine(self.id().unwrap_or_default()));
+        let quarantined = self.is_quarantined();
+        let quarantine = quarantined.then(|| in_quarantine(self.id().unwrap_or_default()));
         let manifest = self.manifest.as_ref();
         PluginInfo {
             id: self.id.clone().unwrap_or_else(|| file.clone()),
@@ -276,14 +277,15 @@ impl Found {
             isolation: self.isolation.name(),
             level: self.level.as_str(),
             signer: self.signer.clone(),
-            ready: self.plugin.is_some(),
+            ready: self.plugin.is_some() && !quarantined,
+            quarantined,
             share: None,
             problem: self
                 .problem
                 .clone()
+                .or(quarantine)
                 .or(removed)
                 .or(replaced)
-                .or(quarantine)
                 .or(hint)
                 .or(self.withheld.clone()),
             license: self.licence.as_deref().map(license::info),

@@ -220,6 +220,7 @@ impl Upgrades {
     /// What `plugins` lacks of the plugins that are loaded now, and which part of new requests each of the two versions
     /// gets.
     pub fn show(&self, plugins: &mut Vec<PluginInfo>) {
+        let is_loaded = |plugin: &PluginInfo| plugin.ready || plugin.quarantined;
         let records = self.records.lock();
         for record in records.values().filter(|record| !record.info.state.is_over()) {
             let Some(beside) = &record.beside else { continue };
@@ -227,12 +228,12 @@ impl Upgrades {
             let mut new = beside.info();
             new.share = Some(share);
             // Listed already, since it serves: then it is the old one that is going.
-            if plugins.iter().any(|other| other.ready && other.sha256 == new.sha256) {
+            if plugins.iter().any(|other| is_loaded(other) && other.sha256 == new.sha256) {
                 continue;
             }
             // Nor is it one that is installed and not used.
-            plugins.retain(|other| other.ready || other.sha256 != new.sha256);
-            let old = plugins.iter_mut().find(|other| other.ready && other.id == new.id);
+            plugins.retain(|other| is_loaded(other) || other.sha256 != new.sha256);
+            let old = plugins.iter_mut().find(|other| is_loaded(other) && other.id == new.id);
             if let Some(old) = old {
                 old.share = Some(1.0 - share);
             }
