@@ -187,7 +187,10 @@ impl Plugins {
         let name = verified.folder();
         let there = self.versions(id)?.into_iter().find(|version| version.folder.ends_with(&name));
         let whole = there.as_ref().is_some_and(|version| self.check_files(version, trust).is_ok());
-        if !whole {
+        if whole {
+            // Nothing is unpacked, and a file that is damaged is told all the same.
+            package.check()?;
+        } else {
             self.unpack(package, there.as_ref())?;
         }
         self.turn(id, &name)?;

@@ -317,6 +317,17 @@ fn a_bit_that_is_flipped_anywhere_is_refused() {
     assert!(scene.left().is_empty());
 }
 
+/// Also where there is nothing to unpack.
+#[test]
+fn a_damaged_package_of_what_is_installed_already_is_refused() {
+    let scene = Scene::new();
+    scene.install(&scene.write("good.plg", &GOOD.bytes)).unwrap();
+    let mut bytes = GOOD.bytes.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    let refused = scene.install(&scene.write("damaged.plg", &bytes)).unwrap_err();
+    assert!(refused.contains("damaged.plg"), "{refused}");
+}
+
 #[test]
 fn a_package_that_was_cut_or_goes_on_is_refused() {
     let scene = Scene::new();
