@@ -248,9 +248,10 @@ async fn each_state_loads_a_plugin_or_refuses_it_and_says_why() {
     bytes[middle] = if bytes[middle] == b'A' { b'B' } else { b'A' };
     std::fs::write(&path, bytes).unwrap();
     drop(host);
-    // A file that nobody can read is nobody's licence.
+    // A file that nobody can believe is no licence, and is told by its name.
     let error = refused(&site.host(|_| {})).await;
-    assert_eq!(&*error.reason, "plugin_license_missing");
+    assert_eq!(&*error.reason, "plugin_license_invalid", "{error}");
+    assert!(error.message.contains("licence file `lic_1.lic`"), "{error}");
 }
 
 /// Signs what a licence file says with another key.

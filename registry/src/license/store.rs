@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::first::FirstHad;
-use super::{Clock, Licence, MAX_FILE, Machine, Report, Situation, Snapshot, State, TimeToken, check, token};
-use crate::trust::{Result, Timestamp, TrustError, TrustSet, read_capped, write_atomic};
+use super::{Clock, LABEL, Licence, MAX_FILE, Machine, Report, Situation, Snapshot, State, TimeToken, check, token};
+use crate::trust::{
+    Envelope, Result, Timestamp, TrustError, TrustSet, armour, read_capped, write_atomic,
+};
 
 /// The licence files of one state directory.
 #[derive(Debug, Clone)]
@@ -96,13 +98,17 @@ impl Licences {
         Ok(self.files()?.into_iter().filter_map(read).filter(|error| !gone(error)).collect())
     }
 
-    /// The one that counts for this plugin: `situation` has to name it. None if no file is for it.
+    /// The one that counts for this plugin: `situation` has to name it. Where no licence is for it, a file that cannot be
+    /// believed and may have been one: who has a damaged file is not to look for a missing one. None if there is no such.
     pub fn of_plugin(&self, plugin: &str, situation: &Situation<'_>) -> Result<Option<Held>> {
-        let for_it = |held: &Held| {
-            held.report.licence.as_ref().is_some_and(|licence| licence.product.plugin == plugin)
+        let for_it = |held: &Held| match &held.report.licence {
+            Some(licence) => licence.product.plugin == plugin,
+            None => says_to_be_for(&held.path).is_none_or(|said| said == plugin),
         };
         let held = self.load(situation)?.into_iter().filter(for_it);
-        Ok(held.max_by_key(|held| (held.report.standing.serves, !held.superseded)))
+        Ok(held.max_by_key(|held| {
+            (held.report.licence.is_some(), held.report.standing.serves, !held.superseded)
+        }))
     }
 
     /// How a plugin stands, by what is here: `situation` has to name it. What the vendor signed last is a time that has
@@ -205,6 +211,15 @@ impl Licences {
 fn built() -> Timestamp {
     let said = option_env!("SOURCE_DATE_EPOCH").and_then(|seconds| seconds.parse().ok());
     said.map_or_else(Timestamp::default, Timestamp::of_unix)
+}
+
+/// Which plugin a file names that is not believed: what is told of it is told there. None if nothing can be read of it.
+fn says_to_be_for(path: &Path) -> Option<String> {
+    let bytes = read_capped(path, MAX_FILE).ok()?;
+    let file = armour::read(LABEL, &String::from_utf8_lossy(&bytes)).ok()?;
+    let envelope = Envelope::parse(&file.body, MAX_FILE).ok()?;
+    let said: serde_json::Value = serde_json::from_slice(envelope.unverified_payload()).ok()?;
+    Some(said["product"]["plugin"].as_str()?.to_owned())
 }
 
 /// When a file came here.
