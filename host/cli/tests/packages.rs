@@ -513,6 +513,35 @@ fn a_server_that_runs_takes_over_what_is_installed_and_goes_back() {
     assert_eq!(listed(&scene), Value::Null);
 }
 
+/// Who tries a plugin with `--plugin-dir`, and then installs it, is told that the folder comes first.
+#[test]
+fn a_package_behind_a_library_of_plugin_dir_is_told_to_be_there_and_why() {
+    let scene = Scene::prepared(&["0.1.0"]);
+    let folder = scene.path("mine");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(echo(), folder.join("libmine.so")).unwrap();
+    let start = || Server::start(&scene, &["--plugin-dir", folder.to_str().unwrap()]);
+    let told = || {
+        let all = scene.run(&["plugin", "ls", "--json"]).expect(0).json();
+        let package = all.as_array().unwrap().iter().find(|plugin| plugin["level"] == "org").cloned();
+        let package = package.unwrap_or_else(|| panic!("{all}"));
+        assert_eq!((&package["ready"], &package["shadowed_by"]), (&json!(false), &json!("libmine.so")));
+        package["problem"].as_str().unwrap().to_owned()
+    };
+    let server = start();
+    let done = scene.run(&["plugin", "install", "echo-0.1.0.plg", "--yes"]).expect(0);
+    assert!(done.err.contains("it does not serve") && done.err.contains("mine/libmine.so"), "{done:?}");
+    assert!(told().contains("--plugin-dir") && !told().contains("restart lets it"), "{}", told());
+    let refused = scene.run(&["plugin", "upgrade", ID]).expect(1);
+    assert!(refused.err.contains("mine/libmine.so` comes first"), "{refused:?}");
+    drop(server);
+    let server = start();
+    assert!(told().contains("mine/libmine.so"), "{}", told());
+    drop(server);
+    let _server = Server::start(&scene, &[]);
+    assert_eq!((&listed(&scene)["ready"], &listed(&scene)["level"]), (&json!(true), &json!("org")));
+}
+
 /// The program as it is installed: with a plugin of its own, and a worker.
 fn installed(scene: &Scene) -> PathBuf {
     let lib = scene.path("usr/lib/backplane");

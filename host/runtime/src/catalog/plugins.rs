@@ -393,7 +393,7 @@ pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) 
         match outcome {
             Outcome::Loaded(plugin) => found.plugin = Some(plugin),
             Outcome::Unused { problem } => found.problem = Some(problem),
-            Outcome::Shadowed { by } => found.shadowed_by = Some(by),
+            Outcome::Shadowed { by, problem } => (found.shadowed_by, found.problem) = (Some(by), problem),
             Outcome::Refused { problem, hangs } => {
                 (found.problem, found.refused) = (Some(problem), true);
                 (found.failed, found.hangs) = (true, hangs);
@@ -407,7 +407,7 @@ pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) 
 enum Outcome {
     Loaded(Arc<Plugin>),
     Unused { problem: String },
-    Shadowed { by: String },
+    Shadowed { by: String, problem: Option<String> },
     Refused { problem: String, hangs: bool },
 }
 
@@ -418,15 +418,19 @@ fn load_one(
     options: &PluginOptions,
     shared: &Arc<Shared>,
 ) -> Vec<(usize, Outcome)> {
-    let loaded_before = |id: &str| all.iter().find(|found| found.plugin.is_some() && found.id() == Some(id));
-    let mut used: Option<String> = None;
+    let loaded_before = |id: &str| {
+        all.iter().enumerate().find(|(_, found)| found.plugin.is_some() && found.id() == Some(id))
+    };
+    let mut used: Option<&Found> = None;
     same.into_iter()
         .map(|(place, file)| {
             let id = &file.manifest.id;
             if used.is_none() {
-                used = loaded_before(id).map(Found::file);
+                used = loaded_before(id).map(|(_, before)| before);
             }
-            if let Some(before) = loaded_before(id).filter(|_| file.packaged) {
+            // What stands before it in the order is used after a restart too.
+            let later = loaded_before(id).filter(|(at, _)| place < *at && file.packaged);
+            if let Some((_, before)) = later {
                 let version = before.manifest.as_ref().map(|manifest| manifest.version.as_str());
                 let (new, old) = (&file.manifest.version, version.unwrap_or_default());
                 let problem = format!(
@@ -434,14 +438,23 @@ fn load_one(
                 );
                 return (place, Outcome::Unused { problem });
             }
-            if let Some(first) = &used {
-                return (place, Outcome::Shadowed { by: first.clone() });
+            if let Some(first) = used {
+                // Somebody installed it, and means it to be used.
+                let problem = file.packaged.then(|| {
+                    format!(
+                        "{} is installed, and `{}` comes first: the server was started with it, or with its folder \
+                         (`--plugin-dir`); start it without, and the package serves",
+                        file.manifest.version,
+                        first.path.display()
+                    )
+                });
+                return (place, Outcome::Shadowed { by: first.file(), problem });
             }
             let isolation = all.get(place).map(|found| found.isolation).unwrap_or_default();
             match start(&file, isolation, options, shared) {
                 Ok(plugin) => {
                     tracing::info!(plugin = id, version = file.manifest.version, "plugin loaded");
-                    used = all.get(place).map(Found::file);
+                    used = all.get(place);
                     (place, Outcome::Loaded(plugin))
                 }
                 Err(error) => {

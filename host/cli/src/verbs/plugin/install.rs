@@ -1,7 +1,7 @@
 //! `plugin install`, `upgrade`, `rollback`, `remove` and `verify`: what an operator does with packages.
 
 use super::facts::{self, Changes};
-use super::live::take_over;
+use super::live::{shadowed, take_over};
 use crate::args::package::{Install, Remove, Rollback, Upgrade, Verify};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
@@ -78,12 +78,17 @@ pub fn place(
     }
     context.refresh_server()?;
     let upgrade = take_over(context, id, false)?;
+    let shadowed = shadowed(context, id)?;
+    if let Some(why) = &shadowed {
+        out.complain(format!("warning: it does not serve: {why}"));
+    }
     let mut value = facts::json(verified);
     value["license"] = json!(state.map(|snapshot| snapshot.standing.state));
     value["before"] = json!(installed.before);
     value["unchanged"] = installed.unchanged.into();
     value["mended"] = installed.mended.into();
     value["upgrade"] = json!(upgrade);
+    value["shadowed"] = json!(shadowed);
     value["changes"] = json!(changes);
     Ok(value)
 }

@@ -61,6 +61,18 @@ fn why_not_loaded(context: &Context, client: &Client, id: &str) -> Result<()> {
         .code("plugin_not_loaded"))
 }
 
+/// Why the package that is installed serves in no server: a library comes first. `None` also when no server runs.
+pub fn shadowed(context: &Context, id: &str) -> Result<Option<String>> {
+    let client = context.client()?;
+    if !client.is_up() {
+        return Ok(None);
+    }
+    let plugins = client.get("/admin/v1/plugins")?["data"].take();
+    let of_it = |plugin: &&Value| plugin["id"] == id && plugin["shadowed_by"].is_string();
+    let problem = plugins.as_array().into_iter().flatten().filter(of_it).find_map(|it| it["problem"].as_str());
+    Ok(problem.map(printable))
+}
+
 fn look(client: &Client, path: &str) -> Result<Value> {
     client
         .get(path)

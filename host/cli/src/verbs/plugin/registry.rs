@@ -2,11 +2,11 @@
 
 use super::install::{place, split, trust as load_trust};
 use super::keys::read_keys;
-use super::live::take_over;
+use super::live::{shadowed, take_over};
 use crate::args::package::{Index as IndexArgs, Install, TrustRegistry};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
-use backplane_registry::package::index::{Changes, Index, Registries, Registry, make};
+use backplane_registry::package::index::{Changes, Index, Offer, Registries, Registry, make};
 use backplane_registry::package::{self, Act, Plugins, Problem};
 use backplane_registry::trust::{PublicKey, SecretKey, Timestamp, TrustError, TrustStore};
 use serde_json::{Value, json};
@@ -162,6 +162,8 @@ pub fn upgrade(context: &Context, ids: &[String], accept_changes: bool) -> Resul
         let Some(registry) = registries.iter().find(|registry| from(registry) == came) else {
             if let Some(upgrade) = take_over(context, &version.id, false)? {
                 results.push(json!({ "id": version.id, "version": version.version, "upgrade": upgrade }));
+            } else if let Some(why) = shadowed(context, &version.id)?.filter(|_| !ids.is_empty()) {
+                return Err(Failure::failed(format!("{}: {why}", version.id)).code("plugin_shadowed"));
             } else if !ids.is_empty() {
                 let what = format!("`{}` came from no registry that is known", version.id);
                 return Err(Failure::new(Exit::NotFound, what).next("install a package's file over it"));
