@@ -52,7 +52,20 @@ fn the_plugin_in_c_needs_one_header_and_conforms() {
     let page = fs::read_to_string(root.join("docs/writing-plugins.md")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     fs::copy(root.join("plugin-api/include/backplane.h"), folder.path().join("backplane.h")).unwrap();
-    fs::write(folder.path().join("hello.c"), block(&page, "c")).unwrap();
+    let hello = block(&page, "c");
+    // With what the page adds to sell it; without, it is as it stands.
+    let (_, selling) = page.split_once("### A licence in C").unwrap();
+    let asks = format!("{}\nstatic void answer(", block(selling, "c"));
+    let begins = "static void answer(const bp_host *host, const bp_request *request) {\n";
+    assert!(hello.contains(begins), "{hello}");
+    let sold = hello.replacen("static void answer(", &asks, 1);
+    let sold = sold.replacen(begins, &format!("{begins}  if (!licensed(host, request)) return;\n"), 1);
+    fs::write(folder.path().join("sold.c"), sold).unwrap();
+    let command = page.lines().find(|line| line.starts_with("cc ")).unwrap();
+    let compile = format!("{} -Wall -Wextra -Wpedantic -Werror", command.replace("hello.c", "sold.c"));
+    let built = Command::new("sh").args(["-c", &compile]).current_dir(folder.path()).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    fs::write(folder.path().join("hello.c"), hello).unwrap();
     let command = page.lines().find(|line| line.starts_with("cc ")).unwrap();
     let built = Command::new("sh")
         .args(["-c", &format!("{command} -Wall -Wextra -Wpedantic -Werror")])
