@@ -169,6 +169,9 @@ fn gpu_devices() -> Vec<PathBuf> {
 
 fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Result<RulesetCreated, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{NOT_CONFINED}: `{}`: {error}", path.display());
+    if !path.exists() {
+        return Err(failed(&"it is granted and not there; make it, with `mkdir` if it is a folder"));
+    }
     let file = PathFd::new(path).map_err(|error| failed(&error))?;
     // A file has no entries to be listed.
     let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V6) };
