@@ -32,10 +32,15 @@ impl Row {
         let serves: Vec<_> =
             plugin["capabilities"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let shadowed = plugin["shadowed_by"].as_str().map(|by| format!("shadowed by {by}"));
-        let state = match (plugin["problem"].as_str().or(shadowed.as_deref()), plugin["ready"].as_bool()) {
+        let licence = licence(&plugin["license"]);
+        let problem = plugin["problem"].as_str().or(shadowed.as_deref()).or(licence.as_deref());
+        let state = match (problem, plugin["ready"].as_bool()) {
             _ if plugin["share"].is_number() => {
                 let percent = plugin["share"].as_f64().unwrap_or_default() * 100.0;
                 format!("ready; upgrade under way: it answers {percent:.0}% of the requests")
+            }
+            (Some(problem), Some(true)) if plugin["license"]["serves"] == false => {
+                format!("loaded, and serves nobody; {problem}")
             }
             (Some(problem), Some(true)) => format!("ready; {problem}"),
             (Some(problem), _) => problem.to_owned(),
@@ -54,6 +59,18 @@ impl Row {
             state,
         }
     }
+}
+
+/// What is to be known of the licence of a plugin, when it is not simply in order.
+fn licence(licence: &Value) -> Option<String> {
+    let state = licence["state"].as_str()?;
+    let more = match (licence["problem"].as_str(), licence["ends"].as_str()) {
+        (Some(problem), _) => format!(": {problem}"),
+        (None, Some(ends)) => format!(", it ends {ends}"),
+        (None, None) => "; `backplane license install FILE`".to_owned(),
+    };
+    let in_order = matches!(state, "valid" | "trial") || state == "missing" && licence["serves"] == true;
+    (!in_order).then(|| format!("licence {state}{more}"))
 }
 
 /// The plugins as a table.
@@ -221,4 +238,32 @@ fn packages(state: &std::path::Path, trust: &Trust) -> Result<Vec<Value>> {
         });
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_it_stands_with_its_licence_is_part_of_its_state() {
+        let state = |license: Value| {
+            Row::of(&json!({ "ready": true, "problem": null, "license": license })).state
+        };
+        assert_eq!(state(Value::Null), "ready");
+        assert_eq!(state(json!({ "state": "valid", "serves": true, "ends": "2028" })), "ready");
+        assert_eq!(state(json!({ "state": "missing", "serves": true })), "ready", "it needs none");
+        assert_eq!(
+            state(json!({ "state": "grace", "serves": true, "ends": "2026-01-01T00:00:00Z" })),
+            "ready; licence grace, it ends 2026-01-01T00:00:00Z"
+        );
+        assert_eq!(
+            state(json!({ "state": "missing", "serves": false })),
+            "loaded, and serves nobody; licence missing; `backplane license install FILE`"
+        );
+        let revoked = json!({ "state": "revoked", "serves": false, "problem": "`id`: `acme` took it back" });
+        assert_eq!(
+            state(revoked),
+            "loaded, and serves nobody; licence revoked: `id`: `acme` took it back"
+        );
+    }
 }
