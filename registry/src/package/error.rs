@@ -35,7 +35,7 @@ pub enum Problem {
     #[error("{0}")]
     Untrusted(String),
 
-    #[error("its contents are not what was signed: {0}; get it again")]
+    #[error("its contents are not what was signed: {0}; get it anew")]
     Modified(String),
 
     #[error("refused: {0}")]

@@ -48,7 +48,10 @@ pub fn trust(context: &Context, args: &TrustRegistry) -> Result<()> {
     if context.out.json {
         context.out.value(&json!({ "registry": registry, "serial": serial }));
     } else {
-        let plugins = index.map(|index| format!(", which has {} plugins", index.ids().count()));
+        let plugins = index.map(|index| match index.ids().count() {
+            1 => ", which has 1 plugin".to_owned(),
+            count => format!(", which has {count} plugins"),
+        });
         let plugins = plugins.unwrap_or_default();
         context.out.line(format!("registry {} is {}{plugins}", registry.name, registry.location));
     }
