@@ -177,26 +177,40 @@ impl Workers {
     /// What this plugin asks for and does not have in its worker, for people.
     fn withheld_from(&self, file: &PluginFile) -> Option<String> {
         let (id, asked, granted) = (&file.manifest.id, &file.manifest.resources, self.granted_to(file));
-        let lacks = |what: &str, key: &str, value: &str| {
-            format!(
-                "it asks for {what}, which its worker does not have; `plugins.workers.\"{id}\".{key} = {value}` grants it"
-            )
+        let mut lacks: Vec<(String, String)> = Vec::new();
+        let mut add = |what: String, key: &str, value: &str| {
+            lacks.push((what, format!("`plugins.workers.\"{id}\".{key} = {value}`")));
         };
-        let path = |what: &str, key: &str, asked: &[PathBuf], granted: &[PathBuf]| {
-            let path = asked.iter().find(|path| !granted.iter().any(|has| path.starts_with(has)))?.display();
-            Some(lacks(&format!("{what} `{path}`"), key, &format!("[\"{path}\"]")))
-        };
-        let host = asked.hosts.iter().find(|host| !granted.network && !granted.ports.contains(&host.port));
-        let network = (asked.network && !granted.network).then(|| lacks("the network", "network", "true"));
-        let host = || {
-            host.map(|host| lacks(&format!("connections to {host}"), "ports", &format!("[{}]", host.port)))
-        };
+        let hosts: Vec<_> = asked.hosts.iter().filter(|host| !granted.ports.contains(&host.port)).collect();
+        if asked.network && !granted.network {
+            add("the network".to_owned(), "network", "true");
+        } else if !granted.network && !hosts.is_empty() {
+            let names: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            let mut ports: Vec<String> = hosts.iter().map(|host| host.port.to_string()).collect();
+            ports.dedup();
+            add(format!("connections to {}", names.join(", ")), "ports", &format!("[{}]", ports.join(", ")));
+        }
+        if asked.gpu && !granted.gpu {
+            add("a GPU".to_owned(), "gpu", "true");
+        }
         let readable = [&granted.read[..], &granted.write].concat();
-        network
-            .or_else(host)
-            .or_else(|| (asked.gpu && !granted.gpu).then(|| lacks("a GPU", "gpu", "true")))
-            .or_else(|| path("reading", "read", &asked.read, &readable))
-            .or_else(|| path("writing", "write", &asked.write, &granted.write))
+        for (what, key, asked, granted) in
+            [("reading", "read", &asked.read, &readable), ("writing", "write", &asked.write, &granted.write)]
+        {
+            let lacking = asked.iter().filter(|path| !granted.iter().any(|has| path.starts_with(has)));
+            let paths: Vec<String> = lacking.map(|path| path.display().to_string()).collect();
+            if !paths.is_empty() {
+                add(format!("{what} `{}`", paths.join("`, `")), key, &format!("[\"{}\"]", paths.join("\", \"")));
+            }
+        }
+        let (what, settings): (Vec<_>, Vec<_>) = lacks.into_iter().unzip();
+        (!what.is_empty()).then(|| {
+            format!(
+                "it asks for {}, which its worker does not have; {} and a restart grant it",
+                what.join(", and for "),
+                settings.join(", ")
+            )
+        })
     }
 
     fn quarantine_of(&self, file: &PluginFile) -> Quarantine {

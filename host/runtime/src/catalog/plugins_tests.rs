@@ -206,6 +206,16 @@ fn a_worker_has_what_a_package_asks_for_and_a_library_in_a_folder_has_not() {
         let withheld = workers.withheld_from(&with(false, asks)).unwrap();
         assert!(withheld.contains(lacks) && withheld.contains(&format!("\"asks.id\".{key}")), "{withheld}");
     }
+    let several = "network = true\nread = ['/srv/a', '/srv/c']\nwrite = ['/srv/b']";
+    let withheld = workers.withheld_from(&with(false, several)).unwrap();
+    for part in [
+        "the network, and for reading `/srv/a`, `/srv/c`, and for writing `/srv/b`, which",
+        "read = [\"/srv/a\", \"/srv/c\"]",
+        "write = [\"/srv/b\"]",
+        "a restart",
+    ] {
+        assert!(withheld.contains(part), "{part}: {withheld}");
+    }
 
     // The keys of the server are no plugin's, whatever was agreed to.
     for path in [state.path(), state.path().parent().unwrap(), &state.path().join("journal")] {
