@@ -380,6 +380,18 @@ fn a_registry_over_http_is_followed_forwards_only_and_hands_out_what_was_taken_b
     ]);
     index(&["--revocations", "acme.dsse"]);
     scene.ok(&["plugin", "verify", ID]);
+    let server = Server::start(&scene, &[]);
+    assert_eq!((&listed(&scene)["ready"], &listed(&scene)["revoked"]), (&json!(true), &Value::Null));
+    // Who looks at the index is told, and so is who looks at the server that has it loaded.
+    let newest = scene.run(&["plugin", "upgrade", "--yes"]).expect(5);
+    assert!(newest.err.contains("0.1.1 is on a revocation list"), "{newest:?}");
+    let serves = listed(&scene);
+    assert_eq!((&serves["ready"], &serves["revoked"]), (&json!(true), &json!(true)));
+    assert!(serves["problem"].as_str().unwrap().contains("serves until the server restarts"), "{serves}");
+    let checks = scene.run(&["doctor"]).out;
+    let warned = checks.lines().any(|line| line.starts_with("warn") && line.contains("is on a revocation list"));
+    assert!(warned, "{checks}");
+    drop(server);
     scene.run(&["plugin", "install", "dev.backplane.echo@0.1.1", "--yes"]).expect(5);
     let revoked = scene.run(&["plugin", "verify", ID]);
     assert!(revoked.code != 0 && revoked.out.contains("0.1.1 is on a revocation list"), "{revoked:?}");

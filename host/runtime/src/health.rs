@@ -80,6 +80,9 @@ pub(crate) fn plugins_part(shelf: &Shelf) -> PartHealth {
             if found.plugin.is_some() && found.is_quarantined() {
                 return Some(format!("{name}: {}", in_quarantine(&name)));
             }
+            if let Some(revoked) = found.still_revoked() {
+                return Some(format!("{name}: {revoked}"));
+            }
             Some(format!("{name}: {}", found.problem.as_deref().filter(|_| found.refused)?))
         })
         .collect();

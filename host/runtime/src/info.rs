@@ -144,6 +144,9 @@ pub struct PluginInfo {
     /// Whether it crashed again and again, and is not started until somebody lets it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub quarantined: bool,
+    /// Whether it was revoked since it was loaded: it serves until the host restarts, or another version takes over.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub revoked: bool,
     /// While two versions of it are loaded: which part of the new requests goes to this one, 0..=1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,

@@ -162,6 +162,12 @@ impl Plugins {
         Ok(verified)
     }
 
+    /// Why an installed version must not run any more: it, or the key that signed it, was revoked.
+    pub fn revoked(&self, version: &Version, trust: &Trust) -> Option<Problem> {
+        let problem = self.read(version, trust).err()?.problem;
+        matches!(problem, Problem::Revoked(_)).then_some(problem)
+    }
+
     fn read(&self, version: &Version, trust: &Trust) -> Result<Verified> {
         let path = version.folder.join(MANIFEST);
         let envelope = read_capped(&path, MAX_MANIFEST as usize).map_err(|error| {

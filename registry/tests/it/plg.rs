@@ -261,6 +261,7 @@ fn a_key_or_package_that_was_revoked_is_refused_installed_or_not() {
     let version = scene.plugins().in_use("com.acme.x").unwrap();
     let refused = scene.plugins().check(&version, &scene.trust()).unwrap_err();
     assert_eq!(refused.problem.code(), "package_revoked");
+    assert_eq!(scene.plugins().revoked(&version, &scene.trust()).unwrap().code(), "package_revoked");
     // Nor is it a way back.
     scene.install(&scene.packed("1.1.0")).unwrap();
     let refused = scene.plugins().rollback("com.acme.x", None, &scene.trust()).unwrap_err();

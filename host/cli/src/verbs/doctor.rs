@@ -301,9 +301,9 @@ fn plugins(context: &Context) -> Result<Vec<Check>> {
     // Another file of the same plugin is used in its place: that one is told of.
     let plugins: Vec<_> = plugins.into_iter().filter(|plugin| plugin["shadowed_by"].is_null()).collect();
     let name = |plugin: &serde_json::Value| plugin["id"].as_str().unwrap_or_default().to_owned();
-    let (ill, well): (Vec<_>, Vec<_>) = plugins
-        .iter()
-        .partition(|plugin| plugin["problem"].is_string() && plugin["ready"] != serde_json::json!(true));
+    let (ill, well): (Vec<_>, Vec<_>) = plugins.iter().partition(|plugin| {
+        plugin["problem"].is_string() && (plugin["ready"] != true || plugin["revoked"] == true)
+    });
     let mut checks = Vec::new();
     if well.is_empty() {
         let fix = "put shared libraries into `plugins` of the state directory, or `serve --plugin-dir DIR`";
@@ -319,8 +319,12 @@ fn plugins(context: &Context) -> Result<Vec<Check>> {
     }
     for plugin in ill {
         let problem = plugin["problem"].as_str().unwrap_or_default();
-        let fix = match plugin["quarantined"].as_bool() {
-            Some(true) => format!("`backplane plugin unquarantine {}`", crate::output::printable(&name(plugin))),
+        let id = crate::output::printable(&name(plugin));
+        let fix = match plugin {
+            _ if plugin["quarantined"] == true => format!("`backplane plugin unquarantine {id}`"),
+            _ if plugin["revoked"] == true => {
+                format!("`backplane plugin upgrade {id}`, or install another version, or remove it and restart")
+            }
             _ => "see docs/troubleshooting.md, or take the file away".to_owned(),
         };
         checks.push(Check::warning("plugin", format!("{}: {problem}", name(plugin)), fix));

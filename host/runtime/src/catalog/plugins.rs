@@ -253,6 +253,8 @@ pub struct Found {
     replaced: bool,
     /// It was removed from the disk.
     removed: bool,
+    /// What says that it must not run any more.
+    revoked: Option<String>,
 }
 
 impl Found {
@@ -274,6 +276,7 @@ impl Found {
         });
         let removed =
             self.removed.then(|| "it was removed, and is served until the server restarts".to_owned());
+        let revoked = self.still_revoked();
         let quarantined = self.is_quarantined();
         let quarantine = quarantined.then(|| in_quarantine(self.id().unwrap_or_default()));
         let manifest = self.manifest.as_ref();
@@ -293,11 +296,13 @@ impl Found {
             signer: self.signer.clone(),
             ready: self.plugin.is_some() && !quarantined,
             quarantined,
+            revoked: self.revoked.is_some(),
             share: None,
             problem: self
                 .problem
                 .clone()
                 .or(quarantine)
+                .or(revoked)
                 .or(removed)
                 .or(replaced)
                 .or(hint)
@@ -312,6 +317,12 @@ impl Found {
     /// Its models are there, loaded or not: it only has no licence.
     pub fn waits_for_licence(&self) -> bool {
         self.plugin.is_none() && self.licence.is_some() && !self.failed
+    }
+
+    /// That it was revoked and serves all the same.
+    pub fn still_revoked(&self) -> Option<String> {
+        let problem = self.revoked.as_ref()?;
+        Some(format!("{problem}; this one serves until the server restarts, or another takes over"))
     }
 
     /// It crashed again and again, and is not started.
@@ -353,9 +364,16 @@ impl Found {
         self.plugin.is_some() || self.hangs
     }
 
-    /// As it is, with a look at whether its file still is the one that is loaded.
-    fn again(&self) -> Self {
+    /// As it is, with a look at whether its file still is the one that is loaded, and may be.
+    fn again(&self, source: &Source, options: &PluginOptions, trust: &Result<Trust, String>) -> Self {
         let mut found = self.clone();
+        if let (Source::Package(version), Ok(trust)) = (source, trust) {
+            let revoked = Plugins::at(&options.state).revoked(version, trust);
+            found.revoked = revoked.map(|problem| problem.to_string());
+        }
+        if let (Some(problem), None) = (&found.revoked, &self.revoked) {
+            tracing::error!(problem, "a plugin that serves was revoked; it serves until the server restarts");
+        }
         let now = Stamp::of(&self.path);
         found.replaced = now.is_some() && now != self.stamp;
         found.removed = false;
@@ -381,7 +399,7 @@ pub fn discover(options: &PluginOptions, known: &[Found], shared: &Arc<Shared>) 
     let mut all: Vec<(Found, Option<PluginFile>)> =
         side_by_side(cores, sources(options), |source| {
             match known.iter().find(|other| other.path == source.path() && other.stays()) {
-                Some(same) => (same.again(), None),
+                Some(same) => (same.again(&source, options, &trust), None),
                 None => look(&source, options, &trust, shared),
             }
         });

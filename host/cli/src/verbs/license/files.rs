@@ -88,6 +88,7 @@ fn revocations(context: &Context, file: &Path, bytes: &[u8]) -> Result<Value> {
         let failure = refused(error);
         Failure { what: format!("{}: {}", file.display(), failure.what), ..failure }
     })?;
+    context.refresh_server()?;
     let counts = (list.licenses.len(), list.keys.len(), list.plugin_digests.len());
     if !context.out.json {
         context.out.line(format!(

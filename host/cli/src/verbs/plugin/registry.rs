@@ -64,7 +64,9 @@ fn open(context: &Context, registry: &Registry) -> Result<Index> {
     let index = Index::open(&state, registry, now, context.global.offline)?;
     if let Some(list) = index.revocations()? {
         match TrustStore::at(&state).add_revocations(&list, now) {
-            Ok(_) | Err(TrustError::OldSerial { .. }) => {}
+            // A server that has one of them loaded says so from now on.
+            Ok(_) => context.refresh_server()?,
+            Err(TrustError::OldSerial { .. }) => {}
             Err(error) => {
                 context.out.complain(format!("warning: revocations of registry {}: {error}", registry.name));
             }
@@ -151,7 +153,7 @@ fn from(registry: &Registry) -> String {
 pub fn upgrade(context: &Context, ids: &[String], accept_changes: bool) -> Result<()> {
     let plugins = Plugins::at(&context.state()?);
     let (active, ledger, registries) = (plugins.active()?, plugins.ledger()?, list(context)?);
-    let mut results = Vec::new();
+    let (mut results, mut revoked) = (Vec::new(), None);
     for id in ids.iter().filter(|id| !active.iter().any(|version| version.id == **id)) {
         // No package: a library whose file was replaced, if a server runs that has it loaded.
         match take_over(context, id, false)? {
@@ -177,11 +179,23 @@ pub fn upgrade(context: &Context, ids: &[String], accept_changes: bool) -> Resul
         let offer = index.choose(&version.id, None)?;
         if offer.digest.short() == version.digest || !newer(&offer.version, &version.version) {
             let upgrade = take_over(context, &version.id, false)?;
-            if !context.out.json {
+            let is_this = |one: &&Offer| one.digest.short() == version.digest;
+            let withdrawn = index.offers(&version.id)?.iter().find(is_this).is_some_and(|one| one.yanked);
+            if let Some(problem) = plugins.revoked(&version, &load_trust(context)?) {
+                let next = "it has no newer one: go back with `backplane plugin rollback ID`, or `backplane plugin remove ID`";
+                let what = format!("registry `{}`: {problem}, and it is the one in use", registry.name);
+                revoked.get_or_insert(Failure::new(Exit::Denied, what).next(next).code("package_revoked"));
+            } else if withdrawn {
+                let (id, used, newest) = (&version.id, &version.version, &offer.version);
+                context.out.complain(format!(
+                    "warning: {id} {used} was withdrawn by its registry, whose newest is {newest}"
+                ));
+            } else if !context.out.json {
                 context.out.line(format!("{} {} is the newest", version.id, version.version));
             }
             results.push(json!({
-                "id": version.id, "version": version.version, "unchanged": true, "upgrade": upgrade
+                "id": version.id, "version": version.version, "unchanged": true, "withdrawn": withdrawn,
+                "upgrade": upgrade
             }));
             continue;
         }
@@ -206,7 +220,7 @@ pub fn upgrade(context: &Context, ids: &[String], accept_changes: bool) -> Resul
     } else if results.is_empty() {
         context.out.note("nothing that is installed came from a registry");
     }
-    Ok(())
+    revoked.map_or(Ok(()), Err)
 }
 
 fn newer(a: &str, b: &str) -> bool {

@@ -37,7 +37,7 @@ pub fn run(context: &Context, verb: Trust) -> Result<()> {
             } else {
                 context.out.line(format!("revocation list {} is in force: {count} entries", list.serial));
             }
-            Ok(())
+            context.refresh_server()
         }
     }
 }
