@@ -532,7 +532,8 @@ fn a_package_behind_a_library_of_plugin_dir_is_told_to_be_there_and_why() {
     let folder = scene.path("mine");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::copy(echo(), folder.join("libmine.so")).unwrap();
-    let start = || Server::start(&scene, &["--plugin-dir", folder.to_str().unwrap()]);
+    let more = ["--plugin-dir", folder.to_str().unwrap()];
+    let start = || support::Server::start(&scene.state(), &more);
     let told = || {
         let all = scene.run(&["plugin", "ls", "--json"]).expect(0).json();
         let package = all.as_array().unwrap().iter().find(|plugin| plugin["level"] == "org").cloned();
