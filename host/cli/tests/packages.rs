@@ -389,7 +389,8 @@ fn a_registry_over_http_is_followed_forwards_only_and_hands_out_what_was_taken_b
     assert_eq!((&serves["ready"], &serves["revoked"]), (&json!(true), &json!(true)));
     assert!(serves["problem"].as_str().unwrap().contains("serves until the server restarts"), "{serves}");
     let checks = scene.run(&["doctor"]).out;
-    let warned = checks.lines().any(|line| line.starts_with("warn") && line.contains("is on a revocation list"));
+    let warned =
+        checks.lines().any(|line| line.starts_with("warn") && line.contains("is on a revocation list"));
     assert!(warned, "{checks}");
     drop(server);
     scene.run(&["plugin", "install", "dev.backplane.echo@0.1.1", "--yes"]).expect(5);

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::first::FirstHad;
-use super::{Clock, LABEL, Licence, MAX_FILE, Machine, Report, Situation, Snapshot, State, TimeToken, check, token};
-use crate::trust::{
-    Envelope, Result, Timestamp, TrustError, TrustSet, armour, read_capped, write_atomic,
+use super::{
+    Clock, LABEL, Licence, MAX_FILE, Machine, Report, Situation, Snapshot, State, TimeToken, check, token,
 };
+use crate::trust::{Envelope, Result, Timestamp, TrustError, TrustSet, armour, read_capped, write_atomic};
 
 /// The licence files of one state directory.
 #[derive(Debug, Clone)]

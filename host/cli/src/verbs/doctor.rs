@@ -323,7 +323,9 @@ fn plugins(context: &Context) -> Result<Vec<Check>> {
         let fix = match plugin {
             _ if plugin["quarantined"] == true => format!("`backplane plugin unquarantine {id}`"),
             _ if plugin["revoked"] == true => {
-                format!("`backplane plugin upgrade {id}`, or install another version, or remove it and restart")
+                format!(
+                    "`backplane plugin upgrade {id}`, or install another version, or remove it and restart"
+                )
             }
             _ => "see docs/troubleshooting.md, or take the file away".to_owned(),
         };

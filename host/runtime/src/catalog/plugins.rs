@@ -200,7 +200,11 @@ impl Workers {
             let lacking = asked.iter().filter(|path| !granted.iter().any(|has| path.starts_with(has)));
             let paths: Vec<String> = lacking.map(|path| path.display().to_string()).collect();
             if !paths.is_empty() {
-                add(format!("{what} `{}`", paths.join("`, `")), key, &format!("[\"{}\"]", paths.join("\", \"")));
+                add(
+                    format!("{what} `{}`", paths.join("`, `")),
+                    key,
+                    &format!("[\"{}\"]", paths.join("\", \"")),
+                );
             }
         }
         let (what, settings): (Vec<_>, Vec<_>) = lacks.into_iter().unzip();
@@ -450,9 +454,8 @@ fn load_one(
     options: &PluginOptions,
     shared: &Arc<Shared>,
 ) -> Vec<(usize, Outcome)> {
-    let loaded_before = |id: &str| {
-        all.iter().enumerate().find(|(_, found)| found.plugin.is_some() && found.id() == Some(id))
-    };
+    let loaded_before =
+        |id: &str| all.iter().enumerate().find(|(_, found)| found.plugin.is_some() && found.id() == Some(id));
     let mut used: Option<&Found> = None;
     same.into_iter()
         .map(|(place, file)| {

@@ -16,7 +16,9 @@ pub fn show(context: &Context) -> Result<()> {
     if context.out.json {
         context.out.value(&sums);
     } else if sums.is_empty() {
-        context.out.note("no use of a licensed plugin is written down yet; a server that runs writes it every 15 seconds");
+        context.out.note(
+            "no use of a licensed plugin is written down yet; a server that runs writes it every 15 seconds",
+        );
     } else {
         table(&context.out, &sums);
     }

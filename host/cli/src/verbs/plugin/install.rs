@@ -68,6 +68,9 @@ pub fn place(
     }
     agree(context, verified, &changes, accept_changes)?;
     let installed = plugins.install(package, trust, from)?;
+    context.refresh_server()?;
+    let upgrade = take_over(context, id, false)?;
+    // Only now: what failed on trial was taken back.
     if !out.json {
         let what = match &installed {
             one if one.unchanged => "is installed already",
@@ -76,8 +79,6 @@ pub fn place(
         };
         out.line(format!("{id} {} {what}", installed.version));
     }
-    context.refresh_server()?;
-    let upgrade = take_over(context, id, false)?;
     let shadowed = shadowed(context, id)?;
     if let Some(why) = &shadowed {
         out.complain(format!("warning: it does not serve: {why}"));

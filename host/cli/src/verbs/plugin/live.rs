@@ -69,7 +69,8 @@ pub fn shadowed(context: &Context, id: &str) -> Result<Option<String>> {
     }
     let plugins = client.get("/admin/v1/plugins")?["data"].take();
     let of_it = |plugin: &&Value| plugin["id"] == id && plugin["shadowed_by"].is_string();
-    let problem = plugins.as_array().into_iter().flatten().filter(of_it).find_map(|it| it["problem"].as_str());
+    let problem =
+        plugins.as_array().into_iter().flatten().filter(of_it).find_map(|it| it["problem"].as_str());
     Ok(problem.map(printable))
 }
 

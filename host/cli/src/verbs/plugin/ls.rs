@@ -246,9 +246,8 @@ mod tests {
 
     #[test]
     fn how_it_stands_with_its_licence_is_part_of_its_state() {
-        let state = |license: Value| {
-            Row::of(&json!({ "ready": true, "problem": null, "license": license })).state
-        };
+        let state =
+            |license: Value| Row::of(&json!({ "ready": true, "problem": null, "license": license })).state;
         assert_eq!(state(Value::Null), "ready");
         assert_eq!(state(json!({ "state": "valid", "serves": true, "ends": "2028" })), "ready");
         assert_eq!(state(json!({ "state": "missing", "serves": true })), "ready", "it needs none");
@@ -261,9 +260,6 @@ mod tests {
             "loaded, and serves nobody; licence missing; `backplane license install FILE`"
         );
         let revoked = json!({ "state": "revoked", "serves": false, "problem": "`id`: `acme` took it back" });
-        assert_eq!(
-            state(revoked),
-            "loaded, and serves nobody; licence revoked: `id`: `acme` took it back"
-        );
+        assert_eq!(state(revoked), "loaded, and serves nobody; licence revoked: `id`: `acme` took it back");
     }
 }

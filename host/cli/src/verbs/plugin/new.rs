@@ -6,6 +6,7 @@
 use crate::args::{Language, New};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
+use crate::output::printable;
 use backplane_registry::plugin::Manifest;
 use serde_json::json;
 use std::fs;
@@ -146,9 +147,17 @@ fn check_name(name: &str) -> Result<()> {
 
 fn check_id(id: &str) -> Result<()> {
     // A capability has the plugin's id for its name, and is the stricter of both.
-    let id = toml::Value::from(id);
-    let text = format!("id = {id}\nversion = '0.1.0'\nabi = '1.0'\ncapabilities = [{id}]");
-    Manifest::parse(&text).map(drop).map_err(|reason| Failure::usage(format!("--id: {reason}")))
+    let value = toml::Value::from(id);
+    let text = format!("id = {value}\nversion = '0.1.0'\nabi = '1.0'\ncapabilities = [{value}]");
+    let refused = |_| {
+        let shape =
+            "two names or more in lower case with dots between, each begun by a letter, 100 bytes at most";
+        Failure::usage(format!(
+            "--id: `{}` is no plugin's id: {shape}; `com.example.word-count` is one",
+            printable(id)
+        ))
+    };
+    Manifest::parse(&text).map(drop).map_err(refused)
 }
 
 fn sdk(given: Option<&Path>) -> Result<PathBuf> {
