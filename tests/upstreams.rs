@@ -364,6 +364,47 @@ fn card(folder: &std::path::Path, name: &str, model: &str, upstream: &str) -> st
     path
 }
 
+#[test]
+fn where_no_model_is_named_another_answers_for_a_server_that_is_gone() {
+    let cards = tempfile::tempdir().unwrap();
+    let mut gone = Server::start_on(state_with_models_of(&[]), "");
+    std::fs::write(cards.path().join("key"), &gone.key).unwrap();
+    let upstream = format!(
+        "url = '{}/v1', flavour = 'backplane', keys = ['file:{}'], metrics = ''",
+        gone.url,
+        cards.path().join("key").display()
+    );
+    let (lives, _) = confidant();
+    let paths = [("a", upstream), ("b", format!("url = '{lives}/v1'"))].map(|(name, upstream)| {
+        let path = card(cards.path(), name, "m", &upstream);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("[parameters]", "[parameters]\ndiscover = false")).unwrap();
+        path
+    });
+    let near = Server::start_on(
+        state_with_models_of(&[]),
+        &format!("[models]\ncards = {paths:?}\n[cache]\nenabled = false\n"),
+    );
+    // Open, and so the first of equal bids; the other is not yet.
+    assert_eq!(near.post("/admin/v1/models/a/load", &json!({})).0, 200);
+    gone.signal("KILL");
+    gone.wait(Duration::from_secs(10));
+    let mut body = chat("a", json!({}));
+    let (status, refused) = near.post(CHAT, &body);
+    assert_eq!((status, &refused["error"]["code"]), (503, &json!("upstream_unreachable")), "{refused}");
+    body.as_object_mut().unwrap().remove("model");
+    // More than the failures after which it is left alone.
+    for place in 0..10 {
+        let answer = near.request("POST", CHAT).json(&body).send().unwrap();
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(answer.status(), 200, "request {place}");
+        assert_eq!(
+            (header("x-model"), header("x-route-refused")),
+            ("b".into(), "a=upstream_unreachable".into())
+        );
+    }
+}
+
 /// Both say how busy they are, each in words of its own.
 #[test]
 fn a_request_goes_to_the_server_where_nobody_waits() {

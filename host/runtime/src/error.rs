@@ -1,5 +1,6 @@
 //! What went wrong, in terms a caller can act on.
 
+use crate::job::Route;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::time::Duration;
@@ -25,6 +26,9 @@ pub struct Error {
     pub details: Map<String, Value>,
     /// When it is worth trying again; `None` for never or not known.
     pub retry_after: Option<Duration>,
+    /// The models that were tried, where several stood to choose from and none answered. Its model is the one whose
+    /// failure this is.
+    pub route: Option<Box<Route>>,
 }
 
 /// The result of what the host does.
@@ -40,6 +44,7 @@ impl Error {
             param: None,
             details: Map::new(),
             retry_after: None,
+            route: None,
         }
     }
 

@@ -276,16 +276,39 @@ pub(crate) enum Source {
 pub(crate) struct LiveReply {
     pub exchange: Arc<Exchange>,
     pub ended: bool,
+    /// What was read to see whether it answers at all.
+    first: Option<Next>,
     /// While no piece was read of one that is on trial at a new version.
-    pub second: Option<SecondChance>,
+    second: Option<SecondChance>,
+    /// Whether it is on trial at a new version, or was.
+    pub on_trial: bool,
 }
 
 impl LiveReply {
     pub fn of(exchange: Arc<Exchange>) -> Self {
-        Self { exchange, ended: false, second: None }
+        Self { exchange, ended: false, first: None, second: None, on_trial: false }
+    }
+
+    /// Of one that is on trial at a new version.
+    pub fn on_trial(exchange: Arc<Exchange>, second: SecondChance) -> Self {
+        let mut live = Self::of(exchange);
+        (live.second, live.on_trial) = (Some(second), true);
+        live
+    }
+
+    /// Waits until the answer begins. What is read for that comes again.
+    ///
+    /// # Errors
+    /// What failed before the first piece.
+    pub async fn begin(&mut self) -> Result<()> {
+        self.first = Some(std::future::poll_fn(|context| self.poll_next(context)).await?);
+        Ok(())
     }
 
     pub fn poll_next(&mut self, context: &mut std::task::Context<'_>) -> Poll<Result<Next>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Ok(first));
+        }
         if self.ended {
             return Poll::Ready(Ok(Next::Done(Done::default())));
         }

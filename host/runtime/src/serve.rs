@@ -214,8 +214,20 @@ async fn first_that_takes_it(
 ) -> Result<Reply> {
     let mut tried = Vec::new();
     let last = choice.candidates.len().saturating_sub(1);
+    let replaces = choice.may_replace && 0 < last;
     for (place, candidate) in choice.candidates.iter().enumerate() {
-        match attempt(parts, request, candidate, admitted, trail, request.confidence).await {
+        if admitted.used {
+            admitted.again(format!("{}#{}", request.id, place + 1));
+        }
+        let mut answer = attempt(parts, request, candidate, admitted, trail, request.confidence).await;
+        // Who has taken it may still fail before it answers.
+        if replaces
+            && let Ok((live, _)) = &mut answer
+            && let Err(error) = live.begin().await
+        {
+            answer = Err(error);
+        }
+        match answer {
             Ok((live, timing)) => {
                 let plugin = plugin_of(candidate);
                 return Ok(Reply {
@@ -226,13 +238,29 @@ async fn first_that_takes_it(
                     timing,
                 });
             }
-            Err(error) if place < last && choice.may_replace && can_stand_in(&error) => {
-                tried.push(failed(candidate, error));
+            Err(error) if !replaces => return Err(error),
+            Err(error) => {
+                tried.push(failed(candidate, error.clone()));
+                if place == last || !can_stand_in(&error) {
+                    return Err(with_route(error, request, choice, candidate, tried));
+                }
             }
-            Err(error) => return Err(error),
         }
     }
     Err(Error::internal("the router chose nothing"))
+}
+
+/// The failure of this candidate, after which no other is asked, with those that were tried.
+fn with_route(
+    mut error: Error,
+    request: &Request,
+    choice: &Choice,
+    candidate: &Scored,
+    tried: Vec<Candidate>,
+) -> Error {
+    let plugin = plugin_of(candidate);
+    error.route = Some(Box::new(route(request, choice, &candidate.entry.name(), plugin, tried)));
+    error
 }
 
 /// Whether another model may be asked after this failure: nothing was answered yet, and it was neither the request's
@@ -240,7 +268,10 @@ async fn first_that_takes_it(
 fn can_stand_in(error: &Error) -> bool {
     let fails_here = matches!(
         error.code,
-        ErrorCode::Unavailable | ErrorCode::ResourceExhausted | ErrorCode::FailedPrecondition
+        ErrorCode::Unavailable
+            | ErrorCode::ResourceExhausted
+            | ErrorCode::FailedPrecondition
+            | ErrorCode::Unimplemented
     );
     let no_tokens = matches!(&*error.reason, "insufficient_quota" | "quota_store_unavailable");
     (fails_here && !no_tokens) || error.reason.starts_with("plugin_license_")
@@ -266,9 +297,7 @@ fn plugin_of(candidate: &Scored) -> Arc<str> {
 fn fill_cache(source: Source, cache: &CacheHandle, key: Key) -> Source {
     match source {
         // A version on trial answers for itself only: the key names the version before.
-        Source::Live(live) if live.second.is_none() => {
-            Source::Filling { live, recording: Some(cache.record(key)) }
-        }
+        Source::Live(live) if !live.on_trial => Source::Filling { live, recording: Some(cache.record(key)) },
         other => other,
     }
 }

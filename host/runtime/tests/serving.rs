@@ -145,6 +145,50 @@ async fn what_a_stand_in_says_is_not_kept_as_the_first_models_answer() {
     assert_eq!(ask("echo-serial").await.cache, CacheOutcome::Hit);
 }
 
+/// The first waits for itself, by way of a call, and one that is continuous cannot call.
+#[tokio::test]
+async fn where_no_model_is_named_the_next_answers_for_one_that_took_the_request_and_failed() {
+    let running = host(|config| {
+        let models = vec!["echo".to_owned(), "echo-serial".to_owned()];
+        let route = backplane::config::RouteConfig { models, escalate_below: 0.5 };
+        config.models.routes.insert("steps".to_owned(), route);
+    });
+    let call = json!({"text": "x", "call": {"capability": "echo", "model": "echo", "params": {}}});
+    let any = || Request::new(Caller::internal("tests"), "echo", call.to_string());
+    running.host.serve(echo(json!({"text": "open"}))).await.unwrap().collect().await.unwrap();
+    let route = || any().model("steps");
+    for request in [any(), any().streamed(), route(), route().streamed()] {
+        let answer = running.host.serve(request).await.unwrap().collect().await.unwrap();
+        assert_eq!((text(&answer).as_str(), &*answer.route.model), ("x", "echo-serial"));
+        let first = &answer.route.candidates[0];
+        assert_eq!((&*first.model, first.refused.as_deref()), ("echo", Some("call_cycle")));
+    }
+    let named = running.host.serve(any().model("echo")).await.unwrap().collect().await.unwrap_err();
+    assert_eq!((&*named.reason, &named.route), ("call_cycle", &None), "who is named is not replaced");
+}
+
+#[tokio::test]
+async fn an_error_of_all_names_all_and_one_of_the_caller_or_within_an_answer_is_the_first_ones() {
+    let running = host(|_| {});
+    let ask = async |fail: Value, chunks: u32| {
+        let params = json!({"text": "a b", "chunks": chunks, "fail": fail});
+        let request = Request::new(Caller::internal("tests"), "echo", params.to_string()).streamed();
+        running.host.serve(request).await?.collect().await.map(|_| ())
+    };
+    let down = ask(json!({"code": "unavailable", "reason": "acme_down"}), 1).await.unwrap_err();
+    let route = down.route.unwrap();
+    let refused: Vec<_> = route.candidates.iter().map(|one| (&*one.model, one.refused.as_deref())).collect();
+    let all = ["echo", "echo-continuous", "echo-serial"].map(|model| (model, Some("acme_down")));
+    assert_eq!((&*down.reason, &*route.model, refused.as_slice()), ("acme_down", "echo-serial", &all[..]));
+    for (code, reason) in [("invalid_argument", ""), ("resource_exhausted", "insufficient_quota")] {
+        let wrong = ask(json!({"code": code, "reason": reason}), 1).await.unwrap_err();
+        let refused = wrong.route.unwrap().candidates.iter().filter(|one| one.refused.is_some()).count();
+        assert_eq!(refused, 1, "{code}");
+    }
+    let broken = ask(json!({"code": "unavailable", "after": 1}), 2).await.unwrap_err();
+    assert_eq!(broken.route, None, "an answer had begun");
+}
+
 #[tokio::test]
 async fn what_broke_off_is_not_kept_even_if_read_on() {
     let running = host(|config| config.cache.capabilities.push("echo".to_owned()));

@@ -270,3 +270,29 @@ async fn a_model_that_cannot_take_it_hands_the_reservation_to_the_next() {
     assert_eq!(spent(&running.host, &caller), 2 * (3 + 1));
     drop((runs, waits));
 }
+
+/// The first waits for itself, by way of a call; what the one that answers calls is charged as well.
+#[tokio::test]
+async fn a_model_that_took_it_and_failed_is_not_charged_beside_the_one_that_answers() {
+    let running = host(|config| config.limits.tokens = Some(BUDGET));
+    let key = user(KeyLimits { requests_per_minute: Some(6), tokens: None });
+    let secret = running.host.create_key(key).await.unwrap().secret;
+    let caller = running.host.identify(Some(&secret)).unwrap();
+    let call = json!({"capability": "echo", "model": "echo", "params": {"text": "a b"}});
+    let params = json!({"text": "a b c", "call": call}).to_string();
+    let left = || {
+        let limits = running.host.limits(&caller);
+        limits.iter().find(|limit| limit.dimension == "requests").unwrap().remaining
+    };
+    let mut costs = Vec::new();
+    for model in [Some("echo-serial".to_owned()), None] {
+        let before = (left(), spent(&running.host, &caller));
+        let mut asked = Request::new(caller.clone(), "echo", params.clone());
+        asked.model = model;
+        let answer = running.host.serve(asked).await.unwrap().collect().await.unwrap();
+        assert_eq!(&*answer.route.model, "echo-serial");
+        costs.push((before.0 - left(), spent(&running.host, &caller) - before.1));
+    }
+    assert_eq!(costs[0], costs[1], "requests and tokens");
+    assert!(0 < costs[1].0 && 0 < costs[1].1);
+}

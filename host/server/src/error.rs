@@ -203,6 +203,9 @@ pub(crate) fn response(error: &Error, dialect: Dialect) -> HttpResponse {
         let value = HeaderValue::from_static(if retry { "true" } else { "false" });
         headers.insert(HeaderName::from_static("x-should-retry"), value);
     }
+    if let Some(route) = &error.route {
+        crate::head::tried(route, headers);
+    }
     if error.code == ErrorCode::Unauthenticated {
         headers.insert(HeaderName::from_static("www-authenticate"), HeaderValue::from_static("Bearer"));
     }

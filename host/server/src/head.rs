@@ -14,11 +14,16 @@ const MAX_REFUSED: usize = 900;
 /// `x-model`, `x-route-decision`, `x-route-refused`, `x-cache`. Every caller may see every model: `/v1/models` lists them.
 pub(crate) fn route(route: &Route, cache: CacheOutcome, headers: &mut HeaderMap) {
     set("x-model", &route.model, headers);
+    tried(route, headers);
+    set("x-cache", cache.name(), headers);
+}
+
+/// `x-route-decision`, `x-route-refused`: all there is to tell where nobody answered.
+pub(crate) fn tried(route: &Route, headers: &mut HeaderMap) {
     set("x-route-decision", &decision(route), headers);
     if let Some(refused) = refused(route) {
         set("x-route-refused", &refused, headers);
     }
-    set("x-cache", cache.name(), headers);
 }
 
 /// `a=device_missing, b=overloaded`: each that could have answered and did not, with the code of why. Codes only: what a

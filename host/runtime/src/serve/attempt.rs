@@ -171,10 +171,9 @@ impl Attempt<'_> {
         let for_old = for_old.cloned();
         let side = |side| Some((canary.trial.clone(), side));
         let again = self.spec(old, paid, for_old, side(Side::Old));
-        let mut live =
-            LiveReply::of(Exchange::new(self.spec(&canary.backend, paid, for_new, side(Side::New))));
-        live.second =
-            Some(SecondChance::new(paid.tab.clone(), again, self.entry.hold(), canary.trial.clone()));
+        let exchange = Exchange::new(self.spec(&canary.backend, paid, for_new, side(Side::New)));
+        let second = SecondChance::new(paid.tab.clone(), again, self.entry.hold(), canary.trial.clone());
+        let mut live = LiveReply::on_trial(exchange, second);
         if canary.backend.dispatch(live.exchange.clone()).is_ok() {
             return Some(live);
         }

@@ -70,6 +70,14 @@ pub(super) struct Admitted {
     pub cut: bool,
 }
 
+impl Admitted {
+    /// For another model, in place of one that failed before it answered. It is the same request and counts once; what is
+    /// set aside for it has a name of its own.
+    pub fn again(&mut self, id: String) {
+        (self.id, self.used) = (id, false);
+    }
+}
+
 /// What a request can have cost, by what is known of it without its plugin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Price {

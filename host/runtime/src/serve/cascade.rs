@@ -2,10 +2,10 @@
 
 use super::attempt::attempt;
 use super::budget::{Admitted, admit};
-use super::{Parts, can_stand_in, failed, plugin_of, route};
+use super::{Parts, can_stand_in, failed, plugin_of, route, with_route};
 use crate::error::{Error, Result};
 use crate::job::{CacheOutcome, Candidate, Chunk, Done, LiveReply, Next, Reply, Request, Source, Timing};
-use crate::router::{Choice, confidence};
+use crate::router::{Choice, Scored, confidence};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ pub(super) async fn cascade(
     let threshold = choice.escalate_below.unwrap_or_default();
     let mut tried: Vec<Candidate> = Vec::new();
     let mut best: Option<Whole> = None;
-    let mut failure = None;
+    let mut failure: Option<(Error, &Scored)> = None;
     for (place, candidate) in choice.candidates.iter().enumerate() {
         let name = candidate.entry.name();
         if admitted.used {
@@ -82,15 +82,21 @@ pub(super) async fn cascade(
             Err(error) => {
                 tried.push(failed(candidate, error.clone()));
                 let gives_up = !can_stand_in(&error);
-                failure = Some(error);
+                failure = Some((error, candidate));
                 if gives_up {
                     break;
+                }
+                if admitted.used {
+                    admitted.again(format!("{}#{}", request.id, place + 2));
                 }
             }
         }
     }
     let Some(Whole { model, plugin, chunks, done, timing }) = best else {
-        return Err(failure.unwrap_or_else(|| Error::deadline("no model had been asked")));
+        return Err(match failure {
+            Some((error, candidate)) => with_route(error, request, choice, candidate, tried),
+            None => Error::deadline("no model had been asked"),
+        });
     };
     // The best there was, if none was sure: it is refused no more.
     tried.iter_mut().filter(|candidate| candidate.model == model).for_each(|best| best.refused = None);
