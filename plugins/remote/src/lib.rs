@@ -83,23 +83,23 @@ impl Plugin for RemotePlugin {
             return Bid::default(); // asked about the plugin, not about a model
         }
         let found = query.model().and_then(|spec| {
-            let (upstream, model) = match &*spec.format {
+            let (upstream, model, score) = match &*spec.format {
                 INFERENCE => {
                     let card = spec.parameters::<InferenceParameters>()?;
-                    (card.upstream, card.model)
+                    (card.upstream, card.model, card.score)
                 }
                 _ => {
                     let card = spec.parameters::<Parameters>()?;
-                    (card.upstream, card.model)
+                    (card.upstream, card.model, card.score)
                 }
             };
-            Ok((self.settings.resolve(&spec.name, &upstream)?, model.unwrap_or(spec.name)))
+            Ok((self.settings.resolve(&spec.name, &upstream)?, model.unwrap_or(spec.name), score))
         });
-        let (upstream, model) = match found {
+        let (upstream, model, score) = match found {
             Ok(found) => found,
             Err(error) => return Bid::no(BidReason::Format, error.message),
         };
-        let mut bid = Bid { text: format!("served by `{}`", upstream.url), ..Bid::default() };
+        let mut bid = Bid { score, text: format!("served by `{}`", upstream.url), ..Bid::default() };
         if !matches!(upstream.flavour, Flavour::Openai | Flavour::Ollama) {
             bid.valid_ms = load::EVERY.as_millis() as u32;
         }

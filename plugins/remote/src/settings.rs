@@ -24,6 +24,9 @@ pub struct Parameters {
     /// What the server calls the model; by default what we call it.
     #[serde(default)]
     pub model: Option<String>,
+    /// What it bids for a request that names no model.
+    #[serde(default = "score", deserialize_with = "some_score")]
+    pub score: u16,
     /// Whether to ask the server, on opening, if it has the model and how long its context is.
     #[serde(default = "yes")]
     pub discover: bool,
@@ -38,6 +41,9 @@ pub struct InferenceParameters {
     /// What the server calls the model; by default what we call it.
     #[serde(default)]
     pub model: Option<String>,
+    /// What it bids for a request that names no model.
+    #[serde(default = "score", deserialize_with = "some_score")]
+    pub score: u16,
     /// Which version of it; by default the one that the server chooses.
     #[serde(default)]
     pub version: Option<String>,
@@ -172,6 +178,18 @@ fn yes() -> bool {
     true
 }
 
+/// Below what a model of this host bids: who names no model has not asked for their texts to leave it.
+fn score() -> u16 {
+    200
+}
+
+fn some_score<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    match u16::deserialize(deserializer)? {
+        score @ 1..=1000 => Ok(score),
+        other => Err(serde::de::Error::custom(format!("`score` is {other}, and a bid is from 1 to 1000"))),
+    }
+}
+
 fn connect_timeout() -> Duration {
     Duration::from_secs(10)
 }
@@ -239,6 +257,18 @@ mod tests {
             (Flavour::Vllm, "api.openai.com", "max_tokens"),
         ] {
             assert_eq!(TokenLimit::of(flavour, host).name(), name, "{flavour:?} at {host}");
+        }
+    }
+
+    #[test]
+    fn a_card_may_bid_more_than_a_model_of_this_host_and_does_not_by_itself() {
+        let card = |score: &str| toml::from_str::<Parameters>(&format!("upstream = 'x'\n{score}"));
+        let graph = toml::from_str::<InferenceParameters>("upstream = 'x'").unwrap();
+        let here = backplane_plugin::Bid::default().score;
+        assert!(card("").unwrap().score < here && graph.score < here);
+        assert_eq!(card("score = 600").unwrap().score, 600);
+        for wrong in ["score = 0", "score = 1001"] {
+            assert!(card(wrong).unwrap_err().message().contains("from 1 to 1000"), "{wrong}");
         }
     }
 
