@@ -59,6 +59,30 @@ async fn a_capability_the_host_does_not_know_is_found_by_name() {
 }
 
 #[tokio::test]
+async fn a_part_of_a_model_is_asked_by_its_name_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let card = folder.path().join("whole.toml");
+    let text = "name = 'whole'\nformat = 'x'\nplugin = 'dev.backplane.echo'\ncapabilities = ['echo']\n\
+        [graphs]\na = { capabilities = ['echo', 'tensor.infer'] }\n[[files]]\nrole = 'a'\npath = 'weights'\n";
+    std::fs::write(&card, text).unwrap();
+    std::fs::write(folder.path().join("weights"), "none").unwrap();
+    let running = host(|config| config.models.cards.push(card));
+    let ask = async |capability: &str, model: Option<&str>| {
+        let mut request = Request::new(Caller::internal("tests"), capability, r#"{"text":"x"}"#);
+        request.model = model.map(str::to_owned);
+        running.host.serve(request).await?.collect().await
+    };
+    let answer = ask("echo", None).await.unwrap();
+    let asked: Vec<_> = answer.route.candidates.iter().map(|one| &*one.model).collect();
+    assert_eq!(asked, ["echo", "echo-continuous", "echo-serial", "whole"]);
+    let alone = ask("tensor.infer", None).await.unwrap_err();
+    assert_eq!((&*alone.reason, alone.param.as_deref()), ("capability_not_served", Some("model")));
+    assert!(alone.message.contains("`whole.a`"), "{alone}");
+    let named = ask("tensor.infer", Some("whole.a")).await.unwrap_err();
+    assert!(named.message.contains("onnx"), "it is a model, which no plugin here opens: {named}");
+}
+
+#[tokio::test]
 async fn what_the_plugin_refuses_comes_back_by_code_reason_and_time() {
     let running = host(|_| {});
     let request =

@@ -42,6 +42,8 @@ pub struct Listed {
     pub plugins: Vec<Arc<str>>,
     /// Which of them exactly: ids, versions and checksums.
     pub made_by: Arc<str>,
+    /// Whether it is a graph of another model: it is asked by its name alone.
+    pub part: bool,
     /// What its card allows a request.
     pub limits: Limits,
     /// Which files exactly lie where it says: empty for a built-in one.

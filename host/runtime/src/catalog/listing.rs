@@ -41,7 +41,8 @@ pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Li
     };
     let mut add_installed = |model: &Installed, copies: Vec<String>| {
         add(Listed { copies, ..installed(model, plugins, config) });
-        model.graphs().iter().for_each(|graph| add(installed(graph, plugins, config)));
+        let parts = model.graphs();
+        parts.iter().for_each(|graph| add(Listed { part: true, ..installed(graph, plugins, config) }));
     };
     for (model, copies) in with_copies(&listing.models, config) {
         add_installed(model, copies);
@@ -73,6 +74,7 @@ pub fn models(state: &Path, plugins: &[Found], config: &Config) -> Result<Vec<Li
                 })
                 .to_string(),
                 copies: Vec::new(),
+                part: false,
                 card: json!({"description": model.description, "modalities": model.modalities}),
                 modalities: model.modalities.clone(),
                 id: String::new(),
@@ -158,6 +160,7 @@ fn installed(model: &Installed, plugins: &[Found], config: &Config) -> Listed {
         size: model.size,
         installed: model.modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         copies: Vec::new(),
+        part: false,
         card: json!({
             "description": card.description,
             "licence": card.licence,

@@ -227,12 +227,22 @@ impl RouterHandle {
         }
         let mut candidates = Vec::new();
         let mut unable = Vec::new();
-        for entry in models.iter().filter_map(|model| self.shared.shelf.get(model)).filter(fits) {
+        let whole = |entry: &Arc<Entry>| !entry.listed().part;
+        let entries = models.iter().filter_map(|model| self.shared.shelf.get(model));
+        for entry in entries.filter(whole).filter(fits) {
             let bid = self.bid(&entry, capability, input_bytes);
             match bid.score {
                 0 => unable.push((entry, bid)),
                 score => candidates.push(Scored { entry, score, why: bid.text }),
             }
+        }
+        if candidates.is_empty() && unable.is_empty() {
+            let parts: Vec<String> = models.iter().map(|model| model.to_string()).collect();
+            let message = format!(
+                "`{capability}` is served here by parts of other models alone; name one: {}",
+                listed(&parts)
+            );
+            return Err(Error::invalid(message).with_reason("capability_not_served").with_param("model"));
         }
         if candidates.is_empty() {
             return Err(self.nobody(capability, &unable));
