@@ -8,8 +8,10 @@ use backplane_plugin::prelude::*;
 use std::borrow::Cow;
 
 /// How requests share runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Infer {
+    /// Whose input is wrong where one is: who named no model does not know.
+    pub model: String,
     /// Whether they may.
     pub batch: bool,
     /// Most rows of a shared run.
@@ -45,15 +47,15 @@ impl Infer {
             (said, fixed) => {
                 let named = signature.inputs.iter().all(names_a_batch);
                 let batch = said.unwrap_or(named) && fixed.is_none() && !none;
-                Ok(Self { batch, max_rows })
+                Ok(Self { model: model.to_owned(), batch, max_rows })
             }
         }
     }
 
     /// Answers all requests.
-    pub fn serve(self, engine: &Engine, requests: Vec<Request>) {
-        let jobs: Vec<Job> =
-            requests.into_iter().filter_map(|request| start(engine.signature(), request)).collect();
+    pub fn serve(&self, engine: &Engine, requests: Vec<Request>) {
+        let started = requests.into_iter().filter_map(|request| self.start(engine.signature(), request));
+        let jobs: Vec<Job> = started.collect();
         let groups = if self.batch && jobs.len() > 1 {
             let shapes: Vec<Shapes> = jobs.iter().map(|job| job.shapes.clone()).collect();
             batch::group(&shapes, self.max_rows)
@@ -67,23 +69,24 @@ impl Infer {
             run(engine, group);
         }
     }
+
+    fn start(&self, signature: &Signature, request: Request) -> Option<Job> {
+        let request = wanted(request)?;
+        match read(signature, &request) {
+            Ok((outputs, shapes)) => Some(Job { request, outputs, shapes }),
+            Err(mut error) => {
+                error.message.insert_str(0, &format!("model `{}`: ", self.model));
+                request.finish(Err(error));
+                None
+            }
+        }
+    }
 }
 
 /// Whether its first side is called a batch.
 fn names_a_batch(port: &Port) -> bool {
     let name = port.symbols.first().map(|symbol| symbol.to_ascii_lowercase()).unwrap_or_default();
     name.contains("batch") || matches!(name.as_str(), "n" | "b" | "bs" | "bsz")
-}
-
-fn start(signature: &Signature, request: Request) -> Option<Job> {
-    let request = wanted(request)?;
-    match read(signature, &request) {
-        Ok((outputs, shapes)) => Some(Job { request, outputs, shapes }),
-        Err(error) => {
-            request.finish(Err(error));
-            None
-        }
-    }
 }
 
 fn still_wanted(job: Job) -> Option<Job> {
@@ -165,11 +168,8 @@ fn read(signature: &Signature, request: &Request) -> Result<(Vec<usize>, Shapes)
         tensors.iter().find(|tensor| signature.inputs.iter().all(|port| port.name != tensor.name()))
     {
         let inputs = list(&signature.inputs);
-        return Err(Error::invalid(format!(
-            "the model has no input `{}`; it takes {inputs}",
-            unknown.name()
-        ))
-        .with_param(unknown.name()));
+        return Err(Error::invalid(format!("no input is called `{}`; it takes {inputs}", unknown.name()))
+            .with_param(unknown.name()));
     }
     let shapes = signature.inputs.iter().map(|port| check(port, named(&tensors, &port.name)));
     Ok((outputs(signature, &params)?, shapes.collect::<Result<_>>()?))
@@ -209,9 +209,7 @@ fn outputs(signature: &Signature, params: &Params) -> Result<Vec<usize>> {
         let place = signature.outputs.iter().position(|port| port.name == *name).ok_or_else(|| {
             match signature.others.iter().find(|(other, _)| other == name) {
                 Some((_, what)) => wrong(format!("output `{name}` is {what}, which no answer can carry")),
-                None => {
-                    wrong(format!("the model has no output `{name}`; it gives {}", list(&signature.outputs)))
-                }
+                None => wrong(format!("it has no output `{name}`; it gives {}", list(&signature.outputs))),
             }
         })?;
         if places.contains(&place) {

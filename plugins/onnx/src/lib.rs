@@ -207,7 +207,7 @@ impl Model for OnnxModel {
     fn execution(&self) -> Execution {
         let parts = &self.parts;
         let texts = parts.embed.is_some() || parts.rerank.is_some() || parts.classify.is_some();
-        let shares = texts || parts.infer.is_some_and(|infer| infer.batch);
+        let shares = texts || parts.infer.as_ref().is_some_and(|infer| infer.batch);
         Execution::Serial { max_batch: if shares { self.max_batch } else { 1 } }
     }
 
@@ -217,7 +217,7 @@ impl Model for OnnxModel {
             platform: Some(FORMAT.to_owned()),
             context: limit.and_then(|limit| limit.try_into().ok()),
             dimensions: self.parts.embed.as_ref().and_then(|embed| embed.task.dimensions()),
-            batch: self.parts.infer.is_some_and(|infer| infer.batch),
+            batch: self.parts.infer.as_ref().is_some_and(|infer| infer.batch),
             inputs: self.signature.inputs.iter().map(Port::spec).collect(),
             outputs: self.signature.outputs.iter().map(Port::spec).collect(),
             ..Description::default()
@@ -274,7 +274,7 @@ impl Instance for OnnxInstance {
         let mut take = |capability: &str| -> Vec<Request> {
             requests.extract_if(.., |request| request.capability() == capability).collect()
         };
-        if let Some(infer) = parts.infer {
+        if let Some(infer) = &parts.infer {
             infer.serve(engine, take(tensor::CAPABILITY));
         }
         if let Some(embed) = &parts.embed {

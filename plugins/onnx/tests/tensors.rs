@@ -149,7 +149,7 @@ fn what_does_not_fit_the_graph_is_named_with_what_would() {
         ),
         (none, with(0, TensorInput::fp32("x", &[4], &[0.0; 4])), "tensor `x` is [4], and"),
         (none, good()[1..].to_vec(), "input `x` is missing; the model takes FP32 [-1, 4]"),
-        (none, extra, "no input `v`; it takes `x` FP32 [-1, 4], `z` INT64 [-1, -1]"),
+        (none, extra, "no input is called `v`; it takes `x` FP32 [-1, 4], `z` INT64 [-1, -1]"),
         (none, [good(), good()].concat(), "tensor `x` comes twice"),
         (r#"{"outputs":["q"]}"#, good(), "no output `q`; it gives `y` FP32 [-1, 3], `w` INT64 [-1, -1]"),
         (r#"{"outputs":["y","y"]}"#, good(), "output `y` is asked for twice"),
@@ -158,7 +158,7 @@ fn what_does_not_fit_the_graph_is_named_with_what_would() {
     ] {
         let (code, message) = refused(&instance.submit(INFER, params, tensors).wait());
         assert_eq!(code, Code::InvalidArgument, "{message}");
-        assert!(message.contains(says), "{message}\n is not: {says}");
+        assert!(message.starts_with("model `") && message.contains(says), "{message}\n is not: {says}");
     }
     assert!(instance.submit(INFER, "{}", good()).wait().is_done(), "it serves on");
     assert_eq!(instance.model().faults(), vec![]);
