@@ -6,11 +6,14 @@
 use crate::settings::Flavour;
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::time::{Duration, SystemTime};
 
 /// Most of a server's message that is passed on, in characters.
 const MAX_MESSAGE: usize = 500;
+
+/// What a server says of a request that was too long and is passed on.
+const FIGURES: [&str; 4] = ["n_prompt", "n_ctx", "n_over", "max_tokens"];
 
 /// What every one of our errors says of itself to a machine.
 pub const UNREACHABLE: &str = "upstream_unreachable";
@@ -31,6 +34,9 @@ pub struct Said {
     pub code: Option<Value>,
     #[serde(rename = "type")]
     pub kind: Option<Value>,
+    /// Figures, as llama.cpp's server and a Backplane have them.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 /// Whose fault a refusal is, as far as the server tells. A key is shared by all callers, so that it rests only for what
@@ -99,6 +105,14 @@ impl Said {
         self.code.as_ref().and_then(Value::as_str).unwrap_or_default()
     }
 
+    /// Names the member of the request that the server names.
+    fn at_fault(&self, error: Error) -> Error {
+        match self.param.as_ref().and_then(Value::as_str) {
+            Some(param) => error.with_param(param),
+            None => error,
+        }
+    }
+
     /// Whether the prompt was too long, as OpenAI, llama.cpp's server and vLLM say so.
     fn is_too_long(&self) -> bool {
         self.code() == "context_length_exceeded"
@@ -115,15 +129,16 @@ pub fn of_status(server: &str, status: u16, said: &Said, retry_after: Option<Dur
     let says = said.message();
     match status {
         400 | 413 | 422 if said.is_too_long() => {
-            with(Code::OutOfRange, "context_length_exceeded", format!("upstream `{server}` refused: {says}"))
+            let what = format!("upstream `{server}` refused: {says}");
+            let error = said.at_fault(with(Code::OutOfRange, "context_length_exceeded", what));
+            FIGURES.iter().fold(error, |error, name| match said.more.get(*name) {
+                Some(Value::Number(figure)) => error.with_detail(name, figure.clone()),
+                _ => error,
+            })
         }
         400 | 413 | 422 => {
             let error = Error::invalid(format!("upstream `{server}` refused: {says}"));
-            let error = error.with_detail("upstream_status", status);
-            match said.param.as_ref().and_then(Value::as_str) {
-                Some(param) => error.with_param(param),
-                None => error,
-            }
+            said.at_fault(error.with_detail("upstream_status", status))
         }
         403 if !said.code().is_empty() && !said.is_of_key() => with(
             Code::FailedPrecondition,
@@ -241,6 +256,14 @@ mod tests {
         }
         let long = Said { code: Some("context_length_exceeded".into()), ..Said::default() };
         assert_eq!(of_status("h", 400, &long, None).reason.as_deref(), Some("context_length_exceeded"));
+        let ours = Said::read(
+            br#"{"error":{"message":"m","code":"context_length_exceeded","param":"max_tokens","max_tokens":5000,
+                "n_ctx":4096,"n_prompt":"many","other":1}}"#,
+        );
+        let told = of_status("h", 400, &ours, None);
+        assert_eq!(told.param.as_deref(), Some("max_tokens"));
+        let figures = ["max_tokens", "n_ctx", "n_prompt", "other"].map(|name| told.details.get(name));
+        assert_eq!(figures, [Some(&5000.into()), Some(&4096.into()), None, None]);
     }
 
     #[test]
