@@ -261,7 +261,7 @@ mod tests {
                 "n_ctx":4096,"n_prompt":"many","other":1}}"#,
         );
         let told = of_status("h", 400, &ours, None);
-        assert_eq!(told.param.as_deref(), Some("max_tokens"));
+        assert_eq!(told.details.get("param"), Some(&"max_tokens".into()));
         let figures = ["max_tokens", "n_ctx", "n_prompt", "other"].map(|name| told.details.get(name));
         assert_eq!(figures, [Some(&5000.into()), Some(&4096.into()), None, None]);
     }
