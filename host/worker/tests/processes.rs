@@ -133,8 +133,9 @@ fn stand_for_the_host() {
         .instance()
         .unwrap();
     let answer = instance.submit("com.example.faulty.do", r#"{"do":"pid"}"#, vec![]).wait();
-    println!("worker={}", answer.json()["errno"]);
-    std::io::stdout().flush().unwrap();
+    let mut told = std::io::stdout();
+    writeln!(told, "worker={}", answer.json()["errno"]).unwrap();
+    told.flush().unwrap();
     // With a request that the worker is at.
     let _running = instance.submit("com.example.faulty.do", r#"{"do":"stream"}"#, vec![]);
     std::thread::sleep(LONG);

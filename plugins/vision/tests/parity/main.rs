@@ -1,7 +1,12 @@
 //! Real pages, real weights, the real onnx plugin: what is read is held against RapidOCR, the program whose weights these
 //! are. Needs the test models and the Python of the end-to-end tests; `make unit` brings both.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and prints what it saw"
+)]
 
 use backplane_testkit::{CallInput, Chunk, Failure, Instance, PluginTest, TensorInput, TensorOutput};
 use serde_json::{Value, json};

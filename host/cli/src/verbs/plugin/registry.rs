@@ -181,7 +181,7 @@ pub fn upgrade(context: &Context, ids: &[String], accept_changes: bool) -> Resul
             let upgrade = take_over(context, &version.id, false)?;
             let is_this = |one: &&Offer| one.digest.short() == version.digest;
             let withdrawn = index.offers(&version.id)?.iter().find(is_this).is_some_and(|one| one.yanked);
-            if let Some(problem) = plugins.revoked(&version, &load_trust(context)?) {
+            if let Some(problem) = plugins.revoked(version, &load_trust(context)?) {
                 let next = "it has no newer one: go back with `backplane plugin rollback ID`, or `backplane plugin remove ID`";
                 let what = format!("registry `{}`: {problem}, and it is the one in use", registry.name);
                 revoked.get_or_insert(Failure::new(Exit::Denied, what).next(next).code("package_revoked"));
