@@ -81,6 +81,15 @@ static void finish(bp_sink sink) {
   the_host->finish(the_host, sink, &done);
 }
 
+static void fail_with(bp_sink sink, const bp_error *error) {
+  bp_done done;
+  memset(&done, 0, sizeof done);
+  done.struct_size = sizeof done;
+  done.error = error;
+  done.confidence = -1.0;
+  the_host->finish(the_host, sink, &done);
+}
+
 static int is(bp_str params, const char *what) {
   char all[128], wanted[64];
   size_t len = params.len < sizeof all - 1 ? (size_t)params.len : sizeof all - 1;
@@ -760,23 +769,17 @@ static void serve(const bp_request *r) {
   }
   if (is(p, "fatal")) {
     bp_error error;
-    bp_done done;
     memset(&error, 0, sizeof error);
     error.struct_size = sizeof error;
     error.code = BP_INTERNAL;
     error.sub = BP_SUB_FATAL;
     error.message = str("the driver says the same about everything from now on");
-    memset(&done, 0, sizeof done);
-    done.struct_size = sizeof done;
-    done.error = &error;
-    done.confidence = -1.0;
-    the_host->finish(the_host, r->sink, &done);
+    fail_with(r->sink, &error);
     return;
   }
   if (is(p, "noisy-error")) {
     static char noise[1 << 20];
     bp_error error;
-    bp_done done;
     memset(noise, 0xFE, sizeof noise);
     memset(&error, 0, sizeof error);
     error.struct_size = sizeof error;
@@ -785,11 +788,7 @@ static void serve(const bp_request *r) {
     error.retry_after_ms = UINT32_MAX;
     error.message.ptr = error.reason.ptr = error.details_json.ptr = noise;
     error.message.len = error.reason.len = error.details_json.len = sizeof noise;
-    memset(&done, 0, sizeof done);
-    done.struct_size = sizeof done;
-    done.error = &error;
-    done.confidence = -1.0;
-    the_host->finish(the_host, r->sink, &done);
+    fail_with(r->sink, &error);
     return;
   }
   if (is(p, "many-tokens")) {
