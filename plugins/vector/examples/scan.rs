@@ -1,7 +1,8 @@
 //! What a search takes beside reading the same memory: run by `make bench`, or alone with `--release`.
 //!
-//! Prints a line for each kind of component: what a search took, and what it took to read as many bytes in a loop, in
-//! milliseconds of processor time, which other work on the machine touches least; as medians of rounds that took turns.
+//! Prints a line for each kind of component: what a search took, and what it took to read as many bytes in a loop on as many
+//! threads, which share what memory gives; in milliseconds of processor time, which other work on the machine touches least;
+//! as medians of rounds that took turns.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark says what it measured, or ends")]
 
 use backplane_testkit::{DType, Instance, PluginTest, TensorInput};
@@ -21,12 +22,19 @@ fn main() {
     for (dtype, size) in [("f32", 4), ("f16", 2), ("i8", 1)] {
         fill(&instance, dtype);
         let memory: Vec<u64> = (0..(ROWS * DIMENSION * size / 8) as u64).collect();
-        let kinds = [(1, "one query"), (1, "one query of whole numbers"), (16, "sixteen queries")];
-        for (batch, kind) in kinds {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let kinds = [
+            (1, 1, "one query"),
+            (1, 1, "one query of whole numbers"),
+            (1, cores, "one query, a thread on each core"),
+            (16, cores, "sixteen queries, a thread on each core"),
+        ];
+        for (batch, threads, kind) in kinds {
             let is_whole = kind.ends_with("numbers");
             if is_whole && dtype != "i8" {
                 continue;
             }
+            model.grant_at_most(threads as u32);
             let query = query(batch, is_whole);
             let params = json!({"collection": dtype, "k": 10}).to_string();
             let (mut searched, mut read) = (Vec::new(), Vec::new());
@@ -35,7 +43,7 @@ fn main() {
                     let answer = instance.submit("vector.search", &params, vec![query.clone()]).wait();
                     assert!(answer.is_done(), "{:?}", answer.failure());
                 }));
-                read.push(timed(|| sum(&memory)));
+                read.push(timed(|| read_by(threads, &memory)));
             }
             println!(
                 "bench dtype={dtype} queries=\"{kind}\" megabytes={} search_ms={:.3} read_ms={:.3}",
@@ -85,6 +93,15 @@ fn bytes(seed: usize, rows: usize) -> Vec<u8> {
         (state >> 40) as u8
     };
     std::iter::repeat_with(next).take(rows * DIMENSION).collect()
+}
+
+fn read_by(threads: usize, memory: &[u64]) {
+    let mut parts = memory.chunks(memory.len().div_ceil(threads));
+    let first = parts.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        parts.for_each(|part| _ = scope.spawn(|| sum(part)));
+        sum(first);
+    });
 }
 
 /// Reads memory as fast as a loop can.
