@@ -1,5 +1,5 @@
 //! Every task at one server, as people ask for it: what a page says, what a photograph shows, a document in another language,
-//! a chat of a server behind it, and what a kernel lacks here.
+//! a chat of a server behind it, and what becomes of kernels here: one that NVRTC compiles, and one that it does not.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a failure is the test's")]
 
@@ -38,8 +38,16 @@ fn one_server_answers_every_task() {
     );
     std::fs::write(path("far.toml"), card).unwrap();
     let kernel = root().join("plugins/cuda/kernels/image-prepare.toml");
+    // The same with a slip of the pen.
+    for ending in ["toml", "cu", "ptx"] {
+        let text = std::fs::read_to_string(kernel.with_extension(ending)).unwrap();
+        let text = text.replace("int x = blockIdx.x", "int x = blockIdx.w");
+        let text = text.replace("name = \"image-prepare\"", "name = \"slip\"");
+        std::fs::write(path(&format!("image-prepare.{ending}")), text).unwrap();
+    }
+    let slip = path("image-prepare.toml");
     let models = ["pp-ocr", "yolov3-tiny", "lid.176", "magika", "onnxruntime"];
-    let config = format!("[models]\ncards = [{:?}, {kernel:?}]\n", path("far.toml"));
+    let config = format!("[models]\ncards = [{:?}, {kernel:?}, {slip:?}]\n", path("far.toml"));
     let near = Server::start_on(state_with_models_of(&models), &config);
 
     let page = said(&near, &["ocr", &path("page.png")]);
@@ -78,7 +86,18 @@ fn one_server_answers_every_task() {
         |name: &str| answer.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
     let (decision, refused) = (header("x-route-decision"), header("x-route-refused"));
     assert!(decision.contains("plugin=dev.backplane.onnx"), "{decision}");
-    if !Path::new("/dev/nvidiactl").exists() {
+    let (status, told) = near.post("/v2/repository/models/slip/load", &json!({}));
+    assert_eq!(status, 422, "{told}");
+    let wrong = "image-prepare.cu(11): error: class \"uint3\" has no member \"w\"";
+    assert!(told["error"].as_str().unwrap().contains(wrong), "{told}");
+    assert!(said(&near, &["show", "slip"]).contains(wrong));
+    let (status, told) = near.post("/v2/repository/models/image-prepare/load", &json!({}));
+    if Path::new("/dev/nvidiactl").exists() {
+        assert_eq!(status, 200, "{told}");
+    } else {
+        assert_eq!(status, 503, "{told}");
+        let told = told["error"].as_str().unwrap();
+        assert!(told.starts_with("`image-prepare.cu` was compiled by NVRTC 12."), "{told}");
         assert!(refused.contains("image-prepare=device_missing"), "{refused}");
         let plugins: Value = serde_json::from_str(&said(&near, &["plugin", "ls", "--json"])).unwrap();
         let cuda = plugins.as_array().unwrap().iter().find(|plugin| plugin["id"] == "dev.backplane.cuda");

@@ -400,7 +400,9 @@ typedef struct bp_plugin {
   /* Opens a model. model_json: {"name","format","capabilities":[..],"files":[{"role","name","path",
    * "size"}],"parameters":{..}}; a file's name is its own, for its path may end in a digest.
    * Errors: BP_DATA_LOSS with reason "model_invalid" for a bad file, BP_RESOURCE_EXHAUSTED,
-   * BP_FAILED_PRECONDITION, BP_INVALID_ARGUMENT for parameters. [init] since 1.0 */
+   * BP_FAILED_PRECONDITION, BP_INVALID_ARGUMENT for parameters. A host may ask for a model that the plugin did
+   * not bid for, for want of a device or a runtime (BP_BID_REASON_DEVICE, BP_BID_REASON_RUNTIME): it is told what
+   * is wrong with the model itself, or that this is missing. [init] since 1.0 */
   bp_code (*model_open)(struct bp_plugin *plugin, bp_str model_json, bp_model **out, bp_err err);
 
   /* The plugin's extension, or NULL. May be NULL. [any][no-block] since 1.0 */

@@ -387,13 +387,14 @@ impl Host {
         }
     }
 
-    /// Opens a model and waits until it serves.
+    /// Opens a model and waits until it serves. Where a device or a runtime is missing here, its plugin is asked all the
+    /// same: it may tell what is wrong with the model itself.
     ///
     /// # Errors
     /// Why it cannot be opened.
     pub async fn load(&self, model: &str, keep_alive: Option<KeepAlive>) -> Result<ModelInfo> {
         let entry = self.entry(model)?;
-        self.catalog().ensure(&entry, keep_alive).await?;
+        self.catalog().load(&entry, keep_alive).await?;
         Ok(entry.info(self.0.parts.router.table().aliases_of(&entry.name())))
     }
 

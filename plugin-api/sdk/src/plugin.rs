@@ -26,7 +26,8 @@ pub trait Plugin: Send + Sync + Sized + 'static {
         Bid::default()
     }
 
-    /// Opens a model. May block.
+    /// Opens a model. May block. Asked for a model that was not bid for, too, where what was missing is a device or a runtime: what
+    /// is wrong with the model itself comes before that.
     ///
     /// # Errors
     /// [`Error::model_invalid`] for a bad file, [`Error::invalid`] for a bad parameter.

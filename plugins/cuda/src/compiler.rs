@@ -57,6 +57,24 @@ impl Compiler {
         self.make(program, target, Form::Machine, &format!("compute capability {major}.{minor}"))
     }
 
+    /// Compiles a program that cannot run here, to see whether it could: what it became, in words.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`]; a function that is to be launched and is not there.
+    pub fn trial(&self, program: &Program, (major, minor): (i32, i32)) -> Result<String> {
+        let code = self.compile(program, (major, minor))?;
+        for entry in &program.entries {
+            let symbol = format!(".text.{entry}\0");
+            if !code.windows(symbol.len()).any(|window| window == symbol.as_bytes()) {
+                let message = format!("the kernel has no function `{entry}`, which its card launches");
+                return Err(Error::model_invalid(message));
+            }
+        }
+        let (nvrtc, minor_version) = self.load()?.version();
+        let bytes = code.len();
+        Ok(format!("NVRTC {nvrtc}.{minor_version} for compute capability {major}.{minor} ({bytes} bytes)"))
+    }
+
     /// A program for every device, for where there is no compiler.
     ///
     /// # Errors

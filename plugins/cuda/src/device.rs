@@ -66,7 +66,7 @@ impl Driver for Nvidia {
 
     fn load(&self, program: &Program) -> Result<Arc<dyn Gpu>> {
         let context = Context::open(self.ordinal);
-        let context = context.map_err(|missing| self.objection(program, &missing).unwrap_or(missing))?;
+        let context = context.map_err(|missing| self.without(program, missing))?;
         let image = match self.compiler.image(program, context.capability)? {
             Image::Machine(code) => Ptx::from_binary(code),
             Image::Ptx(text) => Ptx::from_src(text),
@@ -76,18 +76,32 @@ impl Driver for Nvidia {
 }
 
 impl Nvidia {
-    /// What is wrong with a source where there is no device that it could be compiled for: whoever writes it need not wait for
-    /// one to be told.
-    fn objection(&self, program: &Program, missing: &Error) -> Option<Error> {
+    /// What is said of a program where there is no device for it: whoever writes it need not wait for one to be told whether it
+    /// compiles.
+    fn without(&self, program: &Program, mut missing: Error) -> Error {
+        // What was compiled beforehand has no need of a compiler.
+        let needless =
+            |error: &Error| error.reason.as_deref() == Some("runtime_missing") && program.ptx.is_some();
         if missing.reason.as_deref() != Some("device_missing") {
-            return None;
+            return missing;
         }
-        let mut error = self.compiler.compile(program, UNSEEN).err()?;
-        let (major, minor) = UNSEEN;
-        error.message.push_str(&format!(
-            "\n(there is no GPU here, and it was compiled for compute capability {major}.{minor})"
-        ));
-        (error.reason.as_deref() == Some("model_invalid")).then_some(error)
+        let (name, why) = (&program.name, &missing.message);
+        let message = match self.compiler.trial(program, UNSEEN) {
+            Ok(compiled) => format!("`{name}` was compiled by {compiled}, and cannot run: {why}"),
+            Err(error) if needless(&error) => return missing,
+            Err(error) if error.reason.as_deref() == Some("runtime_missing") => {
+                format!("{why}; nor was `{name}` compiled: {}", error.message)
+            }
+            Err(mut error) => {
+                let (major, minor) = UNSEEN;
+                error.message.push_str(&format!(
+                    "\n(there is no GPU here, and it was compiled for compute capability {major}.{minor})"
+                ));
+                return error;
+            }
+        };
+        missing.message = message;
+        missing
     }
 }
 

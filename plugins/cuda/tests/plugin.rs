@@ -27,13 +27,25 @@ fn it_conforms_when_loaded() {
 fn a_kernel_is_opened_where_there_is_a_gpu_and_elsewhere_it_says_why_not() {
     let plugin = PluginTest::of(backplane_cuda::backplane_export::bp_entry_v1);
     // Without a compiler: what was compiled beforehand is there.
-    let opened = plugin.config(r#"{"nvrtc":"/nowhere"}"#).open(&model("image-prepare").to_string());
+    let plugin = plugin.config(r#"{"nvrtc":"/nowhere"}"#);
+    let card = model("image-prepare");
+    let opened = plugin.open(&card.to_string());
     if has_gpu() {
         return drop(opened.unwrap());
     }
     let failure = opened.err().unwrap();
     assert_eq!((failure.canonical(), &*failure.reason), (Some(Code::FailedPrecondition), "device_missing"));
-    assert!(failure.message.contains("no NVIDIA driver is installed here"), "{failure}");
+    assert!(failure.message.starts_with("no NVIDIA driver is installed here"), "{failure}");
+    assert!(!failure.message.contains("NVRTC"), "{failure}");
+    // Without that either, both are told.
+    let mut bare = card;
+    bare["files"].as_array_mut().unwrap().retain(|file| file["role"] == "model");
+    let failure = plugin.open(&bare.to_string()).err().unwrap();
+    assert_eq!(failure.reason, "device_missing");
+    assert!(
+        failure.message.contains("nor was `image-prepare.cu` compiled: NVRTC cannot be used"),
+        "{failure}"
+    );
 }
 
 #[test]
@@ -54,7 +66,13 @@ fn what_does_not_compile_is_told_where_there_is_no_gpu_as_well() {
     let sound = include_str!("../kernels/image-prepare.cu");
     match opened(sound) {
         None => assert!(has_gpu()),
-        Some(failure) => assert_eq!(failure.reason, "device_missing", "{failure}"),
+        Some(failure) => {
+            assert_eq!(failure.reason, "device_missing", "{failure}");
+            assert!(failure.message.starts_with("`mine.cu` was compiled by NVRTC 12."), "{failure}");
+            assert!(failure.message.contains("for compute capability 9.0 ("), "{failure}");
+            let failure = opened(&sound.replace("prepare(", "prepared(")).unwrap();
+            assert!(failure.message.contains("has no function `prepare`"), "{failure}");
+        }
     }
 }
 

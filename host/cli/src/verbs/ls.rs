@@ -1,6 +1,7 @@
 //! `ls`: what is installed, or what can be pulled by name.
 
 use crate::args::Ls;
+use crate::client::Client;
 use crate::context::Context;
 use crate::exit::Result;
 use crate::output::Table;
@@ -9,11 +10,28 @@ use backplane_registry::{Card, Catalogue, Kind, Set};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Where a server lists what it has.
+const MODELS: &str = "/admin/v1/models";
+
 pub fn run(context: &Context, args: &Ls) -> Result<()> {
     if args.available {
         return available(context);
     }
-    let rows = if context.is_elsewhere()? { remote(context)? } else { local(context)? };
+    let elsewhere = context.is_elsewhere()?;
+    // What lies here is listed whether a server runs or not; what is wrong with it, only a server can tell.
+    let models = match elsewhere {
+        true => context.client()?.get(MODELS)?,
+        false => context
+            .client()
+            .ok()
+            .filter(Client::is_up)
+            .and_then(|client| client.get(MODELS).ok())
+            .unwrap_or_default(),
+    };
+    let mut rows = if elsewhere { remote(&models) } else { local(context)? };
+    for row in &mut rows {
+        row["problem"] = problem(&models, &row["name"]);
+    }
     let out = &context.out;
     if out.json {
         out.value(&rows);
@@ -36,7 +54,18 @@ pub fn run(context: &Context, args: &Ls) -> Result<()> {
         table.row([text(row, "name"), text(row, "id"), size, text::ago(modified, now)]);
     }
     out.table(&table);
+    for row in &rows {
+        if let Some(problem) = row["problem"].as_str() {
+            out.complain(format!("warning: `{}`: {}", text(row, "name"), crate::output::printable(problem)));
+        }
+    }
     Ok(())
+}
+
+/// Why a server cannot open a model of this name, as far as it has found out.
+fn problem(models: &Value, name: &Value) -> Value {
+    let mut models = models["data"].as_array().into_iter().flatten();
+    models.find(|model| model["name"] == *name).map_or(Value::Null, |model| model["problem"].clone())
 }
 
 fn local(context: &Context) -> Result<Vec<Value>> {
@@ -54,8 +83,7 @@ fn local(context: &Context) -> Result<Vec<Value>> {
     Ok(listing.models.iter().chain(&listing.runtimes).map(row).collect())
 }
 
-fn remote(context: &Context) -> Result<Vec<Value>> {
-    let models = context.client()?.get("/admin/v1/models")?;
+fn remote(models: &Value) -> Vec<Value> {
     let row = |model: &Value| {
         json!({
             "name": model["name"], "id": model["id"], "size": model["size"], "modified": model["installed"],
@@ -64,7 +92,7 @@ fn remote(context: &Context) -> Result<Vec<Value>> {
     };
     // What is built into a plugin was not installed.
     let installed = models["data"].as_array().into_iter().flatten().filter(|model| model["id"] != "");
-    Ok(installed.map(row).collect())
+    installed.map(row).collect()
 }
 
 fn available(context: &Context) -> Result<()> {

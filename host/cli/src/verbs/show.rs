@@ -1,7 +1,7 @@
 //! `show`: what a model is, and with `--plan` what opening it would take.
 
 use crate::args::Show;
-use crate::client::segment;
+use crate::client::{Client, segment};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::Output;
@@ -106,7 +106,11 @@ fn look_up(context: &Context, name: &str) -> Result<Value> {
     } else {
         match installed(context, name) {
             Err(failure) if failure.exit == Exit::NotFound => Some(failure),
-            found => return found,
+            Ok(mut card) => {
+                card["problem"] = problem(context, &card["name"]);
+                return Ok(card);
+            }
+            Err(failure) => return Err(failure),
         }
     };
     match (context.client()?.get(&format!("/admin/v1/models/{}", segment(name))), missing) {
@@ -119,6 +123,13 @@ fn look_up(context: &Context, name: &str) -> Result<Value> {
             (None, None) => Err(missing),
         },
     }
+}
+
+/// Why a server that runs here cannot open a model that is installed, as far as it has found out.
+fn problem(context: &Context, name: &Value) -> Value {
+    let client = context.client().ok().filter(Client::is_up);
+    let path = format!("/admin/v1/models/{}", segment(name.as_str().unwrap_or_default()));
+    client.and_then(|client| client.get(&path).ok()).map_or(Value::Null, |mut model| model["problem"].take())
 }
 
 fn installed(context: &Context, name: &str) -> Result<Value> {

@@ -4,7 +4,7 @@
 //! or the request path may read is in the entries and in [`super::Shelf`].
 
 use super::entry::{Entry, Listed, Stage};
-use super::opening::Loading;
+use super::opening::{Loading, Wish};
 use super::plugins::{Found, PluginOptions, discover};
 use super::{Options, Shelf};
 use crate::actor::{Panicked, blocking, guarded};
@@ -12,7 +12,6 @@ use crate::backend::actor::BackendActor;
 use crate::backend::{Backend, Settings};
 use crate::error::{Error, Result};
 use crate::info::LoadPlan;
-use crate::job::KeepAlive;
 use crate::loader::{Bid, Plugin, Waits};
 use actix::dev::ToEnvelope;
 use actix::fut::WrapFuture;
@@ -41,7 +40,7 @@ pub struct CatalogActor {
     pub(super) loads: HashMap<Arc<str>, Loading>,
     pub(super) serial: u64,
     /// Asked for while it was being closed.
-    pub(super) reopen: HashMap<Arc<str>, Option<KeepAlive>>,
+    pub(super) reopen: HashMap<Arc<str>, Wish>,
     /// Opens no more models.
     pub(super) stopping: bool,
 }
@@ -164,7 +163,7 @@ impl Supervised for CatalogActor {
 #[rtype(result = "()")]
 pub struct OpenModel {
     pub entry: Arc<Entry>,
-    pub keep_alive: Option<KeepAlive>,
+    pub wish: Wish,
 }
 
 /// Closes a model, if it is open.
@@ -215,7 +214,7 @@ pub(super) struct Loaded {
     pub entry: Arc<Entry>,
     /// What it was when the thread began.
     pub listed: Arc<Listed>,
-    pub keep_alive: Option<KeepAlive>,
+    pub wish: Wish,
     pub memory: u64,
     pub result: Result<(Arc<Backend>, Arc<Plugin>)>,
 }
@@ -239,7 +238,7 @@ macro_rules! handle {
     };
 }
 
-handle!(OpenModel, |actor, message, context| actor.open(&message.entry, message.keep_alive, context));
+handle!(OpenModel, |actor, message, context| actor.open(&message.entry, message.wish, context));
 handle!(Loaded, |actor, message, context| actor.loaded(message, context));
 handle!(Closed, |actor, message, context| actor.closed(&message.entry, context));
 handle!(CloseModel, |actor, message, context| {

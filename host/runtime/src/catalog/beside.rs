@@ -3,6 +3,7 @@
 use super::Found;
 use super::actor::CatalogActor;
 use super::entry::{Canary, Entry, Listed, Stage};
+use super::opening::Wish;
 use super::plan;
 use crate::backend::Backend;
 use crate::backend::actor::BackendActor;
@@ -106,7 +107,7 @@ impl CatalogActor {
             let replaced = |plugin: Arc<Plugin>| !self.shelf.lists(&plugin);
             if matches!(entry.stage(), Stage::Ready) && entry.plugin().is_some_and(replaced) {
                 self.close(&entry, context);
-                self.reopen.insert(entry.name(), None);
+                self.reopen.insert(entry.name(), Wish::default());
                 switched.reopened.push(entry);
             }
         }

@@ -47,8 +47,8 @@ impl CatalogActor {
         entry.set_memory(0);
         if self.shelf.holds(entry) {
             entry.set_stage(Stage::Idle);
-            if let Some(keep_alive) = self.reopen.remove(&name) {
-                self.open(entry, keep_alive, context);
+            if let Some(wish) = self.reopen.remove(&name) {
+                self.open(entry, wish, context);
             }
         } else {
             // Whoever asked for it while it was being closed waits in vain.

@@ -36,6 +36,7 @@ use actor::{CatalogActor, CloseAll, CloseModel, OpenModel, PlanModel, Relist};
 use arc_swap::ArcSwap;
 use backplane_registry::Limits;
 use dashmap::DashMap;
+use opening::{Occasion, Wish};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -238,25 +239,38 @@ impl CatalogHandle {
         self.actor.connected()
     }
 
-    /// An open backend for a model: at once when it is open, else after it was opened.
+    /// An open backend for a request: at once when the model is open, else after it was opened.
     ///
     /// # Errors
     /// Why it could not be opened; `model_not_found` when it went away meanwhile.
     pub async fn ensure(&self, entry: &Arc<Entry>, keep_alive: Option<KeepAlive>) -> Result<Arc<Backend>> {
-        entry.touch(keep_alive);
+        self.opened(entry, Wish { occasion: Occasion::Request, keep_alive }).await
+    }
+
+    /// As [`Self::ensure`], for who asks for the model to be opened and not for an answer.
+    ///
+    /// # Errors
+    /// As [`Self::ensure`]; where a device or a runtime is missing, what is wrong with the model comes first.
+    pub async fn load(&self, entry: &Arc<Entry>, keep_alive: Option<KeepAlive>) -> Result<Arc<Backend>> {
+        self.opened(entry, Wish { occasion: Occasion::Load, keep_alive }).await
+    }
+
+    async fn opened(&self, entry: &Arc<Entry>, wish: Wish) -> Result<Arc<Backend>> {
+        entry.touch(wish.keep_alive);
         if let Some(backend) = entry.backend() {
             return Ok(backend);
         }
         let mut stages = entry.watch();
         // Who comes while it is being opened waits with the others, and takes no place in the actor's mailbox.
         let mut ask = !matches!(*stages.borrow_and_update(), Stage::Loading);
+        let mut asked = false;
         loop {
             if let Some(backend) = entry.backend() {
                 return Ok(backend);
             }
             if ask {
-                let open = OpenModel { entry: entry.clone(), keep_alive };
-                self.actor.try_send(open).map_err(|_| {
+                asked = true;
+                self.actor.try_send(OpenModel { entry: entry.clone(), wish }).map_err(|_| {
                     Error::unavailable("the catalog is busy or shutting down; retry")
                         .with_reason("overloaded")
                 })?;
@@ -266,6 +280,8 @@ impl CatalogHandle {
             }
             // A stage may be missed, when the next follows at once; so an idle model is asked for again.
             ask = match stages.borrow_and_update().clone() {
+                // What it waited for was a request's, and went by the bid.
+                Stage::Failed(_, error) if !asked && wish.gets_past(&error.reason) => true,
                 Stage::Failed(_, error) => return Err(error),
                 Stage::Idle => true,
                 Stage::Loading | Stage::Ready | Stage::Closing => false,

@@ -24,6 +24,34 @@ use std::time::{Duration, Instant};
 /// How long a failed model is not tried again.
 const RETRY: Duration = Duration::from_secs(3);
 
+/// What a plugin finds missing on this machine, and not in the model: it need not be all that is wrong.
+const MISSING_HERE: [&str; 2] = ["device_missing", "runtime_missing"];
+
+/// Why a model is to be opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Occasion {
+    /// A request is to be served. A plugin that does not bid is not asked to open anything.
+    #[default]
+    Request,
+    /// Somebody wants just that. A plugin that does not bid for want of a device or a runtime is asked all the same: who writes
+    /// a model is told what is wrong with it wherever that can be told.
+    Load,
+}
+
+/// How a model is to be opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    pub occasion: Occasion,
+    pub keep_alive: Option<KeepAlive>,
+}
+
+impl Wish {
+    /// Whether a plugin is asked to open the model though this is missing.
+    pub(super) fn gets_past(&self, reason: &str) -> bool {
+        self.occasion == Occasion::Load && MISSING_HERE.contains(&reason)
+    }
+}
+
 /// A model that a thread is opening.
 pub(super) struct Loading {
     /// Tells this opening from others of the same model.
@@ -48,27 +76,22 @@ impl Loading {
 }
 
 impl CatalogActor {
-    pub(super) fn open(
-        &mut self,
-        entry: &Arc<Entry>,
-        keep_alive: Option<KeepAlive>,
-        context: &mut Context<Self>,
-    ) {
+    pub(super) fn open(&mut self, entry: &Arc<Entry>, wish: Wish, context: &mut Context<Self>) {
         let name = &entry.name();
         let fail = |error: Error| entry.set_stage(Stage::Failed(Instant::now(), error));
         match entry.stage() {
             Stage::Loading | Stage::Ready => return,
             Stage::Closing => {
-                self.reopen.insert(name.clone(), keep_alive);
+                self.reopen.insert(name.clone(), wish);
                 return;
             }
             _ if self.stopping => return fail(Error::shutting_down()),
             _ if !self.shelf.holds(entry) => return fail(self.shelf.not_found(name)),
             Stage::Failed(..) if self.loads.get(name).is_some_and(Loading::may_open_anew) => {
-                self.reopen.insert(name.clone(), keep_alive);
+                self.reopen.insert(name.clone(), wish);
                 return entry.set_stage(Stage::Loading);
             }
-            Stage::Failed(since, error) if since.elapsed() < RETRY => {
+            Stage::Failed(since, error) if since.elapsed() < RETRY && !wish.gets_past(&error.reason) => {
                 entry.set_stage(Stage::Failed(since, error));
                 return;
             }
@@ -87,7 +110,7 @@ impl CatalogActor {
             settings: self.options.of(name).settings(&self.options, &entry.listed().limits),
             shelf: self.shelf.clone(),
             address: context.address(),
-            keep_alive,
+            wish,
         };
         let until = Instant::now() + self.options.load_timeout;
         let loading = Loading {
@@ -209,7 +232,7 @@ impl CatalogActor {
     }
 
     pub(super) fn loaded(&mut self, loaded: Loaded, context: &mut Context<Self>) {
-        let Loaded { serial, entry, listed, keep_alive, memory, result } = loaded;
+        let Loaded { serial, entry, listed, wish, memory, result } = loaded;
         let name = entry.name();
         let ours = self.loads.get(&name).is_some_and(|load| load.serial == serial);
         let Some(load) = ours.then(|| self.loads.remove(&name)).flatten() else { return discard(result) };
@@ -218,8 +241,8 @@ impl CatalogActor {
             discard(result);
             if self.shelf.holds(&entry) {
                 entry.set_stage(Stage::Idle);
-                if let Some(keep_alive) = self.reopen.remove(&name) {
-                    self.open(&entry, keep_alive, context);
+                if let Some(wish) = self.reopen.remove(&name) {
+                    self.open(&entry, wish, context);
                 }
             }
             return;
@@ -229,7 +252,7 @@ impl CatalogActor {
             // Another model has its name since, or another version of its plugin serves.
             discard(result);
             entry.set_stage(Stage::Idle);
-            return self.open(&entry, keep_alive, context);
+            return self.open(&entry, wish, context);
         }
         match result {
             Ok((backend, plugin)) => {
@@ -240,7 +263,7 @@ impl CatalogActor {
                 let (watched, restarts) = (backend.clone(), self.shelf.backend_restarts.clone());
                 let watcher = Supervisor::start(move |_| BackendActor::new(watched, restarts));
                 self.watchers.insert(name, watcher);
-                entry.touch(keep_alive);
+                entry.touch(wish.keep_alive);
                 entry.opened(backend);
             }
             Err(error) => {
@@ -300,17 +323,17 @@ struct Load {
     settings: Settings,
     shelf: Arc<Shelf>,
     address: Addr<CatalogActor>,
-    keep_alive: Option<KeepAlive>,
+    wish: Wish,
 }
 
 impl Load {
     fn run(self) {
-        let Self { serial, entry, settings, shelf, address, keep_alive } = self;
+        let Self { serial, entry, settings, shelf, address, wish } = self;
         let listed = entry.listed();
         let (mut before, mut estimate) = (memory::resident_bytes(), 0);
         // A panic here would leave the model loading for ever.
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let (plugin, bid) = shelf.bidder(&listed, Waits::Load)?;
+            let (plugin, bid) = shelf.opener(&listed, wish)?;
             estimate = bid.host_bytes;
             let seats = plugin.licence().map(|gate| gate.seats(u64::from(settings.instances.max(1))));
             let seats = seats.transpose().map_err(|denial| license::refusal(plugin.id(), denial))?;
@@ -330,7 +353,7 @@ impl Load {
         trim_memory();
         let memory = memory::resident_bytes().saturating_sub(before).max(estimate);
         let backend = result.as_ref().ok().map(|(backend, _)| backend.clone());
-        let told = tell(&address, Loaded { serial, entry, listed, keep_alive, memory, result });
+        let told = tell(&address, Loaded { serial, entry, listed, wish, memory, result });
         if let (false, Some(backend)) = (told, backend) {
             // The host has ended meanwhile.
             close_and_wait(backend, Duration::ZERO);
@@ -385,11 +408,29 @@ impl Shelf {
         refused
     }
 
+    /// The plugin that is to open a model. Calls plugins, which may read the model's file.
+    ///
+    /// # Errors
+    /// As [`Self::bidder`].
+    fn opener(&self, listed: &Listed, wish: Wish) -> Result<(Arc<Plugin>, Bid)> {
+        let (plugin, bid) = self.best(listed, Waits::Load)?;
+        if wish.gets_past(&bid.refusal) {
+            return Ok((plugin, bid));
+        }
+        able(listed, plugin, bid)
+    }
+
     /// The plugin that bids most for a model. Calls plugins, which may read the model's file.
     ///
     /// # Errors
     /// When none can, and why.
     pub fn bidder(&self, listed: &Listed, waits: Waits) -> Result<(Arc<Plugin>, Bid)> {
+        let (plugin, bid) = self.best(listed, waits)?;
+        able(listed, plugin, bid)
+    }
+
+    /// The highest bid, which is of 0 where none can.
+    fn best(&self, listed: &Listed, waits: Waits) -> Result<(Arc<Plugin>, Bid)> {
         if let Some(error) = self.unlicensed(listed) {
             return Err(error);
         }
@@ -406,24 +447,29 @@ impl Shelf {
             .into_iter()
             .flatten()
             .max_by(|(a, x), (b, y)| x.score.cmp(&y.score).then_with(|| b.id().cmp(a.id())));
-        let unable = |why: &str| {
-            let message = format!("no plugin can open model `{}`: {why}", listed.name);
-            Error::new(ErrorCode::FailedPrecondition, message).with_reason("load_failed")
-        };
         let able = best.as_ref().is_some_and(|(_, bid)| 0 < bid.score);
         if let Some(found) = plugins.iter().filter(named).find(|found| !able && found.is_quarantined()) {
             let error = Error::unavailable(in_quarantine(found.id().unwrap_or_default()));
             return Err(error.with_reason(QUARANTINED));
         }
-        match best {
-            Some((_, bid)) if bid.score == 0 && bid.refusal == CANNOT_SERVE => Err(unable(&bid.text)),
-            Some((_, bid)) if bid.score == 0 => Err(unable(&bid.text).with_reason(bid.refusal)),
-            Some(best) => Ok(best),
-            None => {
-                let silent: Vec<String> = silent.into_iter().filter_map(Result::err).collect();
-                let problem = listed.problem.as_deref().unwrap_or("none that is loaded bids for it");
-                Err(unable(if silent.is_empty() { problem.to_owned() } else { silent.join("; ") }.as_str()))
-            }
-        }
+        best.ok_or_else(|| {
+            let silent: Vec<String> = silent.into_iter().filter_map(Result::err).collect();
+            let problem = listed.problem.as_deref().unwrap_or("none that is loaded bids for it");
+            unable(listed, if silent.is_empty() { problem.to_owned() } else { silent.join("; ") }.as_str())
+        })
     }
+}
+
+/// Refuses a bid of 0, in the plugin's words.
+fn able(listed: &Listed, plugin: Arc<Plugin>, bid: Bid) -> Result<(Arc<Plugin>, Bid)> {
+    match bid.score {
+        0 if bid.refusal == CANNOT_SERVE => Err(unable(listed, &bid.text)),
+        0 => Err(unable(listed, &bid.text).with_reason(bid.refusal)),
+        _ => Ok((plugin, bid)),
+    }
+}
+
+fn unable(listed: &Listed, why: &str) -> Error {
+    let message = format!("no plugin can open model `{}`: {why}", listed.name);
+    Error::new(ErrorCode::FailedPrecondition, message).with_reason("load_failed")
 }

@@ -36,6 +36,9 @@ pub(crate) struct Model {
     /// `idle` (opened by the first request), `loading`, `ready`, `closing` or `failed`.
     #[schemars(with = "String")]
     state: ModelState,
+    /// Why it cannot be opened, as far as that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 impl From<ModelInfo> for Model {
@@ -53,6 +56,7 @@ impl From<ModelInfo> for Model {
             modalities,
             context,
             state: info.state,
+            problem: info.problem,
         }
     }
 }

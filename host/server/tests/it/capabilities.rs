@@ -161,5 +161,10 @@ async fn an_answer_tells_who_won_and_who_was_refused_for_what_reason() {
     assert_eq!((named.status, refused(&named)), (200, None), "who names a model is told of no other");
     let alone = host.post(PATH, json!({ "model": "kernel" })).await;
     assert_eq!((alone.status, &alone.json()["error"]["code"]), (503, &json!("device_missing")));
+    // Who asks for a model to be opened gets past what the machine lacks, at once, and past nothing else.
+    for (model, code) in [("kernel", None), ("giant", Some("no_memory")), ("down", Some("load_failed"))] {
+        let loaded = host.post(&format!("/admin/v1/models/{model}/load"), json!({})).await;
+        assert_eq!(loaded.json()["error"]["code"].as_str(), code, "{model}: {}", loaded.text());
+    }
     host.stop().await;
 }
