@@ -87,7 +87,8 @@ impl CatalogActor {
             }
             _ if self.stopping => return fail(Error::shutting_down()),
             _ if !self.shelf.holds(entry) => return fail(self.shelf.not_found(name)),
-            Stage::Failed(..) if self.loads.get(name).is_some_and(Loading::may_open_anew) => {
+            // A new listing has made it idle, where it failed for having been closed.
+            Stage::Idle | Stage::Failed(..) if self.loads.get(name).is_some_and(Loading::may_open_anew) => {
                 self.reopen.insert(name.clone(), wish);
                 return entry.set_stage(Stage::Loading);
             }
