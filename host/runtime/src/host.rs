@@ -15,6 +15,7 @@ use crate::start::{Running, Started};
 use crate::stop::Wish;
 use crate::supervisor::Snapshot;
 use crate::upgrade::PluginUpgrade;
+use backplane_abi::payload::schemas::{STANDARD, Standard};
 use backplane_registry::Capability;
 use backplane_registry::plugin::Manifest;
 use std::path::PathBuf;
@@ -309,26 +310,34 @@ impl Host {
 
     /// Every capability that a model here serves.
     pub fn capabilities(&self) -> Vec<CapabilityInfo> {
+        let all = self.0.parts.router.table().all_capabilities().into_iter();
+        all.map(|(name, models)| self.describe(name, models)).collect()
+    }
+
+    /// A capability, if a model here serves it.
+    pub fn capability(&self, name: &str) -> Option<CapabilityInfo> {
+        let mut all = self.0.parts.router.table().all_capabilities().into_iter();
+        all.find(|(known, _)| known == name).map(|(name, models)| self.describe(name, models))
+    }
+
+    fn describe(&self, name: String, models: Vec<Arc<str>>) -> CapabilityInfo {
         let plugins = self.catalog().shelf().plugins();
-        let table = self.0.parts.router.table();
-        let describe = |(name, models): (String, Vec<Arc<str>>)| {
-            let offers: Vec<_> = plugins
-                .iter()
-                .filter(|found| found.plugin.is_some())
-                .filter_map(|found| found.manifest.as_ref())
-                .flat_map(|manifest| manifest.capabilities.iter().map(move |offer| (manifest, offer)))
-                .filter(|(_, offer)| offer.name == name)
-                .collect();
-            let mut versions: Vec<u32> = offers.iter().map(|(_, offer)| offer.version).collect();
-            versions.sort_unstable();
-            versions.dedup();
-            let plugins = offers.iter().map(|(manifest, _)| manifest.id.clone()).collect();
-            let said =
-                |(manifest, offer): &(&Manifest, &Capability)| CapabilitySchema::of(&manifest.id, offer);
-            let schemas = offers.iter().filter_map(said).collect();
-            CapabilityInfo { name, versions, models, plugins, schemas }
-        };
-        table.all_capabilities().into_iter().map(describe).collect()
+        let offers: Vec<_> = plugins
+            .iter()
+            .filter(|found| found.plugin.is_some())
+            .filter_map(|found| found.manifest.as_ref())
+            .flat_map(|manifest| manifest.capabilities.iter().map(move |offer| (manifest, offer)))
+            .filter(|(_, offer)| offer.name == name)
+            .collect();
+        let mut versions: Vec<u32> = offers.iter().map(|(_, offer)| offer.version).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        let plugins = offers.iter().map(|(manifest, _)| manifest.id.clone()).collect();
+        let said = |(manifest, offer): &(&Manifest, &Capability)| CapabilitySchema::of(&manifest.id, offer);
+        let standard = |standard: &&Standard| standard.name == name && versions.contains(&standard.version);
+        let schemas = STANDARD.iter().filter(standard).map(CapabilitySchema::from);
+        let schemas = schemas.chain(offers.iter().filter_map(said)).collect();
+        CapabilityInfo { name, versions, models, plugins, schemas }
     }
 
     /// How the host is.

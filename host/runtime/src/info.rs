@@ -1,6 +1,7 @@
 //! What the host says of itself. Looking never acts: none of this loads a model or touches a timer.
 
 use crate::license::LicenseInfo;
+use backplane_abi::payload::schemas::Standard;
 use backplane_registry::Capability;
 use serde::Serialize;
 use serde_json::Value;
@@ -219,15 +220,16 @@ pub struct CapabilityInfo {
     pub models: Vec<Arc<str>>,
     /// Plugins that serve it.
     pub plugins: Vec<String>,
-    /// What these plugins say of its payload, those that say anything.
+    /// Its payload: Backplane's own schema of a standard capability, and what these plugins say of it, those that say anything.
     pub schemas: Vec<CapabilitySchema>,
 }
 
-/// What a plugin's manifest says of the payload of a capability.
+/// What is said of the payload of a capability.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CapabilitySchema {
-    /// The plugin.
-    pub plugin: String,
+    /// The plugin whose manifest says it; absent where it is Backplane's own schema, which every plugin keeps to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
     /// Version of the payload schema.
     pub version: u32,
     /// One line for people.
@@ -247,7 +249,7 @@ impl CapabilitySchema {
     pub(crate) fn of(plugin: &str, offer: &Capability) -> Option<Self> {
         let schema = |schema: &Option<Value>| schema.clone().filter(Value::is_object);
         let said = Self {
-            plugin: plugin.to_owned(),
+            plugin: Some(plugin.to_owned()),
             version: offer.version,
             description: offer.description.clone(),
             input_schema: schema(&offer.input_schema),
@@ -256,6 +258,18 @@ impl CapabilitySchema {
         let silent =
             said.description.is_none() && said.input_schema.is_none() && said.output_schema.is_none();
         (!silent).then_some(said)
+    }
+}
+
+impl From<&Standard> for CapabilitySchema {
+    fn from(standard: &Standard) -> Self {
+        Self {
+            plugin: None,
+            version: standard.version,
+            description: Some(standard.description.to_owned()),
+            input_schema: Some(standard.input_schema()),
+            output_schema: standard.output_schema(),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::call::{self, Call, refuse_ignored};
 use crate::elements::{self, Flat};
+use crate::error::reason;
 use crate::oip::binary::{self, HEADER_LENGTH};
 use crate::openai::wire::invalid;
 use crate::options::KeepAliveField;
@@ -201,6 +202,7 @@ pub(crate) async fn call(mut call: Call) -> Result<HttpResponse> {
     if stream && as_binary {
         ignored.push("binary_data_output".to_owned());
     }
+    refuse_misplaced(&call, &name, &ignored)?;
     refuse_ignored(&options, &ignored)?;
     options.keep_alive = request.keep_alive.map(|field| field.0).or(options.keep_alive);
     let tensors = request.tensors.unwrap_or_default();
@@ -212,7 +214,7 @@ pub(crate) async fn call(mut call: Call) -> Result<HttpResponse> {
     parts.binary.finish()?;
     let params = request.params.map_or("{}", RawValue::get);
     if !params.starts_with('{') {
-        return Err(invalid("params", "`params` must be an object"));
+        return Err(invalid("params", "`params` must be an object").with_reason(reason::INVALID_TYPE));
     }
     let params =
         serde_json::from_str::<&RawValue>(params).map_err(|error| invalid("params", error.to_string()))?;
@@ -224,6 +226,35 @@ pub(crate) async fn call(mut call: Call) -> Result<HttpResponse> {
     let mut response = whole(&answer, as_binary)?;
     call.tell(&answer, &ignored, response.headers_mut());
     Ok(response)
+}
+
+/// Refuses a parameter that stands beside `params`: what would be told else is that it is missing, or nothing.
+fn refuse_misplaced(call: &Call, capability: &str, ignored: &[String]) -> Result<()> {
+    if ignored.is_empty() {
+        return Ok(());
+    }
+    let schemas = call.host().capability(capability).map(|capability| capability.schemas).unwrap_or_default();
+    let takes = |name: &&String| {
+        schemas
+            .iter()
+            .filter_map(|said| said.input_schema.as_ref())
+            .any(|schema| names(schema, schema, name, 0))
+    };
+    ignored.iter().find(takes).map_or(Ok(()), |name| {
+        Err(invalid(name.as_str(), format!("\"{name}\" stands beside \"params\", and belongs in it")))
+    })
+}
+
+/// Schemas within schemas, as far as they are followed: they may refer to themselves.
+const DEPTH: u8 = 8;
+
+/// Whether a schema, which stands in `root`, gives a member of an object this name.
+fn names(schema: &Value, root: &Value, name: &str, depth: u8) -> bool {
+    let meant = schema["$ref"].as_str().and_then(|reference| root.pointer(reference.strip_prefix('#')?));
+    let parts = ["allOf", "anyOf", "oneOf"].into_iter().filter_map(|part| schema[part].as_array()).flatten();
+    let mut inner = parts.chain(meant);
+    schema["properties"].get(name).is_some()
+        || depth < DEPTH && inner.any(|schema| names(schema, root, name, depth + 1))
 }
 
 fn whole(answer: &Answer, binary: bool) -> Result<HttpResponse> {
@@ -305,7 +336,7 @@ pub(crate) async fn list(call: Call) -> Result<HttpResponse> {
 /// `GET /v1/capabilities/{name}`
 pub(crate) async fn retrieve(call: Call) -> Result<HttpResponse> {
     let name: String = call.path().await?;
-    let found = call.host().capabilities().into_iter().find(|capability| capability.name == name);
+    let found = call.host().capability(&name);
     let missing = || {
         let message = format!("no model here offers `{name}`; `GET /v1/capabilities` lists what is offered");
         Error::new(ErrorCode::NotFound, message).with_reason("capability_not_found")

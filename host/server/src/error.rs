@@ -42,6 +42,7 @@ pub(crate) mod reason {
     pub(crate) const BODY_TOO_LARGE: &str = "body_too_large";
     pub(crate) const UNSUPPORTED_MEDIA_TYPE: &str = "unsupported_media_type";
     pub(crate) const IGNORED_PARAMS: &str = "ignored_params";
+    pub(crate) const INVALID_TYPE: &str = "invalid_type";
     pub(crate) const UNSUPPORTED_PARAM: &str = "unsupported_param";
     pub(crate) const MALFORMED_REQUEST: &str = "malformed_request";
     pub(crate) const LENGTH_REQUIRED: &str = "length_required";

@@ -185,6 +185,7 @@ fn body(route: &Route, mut content: Map<String, Value>) -> Value {
 mod tests {
     use super::*;
     use backplane::CapabilitySchema;
+    use backplane::payload::schemas::{STANDARD, Standard};
 
     #[test]
     fn the_page_about_headers_has_every_one() {
@@ -209,7 +210,7 @@ mod tests {
             models: vec!["voice".into()],
             plugins: vec!["com.acme.speech".to_owned()],
             schemas: vec![CapabilitySchema {
-                plugin: "com.acme.speech".to_owned(),
+                plugin: Some("com.acme.speech".to_owned()),
                 version: 1,
                 description: Some("Reads a text aloud".to_owned()),
                 input_schema: Some(json!({
@@ -247,8 +248,17 @@ mod tests {
                 _ => {}
             }
         }
-        let document = example();
-        check(&document, &document);
+        let standard = |standard: &Standard| CapabilityInfo {
+            name: standard.name.to_owned(),
+            versions: vec![standard.version],
+            models: Vec::new(),
+            plugins: Vec::new(),
+            schemas: vec![standard.into()],
+        };
+        let standards: Vec<_> = STANDARD.iter().map(standard).collect();
+        for document in [example(), document(&app::routes(), &standards, "0.0.0")] {
+            check(&document, &document);
+        }
     }
 
     #[test]

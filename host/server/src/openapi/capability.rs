@@ -15,7 +15,7 @@ pub(super) fn operation(capability: &CapabilityInfo) -> Value {
     let mut sentences: Vec<String> = capability
         .schemas
         .iter()
-        .filter_map(|said| Some(format!("{}.", said.description.as_ref()?)))
+        .filter_map(|said| Some(format!("{}.", said.description.as_ref()?.trim_end_matches('.'))))
         .collect();
     sentences.dedup();
     sentences.push(format!(
@@ -51,7 +51,7 @@ pub(super) fn operation(capability: &CapabilityInfo) -> Value {
     })
 }
 
-/// The schemas that manifests bring, by their name in the document.
+/// The schemas of its payload, by their name in the document.
 pub(super) fn schemas(capability: &CapabilityInfo) -> Vec<(String, Value)> {
     let parts = capability.schemas.iter().flat_map(|said| [(said, Part::Input), (said, Part::Output)]);
     let named = parts.filter_map(|(said, part)| {
@@ -75,13 +75,14 @@ impl Part {
         }
     }
 
-    /// With the plugin's id: two plugins may serve one capability, and each take something of its own besides.
+    /// Of a manifest's with the plugin's id: two plugins may serve one capability, and each take something of its own besides.
     fn name(self, capability: &CapabilityInfo, said: &CapabilitySchema) -> String {
         let part = match self {
             Part::Input => "input",
             Part::Output => "output",
         };
-        format!("{}.{}.{part}.{}", capability.name, said.version, said.plugin)
+        let common = format!("{}.{}.{part}", capability.name, said.version);
+        said.plugin.as_ref().map_or(common.clone(), |plugin| format!("{common}.{plugin}"))
     }
 }
 

@@ -21,6 +21,16 @@ async fn an_unforeseen_capability_is_listed_documented_and_answers() {
     assert_eq!(host.get(PATH).await.json(), found);
     assert!(host.get("/openapi.json").await.json()["paths"][PATH]["post"].is_object());
 
+    // A standard one has a schema without any manifest's.
+    let embed = host.get("/v1/capabilities/embed").await.json();
+    let ours = &embed["schemas"][0];
+    assert_eq!((ours.get("plugin"), &ours["version"]), (None, &json!(1)), "{embed}");
+    assert!(ours["input_schema"]["properties"]["input"].is_object(), "{ours}");
+    let document = host.get("/openapi.json").await.json();
+    let asked = &document["paths"]["/v1/capabilities/embed"]["post"]["requestBody"];
+    assert!(asked.to_string().contains("#/components/schemas/embed.1.input\""), "{asked}");
+    assert!(document["components"]["schemas"]["embed.1.input"]["properties"]["dimensions"].is_object());
+
     let got = host.post(PATH, json!({ "params": { "a": [1, 2.50] } })).await;
     assert_eq!(got.status, 200, "{}", got.text());
     let body = got.json();
@@ -110,6 +120,17 @@ async fn what_is_wrong_is_named() {
         json!({ "name": "x", "datatype": "UINT8", "shape": [1], "data": [1], "parameters": { "odd": 1 } });
     let got = host.post(PATH, json!({ "tensors": [tensor] })).await;
     assert_eq!(got.header("x-ignored-params"), Some("tensors[0].parameters.odd"));
+    // What belongs into the parameters is not passed over.
+    for (capability, body, param) in [
+        ("embed", json!({ "input": ["a"] }), "input"),
+        ("chat", json!({ "params": { "messages": [] }, "temperature": 0 }), "temperature"),
+    ] {
+        let got = host.post(&format!("/v1/capabilities/{capability}"), body).await;
+        let error = &got.json()["error"];
+        assert_eq!((got.status, &error["param"]), (400, &json!(param)), "{error}");
+        let says = format!("\"{param}\" stands beside \"params\", and belongs in it");
+        assert_eq!(error["message"], says);
+    }
     // Events carry no memory.
     let streamed = json!({ "stream": true, "binary_data_output": true });
     let got = host.post(PATH, streamed.clone()).await;

@@ -13,6 +13,7 @@ pub mod image_prepare;
 pub mod languages;
 pub mod ocr;
 pub mod rerank;
+pub mod schemas;
 pub mod tensor;
 pub mod translate;
 pub mod vector;
