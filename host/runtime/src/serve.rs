@@ -129,7 +129,8 @@ fn check(parts: &Parts, request: &Request) -> Result<()> {
             .with_param("capability"));
     }
     if !request.params.trim_start().starts_with('{') {
-        return Err(Error::invalid("the parameters must be a JSON object").with_param("params"));
+        let error = Error::invalid("the parameters must be a JSON object").with_reason("invalid_type");
+        return Err(error.with_param("params"));
     }
     // A set: somebody may send a hundred thousand of them.
     let mut names = HashSet::with_capacity(request.tensors.len());

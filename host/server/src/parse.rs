@@ -1,5 +1,6 @@
 //! From the bytes of a body to a typed value, telling which member is wrong and which were not read.
 
+use crate::error::reason;
 use backplane::{Error, Result, words};
 use serde::Deserialize;
 use serde_json::Value;
@@ -134,7 +135,7 @@ fn explain<'de, T: Deserialize<'de>>(bytes: &'de [u8], error: &serde_json::Error
     }
     let subject = if path == "." { "the body".to_owned() } else { format!("`{path}`") };
     let separator = if message.starts_with("must ") { "" } else { ":" };
-    let error = Error::invalid(format!("{subject}{separator} {message}")).with_reason("invalid_type");
+    let error = Error::invalid(format!("{subject}{separator} {message}")).with_reason(reason::INVALID_TYPE);
     if path == "." { error } else { error.with_param(path) }
 }
 

@@ -109,7 +109,8 @@ impl Error {
         self
     }
 
-    /// Reads parameters. What does not fit is an error that names the parameter, where there is one to name.
+    /// Reads parameters. What does not fit is an error that names the parameter, where there is one to name; its reason is that
+    /// of the host's own routes, which read some parameters themselves.
     pub(crate) fn of_params<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
         // The quick way first: only parameters that are refused are read again to find the place.
         let error = match serde_json::from_slice(json) {
@@ -126,16 +127,24 @@ impl Error {
         let quoted = |before: &str| message.strip_prefix(before)?.split('`').next();
         let within = |member: &str| if path == "." { member.to_owned() } else { format!("{path}.{member}") };
         if let Some(member) = quoted("missing field `").map(within) {
-            return Err(Error::invalid(format!("`{member}` is missing")).with_param(member));
+            let error = Error::invalid(format!("`{member}` is missing")).with_reason("missing_param");
+            return Err(error.with_param(member));
+        }
+        if let Some(member) = quoted("duplicate field `").map(within) {
+            let error = Error::invalid(format!("`{member}` is there twice")).with_reason("duplicate_param");
+            return Err(error.with_param(member));
         }
         if quoted("unknown field `").is_some() {
             return Err(Error::invalid(message).with_param(path));
         }
         let separator = if message.starts_with("must ") { "" } else { ":" };
+        let error = |subject: &str| {
+            Error::invalid(format!("{subject}{separator} {message}")).with_reason("invalid_type")
+        };
         if path == "." {
-            return Err(Error::invalid(format!("the parameters{separator} {message}")));
+            return Err(error("the parameters"));
         }
-        Err(Error::invalid(format!("`{path}`{separator} {message}")).with_param(path))
+        Err(error(&format!("`{path}`")).with_param(path))
     }
 
     pub(crate) fn panic(message: String) -> Self {
@@ -204,24 +213,33 @@ mod tests {
 
     #[test]
     fn parameters_that_do_not_fit_are_named() {
-        for (json, param, says) in [
-            ("{}", "text", "`text` is missing"),
-            (r#"{"text":1}"#, "text", "`text` must be a string; got 1"),
+        let (missing, wrong, twice) = (Some("missing_param"), Some("invalid_type"), Some("duplicate_param"));
+        for (json, param, reason, says) in [
+            ("{}", "text", missing, "`text` is missing"),
+            (r#"{"text":1}"#, "text", wrong, "`text` must be a string; got 1"),
             (
                 r#"{"text":"","inner":{"sizes":[1,300]}}"#,
                 "inner.sizes[1]",
+                wrong,
                 "`inner.sizes[1]` must be a whole number from 0 to 255; got 300",
             ),
-            (r#"{"text":"","inner":{}}"#, "inner.sizes", "`inner.sizes` is missing"),
-            (r#"{"text":"","txet":1}"#, "txet", "unknown field `txet`, expected `text` or `inner`"),
-            (r#"{"text":"","inner":{"size":1}}"#, "inner.size", "unknown field `size`, expected `sizes`"),
+            (r#"{"text":"","inner":{}}"#, "inner.sizes", missing, "`inner.sizes` is missing"),
+            (r#"{"text":"","text":""}"#, "text", twice, "`text` is there twice"),
+            (r#"{"text":"","txet":1}"#, "txet", None, "unknown field `txet`, expected `text` or `inner`"),
+            (
+                r#"{"text":"","inner":{"size":1}}"#,
+                "inner.size",
+                None,
+                "unknown field `size`, expected `sizes`",
+            ),
         ] {
             let error = Error::of_params::<Params>(json.as_bytes()).unwrap_err();
-            assert_eq!(error.details["param"], param, "{json}");
+            assert_eq!((&error.details["param"], error.reason.as_deref()), (&param.into(), reason), "{json}");
             assert!(error.message.contains(says), "{json}: {error}");
         }
         let error = Error::of_params::<Params>(b"7").unwrap_err();
         assert_eq!(error.message, "the parameters must be an object; got 7");
+        assert_eq!(error.reason.as_deref(), wrong);
         let error = Error::of_params::<Params>(b"{\"text\":").unwrap_err();
         assert!(error.details.is_empty() && error.message.contains("EOF"), "{error}");
         assert_eq!(Error::of_params::<Params>(br#"{"text":"x"}"#).unwrap().text, "x");

@@ -63,7 +63,7 @@ impl Request {
         let text = sys::bytes(&self.raw.params_json);
         // A list would do for serde: it fills the members of a struct in order.
         if text.trim_ascii_start().first() != Some(&b'{') {
-            return Err(Error::invalid("the parameters are not a JSON object"));
+            return Err(Error::invalid("the parameters are not a JSON object").with_reason("invalid_type"));
         }
         Error::of_params(text)
     }

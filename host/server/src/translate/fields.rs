@@ -2,6 +2,7 @@
 
 use super::words;
 use crate::call::Call;
+use crate::error::reason;
 use crate::multipart;
 use crate::parse;
 use actix_web::http::header::CONTENT_TYPE;
@@ -96,7 +97,7 @@ impl Fields {
             None => Err(words::missing(name)),
             Some(Value::String(text)) => Ok(text),
             Some(_) => Err(Error::invalid(format!("`{name}` must be a string"))
-                .with_reason("invalid_type")
+                .with_reason(reason::INVALID_TYPE)
                 .with_param(name)),
         }
     }
@@ -110,7 +111,7 @@ impl Fields {
         };
         number.map(|number| u32::try_from(number.max(0)).unwrap_or(u32::MAX)).ok_or_else(|| {
             let message = format!("Invalid request: {name} parameter is not a number");
-            Error::invalid(message).with_reason("invalid_type").with_param(name)
+            Error::invalid(message).with_reason(reason::INVALID_TYPE).with_param(name)
         })
     }
 
@@ -118,7 +119,7 @@ impl Fields {
     pub(crate) fn texts(&self) -> Result<(Vec<String>, bool)> {
         let wrong = || {
             Error::invalid("`q` must be a string or a list of strings")
-                .with_reason("invalid_type")
+                .with_reason(reason::INVALID_TYPE)
                 .with_param("q")
         };
         match self.get("q") {

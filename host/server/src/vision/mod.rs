@@ -7,6 +7,7 @@ pub(crate) use rapid::{Form as RapidForm, Line as RapidLine, ocr as rapid_ocr};
 
 use crate::call::{Call, refuse_ignored};
 use crate::elements::Flat;
+use crate::error::reason;
 use crate::fault;
 use crate::openai::wire::invalid;
 use actix_web::HttpResponse;
@@ -93,7 +94,7 @@ async fn ask(mut call: Call, capability: &str) -> Result<HttpResponse> {
     let model = match params.shift_remove("model") {
         None | Some(Value::Null) => None,
         Some(Value::String(model)) => Some(model),
-        Some(_) => return Err(invalid("model", "`model` is not a string")),
+        Some(_) => return Err(invalid("model", "`model` must be a string").with_reason(reason::INVALID_TYPE)),
     };
     ignored.retain(|name| name != "model");
     refuse_ignored(&options, &ignored)?;
