@@ -106,6 +106,8 @@ deny: ## Licences and sources of what we depend on (installs cargo-deny if need 
 
 bench: build $(VENV)/ready ## Prints the ladder of measurements (docs/benchmarks.md).
 	@BACKPLANE_STATE=$(TEST_STATE) target/release/backplane pull --yes $(TEST_MODELS)
+# What searches on a GPU are held against: gigabytes, and of no use without one.
+	@[ ! -e /proc/driver/nvidia/version ] || $(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/bench/cublas.txt
 	@BACKPLANE_TEST_MODELS=$(TEST_STATE) BACKPLANE_TEST_PYTHON=$(VENV)/bin/python $(CARGO) bench -j $(JOBS) -p e2e
 
 clean: ## Removes what was built and fetched.

@@ -1,10 +1,12 @@
-//! Vector search on a GPU beside copying as much memory on it (`plugins/cuda/examples/search.rs`), where there is one.
+//! Vector search on a GPU beside copying as much memory on it (`plugins/cuda/examples/search.rs`), and 64 queries at once beside
+//! a product of cuBLAS with a top-k behind it (`cublas.py`), where there is one.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot measure says so and ends")]
 #![allow(clippy::print_stdout, reason = "it says that it measured nothing")]
 
 mod support;
 
-use support::Against::{AtLeast, Nothing};
+use std::collections::HashMap;
+use support::Against::{AtLeast, AtMost, Nothing};
 use support::Table;
 
 fn main() {
@@ -33,5 +35,32 @@ fn main() {
             table.row("  of the rate at which a copy moves bytes", copy / (2.0 * search), "", AtLeast(0.8));
         }
         table.row("  hits that a CPU finds as well", number("recall"), "", AtLeast(1.0));
+        if line["queries"] == "64"
+            && let Some(peer) = cublas(&line)
+        {
+            let took = peer["ms"].parse::<f64>().unwrap();
+            table.row(format!("  the same by cuBLAS and a top-k, {}", peer["on"]), took, "ms", Nothing);
+            table.row("  of its time", search / took, "", AtMost(1.0));
+            let theirs: Vec<&str> = peer["hits"].split(',').collect();
+            let both = line["hits"].split(',').filter(|hit| theirs.contains(hit)).count();
+            table.row("  of a query's hits, found by it as well", both as f64, "", Nothing);
+        }
     }
+}
+
+/// What the peer says of the same rows and queries; nothing where it is not installed.
+fn cublas(line: &HashMap<String, String>) -> Option<HashMap<String, String>> {
+    if !e2e::python().args(["-c", "import jax"]).output().unwrap().status.success() {
+        println!(
+            "cuda: JAX is not installed, and nothing is held against cuBLAS; `make bench` installs it, or\n  \
+             {:?} -m pip install -r {}",
+            e2e::python().get_program(),
+            e2e::root().join("tests/bench/cublas.txt").display()
+        );
+        return None;
+    }
+    let mut python = e2e::python();
+    python.arg(e2e::root().join("tests/bench/cublas.py"));
+    let sizes = [&*line["rows"], &line["dimension"], &line["queries"], "10", "15"];
+    support::measured(python.args(sizes)).pop()
 }

@@ -313,8 +313,13 @@ pub fn yardstick(
     program: &Path,
     arguments: &[&std::ffi::OsStr],
 ) -> Vec<std::collections::HashMap<String, String>> {
-    let output = Command::new(program).args(arguments).stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "{} failed", program.display());
+    measured(Command::new(program).args(arguments))
+}
+
+/// The same of a command.
+pub fn measured(command: &mut Command) -> Vec<std::collections::HashMap<String, String>> {
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{command:?} failed");
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().filter_map(|line| line.strip_prefix("bench ")).map(pairs).collect()
 }

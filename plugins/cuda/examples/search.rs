@@ -1,8 +1,8 @@
 //! What a search takes on a GPU beside copying memory on it: run by `make bench`, or alone with `--release`.
 //!
 //! Prints nothing where there is no GPU. Else lines: what a copy from one place of the device to another took, and searches of
-//! as many bytes, through the plugin's ABI, as medians of rounds that took turns; and how many of the hits are those of the
-//! plugin that searches on the CPU.
+//! as many bytes, through the plugin's ABI, as medians of rounds that took turns; how many of the hits are those of the plugin
+//! that searches on the CPU; and the hits of the first query, to be found again by another program.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark says what it measured, or ends")]
 
 use backplane_cuda::{Compiler, Driver, Gpu, Nvidia, Program, STAND_IN, Settings};
@@ -64,6 +64,7 @@ fn main() {
             searched.push(timed(|| drop(search(&device, batch, round))));
             copied.push(timed(|| copy(&*gpu, from, to)));
         }
+        let first = search(&device, batch, 0).swap_remove(0).join(",");
         let (mut same, mut all) = (0, 0);
         for round in 0..3 {
             let (here, there) = (search(&device, batch, round), search(&owner, batch, round));
@@ -73,7 +74,8 @@ fn main() {
             }
         }
         println!(
-            "bench gpu=\"{}\" queries={batch} megabytes={} search_ms={:.4} copy_ms={:.4} recall={:.4}",
+            "bench gpu=\"{}\" queries={batch} rows={ROWS} dimension={DIMENSION} megabytes={} search_ms={:.4} copy_ms={:.4} \
+             recall={:.4} hits={first}",
             gpu.name(),
             BYTES / 1_000_000,
             median(searched),
