@@ -170,6 +170,27 @@ fn nothing_names_the_machine_it_was_written_on() {
     }
 }
 
+/// Who has the program installed has no folder `docs`: a message says the thing itself, or names a command or a path it serves.
+#[test]
+fn no_message_names_a_page_that_is_not_installed() {
+    let ours = |path: &PathBuf| {
+        let name = path.to_string_lossy();
+        let part = |folder: &str| name.split('/').any(|part| part == folder);
+        name.ends_with(".rs") && part("src") && !name.starts_with("tests/")
+    };
+    for path in files().into_iter().filter(ours) {
+        let names = |line: &&str| {
+            let line = line.trim_start();
+            let told = line.starts_with("///") && path.starts_with("host/cli/src/args")
+                || !line.starts_with("//") && !line.contains("include_str!");
+            told && line.contains("docs/") && line.contains(".md")
+        };
+        if let Some(line) = read(&path).lines().find(names) {
+            panic!("{}: `{}`", path.display(), line.trim());
+        }
+    }
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     for path in files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "md"))

@@ -30,7 +30,8 @@ Environment:
   BACKPLANE__SECTION__KEY  a setting: BACKPLANE__SERVER__ADDRESS=127.0.0.1:8585
   BACKPLANE_PYPI_INDEX     where `pull` finds packages, instead of PIP_INDEX_URL
   HF_TOKEN, HF_ENDPOINT    for `pull hf:...`
-  HTTPS_PROXY, NO_COLOR and others: docs/configuration.md
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY   proxies for `pull` and for servers on other machines
+  NO_COLOR                 no colours
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 no memory, 5 denied";
 

@@ -6,8 +6,17 @@ use crate::output::Table;
 use crate::progress::Pulling;
 use crate::text;
 use backplane_registry::{Installed, LARGE, Models, PullOptions, PullPlan, Set};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a set may have that little can be done with where there is no GPU.
+const NVRTC: &str = "nvrtc";
+
+/// Whether NVIDIA's driver runs here.
+fn has_gpu() -> bool {
+    Path::new("/proc/driver/nvidia/version").exists()
+}
 
 /// When to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +72,11 @@ pub fn agree_to_all(context: &Context, set: &Set, plans: &[PullPlan]) -> Result<
     let size = total.map_or_else(|| "nobody knows how much".to_owned(), text::bytes);
     out.note(format!("{}: {}", set.name, set.description));
     out.note_table(&describe_all(plans));
+    if missing.iter().any(|plan| plan.name.to_string() == NVRTC) && !has_gpu() {
+        out.note(format!(
+            "{NVRTC} is of use without a GPU to who writes kernels: it tells whether they compile, and here is none to run them"
+        ));
+    }
     let refused = |next: &str| {
         Err(Failure::failed(format!("`{}` was not fetched: {size} to download", set.name))
             .next(next)

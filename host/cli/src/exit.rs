@@ -137,7 +137,7 @@ impl From<RegistryError> for Failure {
             RegistryError::NeedsConsent(_) => Some("run it again with `--yes`".to_owned()),
             RegistryError::Offline { .. } => Some("run it once without `--offline`".to_owned()),
             RegistryError::NotTheFormat { .. } => Some(
-                "name the file of the model itself; what a model of another format needs: docs/models.md"
+                "name the file of the model itself; a model of another format needs a card, a `model.toml` beside it with `name`, `format` and `[[files]]`"
                     .to_owned(),
             ),
             RegistryError::Incomplete { name, .. } => Some(format!("`backplane pull {name}`")),

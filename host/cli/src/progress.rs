@@ -1,7 +1,6 @@
 //! Progress of a pull: bars on a terminal, else nothing but what must be known.
 
 use crate::output::{Output, printable};
-use crate::text;
 use backplane_registry::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -32,9 +31,6 @@ impl<'a> Pulling<'a> {
                 self.say(&format!("{file}: {}; attempt {attempt}", printable(&reason)));
             }
             Progress::Waiting { file } => self.say(&format!("{file}: another process fetches it; waiting")),
-            Progress::Present { file, size } => {
-                self.say(&format!("{file}: {} are here already", text::bytes(size)))
-            }
             Progress::Done { .. } => self.end(),
             _ => {}
         }

@@ -157,6 +157,23 @@ fn a_model_that_has_no_files_here_is_pulled_and_removed_without_a_word_about_fil
     let removed = run(state.path(), &["rm", "far"]).expect(0);
     assert_eq!(removed.err, "far is removed\n");
 
+    // What is here already is told by one line, with its licence, and not file by file.
+    let file = state.path().join("here.gguf");
+    std::fs::write(&file, "GGUF, more or less").unwrap();
+    let card = state.path().join("here.toml");
+    let here =
+        "name = 'here'\nformat = 'gguf'\nlicence = 'MIT'\n[[files]]\nrole = 'model'\npath = 'here.gguf'\n";
+    std::fs::write(&card, here).unwrap();
+    for _ in 0..2 {
+        let pulled = run(state.path(), &["pull", card.to_str().unwrap()]).expect(0);
+        assert!(
+            pulled.out.starts_with("here installed  ") && pulled.out.ends_with("  licence MIT\n"),
+            "{pulled:?}"
+        );
+        assert!(!pulled.err.contains("already"), "{pulled:?}");
+    }
+    run(state.path(), &["rm", "here"]).expect(0);
+
     // Files that were deleted by hand are nobody's.
     let file = state.path().join("gone.gguf");
     std::fs::write(&file, "GGUF, more or less").unwrap();
@@ -220,6 +237,9 @@ fn a_set_is_pulled_with_its_sizes_and_licences_shown_and_one_question() {
         let line = refused.err.lines().find(|line| line.starts_with(plan["name"].as_str().unwrap()));
         assert!(line.unwrap().contains(plan["licence"].as_str().unwrap()), "{refused:?}");
     }
+    let without = "nvrtc is of use without a GPU to who writes kernels";
+    let gpu = std::path::Path::new("/proc/driver/nvidia/version").exists();
+    assert_eq!(refused.err.contains(without), !gpu, "{refused:?}");
     assert!(refused.err.contains("next: run it again with `--yes`"), "{refused:?}");
     assert_eq!(refused.err.matches("error:").count(), 1, "{refused:?}");
     assert_eq!(run(state.path(), &["ls", "--json"]).json(), serde_json::json!([]));

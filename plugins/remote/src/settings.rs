@@ -145,6 +145,19 @@ pub enum Flavour {
     Backplane,
 }
 
+impl Flavour {
+    /// As a card says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Openai => "openai",
+            Self::Vllm => "vllm",
+            Self::LlamaCpp => "llama-cpp",
+            Self::Ollama => "ollama",
+            Self::Backplane => "backplane",
+        }
+    }
+}
+
 /// What a server calls the most tokens of a chat's answer. It has one of two names, and most servers pass over the other in
 /// silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -244,6 +257,14 @@ pub fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flavour_is_called_what_a_card_calls_it() {
+        for name in ["openai", "vllm", "llama-cpp", "ollama", "backplane"] {
+            let flavour: Flavour = serde_json::from_value(name.into()).unwrap();
+            assert_eq!(flavour.name(), name);
+        }
+    }
 
     #[test]
     fn only_openai_has_the_newer_name_of_the_limit() {

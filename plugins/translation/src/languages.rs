@@ -96,6 +96,14 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("pnb", "pa"),
 ];
 
+/// What to say of a code that is none.
+pub fn unknown(code: &str) -> String {
+    format!(
+        "`{code}` is no language that is known here; a code is that of ISO 639, such as `de`, `ceb` or `zh-Hant`, and `GET /languages` \
+         lists those that are served"
+    )
+}
+
 /// The language of a code: `en`, `eng`, `en-US`, `EN_us`, `zh-Hans`. One in another script than its usual one is a language of
 /// its own, `zh-Hant`, and one in a script that it is not known to have is none. Regions are not told apart.
 pub fn find(code: &str) -> Option<&'static Language> {

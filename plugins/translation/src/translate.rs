@@ -41,11 +41,7 @@ impl Models {
         let pair = |(pair, model): (&String, &String)| {
             let (from, to) =
                 pair.split_once('-').ok_or_else(|| format!("`{pair}` is no pair such as `en-de`"))?;
-            let language = |code: &str| {
-                let unknown =
-                    || format!("`{code}` is no language that is known here; docs/languages.md has the codes");
-                languages::find(code).ok_or_else(unknown)
-            };
+            let language = |code: &str| languages::find(code).ok_or_else(|| languages::unknown(code));
             Ok((Pair { from: language(from)?, to: language(to)? }, model.clone()))
         };
         pairs.iter().map(pair).collect::<Result<_, _>>().map(Self)
@@ -255,8 +251,7 @@ fn check(params: &Params) -> Result<&'static Language> {
 
 fn language(code: &str, param: &str) -> Result<&'static Language> {
     languages::find(code).ok_or_else(|| {
-        let message = format!("`{code}` is no language that is known here; docs/languages.md has the codes");
-        Error::invalid(message).with_reason("language_not_supported").with_param(param)
+        Error::invalid(languages::unknown(code)).with_reason("language_not_supported").with_param(param)
     })
 }
 

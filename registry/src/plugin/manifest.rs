@@ -91,6 +91,17 @@ pub enum Isolation {
     Worker,
 }
 
+impl Isolation {
+    /// As the configuration and a running server have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::InProcess => "in-process",
+            Self::Worker => "worker",
+        }
+    }
+}
+
 /// What a panic in the plugin does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -226,7 +226,7 @@ fn hosts(manifest: &Manifest, report: &Report) -> Vec<Hosts> {
             "hosts with another abi_stable than 0.11".to_owned(),
             false,
             "root_module",
-            "they compare the layout of the Rust root module; docs/decisions/001-one-c-table.md".to_owned(),
+            "they compare the layout of the Rust root module, and the host goes by the C table, which every language has".to_owned(),
         );
     }
     hosts

@@ -27,7 +27,7 @@ pub struct Check {
     /// Not these checks
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
-    /// Requests that work, a JSON file; docs/writing-plugins.md shows one
+    /// Requests that work, a JSON file: [{"model": "m", "capability": "c", "params": {}}]
     #[arg(long, value_name = "FILE")]
     pub cases: Option<PathBuf>,
     /// The plugin's section of the configuration, a JSON object

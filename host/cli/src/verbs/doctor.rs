@@ -327,7 +327,7 @@ fn plugins(context: &Context) -> Result<Vec<Check>> {
                     "`backplane plugin upgrade {id}`, or install another version, or remove it and restart"
                 )
             }
-            _ => "see docs/troubleshooting.md, or take the file away".to_owned(),
+            _ => "mend what it says, or take the file away".to_owned(),
         };
         checks.push(Check::warning("plugin", format!("{}: {problem}", name(plugin)), fix));
     }

@@ -66,7 +66,9 @@ pub fn run(context: &Context, args: Pull) -> Result<()> {
                 1 => format!("  {}  sha256 {check} 1 file", text::bytes(installed.size)),
                 sums => format!("  {}  sha256 {check} {sums} files", text::bytes(installed.size)),
             };
-            context.out.line(format!("{} {done}  {}{files}", installed.name, installed.id));
+            let licence = plan.licence.as_deref().map(|licence| format!("  licence {licence}"));
+            let licence = licence.unwrap_or_default();
+            context.out.line(format!("{} {done}  {}{files}{licence}", installed.name, installed.id));
         }
     }
     if context.out.json {

@@ -42,7 +42,7 @@ pub fn plugin_table(bench: &Bench<'_>) -> Verdict {
     ensure(
         named && !facts.version.is_empty(),
         || format!("the plugin calls itself `{}`, version `{}`", facts.id, facts.version),
-        "bp_plugin.id, version: \"as in the manifest\"; docs/writing-plugins.md: the id is reverse DNS",
+        "bp_plugin.id, version: \"as in the manifest\", whose id is reverse DNS",
         "name it like `com.example.word-count`, and give it a version",
     )?;
     ensure(

@@ -50,7 +50,7 @@ pub fn model_table(bench: &Bench<'_>, case: &Case) -> Verdict {
     let Some(describe) = model.describe() else {
         return failed(
             "describe_json is not a JSON object",
-            "bp_model.describe_json: docs/capabilities/describe.md",
+            "bp_model.describe_json: a JSON object, its members of the types that the host knows",
             "write an object, or nothing",
         );
     };
@@ -59,8 +59,8 @@ pub fn model_table(bench: &Bench<'_>, case: &Case) -> Verdict {
     {
         return failed(
             format!("describe_json is not a description: {error}"),
-            "bp_model.describe_json: docs/capabilities/describe.md",
-            "give known members the types of that page",
+            "bp_model.describe_json: a JSON object, its members of the types that the host knows",
+            "mend that member",
         );
     }
     Ok(format!("{class}, {} in flight, {} in a batch", known.max_inflight, known.max_batch))

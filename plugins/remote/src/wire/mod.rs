@@ -25,7 +25,7 @@ fn put(body: &mut Body, name: &str, value: Option<impl Into<Value>>) {
 }
 
 fn no_word_for(name: &str, flavour: Flavour) -> Error {
-    let flavour = format!("{flavour:?}").to_lowercase();
+    let flavour = flavour.name();
     Error::new(
         Code::Unimplemented,
         format!(

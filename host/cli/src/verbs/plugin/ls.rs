@@ -199,7 +199,7 @@ pub fn found(context: &Context) -> Result<Vec<Value>> {
             json!({
                 "id": file.manifest.id, "version": file.manifest.version, "file": file_name(&file.path),
                 "capabilities": file.manifest.capabilities.iter().map(offer).collect::<Vec<_>>(),
-                "formats": file.manifest.formats, "isolation": file.manifest.isolation, "level": level,
+                "formats": file.manifest.formats, "isolation": file.manifest.isolation.name(), "level": level,
                 "signer": null, "ready": false, "problem": problem,
             })
         }
@@ -227,7 +227,7 @@ fn packages(state: &std::path::Path, trust: &Trust) -> Result<Vec<Value>> {
                 json!({
                     "id": plugin.id, "version": plugin.version, "file": file,
                     "capabilities": offers.collect::<Vec<_>>(), "formats": plugin.formats,
-                    "isolation": plugin.isolation, "level": package.level, "signer": package.signer.owner,
+                    "isolation": plugin.isolation.name(), "level": package.level, "signer": package.signer.owner,
                     "ready": false, "problem": null,
                 })
             }
@@ -243,6 +243,14 @@ fn packages(state: &std::path::Path, trust: &Trust) -> Result<Vec<Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backplane::config;
+    use backplane_registry::plugin::Isolation;
+
+    #[test]
+    fn where_a_plugin_runs_is_said_as_the_configuration_says_it() {
+        assert_eq!(Isolation::InProcess.name(), config::Isolation::InProcess.name());
+        assert_eq!(Isolation::Worker.name(), config::Isolation::Worker.name());
+    }
 
     #[test]
     fn how_it_stands_with_its_licence_is_part_of_its_state() {

@@ -40,11 +40,7 @@ impl Parameters {
             Error::invalid(format!("[parameters] of model `{}`: {why}", model.name)).with_param("parameters")
         };
         let language = |code: &str| {
-            languages::find(code).ok_or_else(|| {
-                wrong(format!(
-                    "`pairs`: `{code}` is no language that is known here; docs/languages.md has the codes"
-                ))
-            })
+            languages::find(code).ok_or_else(|| wrong(format!("`pairs`: {}", languages::unknown(code))))
         };
         let listed: Vec<String> = match model.extra.get("languages") {
             Some(listed) if self.pairs.is_empty() => serde_json::from_value(listed.clone())?,

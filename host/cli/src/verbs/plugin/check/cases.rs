@@ -13,7 +13,7 @@ pub fn of(arguments: &Arguments, manifest: &Manifest) -> Result<Vec<Case>> {
     let text = std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?;
     let wrong = |what: String| {
         Failure::failed(format!("{}: {what}", path.display()))
-            .next("docs/writing-plugins.md shows such a file under `The conformance kit`")
+            .next("what such a file looks like: `backplane plugin check --help`")
     };
     let list: Vec<Box<RawValue>> =
         serde_json::from_str(&text).map_err(|error| wrong(format!("not a list of cases: {error}")))?;

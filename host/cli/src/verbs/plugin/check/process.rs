@@ -109,7 +109,7 @@ fn attempt(arguments: &Arguments, job: &Job, seed: u64) -> std::io::Result<Row> 
         if !said.is_empty() {
             let text = String::from_utf8_lossy(&said[..said.len().min(80)]).trim().to_owned();
             let what = format!("it wrote {} bytes to standard output: `{text}`", said.len());
-            let rule = "docs/writing-plugins.md, Rules: no output on standard output, which is the host's";
+            let rule = "no output on standard output, which is the host's";
             row = Row::broken(job, Ended::Failed, Problem::new(what, rule, "use the host's `log`"));
         }
     }
