@@ -3,7 +3,7 @@
 //!
 //! `chat` and `complete` read a [`Script`] from the last message or the prompt; text that is no script is given back
 //! word by word, as far as `max_tokens` allows: a word is a token. `embed` and `tensor.infer` compute something small. `test.unforeseen` is a capability that no host
-//! has heard of; `vision.ocr` and `vision.embed` give back what they were asked, too. `acme/script:2` says that it sees.
+//! has heard of; `vision.ocr` and its sisters give back what they were asked, too. `acme/script:2` says that it sees.
 
 use backplane_plugin::payload::{FinishReason, Usage, chat, complete, embed, tensor};
 use backplane_plugin::prelude::*;
@@ -257,11 +257,13 @@ export_plugin!(
             { name = "embed", version = 1 },
             { name = "tensor.infer", version = 1 },
             { name = "test.unforeseen", version = 1 },
+            { name = "vision.classify", version = 1 },
+            { name = "vision.detect", version = 1 },
             { name = "vision.embed", version = 1 },
             { name = "vision.ocr", version = 1 },
         ]
         models = [
-            { name = "script", capabilities = ["chat", "complete", "embed", "tensor.infer", "test.unforeseen", "vision.embed", "vision.ocr"] },
+            { name = "script", capabilities = ["chat", "complete", "embed", "tensor.infer", "test.unforeseen", "vision.classify", "vision.detect", "vision.embed", "vision.ocr"] },
             { name = "acme/script:2", capabilities = ["chat"], modalities = ["text", "image"] },
         ]
         "#

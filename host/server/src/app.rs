@@ -68,27 +68,27 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/v1/vision/ocr", User, vision::ocr)
             .doc(VISION, "Read the text of a picture, sent in JSON, as a form, or as it is")
             .takes::<vision::Asked<payload::ocr::Params>>()
-            .form::<vision::Asked<payload::ocr::Params>>()
+            .pictures::<vision::Asked<payload::ocr::Params>>()
             .gives::<vision::Told<payload::ocr::Chunk>>(),
         post("/v1/vision/detect", User, vision::detect)
             .doc(VISION, "Find what a picture shows, with a box around each thing")
             .takes::<vision::Asked<payload::vision_detect::Params>>()
-            .form::<vision::Asked<payload::vision_detect::Params>>()
+            .pictures::<vision::Asked<payload::vision_detect::Params>>()
             .gives::<vision::Told<vision::Drawn<payload::vision_detect::Chunk>>>(),
         post("/v1/vision/classify", User, vision::classify)
             .doc(VISION, "Tell what a picture shows as a whole")
             .takes::<vision::Asked<payload::vision_classify::Params>>()
-            .form::<vision::Asked<payload::vision_classify::Params>>()
+            .pictures::<vision::Asked<payload::vision_classify::Params>>()
             .gives::<vision::Told<payload::vision_classify::Chunk>>(),
         post("/v1/vision/faces", User, vision::faces)
             .doc(VISION, "Find faces, their eyes, nose and mouth")
             .takes::<vision::Asked<payload::vision_faces::Params>>()
-            .form::<vision::Asked<payload::vision_faces::Params>>()
+            .pictures::<vision::Asked<payload::vision_faces::Params>>()
             .gives::<vision::Told<vision::Drawn<payload::vision_faces::Chunk>>>(),
         post("/v1/vision/embed", User, vision::embed)
             .doc(VISION, "Make features of pictures, and tell how alike they are")
             .takes::<vision::Asked<payload::vision_embed::Params>>()
-            .form::<vision::Asked<payload::vision_embed::Params>>()
+            .pictures::<vision::Asked<payload::vision_embed::Params>>()
             .gives::<vision::Told<vision::Embedded>>(),
         post("/ocr", User, vision::rapid_ocr)
             .doc(VISION, "Read the text of a picture, as RapidOCR's server does")

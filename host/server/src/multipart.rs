@@ -42,7 +42,8 @@ pub(crate) fn is_urlencoded(content_type: &str) -> bool {
     essence(content_type).eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
-fn essence(content_type: &str) -> &str {
+/// A content type without its parameters.
+pub(crate) fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 

@@ -136,6 +136,9 @@ fn operation(route: &Route, takes: &mut SchemaGenerator, gives: &mut SchemaGener
     if let Some(schema) = doc.form {
         content.insert("multipart/form-data".to_owned(), json!({ "schema": schema(takes).to_value() }));
     }
+    if let Some(schema) = doc.pictures {
+        parameters.extend(with_picture(&schema(takes).to_value(), &mut content));
+    }
     if !content.is_empty() {
         operation["requestBody"] = body(route, content);
         if matches!(route.scope, Scope::User | Scope::InBody) {
@@ -146,6 +149,30 @@ fn operation(route: &Route, takes: &mut SchemaGenerator, gives: &mut SchemaGener
         operation["parameters"] = parameters.into();
     }
     operation
+}
+
+/// The bodies that have a picture as it is, beside these members; and the parameters of the query that are the other members.
+fn with_picture(members: &Value, content: &mut Map<String, Value>) -> Vec<Value> {
+    let file = json!({ "type": "string", "format": "binary" });
+    let mut fields = members["properties"].as_object().cloned().unwrap_or_default();
+    fields.retain(|name, _| name != "image" && name != "images");
+    let parameter = |(name, schema): (&String, &Value)| {
+        let mut parameter = json!({ "name": name, "in": "query", "required": false, "schema": schema });
+        let said = parameter["schema"].as_object_mut().and_then(|schema| schema.shift_remove("description"));
+        if let Some(said) = said {
+            parameter["description"] = said;
+        }
+        parameter
+    };
+    let parameters = fields.iter().map(parameter).collect();
+    let files = json!({ "type": "array", "items": file, "description": "Several files." });
+    fields.extend([("image".to_owned(), file.clone()), ("images".to_owned(), files)]);
+    let form = json!({ "type": "object", "properties": fields });
+    content.insert("multipart/form-data".to_owned(), json!({ "schema": form }));
+    for media in ["image/*", "application/octet-stream"] {
+        content.insert(media.to_owned(), json!({ "schema": file }));
+    }
+    parameters
 }
 
 fn header_references() -> impl Iterator<Item = Value> {

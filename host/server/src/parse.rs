@@ -18,15 +18,21 @@ pub(crate) struct Parsed<T> {
 /// # Errors
 /// `InvalidArgument` naming the member at fault.
 pub(crate) fn json<'de, T: Deserialize<'de>>(bytes: &'de [u8], depth: usize) -> Result<Parsed<T>> {
+    let Some(first) = bytes.trim_ascii_start().first() else {
+        return Err(
+            Error::invalid("the body is empty; a JSON object is expected").with_reason("invalid_json")
+        );
+    };
     // Hardly any body has as many brackets in all, and to count them takes less than to follow them.
-    let brackets = bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
-    if depth < brackets && depth < deepest(bytes) {
+    let brackets = || bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    // What does not begin with a bracket does not nest, and is refused for what it is.
+    if matches!(first, b'[' | b'{') && depth < brackets() && depth < deepest(bytes) {
         let message =
             format!("the body's JSON nests deeper than {depth}, which is `server.json_depth`; flatten it");
         return Err(Error::invalid(message).with_reason("json_too_deep"));
     }
     // A list would do for serde: it fills the members of a struct in order.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
+    if first == &b'[' {
         return Err(Error::invalid("the body is a JSON array; an object is expected"));
     }
     let mut ignored = Vec::new();
@@ -190,6 +196,10 @@ mod tests {
             assert_eq!(refused(body).reason, "invalid_json", "{body}");
         }
         assert_eq!(json::<Outer>(b"{\"name\":\"\xff\"}", 64).unwrap_err().reason, "invalid_json");
+        assert_eq!(refused(" \n").message, "the body is empty; a JSON object is expected");
+        // A picture has many brackets, and does not nest.
+        let picture = ["\u{89}PNG", &"[{".repeat(100)].concat();
+        assert_eq!(refused(&picture).reason, "invalid_json");
         assert_eq!(refused("[]").message, "the body is a JSON array; an object is expected");
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct Doc {
     pub takes: Option<SchemaOf>,
     /// The fields of a form, where it takes one.
     pub form: Option<SchemaOf>,
+    /// The parameters beside a picture, where it takes one by itself or as a file of a form.
+    pub pictures: Option<SchemaOf>,
     pub gives: Option<SchemaOf>,
     /// The pieces of a stream, where the answer can be one.
     pub streams: Option<SchemaOf>,
@@ -129,6 +131,12 @@ impl Route {
     /// The form it takes.
     pub(crate) fn form<T: JsonSchema>(mut self) -> Self {
         self.doc.form = Some(SchemaGenerator::subschema_for::<T>);
+        self
+    }
+
+    /// A picture by itself or as a file of a form, with these parameters in the query or as fields.
+    pub(crate) fn pictures<T: JsonSchema>(mut self) -> Self {
+        self.doc.pictures = Some(T::json_schema);
         self
     }
 

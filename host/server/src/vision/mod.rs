@@ -5,7 +5,7 @@ mod rapid;
 
 pub(crate) use rapid::{Form as RapidForm, Line as RapidLine, ocr as rapid_ocr};
 
-use crate::call::{Call, refuse_ignored};
+use crate::call::Call;
 use crate::elements::Flat;
 use crate::error::reason;
 use crate::fault;
@@ -22,27 +22,27 @@ use serde_json::{Map, Value};
 
 /// `POST /v1/vision/ocr`
 pub(crate) async fn ocr(call: Call) -> Result<HttpResponse> {
-    ask(call, payload::ocr::CAPABILITY).await
+    ask::<payload::ocr::Params>(call, payload::ocr::CAPABILITY).await
 }
 
 /// `POST /v1/vision/detect`
 pub(crate) async fn detect(call: Call) -> Result<HttpResponse> {
-    ask(call, payload::vision_detect::CAPABILITY).await
+    ask::<payload::vision_detect::Params>(call, payload::vision_detect::CAPABILITY).await
 }
 
 /// `POST /v1/vision/classify`
 pub(crate) async fn classify(call: Call) -> Result<HttpResponse> {
-    ask(call, payload::vision_classify::CAPABILITY).await
+    ask::<payload::vision_classify::Params>(call, payload::vision_classify::CAPABILITY).await
 }
 
 /// `POST /v1/vision/faces`
 pub(crate) async fn faces(call: Call) -> Result<HttpResponse> {
-    ask(call, payload::vision_faces::CAPABILITY).await
+    ask::<payload::vision_faces::Params>(call, payload::vision_faces::CAPABILITY).await
 }
 
 /// `POST /v1/vision/embed`
 pub(crate) async fn embed(call: Call) -> Result<HttpResponse> {
-    ask(call, payload::vision_embed::CAPABILITY).await
+    ask::<payload::vision_embed::Params>(call, payload::vision_embed::CAPABILITY).await
 }
 
 /// An answer with a picture. Documents it.
@@ -88,20 +88,18 @@ pub(crate) struct Told<T> {
 }
 
 /// Asks a capability that takes a picture, and gives its answer with the model's name.
-async fn ask(mut call: Call, capability: &str) -> Result<HttpResponse> {
+async fn ask<P: JsonSchema>(mut call: Call, capability: &str) -> Result<HttpResponse> {
     let options = call.options()?;
-    let Input { mut params, tensors, mut ignored } = Input::read(&mut call).await?;
+    let Input { mut params, tensors } = Input::read::<P>(&mut call).await?;
     let model = match params.shift_remove("model") {
         None | Some(Value::Null) => None,
         Some(Value::String(model)) => Some(model),
         Some(_) => return Err(invalid("model", "`model` must be a string").with_reason(reason::INVALID_TYPE)),
     };
-    ignored.retain(|name| name != "model");
-    refuse_ignored(&options, &ignored)?;
     call.fetch(input::texts(&mut params), &options).await?;
     let answer = call.ask(call.request(capability, model, &params, tensors, &options)?).await?;
     let told = Told { model: answer.route.model.to_string(), answer: object(&answer)? };
-    call.answer(&answer, &ignored, &told)
+    call.answer(&answer, &[], &told)
 }
 
 /// The one piece of JSON of an answer, with its tensors as members.

@@ -1,7 +1,7 @@
 //! `/ocr` as RapidOCR's server has it: a form with `image_file`, or `image_data` in base64, and an object whose members
 //! are the lines, called by their numbers.
 
-use super::input::{content_type, pictures};
+use super::input::{content_type, flag, pictures};
 use crate::call::{Call, refuse_ignored};
 use crate::multipart;
 use crate::openai::wire::invalid;
@@ -57,7 +57,10 @@ pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
             "`/ocr` takes a form: `multipart/form-data` with the picture as the file `image_file`, or either kind with it as `image_data` in base64",
         ));
     };
-    let (mut params, mut tensors, mut model, mut ignored) = (ocr::Params::default(), vec![], None, vec![]);
+    let (mut params, mut tensors, mut model) = (ocr::Params::default(), vec![], None);
+    // RapidOCR's server reads the form alone.
+    let mut ignored: Vec<String> =
+        multipart::urlencoded(call.query().as_bytes())?.into_iter().map(|part| part.name).collect();
     for part in parts {
         match part.name.as_str() {
             "image_file" => tensors.push(pictures(&[part.data])?),
@@ -93,13 +96,4 @@ pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
     };
     let lines: BTreeMap<usize, Line> = read.lines.into_iter().enumerate().map(line).collect();
     call.answer(&answer, &ignored, &lines)
-}
-
-/// A truth value of a form.
-fn flag(name: &str, text: &str) -> Result<bool> {
-    match text.trim().to_ascii_lowercase().as_str() {
-        "true" | "1" | "on" | "yes" => Ok(true),
-        "false" | "0" | "off" | "no" => Ok(false),
-        _ => Err(invalid(name, format!("`{name}` is `{text}`, and is `true` or `false`"))),
-    }
 }

@@ -138,3 +138,82 @@ async fn a_form_may_have_several_pictures() {
     assert_eq!((got.status, &got.json()["image"]), (200, &json!(["one", "two", ""])), "{}", got.text());
     server.stop().await;
 }
+
+#[actix_web::test]
+async fn the_parameters_of_a_picture_stand_in_the_query_and_none_is_passed_over() {
+    let server = start();
+    let ask = async |path: &str, kind: &'static str, body: &'static [u8]| {
+        let mut sent = server.client.post(server.url(path)).header("x-strict", "true").body(body);
+        if !kind.is_empty() {
+            sent = sent.header("content-type", kind);
+        }
+        Got::of(sent.send().await.unwrap()).await
+    };
+    let query = "min_score=0.25&labels=cat&labels=dog&draw=false&model=script&theirs=x%26y";
+    let expected = json!({ "min_score": 0.25, "labels": ["cat", "dog"], "draw": false, "theirs": "x&y" });
+    for kind in ["image/png", "Image/JPEG; q=1", "application/octet-stream"] {
+        let got = ask(&format!("/v1/vision/detect?{query}"), kind, b"\x89PNG").await;
+        let told = got.json();
+        assert_eq!(
+            (got.status, &told["params"], &told["model"]),
+            (200, &expected, &json!("script")),
+            "{kind}"
+        );
+    }
+    let got = ask("/v1/vision/classify?top_k=2", "application/json", b"{\"image\":\"AAAA\"}").await;
+    assert_eq!(got.json()["params"], json!({ "image": "AAAA", "top_k": 2 }));
+    for (query, param) in [("top_k=two", "top_k"), ("top_k=1&top_k=2", "top_k"), ("model=a&model=b", "model")]
+    {
+        let got = ask(&format!("/v1/vision/classify?{query}"), "image/png", b"\x89PNG").await;
+        assert_eq!((got.status, &got.json()["error"]["param"]), (400, &json!(param)), "{query}");
+    }
+    let got =
+        ask("/v1/vision/classify?top_k=1", "application/json", b"{\"image\":\"AAAA\",\"top_k\":2}").await;
+    assert_eq!(got.json()["error"]["code"], "duplicate_param", "{}", got.text());
+
+    // `/ocr` has its parameters in the form, as RapidOCR's.
+    let form = b"--xx\r\ncontent-disposition: form-data; name=\"image_data\"\r\n\r\nAAAA\r\n--xx--\r\n";
+    let got = ask("/ocr?use_det=false", "multipart/form-data; boundary=xx", form).await;
+    assert_eq!((got.status, &got.json()["error"]["param"]), (400, &json!("use_det")), "{}", got.text());
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn what_is_no_picture_is_told_what_the_route_takes() {
+    let server = start();
+    let picture: &[u8] = &[b"\x89PNG\r\n".as_slice(), &b"[{".repeat(100)].concat();
+    for (kind, body, status, says) in [
+        (
+            "application/x-www-form-urlencoded",
+            picture,
+            415,
+            "is `application/x-www-form-urlencoded`, and it is no JSON",
+        ),
+        ("text/plain; charset=utf-8", picture, 415, "is `text/plain`"),
+        ("", picture, 415, "has no `content-type`"),
+        ("", b"", 400, "the body is empty"),
+        ("image/png", b"", 400, "the body is empty"),
+        ("multipart/form-data; boundary=xx", b"", 400, "the body is empty"),
+    ] {
+        let mut sent = server.client.post(server.url("/v1/vision/ocr")).body(body.to_vec());
+        if !kind.is_empty() {
+            sent = sent.header("content-type", kind);
+        }
+        let got = Got::of(sent.send().await.unwrap()).await;
+        let told = got.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert_eq!(got.status, status, "{kind}: {told}");
+        assert!(
+            told.contains(says) && told.contains("`multipart/form-data`") && told.contains("`image/"),
+            "{told}"
+        );
+    }
+    let got = Got::of(
+        server.client.post(server.url("/v1/chat/completions")).body(picture.to_vec()).send().await.unwrap(),
+    );
+    let told = got.await.json();
+    assert_eq!(told["error"]["code"], "invalid_json", "a picture is not told that it nests: {told}");
+    // JSON is read whatever it is called, as everywhere.
+    let sent = server.client.post(server.url("/v1/vision/ocr")).body(r#" {"image":"AAAA"}"#);
+    assert_eq!(Got::of(sent.send().await.unwrap()).await.status, 200);
+    server.stop().await;
+}
