@@ -81,6 +81,27 @@ fn a_page_is_read_over_every_route_and_on_the_command_line() {
     let said = server.cli(&["ocr", path, "--json", "--words"]);
     let said: Value = serde_json::from_slice(&said.stdout).unwrap();
     assert!(said["lines"][0]["words"].is_array());
+    let words = post("/v1/vision/ocr?words=true", "image/png", page.clone());
+    assert_eq!(words["lines"], said["lines"], "the query of a picture alone is read");
+
+    // Of several pictures each has its answer, whatever becomes of the others.
+    let all = ["ocr", path, "/no/such/page.png", path];
+    let said = server.cli(&all);
+    let text = any["result"]["text"].as_str().unwrap();
+    let shown = format!("==> {path} <==\n{text}\n\n==> {path} <==\n{text}\n");
+    assert_eq!((String::from_utf8(said.stdout).unwrap(), said.status.code()), (shown, Some(3)));
+    let complaint = String::from_utf8(said.stderr).unwrap();
+    assert!(complaint.contains("error: cannot read /no/such/page.png"), "{complaint}");
+    assert!(complaint.contains("1 of 3 pictures failed"), "{complaint}");
+    let said = server.cli(&[&all[..], &["--json"]].concat());
+    assert_eq!(said.status.code(), Some(3));
+    let told: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!((&told[0]["picture"], &told[2]["text"]), (&json!(path), &json!(text)));
+    assert_eq!(
+        (&told[1]["picture"], &told[1]["error"]["code"]),
+        (&json!(all[2]), &json!("not_found")),
+        "{told}"
+    );
 
     let (status, refused) = server.post("/v1/vision/ocr", &json!({"image": "aGVsbG8="}));
     assert_eq!((status, &refused["error"]["param"]), (400, &json!("image")), "{refused}");

@@ -97,6 +97,16 @@ impl Failure {
         Self::new(Exit::of_io(error), format!("cannot {action} {}: {error}", path.display()))
     }
 
+    /// For machines.
+    pub fn json(&self) -> Value {
+        let mut error = self.details.clone();
+        error.insert("message".to_owned(), self.what.clone().into());
+        error.insert("next".to_owned(), self.next.clone().into());
+        error.insert("code".to_owned(), self.code.as_deref().unwrap_or(self.exit.name()).into());
+        error.insert("exit".to_owned(), (self.exit as u8).into());
+        error.into()
+    }
+
     /// Says what to do next.
     pub fn next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());

@@ -133,13 +133,7 @@ impl Output {
     /// What was wrong, and what would help.
     pub fn failure(&self, failure: &Failure) {
         if self.json {
-            let mut error = failure.details.clone();
-            error.insert("message".to_owned(), failure.what.clone().into());
-            error.insert("next".to_owned(), failure.next.clone().into());
-            let code = failure.code.as_deref().unwrap_or(failure.exit.name());
-            error.insert("code".to_owned(), code.into());
-            error.insert("exit".to_owned(), (failure.exit as u8).into());
-            self.complain(json!({ "error": error }).to_string());
+            self.complain(json!({ "error": failure.json() }).to_string());
             return;
         }
         self.complain(format!("{} {}", self.styled(Style::Bad, "error:"), tame(&failure.what)));

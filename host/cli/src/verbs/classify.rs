@@ -1,6 +1,6 @@
 //! `classify`: what pictures show as a whole.
 
-use super::ocr::bytes;
+use super::pictures;
 use crate::args::Classify;
 use crate::context::Context;
 use crate::exit::Result;
@@ -11,29 +11,27 @@ use serde_json::{Value, json};
 
 pub fn run(context: &Context, args: &Classify) -> Result<()> {
     let client = context.client()?;
-    let mut answers = Vec::new();
-    for picture in &args.pictures {
-        let mut body = json!({ "image": STANDARD.encode(bytes(picture)?) });
+    let ask = |picture: Vec<u8>| {
+        let mut body = json!({ "image": STANDARD.encode(picture) });
         for (member, value) in [("model", args.model.clone().into()), ("top_k", args.top.into())] {
             if value != Value::Null {
                 body[member] = value;
             }
         }
-        answers.push(client.post("/v1/vision/classify", &body)?);
-    }
-    if context.out.json {
-        let one = answers.len() == 1;
-        context.out.value(&if one { answers.remove(0) } else { Value::from(answers) });
-        return Ok(());
-    }
+        client.post("/v1/vision/classify", &body)
+    };
     let mut table = Table::new(&["PICTURE", "WHAT", "SCORE"]);
-    for (picture, answer) in args.pictures.iter().zip(&answers) {
-        for label in answer["labels"].as_array().into_iter().flatten() {
-            let score = format!("{:.3}", label["score"].as_f64().unwrap_or_default());
-            let name = label["label"].as_str().unwrap_or_default().to_owned();
-            table.row([picture.display().to_string(), name, score]);
+    let result = pictures::each(context, &args.pictures, ask, |picture, answer| {
+        for (picture, answer) in pictures::pages(picture, answer) {
+            for label in answer["labels"].as_array().into_iter().flatten() {
+                let score = format!("{:.3}", label["score"].as_f64().unwrap_or_default());
+                let name = label["label"].as_str().unwrap_or_default().to_owned();
+                table.row([picture.clone(), name, score]);
+            }
         }
+    });
+    if !context.out.json && (result.is_ok() || 1 < args.pictures.len()) {
+        context.out.table(&table);
     }
-    context.out.table(&table);
-    Ok(())
+    result
 }

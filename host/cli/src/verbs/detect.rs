@@ -1,6 +1,6 @@
 //! `detect`: what pictures show and where, one after the other; drawn, where asked.
 
-use super::ocr::bytes;
+use super::pictures;
 use crate::args::Detect;
 use crate::context::Context;
 use crate::exit::{Failure, Result};
@@ -19,9 +19,8 @@ pub fn run(context: &Context, args: &Detect) -> Result<()> {
     let format = args.draw.as_deref().map(|path| format(path, &args.pictures)).transpose()?;
     let what = if args.faces { "faces" } else { "detect" };
     let client = context.client()?;
-    let mut answers = Vec::new();
-    for picture in &args.pictures {
-        let mut body = json!({ "image": STANDARD.encode(bytes(picture)?), "draw": args.draw.is_some() });
+    let ask = |picture: Vec<u8>| {
+        let mut body = json!({ "image": STANDARD.encode(picture), "draw": args.draw.is_some() });
         for (member, value) in [("model", args.model.clone().into()), ("min_score", args.min_score.into())] {
             if value != Value::Null {
                 body[member] = value;
@@ -29,33 +28,37 @@ pub fn run(context: &Context, args: &Detect) -> Result<()> {
         }
         let mut answer = client.post(&format!("/v1/vision/{what}"), &body)?;
         if let (Some(path), Some(format)) = (&args.draw, format) {
+            if let Some(pages) = answer["results"].as_array() {
+                let pages = pages.len();
+                return Err(Failure::usage(format!(
+                    "`--draw` names one file, and the picture has {pages} pages"
+                )));
+            }
             write(path, format, &answer["drawn"].take())?;
             context.out.note(format!("drawn: {}", path.display()));
         }
         if let Some(answer) = answer.as_object_mut() {
             answer.shift_remove("drawn");
         }
-        answers.push(answer);
-    }
-    if context.out.json {
-        let one = answers.len() == 1;
-        context.out.value(&if one { answers.remove(0) } else { Value::from(answers) });
-        return Ok(());
-    }
+        Ok(answer)
+    };
     let mut table = Table::new(&["PICTURE", "WHAT", "SCORE", "LEFT", "TOP", "RIGHT", "BOTTOM"]);
-    for (picture, answer) in args.pictures.iter().zip(&answers) {
-        let found = if args.faces { &answer["faces"] } else { &answer["objects"] };
-        for one in found.as_array().into_iter().flatten() {
-            let mut cells =
-                vec![picture.display().to_string(), one["label"].as_str().unwrap_or("face").to_owned()];
-            cells.push(format!("{:.2}", one["score"].as_f64().unwrap_or_default()));
-            let edges = one["box"].as_array().into_iter().flatten();
-            cells.extend(edges.map(|edge| format!("{:.0}", edge.as_f64().unwrap_or_default())));
-            table.row(cells);
+    let result = pictures::each(context, &args.pictures, ask, |picture, answer| {
+        for (picture, answer) in pictures::pages(picture, answer) {
+            let found = if args.faces { &answer["faces"] } else { &answer["objects"] };
+            for one in found.as_array().into_iter().flatten() {
+                let mut cells = vec![picture.clone(), one["label"].as_str().unwrap_or("face").to_owned()];
+                cells.push(format!("{:.2}", one["score"].as_f64().unwrap_or_default()));
+                let edges = one["box"].as_array().into_iter().flatten();
+                cells.extend(edges.map(|edge| format!("{:.0}", edge.as_f64().unwrap_or_default())));
+                table.row(cells);
+            }
         }
+    });
+    if !context.out.json && (result.is_ok() || 1 < args.pictures.len()) {
+        context.out.table(&table);
     }
-    context.out.table(&table);
-    Ok(())
+    result
 }
 
 /// What a drawn picture is written as, by the end of its name; known before anything is looked for.

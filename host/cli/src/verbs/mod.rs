@@ -13,6 +13,7 @@ mod license;
 mod logs;
 mod ls;
 mod ocr;
+mod pictures;
 mod plugin;
 mod ps;
 mod pull;
