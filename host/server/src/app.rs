@@ -69,22 +69,22 @@ pub(crate) fn routes() -> Vec<Route> {
             .doc(VISION, "Read the text of a picture, sent in JSON, as a form, or as it is")
             .takes::<vision::Asked<payload::ocr::Params>>()
             .pictures::<vision::Asked<payload::ocr::Params>>()
-            .gives::<vision::Told<payload::ocr::Chunk>>(),
+            .gives::<vision::Told<vision::Given<payload::ocr::Chunk>>>(),
         post("/v1/vision/detect", User, vision::detect)
             .doc(VISION, "Find what a picture shows, with a box around each thing")
             .takes::<vision::Asked<payload::vision_detect::Params>>()
             .pictures::<vision::Asked<payload::vision_detect::Params>>()
-            .gives::<vision::Told<vision::Drawn<payload::vision_detect::Chunk>>>(),
+            .gives::<vision::Told<vision::Given<vision::Drawn<payload::vision_detect::Chunk>>>>(),
         post("/v1/vision/classify", User, vision::classify)
             .doc(VISION, "Tell what a picture shows as a whole")
             .takes::<vision::Asked<payload::vision_classify::Params>>()
             .pictures::<vision::Asked<payload::vision_classify::Params>>()
-            .gives::<vision::Told<payload::vision_classify::Chunk>>(),
+            .gives::<vision::Told<vision::Given<payload::vision_classify::Chunk>>>(),
         post("/v1/vision/faces", User, vision::faces)
             .doc(VISION, "Find faces, their eyes, nose and mouth")
             .takes::<vision::Asked<payload::vision_faces::Params>>()
             .pictures::<vision::Asked<payload::vision_faces::Params>>()
-            .gives::<vision::Told<vision::Drawn<payload::vision_faces::Chunk>>>(),
+            .gives::<vision::Told<vision::Given<vision::Drawn<payload::vision_faces::Chunk>>>>(),
         post("/v1/vision/embed", User, vision::embed)
             .doc(VISION, "Make features of pictures, and tell how alike they are")
             .takes::<vision::Asked<payload::vision_embed::Params>>()

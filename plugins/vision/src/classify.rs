@@ -4,7 +4,7 @@ use crate::card::{Section, Sections};
 use crate::fit::{self, Fit, Input, Usual};
 use crate::graph::Graph;
 use crate::range::{count, within};
-use crate::task::{Job, Task};
+use crate::task::{Job, MAX_PICTURES, Task, mean};
 use backplane_plugin::payload::classify::Label;
 use backplane_plugin::payload::vision_classify::{Chunk as Answer, Params};
 use backplane_plugin::prelude::*;
@@ -19,16 +19,20 @@ struct Settings {
     output: Option<String>,
     activation: Activation,
     top_k: u32,
+    /// Pictures of one run; 1 where the graph takes no more.
+    batch: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { input: fit::Settings::default(), output: None, activation: Activation::default(), top_k: 5 }
+        let (input, activation) = (fit::Settings::default(), Activation::default());
+        Self { input, output: None, activation, top_k: 5, batch: 1 }
     }
 }
 
 impl Section for Settings {
     fn check(&self) -> Result<(), String> {
+        within("batch", self.batch, 1..=MAX_PICTURES)?;
         within("top_k", self.top_k, 1..=u32::MAX)
     }
 }
@@ -72,20 +76,33 @@ impl Task for Classify {
         let params: Params = job.request.params()?;
         refuse_unknown::<Params>(&params.extra)?;
         let top_k = count("top_k", params.top_k, self.settings.top_k, self.labels.len() as u32)?;
-        let picture = job.picture(params.image.as_deref())?;
-        let tensor = job.work(|| self.input.tensor(&[self.input.fit(&picture)?]))??;
-        let output = self.settings.output.as_deref();
-        let numbers = self.graph.rows(job, tensor, output, 1)?.concat();
+        let pictures = job.pictures(params.image.as_deref(), &params.images)?;
+        let mut confidences = Vec::new();
+        for some in pictures.batches(self.settings.batch) {
+            let fitted = job.fitted(&pictures, some, |picture| self.input.fit(picture))?;
+            let tensor = job.work(|| self.input.tensor(&fitted))??;
+            let output = self.settings.output.as_deref();
+            for numbers in self.graph.rows(job, tensor, output, fitted.len())? {
+                let (answer, confidence) = self.answer(&numbers, top_k as usize)?;
+                job.request.push_json(&answer)?;
+                confidences.extend(confidence);
+            }
+        }
+        Ok(Done { confidence: mean(&confidences), ..Done::new() })
+    }
+}
+
+impl Classify {
+    /// What the numbers for one picture say.
+    fn answer(&self, numbers: &[f32], top_k: usize) -> Result<(Answer, Option<f64>)> {
         if numbers.len() != self.labels.len() {
             let odd = format!("gave {} numbers for {} labels", numbers.len(), self.labels.len());
             return Err(self.graph.odd(&odd));
         }
-        let labels = best(&self.settings.activation.of(&numbers), top_k as usize);
+        let labels = best(&self.settings.activation.of(numbers), top_k);
         let confidence = labels.first().map(|(_, score)| f64::from(*score));
         let label = |(place, score): (usize, f32)| Label { label: self.labels[place].clone(), score };
-        let answer = Answer { labels: labels.into_iter().map(label).collect(), ..Answer::default() };
-        job.request.push_json(&answer)?;
-        Ok(Done { confidence, ..Done::new() })
+        Ok((Answer { labels: labels.into_iter().map(label).collect(), ..Answer::default() }, confidence))
     }
 }
 

@@ -3,34 +3,41 @@
 use crate::card::{Section, Sections};
 use crate::fit::{self, Fit, Input, Usual};
 use crate::graph::Graph;
-use crate::task::{Job, Task};
+use crate::range::within;
+use crate::task::{Job, MAX_PICTURES, Task};
 use backplane_plugin::payload::vision_embed::{Chunk as Answer, Params};
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
 
 /// `[parameters.embed]` of a card.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Settings {
     input: fit::Settings,
     /// Name of the graph's output; without one, its first.
     output: Option<String>,
+    /// Pictures of one run; 1 where the graph takes no more.
+    batch: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { input: fit::Settings::default(), output: None, batch: 16 }
+    }
 }
 
 impl Section for Settings {
     fn check(&self) -> Result<(), String> {
-        Ok(())
+        within("batch", self.batch, 1..=MAX_PICTURES)
     }
 }
-
-/// A request has no more pictures.
-const MAX_PICTURES: usize = 16;
 
 /// A model that embeds pictures.
 pub struct Embed {
     graph: Graph,
     input: Input,
     output: Option<String>,
+    batch: usize,
 }
 
 impl Embed {
@@ -39,9 +46,9 @@ impl Embed {
     /// # Errors
     /// When the graph is missing, or a parameter does not fit.
     pub fn of(model: &ModelSpec, sections: &Sections<'_>) -> Result<Self> {
-        let Settings { input, output } = sections.read("embed")?;
+        let Settings { input, output, batch } = sections.read("embed")?;
         let usual = Usual { name: "input", size: [224, 224], fit: Fit::Crop };
-        Ok(Self { graph: Graph::of(model, "model")?, input: Input::of(&input, usual)?, output })
+        Ok(Self { graph: Graph::of(model, "model")?, input: Input::of(&input, usual)?, output, batch })
     }
 }
 
@@ -49,10 +56,13 @@ impl Task for Embed {
     fn serve(&self, job: &Job<'_>) -> Result<Done> {
         let params: Params = job.request.params()?;
         refuse_unknown::<Params>(&params.extra)?;
-        let (image, images) = (params.image.as_deref(), &params.images);
-        let fitted = job.pictures(image, images, MAX_PICTURES, |picture| self.input.fit(picture))?;
-        let tensor = job.work(|| self.input.tensor(&fitted))??;
-        let rows = self.graph.rows(job, tensor, self.output.as_deref(), fitted.len())?;
+        let pictures = job.pictures(params.image.as_deref(), &params.images)?;
+        let mut rows = Vec::with_capacity(pictures.len());
+        for some in pictures.batches(self.batch) {
+            let fitted = job.fitted(&pictures, some, |picture| self.input.fit(picture))?;
+            let tensor = job.work(|| self.input.tensor(&fitted))??;
+            rows.extend(self.graph.rows(job, tensor, self.output.as_deref(), fitted.len())?);
+        }
         let unit =
             rows.iter().map(|row| unit(row).ok_or_else(|| self.graph.odd("gave features that are all 0")));
         let unit = unit.collect::<Result<Vec<_>>>()?;

@@ -5,6 +5,7 @@ use backplane_plugin::prelude::*;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use serde::Deserialize;
+use std::borrow::Borrow;
 
 /// `input` of a task's section in a card: the tensor that the graph takes.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -197,17 +198,17 @@ impl Input {
     ///
     /// # Errors
     /// When there are too many.
-    pub fn tensor(&self, pictures: &[Fitted]) -> Result<Tensor> {
+    pub fn tensor<F: Borrow<Fitted>>(&self, pictures: &[F]) -> Result<Tensor> {
         let (shape, numbers) = self.numbers(pictures);
         Tensor::new(&*self.name, &shape, numbers)
     }
 
-    fn numbers(&self, pictures: &[Fitted]) -> ([i64; 4], Vec<f32>) {
+    fn numbers<F: Borrow<Fitted>>(&self, pictures: &[F]) -> ([i64; 4], Vec<f32>) {
         let (width, height) = (self.width as usize, self.height as usize);
         let each = 3 * width * height;
         let mut planes = vec![0.0; each * pictures.len()];
         for (fitted, planes) in pictures.iter().zip(planes.chunks_exact_mut(each)) {
-            self.numbers.planes(&fitted.picture, width, height, planes);
+            self.numbers.planes(&fitted.borrow().picture, width, height, planes);
         }
         let (count, width, height) = (pictures.len() as i64, width as i64, height as i64);
         match self.layout {

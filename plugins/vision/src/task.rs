@@ -1,8 +1,8 @@
 //! What serves one capability of a model, and what it is given to serve a request with.
 
-use crate::picture::{self, Limits, Memory, Picture, Share};
+use crate::picture::{Limits, Memory, Picture, Share, Source};
 use backplane_plugin::prelude::*;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,51 +38,150 @@ impl Deref for Held {
     }
 }
 
+/// A request has no more pictures.
+pub const MAX_PICTURES: usize = 64;
+
+/// The pictures of a request, not read yet.
+pub struct Pictures<'a> {
+    files: Vec<Source<'a>>,
+    all: Vec<Place>,
+}
+
+/// The file that a picture is in.
+#[derive(Clone, Copy)]
+struct Place {
+    file: usize,
+    page: Option<Page>,
+}
+
+/// A page of a file with several.
+#[derive(Clone, Copy)]
+struct Page {
+    number: usize,
+    directory: u64,
+}
+
+impl Pictures<'_> {
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Their places, so many at a time.
+    pub fn batches(&self, batch: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let all = self.len();
+        (0..all).step_by(batch.max(1)).map(move |from| from..all.min(from.saturating_add(batch)))
+    }
+
+    /// Which of them is at fault, where there are several.
+    fn named(&self, at: usize, mut error: Error) -> Error {
+        if error.details.get("param").is_none_or(|param| param != "image") {
+            return error;
+        }
+        let Place { file, page } = self.all[at];
+        let file = (1 < self.files.len()).then(|| format!("images[{file}]"));
+        let name = match (&file, page) {
+            (None, None) => return error,
+            (Some(file), None) => format!("`{file}`"),
+            (None, Some(page)) => format!("page {}", page.number),
+            (Some(file), Some(page)) => format!("page {} of `{file}`", page.number),
+        };
+        error.message = format!("{name}: {}", error.message);
+        match file {
+            Some(file) => error.with_param(file),
+            None => error,
+        }
+    }
+}
+
+/// How certain an answer is on the whole. Nothing to say of an empty one.
+pub fn mean(confidences: &[f64]) -> Option<f64> {
+    (!confidences.is_empty()).then(|| confidences.iter().sum::<f64>() / confidences.len() as f64)
+}
+
 impl<'a> Job<'a> {
     pub fn new(request: &'a Request, seat: Seat, limits: Limits, memory: &'a Arc<Memory>) -> Self {
         Self { request, seat, limits, memory }
     }
 
-    /// The picture of the request: the member `image` of its parameters, or the tensor `image` beside them.
+    /// The pictures of the request: its files, and each page of one that has several. What cannot be read by its head is told
+    /// before anything is done with the others.
     ///
     /// # Errors
-    /// When there is none, or it is not a picture that can be read within the limits.
-    pub fn picture(&self, image: Option<&str>) -> Result<Held> {
-        self.read(&picture::Source::of(self.request, image)?)
-    }
-
-    /// What `each` makes of the pictures of a request that may have several. One is read at a time.
-    ///
-    /// # Errors
-    /// As [`Job::picture`], by the place of the picture where there are several; and when there are more than `most`.
-    pub fn pictures<T>(
-        &self,
-        image: Option<&str>,
-        images: &[String],
-        most: usize,
-        each: impl Fn(&Picture) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let sources = picture::Source::all(self.request, image, images)?;
-        if most < sources.len() {
-            let message = format!("there are {} pictures, and a request may have {most}", sources.len());
+    /// When there is none or too many, or one is no picture that can be read within the limits.
+    pub fn pictures(&self, image: Option<&str>, images: &[String]) -> Result<Pictures<'_>> {
+        let mut pictures = Pictures { files: Source::all(self.request, image, images)?, all: Vec::new() };
+        for (file, source) in pictures.files.iter().enumerate() {
+            pictures.all.push(Place { file, page: None });
+            let pages =
+                self.work(|| source.pages())?.map_err(|error| pictures.named(pictures.len() - 1, error))?;
+            if 1 < pages.len() {
+                pictures.all.pop();
+                let page = |(number, directory)| Place { file, page: Some(Page { number, directory }) };
+                pictures.all.extend((1..).zip(pages).map(page));
+            }
+        }
+        if MAX_PICTURES < pictures.len() {
+            let message =
+                format!("there are {} pictures, and a request may have {MAX_PICTURES}", pictures.len());
             return Err(Error::invalid(message).with_param("images"));
         }
-        let several = 1 < sources.len();
-        let read = |(place, source): (usize, &picture::Source<'_>)| {
-            let picture = self.read(source).map_err(|error| match error.code {
-                Code::InvalidArgument if several => error.with_param(format!("images[{place}]")),
-                _ => error,
-            })?;
-            self.work(|| each(&picture))?
-        };
-        sources.iter().enumerate().map(read).collect()
+        if 1 < pictures.len() {
+            for (at, Place { file, page }) in pictures.all.iter().enumerate() {
+                let source = &pictures.files[*file];
+                let page = page.map(|page| page.directory);
+                self.work(|| source.memory(page, &self.limits))?
+                    .map_err(|error| pictures.named(at, error))?;
+            }
+        }
+        Ok(pictures)
     }
 
-    fn read(&self, source: &picture::Source<'_>) -> Result<Held> {
-        let most = self.work(|| source.memory(&self.limits))??;
+    /// Answers for each picture by itself: a piece, and how certain it is. One is read at a time.
+    ///
+    /// # Errors
+    /// What is wrong with a picture, by its place where there are several.
+    pub fn each(
+        &self,
+        pictures: &Pictures<'_>,
+        answer: impl Fn(&Picture) -> Result<(Chunk, Option<f64>)>,
+    ) -> Result<Done> {
+        let mut confidences = Vec::new();
+        for at in 0..pictures.len() {
+            let picture = self.read(pictures, at)?;
+            let (chunk, confidence) = answer(&picture).map_err(|error| pictures.named(at, error))?;
+            // Who reads the answer may take a while.
+            drop(picture);
+            self.request.push(&chunk)?;
+            confidences.extend(confidence);
+        }
+        Ok(Done { confidence: mean(&confidences), ..Done::new() })
+    }
+
+    /// What `fit` makes of some pictures. One is read at a time, and let go before the next.
+    ///
+    /// # Errors
+    /// As [`Job::each`].
+    pub fn fitted<T>(
+        &self,
+        pictures: &Pictures<'_>,
+        some: Range<usize>,
+        fit: impl Fn(&Picture) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let one = |at| {
+            let picture = self.read(pictures, at)?;
+            self.work(|| fit(&picture))?.map_err(|error| pictures.named(at, error))
+        };
+        some.map(one).collect()
+    }
+
+    fn read(&self, pictures: &Pictures<'_>, at: usize) -> Result<Held> {
+        let Place { file, page } = pictures.all[at];
+        let (source, page) = (&pictures.files[file], page.map(|page| page.directory));
+        let named = |error| pictures.named(at, error);
+        let most = self.work(|| source.memory(page, &self.limits))?.map_err(named)?;
         // Without a thread of the pool: those who have the memory may be waiting for one.
         let mut share = self.memory.take(most, || self.wanted())?;
-        let picture = self.work(|| source.read(&self.limits))??;
+        let picture = self.work(|| source.read(page, &self.limits))?.map_err(named)?;
         share.keep(picture.pixels().len() as u64);
         Ok(Held { picture, _share: share })
     }

@@ -8,6 +8,8 @@ mod support;
 use backplane_testkit::{CallInput, Chunk, DType, Failure, Instance, PluginTest, TensorInput, TensorOutput};
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use support::{base64, file};
 
 /// The card of the README, its file made up.
@@ -106,6 +108,18 @@ fn a_detector_is_added_by_the_card_of_the_readme() {
     assert_eq!((drawn.get_pixel(250, 150), drawn.get_pixel(700, 300)), (&Rgb([255, 0, 0]), &Rgb([0; 3])));
     assert_ne!(drawn.get_pixel(250, (edges[1].round() as u32) + 1), &Rgb([255, 0, 0]));
 
+    // Of several pictures each has its boxes, drawn or not; this graph takes one at a time.
+    let small =
+        base64(&file(image::imageops::crop_imm(&picture(), 100, 0, 400, 400).to_image(), ImageFormat::Png));
+    for draw in [false, true] {
+        let params = json!({"images": [small, image], "draw": draw}).to_string();
+        let answer = instance.submit("vision.detect", &params, vec![]).wait();
+        assert!(answer.is_done(), "{:?}", answer.failure());
+        let [first, second] = &answer.chunks[..] else { panic!("{:?}", answer.chunks) };
+        assert_eq!((&first.json["width"], &second.json), (&json!(400), &found));
+        assert_eq!((first.tensors.len(), second.tensors.len()), (usize::from(draw), usize::from(draw)));
+    }
+
     let only = json!({"image": image, "labels": ["bolt"]}).to_string();
     assert_eq!(instance.submit("vision.detect", &only, vec![]).wait().json()["objects"], json!([]));
     let all = json!({"image": image, "max_overlap": 1.0, "min_score": 0.1}).to_string();
@@ -157,10 +171,28 @@ fn a_classifier_says_in_its_card_how_its_numbers_are_made() {
     };
     let (param, message) = refused("vision.embed", &[&png, b"none"]);
     assert!(param == "images[1]" && message.contains("no format"), "{param}: {message}");
-    let (param, message) = refused("vision.embed", &[&png[..]; 17]);
-    assert!(param == "images" && message.contains("17 pictures"), "{param}: {message}");
-    let (param, message) = refused("vision.classify", &[&png, &png]);
-    assert!(param == "image" && message.contains("2 pictures, and one"), "{param}: {message}");
+    let (param, message) = refused("vision.embed", &[&png[..]; 65]);
+    assert!(param == "images" && message.contains("65 pictures"), "{param}: {message}");
+
+    // For each picture a piece, by as few runs of the graph as the card allows.
+    let blue = file(RgbImage::from_pixel(30, 20, Rgb([0, 0, 255])), ImageFormat::Png);
+    for batch in [1, 2, 64] {
+        let mut card = card.clone();
+        card["parameters"]["classify"]["batch"] = json!(batch);
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = runs.clone();
+        let plugin = PluginTest::of(backplane_vision::backplane_export::bp_entry_v1).answering(move |call| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            engine(call)
+        });
+        let instance = plugin.open(&card.to_string()).unwrap().instance().unwrap();
+        let answer = instance.submit("vision.classify", "{}", files(&[&png, &blue, &png])).wait();
+        assert!(answer.is_done(), "{:?}", answer.failure());
+        let best: Vec<&Value> = answer.chunks.iter().map(|chunk| &chunk.json["labels"][0]["label"]).collect();
+        // The numbers of the card make every blue larger than any red.
+        assert_eq!(best, ["red", "blue", "red"], "{batch}");
+        assert_eq!(runs.load(Ordering::Relaxed), 3_usize.div_ceil(batch));
+    }
 }
 
 /// Each of them takes all the memory there is: kept until the others are read, the second would wait for the first.

@@ -18,31 +18,31 @@ use base64::engine::general_purpose::STANDARD;
 use input::Input;
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// `POST /v1/vision/ocr`
 pub(crate) async fn ocr(call: Call) -> Result<HttpResponse> {
-    ask::<payload::ocr::Params>(call, payload::ocr::CAPABILITY).await
+    ask::<payload::ocr::Params>(call, payload::ocr::CAPABILITY, Several::Each).await
 }
 
 /// `POST /v1/vision/detect`
 pub(crate) async fn detect(call: Call) -> Result<HttpResponse> {
-    ask::<payload::vision_detect::Params>(call, payload::vision_detect::CAPABILITY).await
+    ask::<payload::vision_detect::Params>(call, payload::vision_detect::CAPABILITY, Several::Each).await
 }
 
 /// `POST /v1/vision/classify`
 pub(crate) async fn classify(call: Call) -> Result<HttpResponse> {
-    ask::<payload::vision_classify::Params>(call, payload::vision_classify::CAPABILITY).await
+    ask::<payload::vision_classify::Params>(call, payload::vision_classify::CAPABILITY, Several::Each).await
 }
 
 /// `POST /v1/vision/faces`
 pub(crate) async fn faces(call: Call) -> Result<HttpResponse> {
-    ask::<payload::vision_faces::Params>(call, payload::vision_faces::CAPABILITY).await
+    ask::<payload::vision_faces::Params>(call, payload::vision_faces::CAPABILITY, Several::Each).await
 }
 
 /// `POST /v1/vision/embed`
 pub(crate) async fn embed(call: Call) -> Result<HttpResponse> {
-    ask::<payload::vision_embed::Params>(call, payload::vision_embed::CAPABILITY).await
+    ask::<payload::vision_embed::Params>(call, payload::vision_embed::CAPABILITY, Several::Together).await
 }
 
 /// An answer with a picture. Documents it.
@@ -87,8 +87,32 @@ pub(crate) struct Told<T> {
     answer: T,
 }
 
-/// Asks a capability that takes a picture, and gives its answer with the model's name.
-async fn ask<P: JsonSchema>(mut call: Call, capability: &str) -> Result<HttpResponse> {
+/// An answer about one picture, or about several. Documents it.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename = "VisionResults")]
+#[serde(untagged)]
+#[allow(dead_code, reason = "a schema")]
+pub(crate) enum Given<T> {
+    /// About one picture.
+    One(T),
+    /// About several files, `images`, or a file of several pages: for each picture, in their order, what is told of one.
+    Each {
+        /// The answers.
+        results: Vec<T>,
+    },
+}
+
+/// How a capability tells of several pictures.
+#[derive(Clone, Copy, PartialEq)]
+enum Several {
+    /// Of each by itself.
+    Each,
+    /// Of all of them together.
+    Together,
+}
+
+/// Asks a capability that takes pictures, and gives its answer with the model's name.
+async fn ask<P: JsonSchema>(mut call: Call, capability: &str, several: Several) -> Result<HttpResponse> {
     let options = call.options()?;
     let Input { mut params, tensors } = Input::read::<P>(&mut call).await?;
     let model = match params.shift_remove("model") {
@@ -96,22 +120,37 @@ async fn ask<P: JsonSchema>(mut call: Call, capability: &str) -> Result<HttpResp
         Some(Value::String(model)) => Some(model),
         Some(_) => return Err(invalid("model", "`model` must be a string").with_reason(reason::INVALID_TYPE)),
     };
+    let listed = params.get("images").is_some_and(Value::is_array)
+        || tensors.iter().any(|tensor| tensor.shape.first().is_some_and(|files| *files > 1));
     call.fetch(input::texts(&mut params), &options).await?;
     let answer = call.ask(call.request(capability, model, &params, tensors, &options)?).await?;
-    let told = Told { model: answer.route.model.to_string(), answer: object(&answer)? };
-    call.answer(&answer, &[], &told)
+    let mut results = objects(&answer)?;
+    let model = answer.route.model.to_string();
+    // A file may have had several pages.
+    if several == Several::Each && (listed || 1 < results.len()) {
+        return call.answer(&answer, &[], &Told { model, answer: json!({ "results": results }) });
+    }
+    let result = if results.is_empty() { Map::new() } else { results.swap_remove(0) };
+    call.answer(&answer, &[], &Told { model, answer: result })
 }
 
-/// The one piece of JSON of an answer, with its tensors as members.
-fn object(answer: &Answer) -> Result<Map<String, Value>> {
+/// The pieces of an answer, each with its tensors as members.
+fn objects(answer: &Answer) -> Result<Vec<Map<String, Value>>> {
     let odd = |error: serde_json::Error| fault::schema(&answer.route.plugin, &error);
-    let json = answer.chunks.iter().map(|chunk| &chunk.json).find(|json| !json.is_empty());
-    let mut object: Map<String, Value> =
-        json.map_or(Ok(Map::new()), |json| serde_json::from_slice(json).map_err(odd))?;
-    for tensor in answer.chunks.iter().flat_map(|chunk| &chunk.tensors) {
-        object.insert(tensor.name.to_string(), member(tensor).map_err(odd)?);
+    let mut objects: Vec<Map<String, Value>> = Vec::new();
+    for chunk in &answer.chunks {
+        if !chunk.json.is_empty() {
+            objects.push(serde_json::from_slice(&chunk.json).map_err(odd)?);
+        } else if objects.is_empty() {
+            objects.push(Map::new());
+        }
+        let members = chunk.tensors.iter().map(|tensor| Ok((tensor.name.to_string(), member(tensor)?)));
+        let members = members.collect::<serde_json::Result<Vec<_>>>().map_err(odd)?;
+        if let Some(last) = objects.last_mut() {
+            last.extend(members);
+        }
     }
-    Ok(object)
+    Ok(objects)
 }
 
 /// A tensor in JSON: one file in base64, rows as lists, else a list.

@@ -84,7 +84,16 @@ pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
     call.fetch(params.image.as_mut().map(|image| ("image_data".to_owned(), image)), &options).await?;
     let (places, texts) = (params.detect.unwrap_or(true), params.recognize.unwrap_or(true));
     let answer = call.ask(call.request(ocr::CAPABILITY, model, &params, tensors, &options)?).await?;
-    let read: ocr::Chunk = serde_json::from_value(super::object(&answer)?.into())
+    let mut pages = super::objects(&answer)?;
+    if 1 < pages.len() {
+        let message = format!(
+            "the file has {} pages, and `/ocr` tells of one: send them one by one, or to `/v1/vision/ocr`",
+            pages.len()
+        );
+        return Err(invalid("image_file", message));
+    }
+    let page = pages.pop().unwrap_or_default();
+    let read: ocr::Chunk = serde_json::from_value(page.into())
         .map_err(|error| crate::fault::schema(&answer.route.plugin, &error))?;
     let line = |(index, line): (usize, ocr::Line)| {
         let line = Line {

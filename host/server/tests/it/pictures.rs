@@ -179,6 +179,20 @@ async fn the_parameters_of_a_picture_stand_in_the_query_and_none_is_passed_over(
 }
 
 #[actix_web::test]
+async fn several_pictures_are_answered_in_a_list() {
+    let server = start();
+    let asked = json!({ "images": ["AAAA", "AAAB"], "top_k": 1 });
+    let got = server.post("/v1/vision/classify", asked.clone()).await;
+    assert_eq!(got.json()["results"][0]["params"], asked, "{}", got.text());
+    assert_eq!(got.json()["model"], "script");
+    let got = server.post("/v1/vision/classify", json!({ "images": ["AAAA"] })).await;
+    assert_eq!(got.json()["results"].as_array().unwrap().len(), 1, "a list is answered with a list");
+    let got = server.post("/v1/vision/classify", json!({ "image": "AAAA" })).await;
+    assert_eq!(got.json()["params"], json!({ "image": "AAAA" }), "{}", got.text());
+    server.stop().await;
+}
+
+#[actix_web::test]
 async fn what_is_no_picture_is_told_what_the_route_takes() {
     let server = start();
     let picture: &[u8] = &[b"\x89PNG\r\n".as_slice(), &b"[{".repeat(100)].concat();

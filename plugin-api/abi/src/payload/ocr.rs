@@ -1,4 +1,4 @@
-//! `vision.ocr/1`: a picture in, its lines of text out.
+//! `vision.ocr/1`: pictures in, the lines of text of each out.
 
 use super::Extra;
 use schemars::JsonSchema;
@@ -9,14 +9,18 @@ pub const CAPABILITY: &str = "vision.ocr";
 
 /// Parameters of reading a picture.
 ///
-/// The picture is the member `image`, or a tensor of that name beside the parameters: BYTES [1], the bytes of a file, or
-/// UINT8 [height, width, channels], its pixels: grey, RGB, or RGB and alpha.
+/// The picture is the member `image`, several are `images`, or they are a tensor `image` beside the parameters: BYTES [pictures],
+/// the bytes of a file each, or UINT8 [height, width, channels], the pixels of one: grey, RGB, or RGB and alpha. Each page of a
+/// file with several is a picture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Params {
     /// The bytes of a file in base64, or a `data:` URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Several files, each in base64 or as a `data:` URL, instead of `image`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
     /// Whether to look for lines. Without, the whole picture is one line. Absent: yes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detect: Option<bool>,
@@ -37,7 +41,7 @@ pub struct Params {
     pub extra: Extra,
 }
 
-/// The result, in one chunk.
+/// The result: one chunk for each picture, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Chunk {

@@ -90,24 +90,24 @@ pub const STANDARD: [Standard; 16] = [
     )
     .gives::<languages::Chunk>()
     .counts(),
-    Standard::new::<ocr::Params>(ocr::CAPABILITY, "A picture in, one chunk with its lines of text out.")
+    Standard::new::<ocr::Params>(ocr::CAPABILITY, "Pictures in, for each a chunk with its lines of text out.")
         .gives::<ocr::Chunk>()
         .counts(),
     Standard::new::<vision_detect::Params>(
         vision_detect::CAPABILITY,
-        "A picture in, one chunk with what it shows and where out.",
+        "Pictures in, for each a chunk with what it shows and where out.",
     )
     .gives::<vision_detect::Chunk>()
     .counts(),
     Standard::new::<vision_classify::Params>(
         vision_classify::CAPABILITY,
-        "A picture in, one chunk with labels and scores out.",
+        "Pictures in, for each a chunk with labels and scores out.",
     )
     .gives::<vision_classify::Chunk>()
     .counts(),
     Standard::new::<vision_faces::Params>(
         vision_faces::CAPABILITY,
-        "A picture in, one chunk with its faces out.",
+        "Pictures in, for each a chunk with its faces out.",
     )
     .gives::<vision_faces::Chunk>()
     .counts(),

@@ -1,4 +1,4 @@
-//! `vision.classify/1`: a picture in, labels with scores out.
+//! `vision.classify/1`: pictures in, labels with scores for each out.
 
 use super::Extra;
 use super::classify::Label;
@@ -8,13 +8,16 @@ use serde::{Deserialize, Serialize};
 /// Name of the capability.
 pub const CAPABILITY: &str = "vision.classify";
 
-/// Parameters of a classification. The picture is given as for `vision.detect/1`.
+/// Parameters of a classification. The pictures are given as for `vision.detect/1`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Params {
     /// The bytes of a file in base64, or a `data:` URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Several files, each in base64 or as a `data:` URL, instead of `image`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
     /// Only the best so many labels. Absent: as the model's card says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u32>,
@@ -23,7 +26,7 @@ pub struct Params {
     pub extra: Extra,
 }
 
-/// The result, in one chunk.
+/// The result: one chunk for each picture, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Chunk {

@@ -1,4 +1,4 @@
-//! `vision.detect/1`: a picture in, what it shows and where out.
+//! `vision.detect/1`: pictures in, what each shows and where out.
 
 use super::Extra;
 use schemars::JsonSchema;
@@ -9,14 +9,18 @@ pub const CAPABILITY: &str = "vision.detect";
 
 /// Parameters of a detection.
 ///
-/// The picture is the member `image`, or a tensor of that name beside the parameters: BYTES [1], the bytes of a file, or
-/// UINT8 [height, width, channels], its pixels: grey, RGB, or RGB and alpha.
+/// The picture is the member `image`, several are `images`, or they are a tensor `image` beside the parameters: BYTES [pictures],
+/// the bytes of a file each, or UINT8 [height, width, channels], the pixels of one: grey, RGB, or RGB and alpha. Each page of a
+/// file with several is a picture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Params {
     /// The bytes of a file in base64, or a `data:` URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Several files, each in base64 or as a `data:` URL, instead of `image`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
     /// What is less certain is left out, 0..=1. Absent: as the model's card says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_score: Option<f32>,
@@ -38,7 +42,7 @@ pub struct Params {
     pub extra: Extra,
 }
 
-/// The result, in one chunk.
+/// The result: one chunk for each picture, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Chunk {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const CAPABILITY: &str = "vision.embed";
 
 /// Parameters of an embedding. One picture is given as for `vision.detect/1`, several as `images`, or as
-/// a tensor `image` of several files, BYTES [pictures].
+/// a tensor `image` of several files, BYTES [pictures]. Each page of a file with several is a picture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Params {

@@ -1,4 +1,4 @@
-//! `vision.faces/1`: a picture in, its faces out.
+//! `vision.faces/1`: pictures in, the faces of each out.
 
 use super::Extra;
 use schemars::JsonSchema;
@@ -7,13 +7,16 @@ use serde::{Deserialize, Serialize};
 /// Name of the capability.
 pub const CAPABILITY: &str = "vision.faces";
 
-/// Parameters of looking for faces. The picture is given as for `vision.detect/1`.
+/// Parameters of looking for faces. The pictures are given as for `vision.detect/1`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Params {
     /// The bytes of a file in base64, or a `data:` URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Several files, each in base64 or as a `data:` URL, instead of `image`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
     /// What is less certain is left out, 0..=1. Absent: as the model's card says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_score: Option<f32>,
@@ -28,7 +31,7 @@ pub struct Params {
     pub extra: Extra,
 }
 
-/// The result, in one chunk.
+/// The result: one chunk for each picture, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Chunk {

@@ -7,15 +7,15 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Head {
-    /// [1, boxes, 5 + classes]: whether there is anything, then what; the score is the product. YOLO 3, 4, 5 and 7.
+    /// [pictures, boxes, 5 + classes]: whether there is anything, then what; the score is the product. YOLO 3, 4, 5 and 7.
     #[default]
     Objectness,
-    /// [1, 4 + classes, boxes]: what, and that is the score. YOLO 8 and later.
+    /// [pictures, 4 + classes, boxes]: what, and that is the score. YOLO 8 and later.
     Classes,
 }
 
 impl Head {
-    /// The boxes whose best class is at least this certain.
+    /// For each of so many pictures the boxes whose best class is at least this certain.
     ///
     /// # Errors
     /// What is odd about the shape, for a message about the graph.
@@ -23,31 +23,43 @@ impl Head {
         self,
         shape: &[i64],
         numbers: &[f32],
+        pictures: usize,
         classes: usize,
         min_score: f32,
-    ) -> Result<Vec<Found>, String> {
-        let (boxes, each) = match (self, shape) {
-            (Self::Objectness, &[1, boxes, each]) => (boxes as usize, each as usize),
-            (Self::Classes, &[1, each, boxes]) => (boxes as usize, each as usize),
-            _ => {
-                return Err(format!(
-                    "gave {shape:?}, and one picture with {} was expected",
-                    self.expected(classes)
-                ));
+    ) -> Result<Vec<Vec<Found>>, String> {
+        let (all, boxes, each) = match (self, shape) {
+            (Self::Objectness, &[all, boxes, each]) | (Self::Classes, &[all, each, boxes]) => {
+                (all as usize, boxes as usize, each as usize)
             }
+            _ => (0, 0, 0),
         };
-        let before = if self == Self::Objectness { 5 } else { 4 };
-        if each != before + classes || numbers.len() != boxes * each {
-            return Err(format!(
-                "gave {shape:?}, and for its {classes} labels {} is expected",
-                self.expected(classes)
-            ));
+        if all != pictures || each != self.before() + classes || numbers.len() != pictures * boxes * each {
+            let expected = match self {
+                Self::Objectness => format!("[{pictures}, boxes, {}]", 5 + classes),
+                Self::Classes => format!("[{pictures}, {}, boxes]", 4 + classes),
+            };
+            return Err(format!("gave {shape:?}, and for its {classes} labels {expected} is expected"));
         }
+        let picture = |at: usize| &numbers[at * boxes * each..][..boxes * each];
+        Ok((0..pictures).map(|at| self.boxes(picture(at), boxes, each, min_score)).collect())
+    }
+
+    /// How many numbers stand before those of the classes.
+    fn before(self) -> usize {
+        match self {
+            Self::Objectness => 5,
+            Self::Classes => 4,
+        }
+    }
+
+    /// Those of one picture.
+    fn boxes(self, numbers: &[f32], boxes: usize, each: usize, min_score: f32) -> Vec<Found> {
+        let before = self.before();
         let found = |[x, y, width, height]: [f32; 4], class: usize, score: f32| {
             let (score, edges) = (score.min(1.0), Edges::around(x, y, width, height));
             (score >= min_score && edges.is_finite()).then_some(Found { class, score, edges })
         };
-        Ok(match self {
+        match self {
             Self::Objectness => {
                 let read = |row: &[f32]| {
                     // Most boxes are nothing: their classes need not be looked at.
@@ -78,13 +90,6 @@ impl Head {
                 };
                 (0..boxes).filter(|at| best[*at] >= min_score).filter_map(read).collect()
             }
-        })
-    }
-
-    fn expected(self, classes: usize) -> String {
-        match self {
-            Self::Objectness => format!("[1, boxes, {}]", 5 + classes),
-            Self::Classes => format!("[1, {}, boxes]", 4 + classes),
         }
     }
 }
@@ -102,9 +107,9 @@ mod tests {
 
     #[test]
     fn both_shapes_say_the_same() {
-        let rows = Head::Objectness.read(&[1, 3, 7], &ROWS, 2, 0.25).unwrap();
+        let rows = Head::Objectness.read(&[1, 3, 7], &ROWS, 1, 2, 0.25).unwrap();
         let edges = Edges { left: 8.0, top: 17.0, right: 12.0, bottom: 23.0 };
-        assert_eq!(rows, [Found { class: 1, score: 0.9 * 0.8, edges }]);
+        assert_eq!(rows, [[Found { class: 1, score: 0.9 * 0.8, edges }]]);
 
         // The same boxes, their scores multiplied, box by box beside each other.
         let multiplied =
@@ -112,7 +117,11 @@ mod tests {
         let rows_of_6: Vec<[f32; 6]> = multiplied.collect();
         let columns: Vec<f32> =
             (0..6).flat_map(|which| rows_of_6.iter().map(move |row| row[which])).collect();
-        assert_eq!(Head::Classes.read(&[1, 6, 3], &columns, 2, 0.25).unwrap(), rows);
+        assert_eq!(Head::Classes.read(&[1, 6, 3], &columns, 1, 2, 0.25).unwrap(), rows);
+
+        // Of two pictures each has its own.
+        let both = Head::Classes.read(&[2, 6, 3], &[&columns[..], &[0.0; 18]].concat(), 2, 2, 0.25).unwrap();
+        assert_eq!(both, [rows[0].clone(), vec![]]);
     }
 
     #[test]
@@ -123,7 +132,7 @@ mod tests {
             (Head::Objectness, &[3, 7]),
             (Head::Classes, &[1, 3, 7]),
         ] {
-            let odd = head.read(shape, &ROWS, 2, 0.25).unwrap_err();
+            let odd = head.read(shape, &ROWS, 1, 2, 0.25).unwrap_err();
             assert!(odd.contains(&format!("{shape:?}")) && odd.contains("boxes"), "{odd}");
         }
     }
@@ -133,8 +142,8 @@ mod tests {
         for at in 0..7 {
             let mut row = [10.0, 20.0, 4.0, 6.0, 0.9, 0.1, 0.8];
             row[at] = f32::NAN;
-            let found = Head::Objectness.read(&[1, 1, 7], &row, 2, 0.25).unwrap();
-            assert_eq!(found.len(), usize::from(at == 5), "without the best class {at}");
+            let found = Head::Objectness.read(&[1, 1, 7], &row, 1, 2, 0.25).unwrap();
+            assert_eq!(found[0].len(), usize::from(at == 5), "without the best class {at}");
         }
     }
 
@@ -143,8 +152,8 @@ mod tests {
         fn any_numbers_are_read(numbers in prop::collection::vec(any::<f32>(), 42), objectness: bool) {
             let (head, shape) = if objectness { (Head::Objectness, [1, 6, 7]) } else { (Head::Classes, [1, 6, 7]) };
             let classes = 2;
-            let found = head.read(&shape, &numbers, classes, 0.1).unwrap();
-            prop_assert!(found.iter().all(|it| it.class < classes && (0.1..=1.0).contains(&it.score) && it.edges.is_finite()));
+            let found = head.read(&shape, &numbers, 1, classes, 0.1).unwrap();
+            prop_assert!(found.concat().iter().all(|it| it.class < classes && (0.1..=1.0).contains(&it.score) && it.edges.is_finite()));
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::fit::{self, Fit, Fitted, Input, Usual};
 use crate::graph::Graph;
 use crate::picture::Picture;
 use crate::range::{count, fraction, within};
-use crate::task::{Job, Task};
+use crate::task::{Job, MAX_PICTURES, Task, mean};
 use backplane_plugin::payload::vision_detect::{Chunk as Answer, Object, Params};
 use backplane_plugin::prelude::*;
 use boxes::{Edges, Found, suppress};
@@ -29,12 +29,14 @@ struct Settings {
     min_score: f32,
     max_overlap: f32,
     limit: u32,
+    /// Pictures of one run; 1 where the graph takes no more.
+    batch: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let input = fit::Settings::default();
-        Self { input, head: Head::default(), min_score: 0.25, max_overlap: 0.45, limit: 300 }
+        Self { input, head: Head::default(), min_score: 0.25, max_overlap: 0.45, limit: 300, batch: 1 }
     }
 }
 
@@ -45,6 +47,7 @@ impl Section for Settings {
     fn check(&self) -> Result<(), String> {
         within("min_score", self.min_score, 0.0..=1.0)?;
         within("max_overlap", self.max_overlap, 0.0..=1.0)?;
+        within("batch", self.batch, 1..=MAX_PICTURES)?;
         within("limit", self.limit, 1..=MAX_BOXES)
     }
 }
@@ -84,22 +87,57 @@ impl Detect {
         params.labels.iter().map(place).collect()
     }
 
-    fn found(&self, job: &Job<'_>, fitted: Fitted, params: &Params) -> Result<Vec<Found>> {
-        let wanted = self.wanted(params)?;
-        let min_score = fraction("min_score", params.min_score, self.settings.min_score)?;
-        let max_overlap = fraction("max_overlap", params.max_overlap, self.settings.max_overlap)?;
-        let limit = count("limit", params.limit, self.settings.limit, MAX_BOXES)? as usize;
-        let pictures = [fitted];
-        let tensor = job.work(|| self.input.tensor(&pictures))??;
-        let all = self.graph.run_to(job, tensor, |shape, numbers| {
-            let read = self.settings.head.read(shape, numbers, self.labels.len(), min_score);
-            read.map_err(|odd| self.graph.odd(&odd))
-        })?;
-        let all = all.into_iter().filter(|one| wanted.is_empty() || wanted.contains(&one.class)).collect();
-        let kept = job.work(|| suppress(all, max_overlap, limit))?;
-        let [fitted] = &pictures;
-        Ok(kept.into_iter().map(|one| Found { edges: original(fitted, &one.edges), ..one }).collect())
+    /// What is asked for, where a request says nothing as the card has it.
+    fn asked(&self, params: &Params) -> Result<Asked> {
+        Ok(Asked {
+            wanted: self.wanted(params)?,
+            min_score: fraction("min_score", params.min_score, self.settings.min_score)?,
+            max_overlap: fraction("max_overlap", params.max_overlap, self.settings.max_overlap)?,
+            limit: count("limit", params.limit, self.settings.limit, MAX_BOXES)? as usize,
+        })
     }
+
+    /// What each of some pictures shows, by one run of the graph.
+    fn found(&self, job: &Job<'_>, pictures: &[&Fitted], asked: &Asked) -> Result<Vec<Vec<Found>>> {
+        let tensor = job.work(|| self.input.tensor(pictures))??;
+        let all = self.graph.run_to(job, tensor, |shape, numbers| {
+            let rows =
+                self.settings.head.read(shape, numbers, pictures.len(), self.labels.len(), asked.min_score);
+            rows.map_err(|odd| self.graph.odd(&odd))
+        })?;
+        let kept = |all: Vec<Found>| {
+            let wanted = |one: &Found| asked.wanted.is_empty() || asked.wanted.contains(&one.class);
+            suppress(all.into_iter().filter(wanted).collect(), asked.max_overlap, asked.limit)
+        };
+        let kept: Vec<Vec<Found>> = job.work(|| all.into_iter().map(kept).collect())?;
+        let back = |(found, fitted): (Vec<Found>, &&Fitted)| {
+            found.into_iter().map(|one| Found { edges: original(fitted, &one.edges), ..one }).collect()
+        };
+        Ok(kept.into_iter().zip(pictures).map(back).collect())
+    }
+
+    /// What was found in a picture of this size.
+    fn answer(&self, [width, height]: [u32; 2], found: &[Found]) -> Answer {
+        let object = |one: &Found| {
+            let edges = one.edges.within(width, height);
+            Object {
+                label: self.labels.get(one.class).cloned().unwrap_or_default(),
+                class: one.class as u32,
+                score: one.score,
+                edges: [edges.left, edges.top, edges.right, edges.bottom],
+            }
+        };
+        Answer { width, height, objects: found.iter().map(object).collect(), ..Answer::default() }
+    }
+}
+
+/// What a request asks for.
+struct Asked {
+    /// Places of labels; none means all.
+    wanted: BTreeSet<usize>,
+    min_score: f32,
+    max_overlap: f32,
+    limit: usize,
 }
 
 /// Edges in the picture that was sent.
@@ -120,29 +158,30 @@ impl Task for Detect {
     fn serve(&self, job: &Job<'_>) -> Result<Done> {
         let params: Params = job.request.params()?;
         refuse_unknown::<Params>(&params.extra)?;
-        let picture = job.picture(params.image.as_deref())?;
-        let fitted = job.work(|| self.input.fit(&picture))??;
-        let found = self.found(job, fitted, &params)?;
-        let object = |one: &Found| {
-            let edges = one.edges.within(picture.width(), picture.height());
-            Object {
-                label: self.labels.get(one.class).cloned().unwrap_or_default(),
-                class: one.class as u32,
-                score: one.score,
-                edges: [edges.left, edges.top, edges.right, edges.bottom],
+        let asked = self.asked(&params)?;
+        let pictures = job.pictures(params.image.as_deref(), &params.images)?;
+        if params.draw == Some(true) {
+            return job.each(&pictures, |picture| {
+                let fitted = job.work(|| self.input.fit(picture))??;
+                let found = self.found(job, &[&fitted], &asked)?.concat();
+                let answer = self.answer([picture.width(), picture.height()], &found);
+                let drawn = job.work(|| drawn(picture, &answer.objects))??;
+                Ok((Chunk::json(&answer)?.tensor(drawn), confidence(&answer)))
+            });
+        }
+        let mut confidences = Vec::new();
+        for some in pictures.batches(self.settings.batch) {
+            let fit = |picture: &Picture| Ok(([picture.width(), picture.height()], self.input.fit(picture)?));
+            let fitted = job.fitted(&pictures, some, fit)?;
+            let found =
+                self.found(job, &fitted.iter().map(|(_, fitted)| fitted).collect::<Vec<_>>(), &asked)?;
+            for ((size, _), found) in fitted.iter().zip(&found) {
+                let answer = self.answer(*size, found);
+                job.request.push_json(&answer)?;
+                confidences.extend(confidence(&answer));
             }
-        };
-        let objects: Vec<Object> = found.iter().map(object).collect();
-        let confidence = mean(objects.iter().map(|object| object.score));
-        let drawn = match params.draw {
-            Some(true) => Some(job.work(|| drawn(&picture, &objects))??),
-            _ => None,
-        };
-        let answer =
-            Answer { width: picture.width(), height: picture.height(), objects, ..Answer::default() };
-        let chunk = drawn.into_iter().fold(Chunk::json(&answer)?, Chunk::tensor);
-        job.request.push(&chunk)?;
-        Ok(Done { confidence, ..Done::new() })
+        }
+        Ok(Done { confidence: mean(&confidences), ..Done::new() })
     }
 }
 
@@ -157,8 +196,7 @@ fn drawn(picture: &Picture, objects: &[Object]) -> Result<Tensor> {
     canvas.tensor()
 }
 
-/// How certain an answer is on the whole. Nothing to say of an empty one.
-pub fn mean(scores: impl ExactSizeIterator<Item = f32>) -> Option<f64> {
-    let count = scores.len();
-    (count > 0).then(|| scores.map(f64::from).sum::<f64>() / count as f64)
+/// How certain an answer is. Nothing to say of an empty one.
+fn confidence(answer: &Answer) -> Option<f64> {
+    mean(&answer.objects.iter().map(|object| f64::from(object.score)).collect::<Vec<_>>())
 }

@@ -10,12 +10,11 @@ mod area;
 mod square;
 
 use crate::card::{Section, Sections};
-use crate::detect::mean;
 use crate::draw::{Canvas, Mark};
 use crate::graph::Graph;
 use crate::picture::Picture;
 use crate::range::{count, fraction, within};
-use crate::task::{Job, Task};
+use crate::task::{Job, Task, mean};
 use area::{MAX_PIXELS, Sums};
 use backplane_plugin::Answer as Given;
 use backplane_plugin::payload::vision_faces::{Chunk as Answer, Face, Landmarks, Params};
@@ -267,7 +266,22 @@ impl Task for Faces {
         refuse_unknown::<Params>(&params.extra)?;
         let min_score = fraction("min_score", params.min_score, self.settings.thresholds[2])?;
         let min_size = count("min_size", params.min_size, self.settings.min_size, u32::MAX)?.max(CELL);
-        let picture = job.picture(params.image.as_deref())?;
+        let pictures = job.pictures(params.image.as_deref(), &params.images)?;
+        job.each(&pictures, |picture| {
+            self.look_for(job, picture, min_score, min_size, params.draw == Some(true))
+        })
+    }
+}
+
+impl Faces {
+    fn look_for(
+        &self,
+        job: &Job<'_>,
+        picture: &Picture,
+        min_score: f32,
+        min_size: u32,
+        draw: bool,
+    ) -> Result<(Chunk, Option<f64>)> {
         // A larger picture has its smallest faces in pixels to spare.
         let pixels = u64::from(picture.width()) * u64::from(picture.height());
         let scale = (MAX_PIXELS as f64 / pixels as f64).sqrt().min(1.0);
@@ -298,15 +312,11 @@ impl Task for Faces {
             }
         };
         let faces: Vec<Face> = named.iter().map(face).filter(|face| face.score >= min_score).collect();
-        let confidence = mean(faces.iter().map(|face| face.score));
-        let drawn = match params.draw {
-            Some(true) => Some(job.work(|| drawn(&picture, &faces))??),
-            _ => None,
-        };
+        let confidence = mean(&faces.iter().map(|face| f64::from(face.score)).collect::<Vec<_>>());
+        let drawn = if draw { Some(job.work(|| drawn(picture, &faces))??) } else { None };
         let answer = Answer { width: picture.width(), height: picture.height(), faces, ..Answer::default() };
         let chunk = drawn.into_iter().fold(Chunk::json(&answer)?, Chunk::tensor);
-        job.request.push(&chunk)?;
-        Ok(Done { confidence, ..Done::new() })
+        Ok((chunk, confidence))
     }
 }
 

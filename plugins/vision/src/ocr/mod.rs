@@ -127,9 +127,21 @@ impl Task for Ocr {
         let detect = params.detect.unwrap_or(true);
         // A line that was not found but given is no mistake of the finder's: as with RapidOCR, it stays, however uncertain.
         let min_score = min_score(&params, if detect { self.settings.min_score } else { 0.0 })?;
-        let picture = job.picture(params.image.as_deref())?;
+        let pictures = job.pictures(params.image.as_deref(), &params.images)?;
+        job.each(&pictures, |picture| self.read(job, picture, &params, turns, min_score))
+    }
+}
 
-        let mut found = self.find(job, &picture, detect)?;
+impl Ocr {
+    fn read(
+        &self,
+        job: &Job<'_>,
+        picture: &Picture,
+        params: &Params,
+        turns: Option<&turn::Turner>,
+        min_score: f32,
+    ) -> Result<(Chunk, Option<f64>)> {
+        let mut found = self.find(job, picture, params.detect.unwrap_or(true))?;
         if let Some(turner) = turns {
             turner.turn(job, found.iter_mut().map(|line| &mut line.crop).collect())?;
         }
@@ -160,8 +172,7 @@ impl Task for Ocr {
             lines,
             ..Answer::default()
         };
-        job.request.push_json(&answer)?;
-        Ok(Done { confidence, ..Done::new() })
+        Ok((Chunk::json(&answer)?, confidence))
     }
 }
 

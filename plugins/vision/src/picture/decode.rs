@@ -1,11 +1,11 @@
 //! From the bytes of a file to pixels, within limits. A file that is damaged, too large, or not a picture is refused by
 //! what is wrong with it.
 
+use super::tiff::{self, Beginning};
 use super::{Limits, Picture, frames, invalid};
 use backplane_plugin::prelude::*;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
-use std::io::Cursor;
 
 /// The formats that are read, by the names of their files.
 const FORMATS: &[(ImageFormat, &str)] = &[
@@ -30,9 +30,14 @@ struct Opened<D> {
     most: u64,
 }
 
-fn opened<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<impl ImageDecoder + use<'a>>> {
+fn opened<'a>(
+    bytes: &'a [u8],
+    page: Option<u64>,
+    limits: &Limits,
+) -> Result<Opened<impl ImageDecoder + use<'a>>> {
     let (format, name) = known(bytes)?;
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let file = page.map_or_else(|| Beginning::own(bytes), |page| Beginning::with_page(bytes, page));
+    let mut reader = ImageReader::with_format(file, format);
     reader.limits(within(HEAD));
     let decoder = reader.into_decoder().map_err(|error| fault(name, &error))?;
     let (width, height) = decoder.dimensions();
@@ -41,28 +46,40 @@ fn opened<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<impl ImageDecod
     Ok(Opened { decoder, format, name, most })
 }
 
+/// Where the pages of a file are that has several; none of one with a single picture.
+///
+/// # Errors
+/// When they cannot be told.
+pub fn pages(bytes: &[u8]) -> Result<Vec<u64>> {
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Tiff) => Ok(tiff::pages(bytes)?),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// Most bytes that [`file`] takes at any time, the picture included.
 ///
 /// # Errors
 /// As [`file`], as far as its head tells.
-pub fn memory(bytes: &[u8], limits: &Limits) -> Result<u64> {
-    let Opened { decoder, most, .. } = opened(bytes, limits)?;
+pub fn memory(bytes: &[u8], page: Option<u64>, limits: &Limits) -> Result<u64> {
+    let Opened { decoder, most, .. } = opened(bytes, page, limits)?;
     let (width, height) = decoder.dimensions();
     // The pixels as the decoder gives them, of 8 bits with alpha, and without.
     let unfolded = decoder.total_bytes() + 7 * u64::from(width) * u64::from(height);
     Ok(most.max(unfolded))
 }
 
-/// The picture in a file, as it is meant to be seen: turned as the file asks for, on white where it is transparent.
+/// The picture in a file, or the one on this page of it, as it is meant to be seen: turned as the file asks for, on white where
+/// it is transparent.
 ///
 /// # Errors
 /// When it is not a single whole picture of a known format, or larger than it may be.
-pub fn file(bytes: &[u8], limits: &Limits) -> Result<Picture> {
-    let Opened { mut decoder, format, name, most } = opened(bytes, limits)?;
+pub fn file(bytes: &[u8], page: Option<u64>, limits: &Limits) -> Result<Picture> {
+    let Opened { mut decoder, format, name, most } = opened(bytes, page, limits)?;
     let broken = |error: ImageError| fault(name, &error);
-    if frames::several(bytes, format, most) {
+    if frames::animated(bytes, format, most) {
         let message = format!(
-            "the {name} holds more than one picture, and one is read at a time: send them one by one"
+            "the {name} holds more than one picture: it is an animation; send its frames as pictures"
         );
         return Err(invalid(message));
     }
@@ -147,7 +164,8 @@ mod tests {
     /// Of four squares, by Pillow: white, black, red and blue.
     #[test]
     fn the_colours_of_printers_become_those_of_screens() {
-        let picture = file(include_bytes!("../../tests/pictures/cmyk.jpg"), &Limits::default()).unwrap();
+        let picture =
+            file(include_bytes!("../../tests/pictures/cmyk.jpg"), None, &Limits::default()).unwrap();
         let colours = [[255, 255, 255], [0, 0, 0], [200, 30, 30], [30, 60, 200]];
         for (square, colour) in (0..).zip(colours) {
             let seen = picture.pixel(16 * square + 8, 8);

@@ -1,7 +1,7 @@
 //! Pictures: from the bytes of a request to pixels, and from pixels to the numbers of a tensor.
 //!
 //! - [`source`]: where a request has its picture.
-//! - [`decode`]: from the bytes of a file to pixels, within [`Limits`]; [`frames`] finds files with more than one picture.
+//! - [`decode`]: from the bytes of a file to pixels, within [`Limits`]; [`frames`] finds animations, [`tiff`] pages.
 //! - [`memory`]: how much of it pictures may take.
 //! - [`scale`]: to another size.
 //! - [`numbers`]: to what a graph takes.
@@ -12,6 +12,7 @@ mod memory;
 mod numbers;
 mod scale;
 mod source;
+mod tiff;
 
 pub use memory::{Memory, Share};
 pub use numbers::{Channels, Numbers};

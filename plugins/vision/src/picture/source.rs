@@ -1,4 +1,4 @@
-//! Where a request has its picture: the member `image` of its parameters, or the tensor `image` beside them.
+//! Where a request has its pictures: the members `image` or `images` of its parameters, or the tensor `image` beside them.
 
 use super::{Limits, Picture, decode, invalid};
 use backplane_plugin::prelude::*;
@@ -17,11 +17,11 @@ pub enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// That of a request.
+    /// Those of a request: as `image`, as `images`, or as a tensor `image` of one file or several, or of pixels.
     ///
     /// # Errors
-    /// When there is none or two, or it is not of a form that can hold a picture.
-    pub fn of(request: &'a Request, image: Option<&str>) -> Result<Self> {
+    /// When there is none, when they are given twice, or one is not of a form that can hold a picture.
+    pub fn all(request: &'a Request, image: Option<&str>, images: &[String]) -> Result<Vec<Self>> {
         let tensors = request.tensors()?;
         if let Some(unknown) = tensors.iter().find(|tensor| tensor.name() != "image") {
             return Err(Error::invalid(format!(
@@ -30,41 +30,40 @@ impl<'a> Source<'a> {
             ))
             .with_param(unknown.name()));
         }
-        match (image, &tensors[..]) {
-            (Some(text), []) => Self::of_text(text),
-            (None, [tensor]) => Self::of_tensor(tensor),
-            (None, []) => Err(invalid(
-                "`image` is missing: the bytes of a picture in base64 or as a `data:` URL, or a tensor of that name",
+        match (image, images, &tensors[..]) {
+            (Some(text), [], []) => Ok(vec![Self::of_text(text)?]),
+            (None, [], [tensor]) if tensor.dtype() == DType::Bytes && !tensor.is_empty() => {
+                Ok(tensor.strings()?.into_iter().map(|file| Self::File(Cow::Borrowed(file))).collect())
+            }
+            (None, [], [tensor]) => Ok(vec![Self::of_tensor(tensor)?]),
+            (None, images, []) if !images.is_empty() => {
+                let text = |(place, text): (usize, &String)| {
+                    let named = |mut error: Error| {
+                        error.message = error.message.replacen("`image`", &format!("`images[{place}]`"), 1);
+                        error.with_param(format!("images[{place}]"))
+                    };
+                    Self::of_text(text).map_err(named)
+                };
+                images.iter().enumerate().map(text).collect()
+            }
+            (None, [], []) => Err(invalid(
+                "`image` is missing: a picture as a file of a form, in base64, as a `data:` URL, or as a tensor of that name",
             )),
+            (Some(_), [_, ..], []) => Err(invalid("`image` and `images` are given; one of them is enough")),
             _ => Err(invalid(
-                "there are two pictures, and one is read at a time: `image` stands in the parameters and beside them",
+                "pictures are given twice: in the parameters, and as files or a tensor beside them",
             )),
         }
     }
 
-    /// Those of a request that may have several: as `images`, or as a tensor `image` of several files.
+    /// Where the pages of a file are that has several; none of one with a single picture.
     ///
     /// # Errors
-    /// As [`Source::of`], and when they are given twice.
-    pub fn all(request: &'a Request, image: Option<&str>, images: &[String]) -> Result<Vec<Self>> {
-        let tensors = request.tensors()?;
-        match (images, &tensors[..]) {
-            ([], [tensor])
-                if image.is_none()
-                    && tensor.name() == "image"
-                    && 1 < tensor.len()
-                    && tensor.dtype() == DType::Bytes =>
-            {
-                Ok(tensor.strings()?.into_iter().map(|file| Self::File(Cow::Borrowed(file))).collect())
-            }
-            ([], _) => Ok(vec![Self::of(request, image)?]),
-            (images, []) if image.is_none() => {
-                let text = |(place, text): (usize, &String)| {
-                    Self::of_text(text).map_err(|error| error.with_param(format!("images[{place}]")))
-                };
-                images.iter().enumerate().map(text).collect()
-            }
-            _ => Err(invalid("`image` and `images` are given; one of them is enough")),
+    /// When they cannot be told.
+    pub fn pages(&self) -> Result<Vec<u64>> {
+        match self {
+            Self::File(bytes) => decode::pages(bytes),
+            Self::Pixels { .. } => Ok(Vec::new()),
         }
     }
 
@@ -93,12 +92,6 @@ impl<'a> Source<'a> {
 
     fn of_tensor(tensor: &TensorView<'a>) -> Result<Self> {
         match (tensor.dtype(), tensor.shape()) {
-            (DType::Bytes, _) if tensor.len() == 1 => {
-                Ok(Self::File(Cow::Borrowed(tensor.strings()?.first().copied().unwrap_or_default())))
-            }
-            (DType::Bytes, _) if 1 < tensor.len() => {
-                Err(invalid(format!("there are {} pictures, and one is read at a time", tensor.len())))
-            }
             (DType::Uint8, &[height, width, channels @ (1 | 3 | 4)]) => {
                 let side =
                     |side: i64| u32::try_from(side).map_err(|_| invalid("a side of `image` is too long"));
@@ -106,7 +99,7 @@ impl<'a> Source<'a> {
                 Ok(Self::Pixels { width, height, channels: channels as usize, data })
             }
             (dtype, shape) => Err(invalid(format!(
-                "tensor `image` is {} {shape:?}, and must be BYTES [1] (a file) or UINT8 [height, width, channels] with 1, 3 or 4 channels",
+                "tensor `image` is {} {shape:?}, and must be BYTES [pictures] (files) or UINT8 [height, width, channels] with 1, 3 or 4 channels",
                 dtype.name()
             ))),
         }
@@ -116,9 +109,9 @@ impl<'a> Source<'a> {
     ///
     /// # Errors
     /// As [`Source::read`], as far as a file's head tells.
-    pub fn memory(&self, limits: &Limits) -> Result<u64> {
+    pub fn memory(&self, page: Option<u64>, limits: &Limits) -> Result<u64> {
         match self {
-            Self::File(bytes) => decode::memory(bytes, limits),
+            Self::File(bytes) => decode::memory(bytes, page, limits),
             Self::Pixels { width, height, .. } => {
                 limits.check(*width, *height)?;
                 Ok(3 * u64::from(*width) * u64::from(*height))
@@ -126,13 +119,13 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Reads it.
+    /// Reads it, or this page of it.
     ///
     /// # Errors
     /// When it is no picture, or larger than it may be.
-    pub fn read(&self, limits: &Limits) -> Result<Picture> {
+    pub fn read(&self, page: Option<u64>, limits: &Limits) -> Result<Picture> {
         match self {
-            Self::File(bytes) => decode::file(bytes, limits),
+            Self::File(bytes) => decode::file(bytes, page, limits),
             Self::Pixels { width, height, channels, data } => {
                 limits.check(*width, *height)?;
                 Ok(Picture::new(*width, *height, decode::flat(data, *channels)))

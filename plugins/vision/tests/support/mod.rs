@@ -110,3 +110,41 @@ pub fn file(picture: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
 pub fn base64(bytes: &[u8]) -> String {
     base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
 }
+
+/// A TIFF with these pages.
+pub fn tiff_of(pages: &[RgbImage]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    let mut link: Option<usize> = None;
+    for page in pages {
+        let mut one = file(page.clone(), ImageFormat::Tiff);
+        let shift = whole.len() as u32;
+        let directory = u32::from_le_bytes(one[4..8].try_into().unwrap()) as usize;
+        let entries = usize::from(u16::from_le_bytes(one[directory..directory + 2].try_into().unwrap()));
+        let next = directory + 2 + entries * 12;
+        // What an entry holds that is longer than four bytes stands elsewhere in the file, and so do the pixels (273).
+        for entry in (directory + 2..next).step_by(12) {
+            let field = |from: usize, to: usize| {
+                one[entry + from..entry + to].iter().rev().fold(0_u32, |n, byte| n << 8 | u32::from(*byte))
+            };
+            let (tag, kind, count, value) = (field(0, 2), field(2, 4), field(4, 8), field(8, 12));
+            let size = count * [0, 1, 1, 2, 4, 8][kind as usize];
+            if 4 < size {
+                assert_ne!((tag, kind), (273, 3));
+                for at in (0..count as usize).filter(|_| tag == 273) {
+                    let at = value as usize + at * 4;
+                    let offset = u32::from_le_bytes(one[at..at + 4].try_into().unwrap()) + shift;
+                    one[at..at + 4].copy_from_slice(&offset.to_le_bytes());
+                }
+            }
+            if 4 < size || tag == 273 {
+                one[entry + 8..entry + 12].copy_from_slice(&(value + shift).to_le_bytes());
+            }
+        }
+        whole.extend(&one);
+        if let Some(link) = link {
+            whole[link..link + 4].copy_from_slice(&(directory as u32 + shift).to_le_bytes());
+        }
+        link = Some(next + shift as usize);
+    }
+    whole
+}
