@@ -120,7 +120,19 @@ fn without_nulls(bytes: &[u8], ignored: Vec<Place>) -> Vec<String> {
 fn explain<'de, T: Deserialize<'de>>(bytes: &'de [u8], error: &serde_json::Error) -> Error {
     use serde_json::error::Category;
     if error.classify() != Category::Data {
-        return Error::invalid(format!("the body is not JSON: {error}")).with_reason("invalid_json");
+        let (line, column) = (error.line(), error.column());
+        let message = match (error.classify(), error.to_string()) {
+            (Category::Eof, _) => {
+                format!(
+                    "the body's JSON is cut off: it ends at line {line}, column {column}, before all is closed"
+                )
+            }
+            (_, said) if said.starts_with("number out of range") => {
+                format!("a number of the body is larger than any can be: line {line}, column {column}")
+            }
+            (_, said) => format!("the body is not JSON: {said}"),
+        };
+        return Error::invalid(message).with_reason("invalid_json");
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let Err(located) = serde_path_to_error::deserialize::<_, T>(&mut reader) else {
@@ -196,6 +208,10 @@ mod tests {
             assert_eq!(refused(body).reason, "invalid_json", "{body}");
         }
         assert_eq!(json::<Outer>(b"{\"name\":\"\xff\"}", 64).unwrap_err().reason, "invalid_json");
+        assert!(
+            refused(r#"{"name":"a","#).message.starts_with("the body's JSON is cut off: it ends at line 1")
+        );
+        assert!(refused(r#"{"name":1e999}"#).message.starts_with("a number of the body is larger than any"));
         assert_eq!(refused(" \n").message, "the body is empty; a JSON object is expected");
         // A picture has many brackets, and does not nest.
         let picture = ["\u{89}PNG", &"[{".repeat(100)].concat();

@@ -152,6 +152,25 @@ impl Error {
     }
 }
 
+/// Reads settings, or a section of a card. What does not fit is named by where it stands.
+///
+/// ```
+/// use backplane_plugin::prelude::*;
+/// #[derive(Debug, serde::Deserialize)]
+/// # #[serde(crate = "backplane_plugin::serde")]
+/// struct Settings {
+///     threads: u32,
+/// }
+/// let error = backplane_plugin::from_json::<Settings>(&json!({ "threads": "two" })).unwrap_err();
+/// assert!(error.message.starts_with("`threads` must be a whole number"), "{error}");
+/// ```
+///
+/// # Errors
+/// `InvalidArgument` with the name of the member at fault.
+pub fn from_json<T: DeserializeOwned>(value: &Value) -> Result<T> {
+    Error::of_params(value.to_string().as_bytes())
+}
+
 /// Refuses members of the parameters that a plugin gives no meaning, by the name of the first: what is misspelt would have
 /// no effect, and nobody would know. `P` is the type that they were read as, `extra` its member of that name.
 ///

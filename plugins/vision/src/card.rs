@@ -47,7 +47,7 @@ impl<'a> Sections<'a> {
     /// When it does not fit; the message names the section.
     pub fn read<T: Section>(&self, task: &str) -> Result<T> {
         let Some(section) = self.sections.get(task) else { return Ok(T::default()) };
-        let read = T::deserialize(section).map_err(|error| error.to_string());
+        let read = backplane_plugin::from_json::<T>(section).map_err(|error| error.message);
         read.and_then(|read| read.check().map(|()| read)).map_err(|error| {
             Error::invalid(format!("[parameters.{task}] of model `{}`: {error}", self.model))
                 .with_param("parameters")
@@ -99,6 +99,11 @@ mod tests {
             refused.message.contains("[parameters.classify]") && refused.message.contains("`tpo`"),
             "{refused}"
         );
+        let model = spec(json!({"classify": {"top": "three"}}));
+        let refused = Sections::of(&model).unwrap().read::<Section>("classify").unwrap_err();
+        let says =
+            "[parameters.classify] of model `m`: `top` must be a whole number from 0 to 4294967295; got";
+        assert!(refused.message.starts_with(says), "{refused}");
         let model = spec(json!({"classify": {"top": 10}}));
         let refused = Sections::of(&model).unwrap().read::<Section>("classify");
         let says = "[parameters.classify] of model `m`: `top` is 10, and lies between 0 and 9";

@@ -45,8 +45,9 @@ impl Plugin for VisionPlugin {
     const ID: &'static str = "dev.backplane.vision";
 
     fn init(_host: Host, config: &Value) -> Result<Self> {
-        let limits = serde_json::from_value(config.clone())
+        let limits: Limits = backplane_plugin::from_json(config)
             .map_err(|error| Error::invalid(format!("settings of the vision plugin: {error}")))?;
+        limits.possible().map_err(|what| Error::invalid(format!("settings of the vision plugin: {what}")))?;
         Ok(Self { limits })
     }
 

@@ -58,3 +58,17 @@ fn each_page_and_each_file_has_a_piece_of_its_own() {
     let failure = answer.failure().unwrap();
     assert!(failure.message.starts_with("`images[1]` is an address"), "{failure}");
 }
+
+#[test]
+fn a_setting_that_cannot_be_is_refused_by_its_name() {
+    let reader = Reader::new();
+    for (settings, says) in [
+        (json!({"max_pixels": "many"}), "`max_pixels` must be a whole number"),
+        (json!({"max_pixel": 1}), "`max_pixel`"),
+        (json!({"max_side": 1}), "`max_side` is 1"),
+    ] {
+        let refused = plugin().config(settings.to_string()).open(&reader.json()).err().unwrap();
+        assert!(refused.message.starts_with("settings of the vision plugin: "), "{refused}");
+        assert!(refused.message.contains(says), "{refused}");
+    }
+}

@@ -122,7 +122,7 @@ fn typed<P: JsonSchema>(fields: &[Part]) -> Result<Map<String, Value>> {
             flag(name, text)?.into()
         } else if is("number") || is("integer") {
             serde_json::from_str::<Number>(text.trim())
-                .map_err(|_| invalid(name, format!("`{name}` is `{text}`, and is a number")))?
+                .map_err(|_| invalid(name, format!("`{name}` is `{text}`, which is no number")))?
                 .into()
         } else {
             match serde_json::from_str(text) {
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(Value::from(members.unwrap()), expected);
         for (query, name, says) in [
             ("draw=maybe", "draw", "`draw` is `maybe`, and is `true` or `false`"),
-            ("min_score=NaN", "min_score", "`min_score` is `NaN`, and is a number"),
+            ("min_score=NaN", "min_score", "`min_score` is `NaN`, which is no number"),
             ("limit=1&limit=2", "limit", "`limit` is given twice"),
         ] {
             let refused = read(query).unwrap_err();

@@ -145,16 +145,17 @@ fn known(bytes: &[u8]) -> Result<(ImageFormat, &'static str)> {
     Err(invalid(format!("the picture {what}; what is read is {}", names.join(", "))))
 }
 
-/// What the decoder said, for a caller.
+/// What the decoder said, for a caller; in its own words it stands beside.
 fn fault(name: &str, error: &ImageError) -> Error {
-    match error {
-        ImageError::Limits(_) => {
-            invalid(format!("the {name} takes more memory or a longer side than a picture may"))
-        }
-        ImageError::Unsupported(_) => invalid(format!("the {name} is of a kind that is not read: {error}")),
-        ImageError::IoError(_) => invalid(format!("the {name} is cut off")),
-        _ => invalid(format!("the {name} is damaged: {error}")),
-    }
+    let what = match error {
+        ImageError::Limits(_) => format!("the {name} takes more memory or a longer side than a picture may"),
+        ImageError::Unsupported(_) => format!(
+            "the {name} stores its pixels in a way that is not read; save it as a PNG or JPEG of 8 bits a colour"
+        ),
+        ImageError::IoError(_) => format!("the {name} is cut off; send all of it"),
+        _ => format!("the {name} is damaged: its pixels cannot be decoded; send it anew, or save it again"),
+    };
+    invalid(what).with_detail("decoder", error.to_string())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub use memory::{Memory, Share};
 pub use numbers::{Channels, Numbers};
 pub use source::Source;
 
+use crate::range;
 use backplane_plugin::prelude::*;
 use serde::Deserialize;
 
@@ -39,6 +40,16 @@ impl Default for Limits {
 impl Limits {
     /// The shortest side of a picture that can show anything.
     const MIN_SIDE: u32 = 2;
+
+    /// Whether any picture lies within them.
+    ///
+    /// # Errors
+    /// Which of them keeps all pictures out.
+    pub fn possible(&self) -> Result<(), String> {
+        range::within("max_pixels", self.max_pixels, 4..=u64::MAX)?;
+        range::within("max_side", self.max_side, Self::MIN_SIDE..=u32::MAX)?;
+        range::within("max_memory", self.max_memory, 1..=u64::MAX)
+    }
 
     /// Whether a picture of this size may be read.
     ///

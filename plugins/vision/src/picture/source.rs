@@ -2,9 +2,9 @@
 
 use super::{Limits, Picture, decode, invalid};
 use backplane_plugin::prelude::*;
-use base64::Engine;
 use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{DecodeError, Engine};
 use std::borrow::Cow;
 
 /// A picture that was sent, not read yet.
@@ -145,7 +145,25 @@ fn unwrapped(text: &str) -> Result<Vec<u8>> {
     let alphabet = if text.contains(['-', '_']) { URL_SAFE } else { STANDARD };
     GeneralPurpose::new(&alphabet, EITHER)
         .decode(text.as_bytes())
-        .map_err(|error| invalid(format!("`image` is not base64: {error}")))
+        .map_err(|error| invalid(format!("`image` is not base64: {}", odd(&error))))
+}
+
+/// What keeps text from being base64.
+fn odd(error: &DecodeError) -> String {
+    match *error {
+        DecodeError::InvalidByte(at, b'=') => {
+            format!("there is more behind its end, the `=` at place {}", at + 1)
+        }
+        DecodeError::InvalidByte(at, byte) if byte.is_ascii_graphic() => {
+            format!("the character at place {} is `{}`", at + 1, char::from(byte))
+        }
+        DecodeError::InvalidByte(at, _) => {
+            format!("the character at place {} is none of its letters", at + 1)
+        }
+        DecodeError::InvalidLength(_) | DecodeError::InvalidLastSymbol(..) | DecodeError::InvalidPadding => {
+            "its end is missing or changed".to_owned()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -176,7 +194,10 @@ mod tests {
             ("file:///etc/passwd", "neither base64 nor"),
             ("data:image/png,raw", "not one in base64"),
             ("data:image/svg+xml;base64", "not one in base64"),
-            ("!", "not base64"),
+            ("QUJD!", "not base64: the character at place 5 is `!`"),
+            ("QUJDä", "not base64: the character at place 5 is none of its letters"),
+            ("QQ==QQ==", "more behind its end"),
+            ("QUJDQ", "its end is missing"),
         ] {
             let refused = file(text).unwrap_err();
             assert_eq!((refused.code, &refused.details["param"]), (Code::InvalidArgument, &json!("image")));
