@@ -198,7 +198,8 @@ impl Call {
         head::route(&answer.route, answer.cache, headers);
         crate::limits::write(&answer.limits, headers);
         head::confidence(answer.done.confidence.or(answer.route.confidence), headers);
-        head::timing(&answer.done.timing, self.started.elapsed(), headers);
+        let generated = 0 < answer.done.usage.completion_tokens;
+        head::timing(&answer.done.timing, generated, self.started.elapsed(), headers);
         head::ignored(ignored, headers);
     }
 

@@ -74,15 +74,15 @@ pub(crate) fn confidence(confidence: Option<f64>, headers: &mut HeaderMap) {
 }
 
 /// `server-timing`, `openai-processing-ms` and `x-overhead-ms`, which is ours alone: all but opening, waiting, running.
-pub(crate) fn timing(timing: &Timing, total: Duration, headers: &mut HeaderMap) {
+/// What is not generated token by token has neither prefill nor decode: it runs.
+pub(crate) fn timing(timing: &Timing, generated: bool, total: Duration, headers: &mut HeaderMap) {
     let mut text = String::with_capacity(128);
-    for (name, time) in [
-        ("admit", timing.admit),
-        ("open", timing.open),
-        ("queue", timing.queue),
-        ("prefill", timing.first),
-        ("decode", timing.run.saturating_sub(timing.first)),
-    ] {
+    let (first, rest) = match generated {
+        true => (("prefill", timing.first), ("decode", timing.run.saturating_sub(timing.first))),
+        false => (("run", timing.run), ("", Duration::ZERO)),
+    };
+    for (name, time) in [("admit", timing.admit), ("open", timing.open), ("queue", timing.queue), first, rest]
+    {
         if !time.is_zero() {
             text.extend([name, ";dur="]);
             millis(time, &mut text);
@@ -198,7 +198,7 @@ mod tests {
             run: Duration::from_millis(30),
             ..Timing::default()
         };
-        timing(&spent, Duration::from_micros(31_250), &mut headers);
+        timing(&spent, true, Duration::from_micros(31_250), &mut headers);
         let text = |name: &str| headers.get(name).unwrap().to_str().unwrap();
         assert_eq!(text("x-overhead-ms"), "0.250");
         assert_eq!(text("openai-processing-ms"), "31");
@@ -206,6 +206,10 @@ mod tests {
             text("server-timing"),
             "admit;dur=0.005, queue;dur=1.000, prefill;dur=10.000, decode;dur=20.000, total;dur=31.250"
         );
+        let mut headers = HeaderMap::new();
+        timing(&spent, false, Duration::from_micros(31_250), &mut headers);
+        let told = "admit;dur=0.005, queue;dur=1.000, run;dur=30.000, total;dur=31.250";
+        assert_eq!(headers.get("server-timing").unwrap(), told, "a picture has no prefill");
     }
 
     #[test]

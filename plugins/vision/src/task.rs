@@ -95,7 +95,12 @@ impl Pictures<'_> {
 
 /// How certain an answer is on the whole. Nothing to say of an empty one.
 pub fn mean(confidences: &[f64]) -> Option<f64> {
-    (!confidences.is_empty()).then(|| confidences.iter().sum::<f64>() / confidences.len() as f64)
+    (!confidences.is_empty()).then(|| rounded(confidences.iter().sum::<f64>() / confidences.len() as f64))
+}
+
+/// With the digits that a number of 32 bits has.
+fn rounded(confidence: f64) -> f64 {
+    (confidence * 1e6).round() / 1e6
 }
 
 impl<'a> Job<'a> {

@@ -160,11 +160,23 @@ fn member(tensor: &Tensor) -> serde_json::Result<Value> {
     {
         return Ok(STANDARD.encode(file).into());
     }
-    let flat = serde_json::to_value(Flat(tensor))?;
+    // By its text: a number of 32 bits has a few digits there, and many as one of 64.
+    let flat = serde_json::from_slice(&serde_json::to_vec(&Flat(tensor))?)?;
     match (&tensor.shape[..], flat) {
         ([_, columns], Value::Array(all)) if *columns > 0 => {
             Ok(all.chunks(*columns as usize).map(<[Value]>::to_vec).collect::<Vec<_>>().into())
         }
         (_, flat) => Ok(flat),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_have_no_more_digits_than_they_are_worth() {
+        let tensor = Tensor::from_f32("embeddings", vec![2, 2], &[0.1, -0.7, 1.0, 0.333_333_34]).unwrap();
+        assert_eq!(member(&tensor).unwrap().to_string(), "[[0.1,-0.7],[1.0,0.33333334]]");
     }
 }
