@@ -84,6 +84,17 @@ fn a_page_is_read_over_every_route_and_on_the_command_line() {
     let words = post("/v1/vision/ocr?words=true", "image/png", page.clone());
     assert_eq!(words["lines"], said["lines"], "the query of a picture alone is read");
 
+    // A TIFF by another program, its second page turned: each page is read, in its order.
+    let tiff = server.state.path().join("pages.tiff");
+    let pages = "import sys; from PIL import Image; page = Image.open(sys.argv[1]).convert('L')
+page.save(sys.argv[2], save_all=True, append_images=[page.rotate(180), page], compression='tiff_lzw')";
+    assert!(python().args(["-c", pages, path]).arg(&tiff).status().unwrap().success());
+    let read = post("/v1/vision/ocr?model=pp-ocr", "image/tiff", std::fs::read(&tiff).unwrap());
+    let read = read["results"].as_array().unwrap();
+    let of = |page: usize| read[page]["lines"].as_array().unwrap().len();
+    assert_eq!((read.len(), &read[0], &read[2]["lines"]), (3, &read[2], &any["result"]["lines"]));
+    assert!(0 < of(1) && read[1]["lines"] != read[0]["lines"], "{}", read[1]);
+
     // Of several pictures each has its answer, whatever becomes of the others.
     let all = ["ocr", path, "/no/such/page.png", path];
     let said = server.cli(&all);

@@ -98,10 +98,29 @@ fn pictures_show_what_the_graphs_say_when_they_are_driven_directly() {
         "as they were seen when the models were chosen"
     );
 
+    let names = ["astronaut", "both", "coffee"];
+    let images: Vec<String> =
+        names.map(|name| STANDARD.encode(std::fs::read(picture(name)).unwrap())).to_vec();
+    // Several at once are what each is alone.
+    for (task, found) in [("classify", "labels"), ("detect", "objects"), ("faces", "faces")] {
+        let (status, answer) = server.post(&format!("/v1/vision/{task}"), &json!({"images": images}));
+        assert_eq!(status, 200, "{answer}");
+        let results = answer["results"].as_array().unwrap();
+        assert_eq!(results.len(), names.len());
+        for (name, result) in names.iter().zip(results) {
+            let alone = ask(&server, task, &picture(name), json!({}));
+            let (ours, theirs) = (result[found].as_array().unwrap(), alone[found].as_array().unwrap());
+            assert_eq!(ours.len(), theirs.len(), "{task} {name}");
+            for (one, other) in ours.iter().zip(theirs) {
+                let apart = one["score"].as_f64().unwrap() - other["score"].as_f64().unwrap();
+                assert!(
+                    one["label"] == other["label"] && apart.abs() < 1e-3,
+                    "{task} {name}: {one}, {other}"
+                );
+            }
+        }
+    }
     // Two crops of one picture are more alike than two pictures.
-    let images: Vec<String> = ["astronaut", "both", "coffee"]
-        .map(|name| STANDARD.encode(std::fs::read(picture(name)).unwrap()))
-        .to_vec();
     let (status, alike) = server.post("/v1/vision/embed", &json!({"images": images}));
     assert_eq!(status, 200, "{alike}");
     let alike: Vec<Vec<f64>> = serde_json::from_value(alike["similarity"].clone()).unwrap();

@@ -79,9 +79,11 @@ pub struct Input {
     numbers: Numbers,
 }
 
-/// A picture in a graph's size.
+/// A picture in a graph's size, or a part of it on its ground.
 pub struct Fitted {
     picture: Picture,
+    /// Where its left upper corner lies.
+    at: [usize; 2],
     /// Where the original's left upper corner came to lie, and what became of its pixels' sides.
     origin: [f32; 2],
     scale: [f32; 2],
@@ -134,6 +136,7 @@ impl Input {
                 let fitted = self.scaled(picture, whole, self.width, self.height)?;
                 Ok(Fitted {
                     picture: fitted,
+                    at: [0; 2],
                     origin: [0.0; 2],
                     scale: [(to_width / width) as f32, (to_height / height) as f32],
                 })
@@ -147,22 +150,17 @@ impl Input {
                 let fitted = self.scaled(picture, [left, top, across, down], self.width, self.height)?;
                 let scale = [(to_width / across) as f32, (to_height / down) as f32];
                 let origin = [-left as f32 * scale[0], -top as f32 * scale[1]];
-                Ok(Fitted { picture: fitted, origin, scale })
+                Ok(Fitted { picture: fitted, at: [0; 2], origin, scale })
             }
             Fit::Letterbox => {
                 let scale = (to_width / width).min(to_height / height);
                 let side = |length: f64, most: u32| ((length * scale).round() as u32).clamp(1, most);
                 let (across, down) = (side(width, self.width), side(height, self.height));
                 let (left, top) = ((self.width - across) / 2, (self.height - down) / 2);
-                let scaled = self.scaled(picture, whole, across, down)?;
-                let row = self.width as usize * 3;
-                let mut pixels = vec![self.fill; row * self.height as usize];
-                for (y, to) in (0..down).zip(pixels.chunks_exact_mut(row).skip(top as usize)) {
-                    to[left as usize * 3..][..across as usize * 3].copy_from_slice(scaled.row(y));
-                }
                 let scale = [(f64::from(across) / width) as f32, (f64::from(down) / height) as f32];
                 Ok(Fitted {
-                    picture: Picture::new(self.width, self.height, pixels),
+                    picture: self.scaled(picture, whole, across, down)?,
+                    at: [left as usize, top as usize],
                     origin: [left as f32, top as f32],
                     scale,
                 })
@@ -204,13 +202,14 @@ impl Input {
     }
 
     fn numbers<F: Borrow<Fitted>>(&self, pictures: &[F]) -> ([i64; 4], Vec<f32>) {
-        let (width, height) = (self.width as usize, self.height as usize);
-        let each = 3 * width * height;
-        let mut planes = vec![0.0; each * pictures.len()];
-        for (fitted, planes) in pictures.iter().zip(planes.chunks_exact_mut(each)) {
-            self.numbers.planes(&fitted.borrow().picture, width, height, planes);
+        let size = [self.width as usize, self.height as usize];
+        let each = 3 * size[0] * size[1];
+        let mut planes = Vec::with_capacity(each * pictures.len());
+        for fitted in pictures {
+            let Fitted { picture, at, .. } = fitted.borrow();
+            self.numbers.append(picture, *at, size, self.fill, &mut planes);
         }
-        let (count, width, height) = (pictures.len() as i64, width as i64, height as i64);
+        let (count, width, height) = (pictures.len() as i64, self.width.into(), self.height.into());
         match self.layout {
             Layout::Nchw => ([count, 3, height, width], planes),
             Layout::Nhwc => ([count, height, width, 3], interleaved(&planes, each)),
@@ -249,22 +248,25 @@ mod tests {
         Picture::new(width, height, row.collect::<Vec<u8>>().repeat(height as usize))
     }
 
-    fn reds(picture: &Picture, y: u32) -> Vec<u8> {
-        picture.row(y).iter().step_by(3).copied().collect()
+    /// A row of the reds that the graph is given.
+    fn reds(input: &Input, fitted: &Fitted, y: usize) -> Vec<f32> {
+        let ([.., width], numbers) = input.numbers(&[fitted]);
+        numbers[y * width as usize..][..width as usize].to_vec()
     }
 
     #[test]
     fn a_letterbox_shows_all_of_it_and_leads_back() {
-        let fitted = input(Fit::Letterbox, [4, 4]).fit(&halves(8, 4)).unwrap();
-        assert_eq!(reds(&fitted.picture, 0), [127; 4]);
-        assert_eq!(reds(&fitted.picture, 3), [127; 4]);
-        let row = reds(&fitted.picture, 1);
-        assert!(row[0] < 30 && row[3] > 225, "{row:?}");
+        let input = input(Fit::Letterbox, [4, 4]);
+        let fitted = input.fit(&halves(8, 4)).unwrap();
+        assert_eq!(reds(&input, &fitted, 0), [127.0; 4]);
+        assert_eq!(reds(&input, &fitted, 3), [127.0; 4]);
+        let row = reds(&input, &fitted, 1);
+        assert!(row[0] < 30.0 && row[3] > 225.0, "{row:?}");
         assert_eq!(fitted.original([4.0, 3.0]), [8.0, 4.0]);
         assert_eq!(fitted.original([0.0, 1.0]), [0.0, 0.0]);
-        let line = input(Fit::Letterbox, [4, 4]).fit(&halves(4000, 2)).unwrap();
-        assert_eq!(reds(&line.picture, 0), [127; 4]);
-        assert_ne!(reds(&line.picture, 1), [127; 4], "one row is left of it");
+        let line = input.fit(&halves(4000, 2)).unwrap();
+        assert_eq!(reds(&input, &line, 0), [127.0; 4]);
+        assert_ne!(reds(&input, &line, 1), [127.0; 4], "one row is left of it");
     }
 
     #[test]

@@ -29,7 +29,10 @@ pub fn jpeg_ends(bytes: &[u8]) -> bool {
         at += 2 + usize::from(u16::from_be_bytes([high, low]));
         const SCAN: u8 = 0xda;
         if marker == SCAN {
-            return bytes.get(at..).is_some_and(|scan| scan.windows(2).any(|pair| pair == [0xff, 0xd9]));
+            // Hardly anything stands behind the end of a whole one.
+            return bytes
+                .get(at..)
+                .is_some_and(|scan| scan.windows(2).rev().any(|pair| pair == [0xff, 0xd9]));
         }
     }
     // Not as a JPEG is made: the decoder says what is wrong.

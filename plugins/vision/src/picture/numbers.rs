@@ -55,6 +55,37 @@ impl Numbers {
         })
     }
 
+    /// Appends planes of this width and height, one for each colour, with a picture that lies at this place on a grey ground: a
+    /// row of a tensor [n, 3, height, width]. The ground is not looked up pixel by pixel, and nothing is written twice.
+    pub fn append(
+        &self,
+        picture: &Picture,
+        [left, top]: [usize; 2],
+        [width, height]: [usize; 2],
+        ground: u8,
+        planes: &mut Vec<f32>,
+    ) {
+        for (place, table) in &self.tables() {
+            let end = planes.len() + width * height;
+            let ground = table[usize::from(ground)];
+            planes.resize(planes.len() + top * width, ground);
+            for y in 0..picture.height() {
+                let row = planes.len();
+                planes.resize(row + left, ground);
+                // Each place by itself: its length is then known beforehand, and nothing is checked pixel by pixel.
+                let (number, pixels) =
+                    (|part: u8| table[usize::from(part)], picture.row(y).as_chunks::<3>().0.iter());
+                match place {
+                    0 => planes.extend(pixels.map(|&[part, _, _]| number(part))),
+                    1 => planes.extend(pixels.map(|&[_, part, _]| number(part))),
+                    _ => planes.extend(pixels.map(|&[_, _, part]| number(part))),
+                }
+                planes.resize(row + width, ground);
+            }
+            planes.resize(end, ground);
+        }
+    }
+
     /// Writes a picture into the upper left of planes `width` x `height`, one for each colour, one after the other: a row
     /// of a tensor [n, 3, height, width]. What the picture does not cover is left as it is.
     pub fn planes(&self, picture: &Picture, width: usize, height: usize, planes: &mut [f32]) {
@@ -88,6 +119,17 @@ mod tests {
             0.4, 0.6, 9.0,   9.0, 9.0, 9.0,
             0.0, 1.2, 9.0,   9.0, 9.0, 9.0,
             -0.5, 0.0, 9.0,  9.0, 9.0, 9.0,
+        ]);
+
+        let mut planes = vec![7.0];
+        numbers.append(&picture, [1, 1], [4, 3], 51, &mut planes);
+        let rounded: Vec<f32> = planes.iter().map(|number| (number * 100.0).round() / 100.0).collect();
+        #[rustfmt::skip]
+        assert_eq!(rounded, [
+            7.0,
+            0.2, 0.2, 0.2, 0.2,      0.2, 0.4, 0.6, 0.2,    0.2, 0.2, 0.2, 0.2,
+            0.0, 0.0, 0.0, 0.0,      0.0, 0.0, 1.2, 0.0,    0.0, 0.0, 0.0, 0.0,
+            -0.4, -0.4, -0.4, -0.4,  -0.4, -0.5, 0.0, -0.4,  -0.4, -0.4, -0.4, -0.4,
         ]);
     }
 }
