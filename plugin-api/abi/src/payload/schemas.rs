@@ -90,9 +90,12 @@ pub const STANDARD: [Standard; 16] = [
     )
     .gives::<languages::Chunk>()
     .counts(),
-    Standard::new::<ocr::Params>(ocr::CAPABILITY, "Pictures in, for each a chunk with its lines of text out.")
-        .gives::<ocr::Chunk>()
-        .counts(),
+    Standard::new::<ocr::Params>(
+        ocr::CAPABILITY,
+        "Pictures in, for each a chunk with its lines of text out.",
+    )
+    .gives::<ocr::Chunk>()
+    .counts(),
     Standard::new::<vision_detect::Params>(
         vision_detect::CAPABILITY,
         "Pictures in, for each a chunk with what it shows and where out.",
