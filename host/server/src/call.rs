@@ -128,9 +128,16 @@ impl Call {
         self.app.json_depth
     }
 
-    /// The body as a type.
+    /// Names in the query, of which a route that reads its body alone makes nothing.
+    pub(crate) fn unread_query(&self) -> impl Iterator<Item = String> {
+        form_urlencoded::parse(self.query().as_bytes()).map(|(name, _)| name.into_owned())
+    }
+
+    /// The body as a type; the query has no effect.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<Parsed<T>> {
-        parse::json(&self.bytes().await?, self.json_depth())
+        let mut parsed: Parsed<T> = parse::json(&self.bytes().await?, self.json_depth())?;
+        parsed.ignored.extend(self.unread_query());
+        Ok(parsed)
     }
 
     /// The body as a type, or its default where there is none.

@@ -203,6 +203,7 @@ pub(crate) async fn call(mut call: Call) -> Result<HttpResponse> {
         ignored.push("binary_data_output".to_owned());
     }
     refuse_misplaced(&call, &name, &ignored)?;
+    ignored.extend(call.unread_query());
     refuse_ignored(&options, &ignored)?;
     options.keep_alive = request.keep_alive.map(|field| field.0).or(options.keep_alive);
     let tensors = request.tensors.unwrap_or_default();

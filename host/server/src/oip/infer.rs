@@ -42,6 +42,7 @@ pub(crate) async fn infer(mut call: Call) -> Result<HttpResponse> {
         return Err(invalid("outputs", format!("output `{}` is asked for twice", twice.name)));
     }
     let forms = wanted.iter().map(|output| form(output, binary_by_default)).collect::<Result<Vec<_>>>()?;
+    ignored.extend(call.unread_query());
     refuse_ignored(&options, &ignored)?;
 
     let params = payload::Params {

@@ -49,6 +49,40 @@ async fn a_chat_is_answered_whole() {
     host.stop().await;
 }
 
+/// Azure's clients name a version there.
+#[actix_web::test]
+async fn a_query_that_has_no_effect_is_listed_or_refused() {
+    let host = start();
+    let chat = json!({ "model": "script", "messages": user("hello") });
+    let inputs = json!([{ "name": "A", "shape": [1], "datatype": "INT32", "data": [1] },
+        { "name": "B", "shape": [1], "datatype": "INT32", "data": [2] }]);
+    for (path, body) in [
+        ("/v1/chat/completions", chat.clone()),
+        ("/v1/completions", json!({ "model": "script", "prompt": "hello" })),
+        ("/v1/embeddings", json!({ "model": "script", "input": "hello" })),
+        ("/v1/capabilities/chat", json!({ "params": { "messages": chat["messages"] } })),
+        ("/v2/models/script/infer", json!({ "inputs": inputs })),
+    ] {
+        let path = format!("{path}?api-version=1&a%20b");
+        let got = host.post(&path, body.clone()).await;
+        let listed = got.header("x-ignored-params").map(str::to_owned);
+        assert_eq!(
+            (got.status, listed.as_deref()),
+            (200, Some("api-version, a b")),
+            "{path}: {}",
+            got.text()
+        );
+        let strict = host.post_with(&path, &[("x-strict", "true")], body.to_string()).await;
+        assert_eq!(
+            (strict.status, strict.text().contains("`api-version`")),
+            (400, true),
+            "{}",
+            strict.text()
+        );
+    }
+    host.stop().await;
+}
+
 /// Every member of OpenAI's request: a value, and what becomes of it.
 #[actix_web::test]
 async fn every_chat_member_is_honoured_refused_or_listed() {
