@@ -160,7 +160,9 @@ fn cut_long(
     while let Some((reach, _)) = shadow[start..end].char_indices().nth(longest.max(1)) {
         let near = start + reach / 3;
         let best = |places: &mut dyn Iterator<Item = usize>| {
-            places.filter(|at| near < *at).min_by_key(|at| (depths.at(*at), Reverse(*at)))
+            places
+                .filter(|at| near < *at && !is_in_number(shadow, *at))
+                .min_by_key(|at| (depths.at(*at), Reverse(*at)))
         };
         let window = &shadow[start..start + reach];
         let after =
@@ -169,10 +171,18 @@ fn cut_long(
         let cut = best(&mut inner[ends].iter().copied())
             .or_else(|| [';', ',', '\u{3001}', '\u{FF0C}', ' '].into_iter().find_map(after))
             // No space in reach: a script without any, or no words at all.
+            .or_else(|| best(&mut [start + reach].into_iter()))
+            .or_else(|| best(&mut window.char_indices().map(|(at, _)| start + at)))
             .unwrap_or(start + reach);
         start = cut;
         cuts.push(start);
     }
+}
+
+/// Whether a number would be two, cut there: `1,|234.5`.
+fn is_in_number(shadow: &str, at: usize) -> bool {
+    let (before, after) = shadow.split_at(at);
+    after.starts_with(char::is_numeric) && before.trim_end_matches([',', '.']).ends_with(char::is_numeric)
 }
 
 /// The pieces between two places of the shadow.
@@ -350,6 +360,9 @@ mod tests {
             ["one two three,", "four five six", "seven"]
         );
         assert_eq!(sentences(&"猫".repeat(25), 10).len(), 3);
+        // Not within a number.
+        assert_eq!(sentences("it said 1,234.5 to me", 12), ["it said", "1,234.5 to", "me"]);
+        assert_eq!(sentences("猫猫猫猫猫猫猫1234猫猫猫", 10), ["猫猫猫猫猫猫猫", "1234猫猫猫"]);
     }
 
     /// The units of a text as sentences, each with how many characters it has.
