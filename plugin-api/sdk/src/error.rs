@@ -122,29 +122,10 @@ impl Error {
         let Err(located) = serde_path_to_error::deserialize::<_, T>(&mut reader) else {
             return Err(error.into());
         };
-        let path = located.path().to_string();
-        let message = words::of_json(&located.inner().to_string());
-        let quoted = |before: &str| message.strip_prefix(before)?.split('`').next();
-        let within = |member: &str| if path == "." { member.to_owned() } else { format!("{path}.{member}") };
-        if let Some(member) = quoted("missing field `").map(within) {
-            let error = Error::invalid(format!("`{member}` is missing")).with_reason("missing_param");
-            return Err(error.with_param(member));
-        }
-        if let Some(member) = quoted("duplicate field `").map(within) {
-            let error = Error::invalid(format!("`{member}` is there twice")).with_reason("duplicate_param");
-            return Err(error.with_param(member));
-        }
-        if quoted("unknown field `").is_some() {
-            return Err(Error::invalid(message).with_param(path));
-        }
-        let separator = if message.starts_with("must ") { "" } else { ":" };
-        let error = |subject: &str| {
-            Error::invalid(format!("{subject}{separator} {message}")).with_reason("invalid_type")
-        };
-        if path == "." {
-            return Err(error("the parameters"));
-        }
-        Err(error(&format!("`{path}`")).with_param(path))
+        let Misfit { path, reason, message } = Misfit::of(&located, "the parameters");
+        let mut error = Error::invalid(message);
+        error.reason = reason.map(str::to_owned);
+        Err(if path == "." { error } else { error.with_param(path) })
     }
 
     pub(crate) fn panic(message: String) -> Self {
@@ -169,6 +150,60 @@ impl Error {
 /// `InvalidArgument` with the name of the member at fault.
 pub fn from_json<T: DeserializeOwned>(value: &Value) -> Result<T> {
     Error::of_params(value.to_string().as_bytes())
+}
+
+/// Where a value does not fit its type, and how.
+pub(crate) struct Misfit {
+    /// `upstreams.gpu.url`, or `.` for all of it.
+    path: String,
+    reason: Option<&'static str>,
+    pub message: String,
+}
+
+impl Misfit {
+    /// In words that know no types of Rust. `whole` is what all of it is called.
+    fn of(located: &serde_path_to_error::Error<serde_json::Error>, whole: &str) -> Self {
+        let path = located.path().to_string();
+        let message = words::of_json(&located.inner().to_string());
+        let quoted = |before: &str| message.strip_prefix(before)?.split('`').next();
+        let within = |member: &str| if path == "." { member.to_owned() } else { format!("{path}.{member}") };
+        if let Some(path) = quoted("missing field `").map(within) {
+            return Self { message: format!("`{path}` is missing"), path, reason: Some("missing_param") };
+        }
+        if let Some(path) = quoted("duplicate field `").map(within) {
+            return Self {
+                message: format!("`{path}` is there twice"),
+                path,
+                reason: Some("duplicate_param"),
+            };
+        }
+        if let Some(member) = quoted("unknown field `") {
+            let message = match path.strip_suffix(member).and_then(|within| within.strip_suffix('.')) {
+                Some(within) => format!("`{within}`: {message}"),
+                None => message,
+            };
+            return Self { path, reason: None, message };
+        }
+        let separator = if message.starts_with("must ") { "" } else { ":" };
+        let what = if path == "." { whole.to_owned() } else { format!("`{path}`") };
+        Self { path, reason: Some("invalid_type"), message: format!("{what}{separator} {message}") }
+    }
+
+    /// Reads a value; `whole` as for [`Misfit::of`].
+    pub(crate) fn or<T: DeserializeOwned>(value: &Value, whole: &str) -> Result<T, Self> {
+        serde_path_to_error::deserialize(value).map_err(|located| Self::of(&located, whole))
+    }
+}
+
+/// Reads what the configuration says under `[plugins.settings."ID"]`, which [`Plugin::init`](crate::Plugin::init) is given. A
+/// setting that does not fit is an error with its path: ``[plugins.settings."com.example.count"]: `words` must be a number; got a
+/// string``.
+///
+/// # Errors
+/// When one does not fit.
+pub fn settings<T: DeserializeOwned>(plugin: &str, config: &Value) -> Result<T> {
+    Misfit::or(config, "what it says")
+        .map_err(|misfit| Error::invalid(format!("[plugins.settings.\"{plugin}\"]: {}", misfit.message)))
 }
 
 /// Refuses members of the parameters that a plugin gives no meaning, by the name of the first: what is misspelt would have
@@ -255,6 +290,19 @@ mod tests {
             let error = Error::of_params::<Params>(json.as_bytes()).unwrap_err();
             assert_eq!((&error.details["param"], error.reason.as_deref()), (&param.into(), reason), "{json}");
             assert!(error.message.contains(says), "{json}: {error}");
+        }
+        // Settings and cards as well, nested ones with where they are.
+        for (config, says) in [
+            (
+                serde_json::json!({"text": "", "inner": {"size": 1}}),
+                "`inner`: unknown field `size`, expected `sizes`",
+            ),
+            (serde_json::json!({"text": "", "inner": {}}), "`inner.sizes` is missing"),
+            (serde_json::json!({"text": {}}), "`text` must be a string; got an object"),
+            (serde_json::json!(7), "what it says must be an object; got 7"),
+        ] {
+            let error = settings::<Params>("a.b", &config).unwrap_err();
+            assert_eq!(error.message, format!("[plugins.settings.\"a.b\"]: {says}"));
         }
         let error = Error::of_params::<Params>(b"7").unwrap_err();
         assert_eq!(error.message, "the parameters must be an object; got 7");

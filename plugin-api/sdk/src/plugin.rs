@@ -1,5 +1,6 @@
 //! The traits to implement: [`Plugin`], [`Model`], [`Instance`].
 
+use crate::error::Misfit;
 use crate::request::Request;
 use crate::{Error, Host, Result};
 use backplane_abi::payload::tensor::Description;
@@ -260,8 +261,9 @@ impl ModelSpec {
     /// # Errors
     /// When they do not fit.
     pub fn parameters<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_value(Value::Object(self.parameters.clone())).map_err(|error| {
-            Error::invalid(format!("[parameters] of model `{}`: {error}", self.name)).with_param("parameters")
+        Misfit::or(&Value::Object(self.parameters.clone()), "what it says").map_err(|misfit| {
+            let message = format!("[parameters] of model `{}`: {}", self.name, misfit.message);
+            Error::invalid(message).with_param("parameters")
         })
     }
 }
