@@ -63,8 +63,7 @@ impl Plugin for RemotePlugin {
     const ID: &'static str = "dev.backplane.remote";
 
     fn init(host: Host, config: &Value) -> Result<Self> {
-        let settings = serde_json::from_value(config.clone())
-            .map_err(|error| Error::invalid(format!("[plugins.settings.\"{}\"]: {error}", Self::ID)))?;
+        let settings = backplane_plugin::settings(Self::ID, config)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads::count())
             .thread_name("remote")
@@ -112,7 +111,7 @@ impl Plugin for RemotePlugin {
 
     fn open(&self, spec: &ModelSpec) -> Result<Box<dyn Model>> {
         let runtime = self.runtime.as_ref().ok_or_else(|| Error::internal("the plugin has ended"))?;
-        let (upstream, target, mut description) = match &*spec.format {
+        let (upstream, target, context, mut description) = match &*spec.format {
             INFERENCE => {
                 let card: InferenceParameters = spec.parameters()?;
                 let upstream = self.settings.resolve(&spec.name, &card.upstream)?;
@@ -121,7 +120,7 @@ impl Plugin for RemotePlugin {
                 let (graph, found) = runtime.block_on(Graph::find(&client, &model, &card))?;
                 let description =
                     Description { inputs: found.inputs, outputs: found.outputs, ..Description::default() };
-                (upstream, Target::new(client, model, Some(graph)), description)
+                (upstream, Target::new(client, model, Some(graph)), None, description)
             }
             _ => {
                 let card: Parameters = spec.parameters()?;
@@ -140,7 +139,7 @@ impl Plugin for RemotePlugin {
                     client.redact(&mut parent);
                     description.extra.insert("upstream_parent".to_owned(), parent.into());
                 }
-                (upstream, Target::new(client, model, None), description)
+                (upstream, Target::new(client, model, None), found.context, description)
             }
         };
         description.platform = Some("remote".to_owned());
@@ -148,7 +147,7 @@ impl Plugin for RemotePlugin {
         description.extra.insert("upstream_model".to_owned(), target.model.clone().into());
         let (max_inflight, runtime) = (upstream.max_inflight, runtime.handle().clone());
         let target = Arc::new(target);
-        self.loads.watch(&upstream.url, &target, self.host, &runtime);
+        self.loads.watch(&upstream.url, &target, context, self.host, &runtime);
         Ok(Box::new(Opened { target, description, max_inflight, runtime }))
     }
 }

@@ -2,6 +2,7 @@
 //! router prefers the upstream where nobody waits.
 
 use crate::client::Missing;
+use crate::discover;
 use crate::serve::Target;
 use crate::settings::Flavour;
 use backplane_plugin::prelude::*;
@@ -75,13 +76,14 @@ impl Loads {
         open.get(&(url.to_owned(), model.to_owned()))?.iter().find_map(|target| target.upgrade()?.load())
     }
 
-    /// Looks at the upstream of `target` from now on, until that is closed, or the upstream refuses to say.
-    pub fn watch(&self, url: &str, target: &Arc<Target>, host: Host, runtime: &Handle) {
+    /// Looks at the upstream of `target` from now on, until that is closed, or the upstream refuses to say. `context` is
+    /// what it said of the model's when that was opened.
+    pub fn watch(&self, url: &str, target: &Arc<Target>, context: Option<u32>, host: Host, runtime: &Handle) {
         if !target.client.has_metrics() {
             return;
         }
         self.add(url, target);
-        runtime.spawn(look(Arc::downgrade(target), host));
+        runtime.spawn(look(Arc::downgrade(target), context, host));
     }
 
     fn add(&self, url: &str, target: &Arc<Target>) {
@@ -94,14 +96,27 @@ impl Loads {
     }
 }
 
-async fn look(target: Weak<Target>, host: Host) {
+/// After how many looks it is asked for the context again, which another start may have changed.
+const CONTEXT_AFTER: u32 = 30;
+
+async fn look(target: Weak<Target>, mut context: Option<u32>, host: Host) {
     let mut turn = tokio::time::interval(EVERY);
+    let mut looks = 0;
     loop {
         turn.tick().await;
         let Some(target) = target.upgrade() else { return };
         match target.client.metrics().await {
-            Ok(text) => target.note(Load::read(&text, target.client.flavour, &target.model)),
+            Ok(text) => {
+                target.note(Load::read(&text, target.client.flavour, &target.model));
+                looks += 1;
+                if CONTEXT_AFTER <= looks {
+                    looks = 0;
+                    context = compare(&target, context, host).await;
+                }
+            }
             Err(missing) => {
+                // It may be another one that is there next.
+                looks = CONTEXT_AFTER;
                 // A load that is not known lowers no bid.
                 target.note(None);
                 if let Missing::ForGood(why) = missing {
@@ -118,6 +133,24 @@ async fn look(target: Weak<Target>, host: Host) {
             }
         }
     }
+}
+
+/// Tells whoever reads the log that the upstream serves another context than it did. What the host shows of a model is what was
+/// said when it was opened.
+async fn compare(target: &Target, before: Option<u32>, host: Host) -> Option<u32> {
+    let (Some(was), Ok(found)) = (before, discover::model(&target.client, &target.model).await) else {
+        return before;
+    };
+    let Some(now) = found.context.filter(|now| *now != was) else { return before };
+    let (name, model) = (&target.client.name, &target.model);
+    host.log(
+        Level::Warn,
+        format!(
+            "upstream `{name}` serves `{model}` with a context of {now} now, and it was {was}: the model's own `context` is told anew \
+             when it is opened anew (`backplane stop`)"
+        ),
+    );
+    Some(now)
 }
 
 #[cfg(test)]

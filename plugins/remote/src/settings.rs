@@ -294,6 +294,67 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_a_setting_is_said_with_its_path() {
+        let said = |config: Value| backplane_plugin::settings::<Settings>("x", &config).unwrap_err().message;
+        for (gpu, what) in [
+            (json!({}), "`upstreams.gpu.url` is missing"),
+            (json!({"url": {}}), "`upstreams.gpu.url` must be a string; got an object"),
+            (json!("http://gpu/v1"), "`upstreams.gpu` must be an object; got a string"),
+            (
+                json!({"url": "u", "max_inflight": "many"}),
+                "`upstreams.gpu.max_inflight` must be a whole number from 0 to 4294967295; got a string",
+            ),
+            (json!({"url": "u", "keys": "env:A"}), "`upstreams.gpu.keys` must be an array; got a string"),
+            (
+                json!({"url": "u", "keys": [{"env": "A"}]}),
+                "`upstreams.gpu.keys[0]` must be a string; got an object",
+            ),
+            (
+                json!({"url": "u", "flavour": "vlm"}),
+                "`upstreams.gpu.flavour` must be one of `openai`, `vllm`, `llama-cpp`, `ollama`, `backplane`; got `vlm`",
+            ),
+            (
+                json!({"url": "u", "idle_timeout": 30}),
+                "`upstreams.gpu.idle_timeout` must be a string; got 30",
+            ),
+            (
+                json!({"url": "u", "time_out": "30s"}),
+                "`upstreams.gpu`: unknown field `time_out`, expected one of `url`, ",
+            ),
+        ] {
+            let told = said(json!({"upstreams": {"gpu": gpu}}));
+            let whole = format!("[plugins.settings.\"x\"]: {what}");
+            assert!(told.starts_with(&whole), "{told}\n{whole}");
+        }
+        // A key that is written out is not repeated.
+        let told = said(json!({"upstreams": {"gpu": {"url": "u", "keys": ["sk-0123456789"]}}}));
+        assert!(
+            told.contains("`upstreams.gpu.keys[0]`: a secret is named by where it is")
+                && !told.contains("sk-0"),
+            "{told}"
+        );
+        let mut card = ModelSpec { name: "m".to_owned(), ..ModelSpec::default() };
+        for (upstream, what) in [
+            (json!({"flavour": "vllm"}), "`upstream.url` is missing"),
+            (
+                json!(7),
+                "`upstream` must be the name of an upstream of the configuration, or one written out with its `url`; got 7",
+            ),
+        ] {
+            card.parameters = json!({"upstream": upstream}).as_object().cloned().unwrap();
+            let told = card.parameters::<Parameters>().unwrap_err().message;
+            assert_eq!(told, format!("[parameters] of model `m`: {what}"));
+        }
+    }
+
+    #[test]
+    fn every_flavour_is_called_as_it_is_set() {
+        for name in ["openai", "vllm", "llama-cpp", "ollama", "backplane"] {
+            assert_eq!(serde_json::from_value::<Flavour>(json!(name)).unwrap().name(), name);
+        }
+    }
+
+    #[test]
     fn a_card_names_a_server_or_says_it_all() {
         let settings: Settings = toml::from_str(
             "[upstreams.vllm]\nurl = 'http://gpu:8000/v1'\nflavour = 'vllm'\nidle_timeout = '30s'\n\

@@ -887,3 +887,30 @@ fn an_upstream_is_asked_how_busy_it_is_unless_it_does_not_say() {
     let error = refused(json!({"metrics": "http://elsewhere/metrics"}));
     assert!(error.message.contains("a path of that host"), "{error:?}");
 }
+
+#[test]
+fn another_context_after_a_restart_is_told() {
+    // Its metrics fail once, as those of a server that is started again.
+    let (looks, context) = (Arc::new(AtomicU16::new(0)), Arc::new(AtomicU16::new(8192)));
+    let (counted, said) = (looks.clone(), context.clone());
+    let upstream = Upstream::answering(move |seen| match &*seen.path {
+        "/metrics" if counted.fetch_add(1, Ordering::Relaxed) == 0 => json_reply(503, &json!({})),
+        "/metrics" => {
+            bytes_reply(200, b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n".to_vec())
+        }
+        "/v1/models" => {
+            let context = said.load(Ordering::Relaxed);
+            json_reply(200, &json!({"data": [{"id": "m", "max_model_len": context}]}))
+        }
+        _ => well_behaved(seen),
+    });
+    let model = open_with(json!({"upstream": {"url": upstream.url, "flavour": "vllm"}})).unwrap();
+    context.store(4096, Ordering::Relaxed);
+    let told = || {
+        let lines = model.model().log().into_iter().map(|(_, line)| line);
+        lines.filter(|line| line.contains("context")).collect::<Vec<_>>()
+    };
+    assert!(upstream.wait_until(|_| !told().is_empty()), "{} looks", looks.load(Ordering::Relaxed));
+    let line = told().remove(0);
+    assert!(line.contains("serves `m` with a context of 4096 now, and it was 8192"), "{line}");
+}

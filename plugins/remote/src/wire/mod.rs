@@ -240,6 +240,7 @@ impl Mean {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backplane_plugin::payload;
 
     #[test]
     fn what_a_server_has_no_word_for_is_refused_by_name() {
@@ -263,6 +264,32 @@ mod tests {
         assert_eq!(ask(Flavour::Ollama, own).unwrap_err().details["param"], "top_k");
         let bias = json!({"logit_bias": {"7": -100.0}});
         assert_eq!(ask(Flavour::Ollama, bias).unwrap_err().details["param"], "logit_bias");
+    }
+
+    #[test]
+    fn probabilities_are_asked_for_by_who_wants_them() {
+        for flavour in
+            [Flavour::Openai, Flavour::Vllm, Flavour::LlamaCpp, Flavour::Ollama, Flavour::Backplane]
+        {
+            let chat = |logprobs, confidence| {
+                let params = payload::chat::Params { logprobs, ..Default::default() };
+                let limit = crate::settings::TokenLimit::MaxTokens;
+                let body = chat::request(params, "m", flavour, limit, confidence, &[]).unwrap();
+                (body.get("logprobs").cloned(), body.get("top_logprobs").cloned())
+            };
+            assert_eq!(chat(None, false), (None, None));
+            assert_eq!(chat(None, true), (Some(json!(true)), None));
+            assert_eq!(chat(Some(0), false), (Some(json!(true)), None));
+            assert_eq!(chat(Some(2), false), (Some(json!(true)), Some(json!(2))));
+            let complete = |logprobs, confidence| {
+                let params = payload::complete::Params { logprobs, ..Default::default() };
+                complete::request(params, "m", flavour, confidence).unwrap().get("logprobs").cloned()
+            };
+            // The token's own alone, which is 0 to most, and nothing at all to Ollama.
+            let own = Some(json!(u8::from(flavour == Flavour::Ollama)));
+            assert_eq!(complete(None, false), None);
+            assert_eq!((complete(None, true), complete(Some(0), false)), (own.clone(), own));
+        }
     }
 
     #[test]
