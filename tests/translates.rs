@@ -124,27 +124,43 @@ fn libretranslate_s_requests_are_understood_and_refused_in_its_words() {
     assert_eq!(server.get("/frontend/settings").1["keyRequired"], true);
 }
 
+const CUES: &str = "1\r\n00:00:01,000 --> 00:00:02,500\r\nThe <i>house</i> is big.\r\n\r\n2\r\n00:00:03,000 --> 00:00:04,000\r\n\
+                    - The city\r\n- The garden\r\n";
+const SPANISH_CUES: &str = "1\r\n00:00:01,000 --> 00:00:02,500\r\nLa <i>casa</i> es grande.\r\n\r\n2\r\n00:00:03,000 --> 00:00:04,000\r\n\
+                    - La ciudad\r\n- El jardín\r\n";
+
 #[test]
 fn a_file_is_translated_and_fetched() {
     let server = &server();
     let part =
         |head: &str, body: &str| format!("--b\r\ncontent-disposition: form-data; {head}\r\n\r\n{body}\r\n");
-    let form = [
-        part("name=\"source\"", "en"),
-        part("name=\"target\"", "es"),
-        part("name=\"file\"; filename=\"../house x.md\"\r\ncontent-type: text/markdown", MARKDOWN),
-        "--b--\r\n".to_owned(),
-    ];
-    let request =
-        server.request("POST", "/translate_file").header("content-type", "multipart/form-data; boundary=b");
-    let answer = request.body(form.concat()).send().unwrap();
-    assert_eq!(answer.status(), 200);
-    let url = answer.json::<Value>().unwrap()["translatedFileUrl"].as_str().unwrap().to_owned();
-    assert!(url.starts_with(&server.url) && url.ends_with(".house_x_es.md"), "{url}");
-    let file = reqwest::blocking::get(url).unwrap();
-    assert_eq!(file.headers()["content-disposition"], "attachment; filename=\"house_x_es.md\"");
-    assert_eq!(file.text().unwrap(), SPANISH);
+    for (name, translated, text, spanish) in [
+        ("../house x.md", "house_x_es.md", MARKDOWN, SPANISH),
+        ("film.srt", "film_es.srt", CUES, SPANISH_CUES),
+    ] {
+        let form = [
+            part("name=\"source\"", "en"),
+            part("name=\"target\"", "es"),
+            part(&format!("name=\"file\"; filename=\"{name}\""), text),
+            "--b--\r\n".to_owned(),
+        ];
+        let request = server
+            .request("POST", "/translate_file")
+            .header("content-type", "multipart/form-data; boundary=b");
+        let answer = request.body(form.concat()).send().unwrap();
+        assert_eq!(answer.status(), 200);
+        let url = answer.json::<Value>().unwrap()["translatedFileUrl"].as_str().unwrap().to_owned();
+        assert!(url.starts_with(&server.url) && url.ends_with(&format!(".{translated}")), "{url}");
+        let file = reqwest::blocking::get(url).unwrap();
+        let disposition = format!("attachment; filename=\"{translated}\"");
+        assert_eq!(file.headers()["content-disposition"].to_str().unwrap(), disposition);
+        assert_eq!(file.text().unwrap(), spanish);
+    }
     assert_eq!(server.get("/download_file/nothing.md").0, 404);
+    let file = server.state.path().join("film.srt");
+    std::fs::write(&file, CUES).unwrap();
+    let output = server.cli(&["translate", "--from", "en", "--to", "es", file.to_str().unwrap()]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), SPANISH_CUES);
 }
 
 #[test]
@@ -153,10 +169,10 @@ fn a_chat_model_translates_what_nothing_else_does_and_harms_nothing() {
     let text =
         "# Good morning\n\nThe **house** is big, {name}.\n\n```sh\nmake run\n```\n\nSee <https://a.b/c>.\n";
     let params = json!({"text": [text], "source": "en", "target": "de", "format": "markdown"});
-    // The first bid of llama.cpp may come too late on a machine that is busy; it is asked for again.
     let ask = || server.post("/v1/capabilities/translate", &json!({"params": params}));
-    let mut answers = std::iter::repeat_with(ask).take(5);
-    let (status, answer) = answers.find(|(status, _)| *status != 503).expect("five times 503");
+    // The first bid of llama.cpp may come too late on a machine that is busy.
+    e2e::until("the chat model is there", || ask().0 != 503);
+    let (status, answer) = ask();
     assert_eq!(status, 200, "{answer}");
     let translation = &answer["result"]["translations"][0];
     assert_eq!(translation["engine"], "chat");
@@ -170,6 +186,96 @@ fn a_chat_model_translates_what_nothing_else_does_and_harms_nothing() {
         assert_eq!(german.matches(kept).count(), text.matches(kept).count(), "{kept}: {german}");
     }
     assert!((0.0..1.0).contains(&translation["confidence"].as_f64().unwrap()), "{answer}");
+}
+
+/// A real small model, which answers in English, before a larger one; and alone.
+#[test]
+fn what_a_small_chat_model_cannot_do_a_larger_one_is_asked_for_and_each_is_named() {
+    let of = |models: &str| {
+        let settings = format!("[plugins.settings.\"dev.backplane.translation\"]\nchat_model = {models}\n");
+        Server::start_on(state_with_models_of(&["smollm2", "qwen2.5-coder%3a0.5b"]), &settings)
+    };
+    let server = of("[\"smollm2\", \"missing\", \"qwen2.5-coder:0.5b\"]");
+    let file = server.state.path().join("house.txt");
+    std::fs::write(&file, "Please close the window before you leave the room.\n").unwrap();
+    let translate = |server: &Server, to: &str| {
+        server.cli(&["translate", "--from", "en", "--to", to, file.to_str().unwrap(), "--json"])
+    };
+    let output = translate(&server, "de");
+    let shown: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(
+        (&shown["engine"], &shown["models"]),
+        (&json!("chat"), &json!(["qwen2.5-coder:0.5b"])),
+        "{shown}"
+    );
+
+    let server = of("\"smollm2\"");
+    let output = translate(&server, "de");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let told = "nothing of the text was translated from English (`en`) into German (`de`): the chat model `smollm2` answered in \
+                English, not German";
+    assert!(output.stdout.is_empty() && said.contains(told), "{said}");
+    // Whom the router chose is named as well.
+    drop(server);
+    let server = Server::start_on(state_with_models_of(&["smollm2"]), "");
+    let params = json!({"text": ["Please close the window before you leave the room."], "source": "en", "target": "de"});
+    let (status, answer) = server.post("/v1/capabilities/translate", &json!({"params": params}));
+    assert_eq!((status, &answer["error"]["code"]), (503, &json!("untranslated")), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("the chat model `smollm2` "), "{answer}");
+}
+
+/// What `/languages` lists is served, and what it does not list is refused: of an engine made for a pair, of a chat model whose
+/// card says what it knows, and of one that says nothing.
+#[test]
+fn what_is_listed_is_served_and_nothing_else() {
+    let state = state_with_models_of(&["smollm2", "qwen2.5-coder%3a0.5b"]);
+    let card = state.path().join("models/cards/qwen2.5-coder%3a0.5b.toml");
+    let says = std::fs::read_to_string(&card).unwrap();
+    // It is a link to the card of all tests.
+    std::fs::remove_file(&card).unwrap();
+    let knows = says.replacen("context =", "languages = [\"de\", \"en\", \"fr\"]\ncontext =", 1);
+    std::fs::write(&card, knows).unwrap();
+    let chosen = "[plugins.settings.\"dev.backplane.translation\"]\nchat_model = \"qwen2.5-coder:0.5b\"\n";
+    for (state, settings, listed) in [
+        (
+            state,
+            chosen,
+            &[("de", "de en fr"), ("en", "de en es fr"), ("es", "en es"), ("fr", "de en fr")][..],
+        ),
+        (state_with_models_of(&["smollm2"]), "", &[("en", "en es"), ("es", "en es")]),
+    ] {
+        let server = &Server::start_on(state, settings);
+        let languages = server.get("/languages").1;
+        let expected = |(code, targets): &(&str, &str)| json!([code, targets.split(' ').collect::<Vec<_>>()]);
+        let found = languages.as_array().unwrap().iter().map(|one| json!([one["code"], one["targets"]]));
+        assert_eq!(found.collect::<Vec<_>>(), listed.iter().map(expected).collect::<Vec<_>>());
+        for source in ["de", "en", "es", "fr", "ja"] {
+            for target in ["de", "en", "es", "fr", "ja", "zh-Hant"] {
+                let is_listed =
+                    listed.iter().any(|(code, targets)| *code == source && targets.contains(target));
+                // Nothing to translate, for no model to fail at.
+                let (status, answer) = json_of(server, json!({"q": "1", "source": source, "target": target}));
+                if is_listed || source == target {
+                    assert_eq!(
+                        (status, &answer["translatedText"]),
+                        (200, &json!("1")),
+                        "{source}-{target}: {answer}"
+                    );
+                    continue;
+                }
+                let said = answer["error"].as_str().unwrap();
+                assert_eq!(status, 400, "{source}-{target}: {answer}");
+                assert!(said.contains(" is not available as a target language from "), "{said}");
+            }
+        }
+        // Detected.
+        let body = json!({"q": "Mein Bruder wohnt in einem großen Haus.", "source": "auto", "target": "it"});
+        let said = json_of(server, body);
+        let refused = "Italian (it) is not available as a target language from German (de)";
+        assert_eq!(said, (400, json!({"error": refused})));
+    }
 }
 
 /// The folder that Optimum would write for a model, with the card of the plugin's README, and texts with their translations by

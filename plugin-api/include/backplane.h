@@ -205,7 +205,8 @@ typedef struct bp_chunk {
 typedef struct bp_done {
   uint32_t struct_size, flags;
   const bp_error *error;
-  bp_str usage_json;            /* {"prompt_tokens":..,"completion_tokens":..,"cached_tokens":..}, or empty    */
+  bp_str usage_json;            /* {"prompt_tokens":..,"completion_tokens":..,"cached_tokens":..}, or empty;
+                                 * of a bp_call also "model": which one answered                               */
   double confidence;            /* 0..1 that the answer is right, uncalibrated; negative: not known            */
 } bp_done;
 

@@ -346,7 +346,7 @@ pub struct Translate {
     #[arg(long, value_name = "LANGUAGE")]
     pub to: String,
     /// What it is written in, instead of what its name says
-    #[arg(long, value_parser = ["text", "markdown", "html"])]
+    #[arg(long, value_parser = ["text", "markdown", "html", "subtitles"])]
     pub format: Option<String>,
     /// A term that stays as it is
     #[arg(long, value_name = "TERM")]

@@ -216,6 +216,7 @@ async fn first_that_takes_it(
     let mut tried = Vec::new();
     let last = choice.candidates.len().saturating_sub(1);
     let replaces = choice.may_replace && 0 < last;
+    let mut first: Option<(Error, &Scored)> = None;
     for (place, candidate) in choice.candidates.iter().enumerate() {
         if admitted.used {
             admitted.again(format!("{}#{}", request.id, place + 1));
@@ -243,8 +244,14 @@ async fn first_that_takes_it(
             Err(error) => {
                 tried.push(failed(candidate, error.clone()));
                 if place == last || !can_stand_in(&error) {
+                    // Who stands in may not have what was asked for at all: why it was to stand in says more.
+                    let (error, candidate) = match first {
+                        Some(first) if error.code == ErrorCode::NotFound => first,
+                        _ => (error, candidate),
+                    };
                     return Err(with_route(error, request, choice, candidate, tried));
                 }
+                first.get_or_insert((error, candidate));
             }
         }
     }

@@ -110,6 +110,8 @@ pub struct Answer {
     pub on_device: Vec<DeviceTensor>,
     /// JSON of its usage, or empty.
     pub usage_json: String,
+    /// Which model answered; empty if the host does not say.
+    pub model: String,
     /// Probability that it is right, if known.
     pub confidence: Option<f64>,
 }

@@ -65,6 +65,11 @@ const VARIANTS: &[Language] = languages! {
     "zh-Hant" "zho_Hant" "Traditional Chinese" "Hant";
 };
 
+/// All of them, those in another script last.
+pub fn all() -> impl Iterator<Item = &'static Language> {
+    LANGUAGES.iter().chain(VARIANTS)
+}
+
 /// Other names of codes: of standards, of Apertium, of LibreTranslate.
 const SYNONYMS: &[(&str, &str)] = &[
     ("no", "nb"),

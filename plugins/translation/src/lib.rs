@@ -44,7 +44,7 @@ struct TranslationPlugin {
 #[serde(default, deny_unknown_fields)]
 struct Settings {
     apertium_modes: Option<PathBuf>,
-    chat_model: Option<String>,
+    chat_model: Option<ChatModels>,
     /// Models that translate a pair of languages: `{ "en-de" = "opus-mt-en-de" }`.
     pairs: BTreeMap<String, String>,
 }
@@ -55,8 +55,33 @@ struct Settings {
 struct Parameters {
     /// The engines it may use, the preferred one first.
     engines: Vec<EngineName>,
-    /// The chat model, instead of the configuration's.
-    chat_model: Option<String>,
+    /// The chat models, instead of the configuration's.
+    chat_model: Option<ChatModels>,
+}
+
+/// One, or several in the order in which they are asked.
+#[derive(Clone, Deserialize)]
+#[serde(untagged, expecting = "`chat_model` is the name of a chat model, or a list of names")]
+enum ChatModels {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl ChatModels {
+    /// Their names, each once; none if they are named as nothing.
+    fn names(&self) -> Vec<String> {
+        let names = match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        };
+        let mut once: Vec<String> = Vec::new();
+        for name in names {
+            if !name.is_empty() && !once.contains(name) {
+                once.push(name.clone());
+            }
+        }
+        once
+    }
 }
 
 impl Default for Parameters {
@@ -79,8 +104,7 @@ impl Plugin for TranslationPlugin {
     const ID: &'static str = "dev.backplane.translation";
 
     fn init(host: Host, config: &Value) -> Result<Self> {
-        let settings: Settings = serde_json::from_value(config.clone())
-            .map_err(|error| Error::invalid(format!("[plugins.settings.\"{}\"]: {error}", Self::ID)))?;
+        let settings: Settings = backplane_plugin::settings(Self::ID, config)?;
         let models = Models::of(&settings.pairs)
             .map_err(|why| Error::invalid(format!("[plugins.settings.\"{}\"]: `pairs`: {why}", Self::ID)))?;
         let apertium = Apertium::find(settings.apertium_modes.as_deref());
@@ -137,14 +161,15 @@ impl Plugin for TranslationPlugin {
             Some(Translator { engines: vec![Arc::new(Seq2Seq::open(model)?)], models: Models::default() })
         } else if serves(translate_payload::CAPABILITY) && model.format != FASTTEXT {
             let card: Parameters = model.parameters()?;
-            let chat_model = card.chat_model.or_else(|| self.settings.chat_model.clone());
+            let chat_models =
+                card.chat_model.or_else(|| self.settings.chat_model.clone()).map(|own| own.names());
             let engine = |name: &EngineName| -> Option<Arc<dyn Engine>> {
-                match (name, &chat_model) {
+                match (name, &chat_models) {
                     (EngineName::Apertium, _) => Some(self.apertium.clone()),
                     // Named as nothing: none.
-                    (EngineName::Chat, Some(model)) if model.is_empty() => None,
-                    (EngineName::Chat, model) => {
-                        Some(Arc::new(Chat { model: model.clone().unwrap_or_default() }))
+                    (EngineName::Chat, Some(models)) if models.is_empty() => None,
+                    (EngineName::Chat, models) => {
+                        Some(Arc::new(Chat { models: models.clone().unwrap_or_default() }))
                     }
                 }
             };

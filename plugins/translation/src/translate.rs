@@ -2,6 +2,7 @@
 
 use crate::Counters;
 use crate::detect::Detector;
+use crate::engine::chat::Seen;
 use crate::engine::{Engine, Pair, Work};
 use crate::languages::{self, Language};
 use crate::protect::Format;
@@ -68,6 +69,7 @@ impl Translator {
             payload::Format::Text => Format::Text,
             payload::Format::Markdown => Format::Markdown,
             payload::Format::Html => Format::Html,
+            payload::Format::Subtitles => Format::Subtitles,
         };
         let sources = sources(&params, target, request)?;
         // What is left is the same for each of them.
@@ -122,10 +124,10 @@ impl Translator {
         counters: &Counters,
     ) -> Result<Translation> {
         let mut engines = self.engines.iter().filter(|engine| engine.serves(pair));
-        let Some(first) = engines.next() else { return Err(self.unserved(pair)) };
+        let Some(mut first) = engines.next() else { return Err(self.unserved(pair, None)) };
         let known = RefCell::default();
-        let run = |engine: &Arc<dyn Engine>, variant: u32| -> Result<Outcome> {
-            let work = Work { request, variant, wanted: alternatives + 1, known: &known };
+        let run = |engine: &Arc<dyn Engine>, variant: u32, chats: &RefCell<Seen>| -> Result<Outcome> {
+            let work = Work { request, variant, wanted: alternatives + 1, known: &known, chats };
             let check = || work.check();
             let outcome = document::translate(text, format, rules, engine.longest(), &check, |sentences| {
                 engine.translate(pair, sentences, &work)
@@ -135,9 +137,31 @@ impl Translator {
             counters.untranslated.fetch_add(outcome.untranslated as u64, Ordering::Relaxed);
             Ok(outcome)
         };
+        let chats = RefCell::<Seen>::default();
         // An engine that asks others of this host finds nobody there.
-        let best = run(first, 0)
-            .map_err(|error| if error.code == Code::NotFound { self.unserved(pair) } else { error })?;
+        let unserved = |error: Error| match error.code {
+            Code::NotFound => self.unserved(pair, chats.borrow().failures(pair)),
+            _ => error,
+        };
+        let mut best = run(first, 0, &chats).map_err(unserved)?;
+        let is_nothing = |outcome: &Outcome| 0 < outcome.untranslated && outcome.text == text;
+        // What one engine can make nothing of another may know.
+        while is_nothing(&best) {
+            let Some(next) = engines.next() else { break };
+            match run(next, 0, &chats) {
+                Ok(outcome) => (first, best) = (next, outcome),
+                Err(error) if matches!(error.code, Code::Cancelled | Code::DeadlineExceeded) => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+        let models = chats.borrow().models();
+        if is_nothing(&best)
+            && let Some(failures) = chats.borrow().failures(pair)
+        {
+            return Err(nothing_done(pair, &failures));
+        }
         let mut others: Vec<String> = Vec::new();
         if alternatives > 0 {
             // The other engines' first words, then what the last one says when it is asked again.
@@ -149,7 +173,7 @@ impl Translator {
                     break;
                 }
                 // An alternative that fails is one that there is not.
-                let other = match run(engine, variant) {
+                let other = match run(engine, variant, &RefCell::default()) {
                     Ok(other) => other.text,
                     Err(error) if matches!(error.code, Code::Cancelled | Code::DeadlineExceeded) => {
                         return Err(error);
@@ -164,6 +188,7 @@ impl Translator {
         Ok(Translation {
             text: best.text,
             engine: first.name().to_owned(),
+            models,
             confidence: best.confidence,
             alternatives: others,
             pieced: best.pieced as u64,
@@ -172,14 +197,16 @@ impl Translator {
         })
     }
 
-    fn unserved(&self, pair: Pair) -> Error {
+    fn unserved(&self, pair: Pair, failures: Option<String>) -> Error {
+        let failures = failures.map(|told| format!(" ({told})")).unwrap_or_default();
         let message = format!(
             "{} (`{}`) cannot be translated into {} (`{}`) here: install a pair of Apertium and start the host again, or give the \
              pair to a model of the format `marian` by `pairs` in [plugins.settings.\"dev.backplane.translation\"], or have a chat \
-             model, and let `engines` of the model have `chat`",
+             model, and let `engines` of the model have `chat`{failures}",
             pair.from.name, pair.from.code, pair.to.name, pair.to.code
         );
-        Error::new(Code::NotFound, message).with_reason("language_pair_not_found").with_param("target")
+        let error = Error::new(Code::NotFound, message).with_reason("language_pair_not_found");
+        of_pair(error.with_param("target"), pair)
     }
 
     /// Answers which languages there are, and what each can be translated into.
@@ -190,22 +217,25 @@ impl Translator {
         let list: list::Params = request.params()?;
         refuse_unknown::<list::Params>(&list.extra)?;
         let language = |from: &'static Language| {
+            let is_wanted = list.source.is_empty() || list.source == from.code;
             let into = |to: &&'static Language| {
                 let served =
                     |engine: &&Arc<dyn Engine>| !engine.is_general() && engine.serves(Pair { from, to });
-                self.models.serving(Pair { from, to }).is_some()
-                    || self.engines.iter().any(|engine| served(&engine))
+                is_wanted
+                    && (self.models.serving(Pair { from, to }).is_some()
+                        || self.engines.iter().any(|engine| served(&engine)))
             };
             list::Language {
                 code: from.code.to_owned(),
                 name: from.name.to_owned(),
                 scripts: from.scripts.iter().map(|script| (*script).to_owned()).collect(),
-                targets: languages::LANGUAGES.iter().filter(into).map(|to| to.code.to_owned()).collect(),
+                targets: languages::all().filter(into).map(|to| to.code.to_owned()).collect(),
             }
         };
-        let languages = languages::LANGUAGES.iter().map(language).collect();
+        let languages = languages::all().map(language).collect();
         let chat = self.engines.iter().any(|engine| engine.is_general());
-        request.push_json(&list::Chunk { languages, chat, ..list::Chunk::default() })?;
+        let chat_models = self.engines.iter().flat_map(|engine| engine.chat_models().to_vec()).collect();
+        request.push_json(&list::Chunk { languages, chat, chat_models, ..list::Chunk::default() })?;
         Ok(Done::new())
     }
 
@@ -213,6 +243,24 @@ impl Translator {
     pub fn names(&self) -> Value {
         self.engines.iter().map(|engine| engine.name()).collect()
     }
+}
+
+/// What chat models that could do nothing are told of. A text that comes back as it was must not pass for its translation.
+fn nothing_done(pair: Pair, failures: &str) -> Error {
+    let message = format!(
+        "nothing of the text was translated from {} (`{}`) into {} (`{}`): {failures}; name chat models that know both languages, in \
+         the order in which they are to be asked, as `chat_model` in [plugins.settings.\"dev.backplane.translation\"]",
+        pair.from.name, pair.from.code, pair.to.name, pair.to.code
+    );
+    of_pair(
+        Error::new(Code::FailedPrecondition, message).with_reason("untranslated").with_param("text"),
+        pair,
+    )
+}
+
+/// With the pair by its codes, of which the source may have been detected.
+fn of_pair(error: Error, pair: Pair) -> Error {
+    error.with_detail("source", pair.from.code).with_detail("target", pair.to.code)
 }
 
 /// Has another model translate a text.
@@ -225,7 +273,12 @@ fn ask(model: &str, pair: Pair, text: &str, params: &Params, request: &Request) 
     };
     let answer = request.call(payload::CAPABILITY).model(model).params(&asked)?.wait()?;
     let translations = answer.chunks::<Answer>()?.into_iter().flat_map(|chunk| chunk.translations).next();
-    translations.ok_or_else(|| Error::internal(format!("the model `{model}` gave no translation")))
+    let mut translation =
+        translations.ok_or_else(|| Error::internal(format!("the model `{model}` gave no translation")))?;
+    // An alias or a route has the name of the model that it led to.
+    let model = if answer.model.is_empty() { model.to_owned() } else { answer.model };
+    translation.models.insert(0, model);
+    Ok(translation)
 }
 
 /// What is wrong with a request before any work; else the language it wants.

@@ -12,6 +12,8 @@ mod support;
 
 use backplane_testkit::Instance;
 use backplane_translation::detect::fasttext::FastText;
+use backplane_translation::detect::other_than;
+use backplane_translation::languages::find;
 use serde_json::json;
 use support::{detect, lid_176, lid_176_file, open, open_whatlang, texts};
 
@@ -106,4 +108,26 @@ fn mixed_short_and_empty_texts_are_answered_as_the_manual_says() {
         mixed.iter().all(|found| (0.3..0.7).contains(&found["confidence"].as_f64().unwrap())),
         "{mixed:?}"
     );
+}
+
+/// What `chat` is told by: a sentence in its own language must not pass for its translation, and a right translation must not
+/// be taken for the source. Both into English and out of it.
+#[test]
+fn an_answer_in_the_language_of_its_source_is_found_out() {
+    let english = find("en").unwrap();
+    let (mut left, mut found, mut right, mut accused) = (0, 0, 0, 0);
+    for (code, text) in texts("s") {
+        let language = find(code).unwrap();
+        if language == english {
+            continue;
+        }
+        left += 1;
+        found += usize::from(other_than(english, language, text) == Some(language));
+        right += 1;
+        accused += usize::from(other_than(language, english, text).is_some());
+    }
+    println!("left as they are: {found} of {left} found; right: {accused} of {right} refused");
+    let share = |part: usize, all: usize| part as f64 / all as f64;
+    assert!(share(found, left) >= 0.85, "{found} of {left} were left as they are");
+    assert!(share(accused, right) <= 0.01, "{accused} of {right} right ones were refused");
 }

@@ -65,8 +65,9 @@ fn document() -> String {
          direction or both. This column was written down from the names in its index; no test has seen one of them work.\n\
          - **marian**: a sequence-to-sequence model serves the pairs that its card names. The tests have one of random weights, \
          which shows that it is run as it should be; no language is claimed, so that it has no column.\n\
-         - **chat**: a chat model is asked for any pair. What one can do depends on the model, and is seen by the checks of each \
-         answer, which tell a language apart where `whatlang` does; no language is claimed, so that it has no column either.\n\
+         - **chat**: a chat model is asked for any pair, and LibreTranslate's API offers those among the `languages` of its card. What \
+         one can do depends on the model, and is seen by the checks of each answer, which tell a language apart where `whatlang` does; \
+         the plugin claims none, so that it has no column either.\n\
          - Another script than the first is a language of its own to ask for: `sr-Latn`, `zh-Hant`.\n\n\
          | code | ISO 639-3 | language | scripts | told by `lid.176` | by `whatlang` | Apertium, seen working here: into | Apertium, \
          code only: with |\n|---|---|---|---|---|---|---|---|\n",

@@ -26,7 +26,11 @@ pub fn run(context: &Context, args: &Translate) -> Result<()> {
     if let Some(model) = &args.model {
         body["model"] = model.as_str().into();
     }
-    let answer = context.client()?.post("/v1/capabilities/translate", &body)?;
+    let helped = |failure: Failure| match failure.code.as_deref() {
+        Some(UNTRANSLATED) => failure.next(BETTER),
+        _ => failure,
+    };
+    let answer = context.client()?.post("/v1/capabilities/translate", &body).map_err(helped)?;
     let translation = &answer["result"]["translations"][0];
     if context.out.json {
         let mut shown = translation.clone();
@@ -42,9 +46,12 @@ pub fn run(context: &Context, args: &Translate) -> Result<()> {
             context.out.complain(format!("   next: {BETTER}"));
             Ok(())
         }
-        Left::All(what) => Err(Failure::failed(what).next(BETTER).code("untranslated")),
+        Left::All(what) => Err(Failure::failed(what).next(BETTER).code(UNTRANSLATED)),
     }
 }
+
+/// The code of a text that nothing of was translated.
+const UNTRANSLATED: &str = "untranslated";
 
 /// What helps where an engine could not do it.
 const BETTER: &str = "install a pair of Apertium for these languages and start the host again, pull a model of the format \
@@ -66,12 +73,21 @@ fn left(text: &str, translation: &Value, to: &str) -> Left {
     }
     let word = |member: &str| printable(translation[member].as_str().unwrap_or("?"));
     let (from, engine) = (word("source"), word("engine"));
-    let pair = format!("from `{from}` into `{to}`, which `{engine}` tried");
+    let models: Vec<String> = translation["models"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(printable)
+        .collect();
+    let asked = if models.is_empty() { String::new() } else { format!(" (`{}`)", models.join("`, `")) };
+    let pair = format!("from `{from}` into `{to}`, which `{engine}`{asked} tried");
     if translation["text"] == text {
         return Left::All(format!("nothing was translated {pair}: the text is as it was"));
     }
-    let pieces = if count == 1 { "one piece is".to_owned() } else { format!("{count} pieces are") };
-    Left::Some(format!("{pieces} still in `{from}`: they could not be translated {pair}"))
+    let (pieces, they) =
+        if count == 1 { ("one piece is".to_owned(), "it") } else { (format!("{count} pieces are"), "they") };
+    Left::Some(format!("{pieces} still in `{from}`: {they} could not be translated {pair}"))
 }
 
 fn text(args: &Translate) -> Result<String> {
@@ -94,6 +110,7 @@ fn format_of(file: Option<&Path>) -> &'static str {
     match end.to_ascii_lowercase().as_str() {
         "md" | "markdown" => "markdown",
         "html" | "htm" | "xhtml" => "html",
+        "srt" | "vtt" => "subtitles",
         _ => "text",
     }
 }
@@ -127,9 +144,10 @@ mod tests {
             panic!()
         };
         assert!(what.starts_with("one piece is still in `en`: "), "{what}");
-        let Left::Some(what) = left("The house. A cat. No.", &answer("Das Haus. A cat. No.", 2), "de") else {
-            panic!()
-        };
-        assert!(what.starts_with("2 pieces are still in `en`: "), "{what}");
+        let mut named = answer("Das Haus. A cat. No.", 2);
+        named["models"] = json!(["small", "other"]);
+        let Left::Some(what) = left("The house. A cat. No.", &named, "de") else { panic!() };
+        let told = "2 pieces are still in `en`: they could not be translated from `en` into `de`, which `chat` (`small`, `other`) tried";
+        assert_eq!(what, told);
     }
 }

@@ -103,7 +103,11 @@ impl PluginCall {
         let cancelled = self.cancelled.clone();
         let whole = async {
             let reply = reply.await?;
-            self.pass_on(reply).await
+            let model = reply.route.model.clone();
+            let mut done = self.pass_on(reply).await?;
+            // Who asked for none in particular hears which one it was.
+            done.usage.extra.insert("model".to_owned(), (&*model).into());
+            Ok(done)
         };
         let result = tokio::select! {
             biased;

@@ -7,7 +7,7 @@ use crate::options::Options;
 use actix_web::HttpResponse;
 use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
 use backplane::payload::{detect, languages, translate};
-use backplane::{Answer, Caller, Error, ErrorCode, Result};
+use backplane::{Answer, Caller, Error, ErrorCode, ModelInfo, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,13 +15,15 @@ use serde_json::Value;
 use std::time::Instant;
 
 /// Files that can be translated, by the end of their names.
-const FILES: [(&str, translate::Format, &str); 6] = [
+const FILES: [(&str, translate::Format, &str); 8] = [
     (".txt", translate::Format::Text, "text/plain; charset=utf-8"),
     (".md", translate::Format::Markdown, "text/markdown; charset=utf-8"),
     (".markdown", translate::Format::Markdown, "text/markdown; charset=utf-8"),
     (".html", translate::Format::Html, "text/html; charset=utf-8"),
     (".htm", translate::Format::Html, "text/html; charset=utf-8"),
     (".xhtml", translate::Format::Html, "application/xhtml+xml"),
+    (".srt", translate::Format::Subtitles, "application/x-subrip; charset=utf-8"),
+    (".vtt", translate::Format::Subtitles, "text/vtt; charset=utf-8"),
 ];
 
 /// Most texts in one request, and most alternatives to a translation: as many as the translation plugin takes. LibreTranslate
@@ -40,7 +42,7 @@ pub(crate) struct Request {
     source: String,
     /// The language it is to be in.
     target: String,
-    /// `text` (the default), `html` or `markdown`.
+    /// `text` (the default), `html`, `markdown` or `subtitles`.
     format: Option<String>,
     /// How many other translations are wanted.
     alternatives: Option<u32>,
@@ -109,6 +111,7 @@ pub(crate) async fn translate(mut call: Call) -> Result<HttpResponse> {
         "text" => translate::Format::Text,
         "html" => translate::Format::Html,
         "markdown" => translate::Format::Markdown,
+        "subtitles" => translate::Format::Subtitles,
         other => return Err(words::unsupported_format(other)),
     };
     let asked = Asked { texts, format, alternatives };
@@ -157,17 +160,52 @@ async fn ask(
         ..translate::Params::default()
     };
     let model = fields.text("model").map(str::to_owned);
+    // The list is of what is served where no model is named.
+    let by_list = model.is_none();
+    if by_list && !auto {
+        refuse_unlisted(call, source, target).await?;
+    }
     let request = call.request(translate::CAPABILITY, model, &params, Vec::new(), options)?;
     let answer = match call.ask(request).await {
         Ok(answer) => answer,
-        Err(error) => return Err(explain(call, error, source, target).await),
+        Err(error) => {
+            // Those of the request, unless the source was detected or has another name.
+            let code = |name: &str, asked: &str| {
+                error.details.get(name).and_then(Value::as_str).unwrap_or(asked).to_owned()
+            };
+            let (source, target) = (code("source", source), code("target", target));
+            if by_list && auto && error.reason == "untranslated" {
+                refuse_unlisted(call, &source, &target).await?;
+            }
+            return Err(explain(call, error, &source, &target).await);
+        }
     };
     let translations: Vec<_> =
         chunks::<translate::Chunk>(&answer)?.into_iter().flat_map(|chunk| chunk.translations).collect();
     if translations.len() != count {
         return Err(Error::internal("the plugin gave another number of translations than it was asked for"));
     }
+    for text in translations.iter().filter(|text| by_list && auto && text.engine == CHAT) {
+        let target = if text.target.is_empty() { target } else { &text.target };
+        refuse_unlisted(call, &text.source, target).await?;
+    }
     Ok((answer, translations, auto))
+}
+
+/// The engine that is asked for whatever pair no other serves.
+const CHAT: &str = "chat";
+
+/// Refuses what `/languages` does not list, so that a client can believe it. Codes that are none of the list's are the plugin's
+/// to judge.
+async fn refuse_unlisted(call: &Call, source: &str, target: &str) -> Result<()> {
+    let list = served(call, source).await.map_err(words::failed)?;
+    let named = |code: &str| list.languages.iter().find(|language| language.code == code);
+    match (named(source), named(target)) {
+        (Some(from), Some(to)) if source != target && !from.targets.contains(&to.code) => {
+            Err(words::no_such_pair(from, to))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An error of a plugin in LibreTranslate's words.
@@ -178,7 +216,7 @@ async fn explain(call: &Call, error: Error, source: &str, target: &str) -> Error
         }
         "language_not_supported" => words::unsupported(target, "target"),
         "language_pair_not_found" => {
-            let Ok(list) = list(call).await else { return words::failed(error) };
+            let Ok(list) = list(call, source).await else { return words::failed(error) };
             let named = |code: &str| list.languages.iter().find(|language| language.code == code);
             match (named(source), named(target)) {
                 (Some(from), Some(to)) => words::no_such_pair(from, to),
@@ -215,20 +253,19 @@ pub(crate) async fn detect(mut call: Call) -> Result<HttpResponse> {
 
 /// `GET /languages`. Without a key: what can be translated is no secret, and clients ask before they have one.
 pub(crate) async fn languages(call: Call) -> Result<HttpResponse> {
-    let list = list(&call).await.map_err(words::failed)?;
-    let chat = list.chat
-        && call.host().capabilities().iter().any(|known| known.name == "chat" && !known.models.is_empty());
-    let all: Vec<String> = list.languages.iter().map(|language| language.code.clone()).collect();
+    let list = served(&call, "").await.map_err(words::failed)?;
     let is_target =
         |code: &str| list.languages.iter().any(|other| other.targets.iter().any(|target| target == code));
     let body: Vec<Language> = list
         .languages
         .iter()
-        .filter(|language| chat || !language.targets.is_empty() || is_target(&language.code))
-        .map(|language| Language {
-            code: language.code.clone(),
-            name: language.name.clone(),
-            targets: if chat { all.clone() } else { language.targets.clone() },
+        .filter(|language| !language.targets.is_empty() || is_target(&language.code))
+        .map(|language| {
+            // Into itself, as LibreTranslate lists it: the text as it is.
+            let itself = std::iter::once(&language.code);
+            let mut targets: Vec<String> = language.targets.iter().chain(itself).cloned().collect();
+            targets.sort_unstable();
+            Language { code: language.code.clone(), name: language.name.clone(), targets }
         })
         .collect();
     call::json(&body)
@@ -276,6 +313,11 @@ pub(crate) async fn translate_file(mut call: Call) -> Result<HttpResponse> {
             .with_reason("invalid_value")
             .with_param("file")
     })?;
+    if format == translate::Format::Subtitles && !text.contains("-->") {
+        return Err(Error::invalid("Invalid request: there is no subtitle in the file")
+            .with_reason("invalid_value")
+            .with_param("file"));
+    }
     let asked = Asked { texts: vec![text], format, alternatives: 0 };
     let (answer, mut translations, _) = ask(&call, &fields, &options, asked).await?;
     let text = translations.pop().map(|translation| translation.text).unwrap_or_default();
@@ -324,11 +366,53 @@ fn plain_name(name: &str, target: &str) -> String {
     format!("{}_{}.{}", plain(stem).trim_matches('.'), plain(target), plain(end))
 }
 
-/// The languages that can be translated.
-async fn list(call: &Call) -> Result<languages::Chunk> {
+/// What can be translated into what, from `source` or from any language: by engines made for the pair, and by chat models as
+/// far as their cards say that they know both.
+async fn served(call: &Call, source: &str) -> Result<languages::Chunk> {
+    let mut list = list(call, source).await?;
+    if !list.chat {
+        return Ok(list);
+    }
+    let codes: Vec<String> = list.languages.iter().map(|language| language.code.clone()).collect();
+    for known in known_to_chat(call, &list.chat_models) {
+        let wanted = |language: &&mut languages::Language| source.is_empty() || language.code == source;
+        for language in list.languages.iter_mut().filter(wanted) {
+            if known.contains(&language.code) {
+                language.targets.extend(codes.iter().filter(|code| known.contains(code)).cloned());
+            }
+        }
+    }
+    for language in &mut list.languages {
+        language.targets.retain(|target| *target != language.code);
+        language.targets.sort_unstable();
+        language.targets.dedup();
+    }
+    Ok(list)
+}
+
+/// For each chat model that is asked, the languages that its card says it knows: any of them where none is named.
+fn known_to_chat(call: &Call, named: &[String]) -> Vec<Vec<String>> {
+    let host = call.host();
+    let known = |model: ModelInfo| -> Vec<String> {
+        let listed = model.card["languages"].as_array().into_iter().flatten();
+        listed.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    match named {
+        [] => host
+            .models()
+            .into_iter()
+            .filter(|model| model.problem.is_none() && model.capabilities.iter().any(|own| own == CHAT))
+            .map(known)
+            .collect(),
+        names => names.iter().filter_map(|name| host.model(name)).map(known).collect(),
+    }
+}
+
+/// The languages, with what engines made for a pair translate each into.
+async fn list(call: &Call, source: &str) -> Result<languages::Chunk> {
     let options = Options::default();
-    let mut request =
-        call.request(languages::CAPABILITY, None, &languages::Params::default(), Vec::new(), &options)?;
+    let params = languages::Params { source: source.to_owned(), ..languages::Params::default() };
+    let mut request = call.request(languages::CAPABILITY, None, &params, Vec::new(), &options)?;
     request.caller = Caller::internal("languages");
     let answer = call.ask(request).await?;
     Ok(chunks(&answer)?.into_iter().next().unwrap_or_default())

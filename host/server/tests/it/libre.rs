@@ -42,6 +42,7 @@ async fn a_file_is_refused_in_libretranslate_s_words() {
         ("name=\"file\"; filename=\"\"", "Invalid request: empty file"),
         ("name=\"file\"; filename=\"a.docx\"", "Invalid request: file format not supported"),
         ("name=\"file\"; filename=\"a\"", "Invalid request: file format not supported"),
+        ("name=\"file\"; filename=\"a.srt\"", "Invalid request: there is no subtitle in the file"),
     ] {
         let mut form = String::new();
         for head in ["name=\"source\"", "name=\"target\"", file] {

@@ -7,10 +7,13 @@ use serde::{Deserialize, Serialize};
 /// Name of the capability.
 pub const CAPABILITY: &str = "language.list";
 
-/// Parameters: none.
+/// Parameters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Params {
+    /// Targets are wanted of this language only, by its code; absent: of all.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub source: String,
     /// What we do not know: model-specific.
     #[serde(flatten)]
     pub extra: Extra,
@@ -22,9 +25,11 @@ pub struct Params {
 pub struct Chunk {
     /// All languages that are known, by their code.
     pub languages: Vec<Language>,
-    /// Whether a chat model is asked for the pairs that no other engine serves: where the host has one, any language can be
-    /// asked to be translated into any other.
+    /// Whether a chat model is asked for the pairs that no other engine serves. What one knows its card says: its `languages`.
     pub chat: bool,
+    /// Which chat models, in the order in which they are asked; none where the host chooses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub chat_models: Vec<String>,
     /// What we do not know.
     #[serde(flatten)]
     pub extra: Extra,

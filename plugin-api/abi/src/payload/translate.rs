@@ -45,6 +45,8 @@ pub enum Format {
     Markdown,
     /// HTML, a page or a part of one.
     Html,
+    /// Subtitles: SubRip's or WebVTT's.
+    Subtitles,
 }
 
 /// A term of a glossary.
@@ -86,6 +88,10 @@ pub struct Translation {
     pub alternatives: Vec<String>,
     /// What translated it.
     pub engine: String,
+    /// The models of this host whose words it has, where the engine is not the model itself: the chat models that were asked, or
+    /// the model that has the pair of languages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
     /// How sure the translation is, 0..=1.
     pub confidence: f64,
     /// Sentences of it that were translated piece by piece, since an engine did harm to what is kept in them.

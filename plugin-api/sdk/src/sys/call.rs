@@ -142,6 +142,7 @@ unsafe extern "C" fn on_done(ctx: *mut c_void, done: *const bp_done) {
     let end = match (state.broken.take(), read) {
         (Some(error), _) | (None, Err(error)) => Err(error),
         (None, Ok((usage_json, confidence))) => {
+            state.answer.model = model(&usage_json);
             state.answer.usage_json = usage_json;
             state.answer.confidence = (confidence >= 0.0).then_some(confidence);
             Ok(())
@@ -149,6 +150,16 @@ unsafe extern "C" fn on_done(ctx: *mut c_void, done: *const bp_done) {
     };
     state.end = Some(end);
     inbox.done.notify_all();
+}
+
+/// Who answered: the host says so beside the usage.
+fn model(usage_json: &str) -> String {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Answered {
+        model: String,
+    }
+    serde_json::from_str::<Answered>(usage_json).unwrap_or_default().model
 }
 
 fn from_raw(raw: &read::Failure<'_>) -> Error {

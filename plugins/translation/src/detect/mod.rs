@@ -5,7 +5,7 @@
 
 pub mod fasttext;
 
-use crate::languages;
+use crate::languages::{self, Language};
 use backplane_plugin::payload::Usage;
 use backplane_plugin::payload::detect::{Candidate, Chunk as Answer, Detected, Params};
 use backplane_plugin::prelude::*;
@@ -138,4 +138,37 @@ fn whatlang(text: &str) -> Vec<Candidate> {
     let code = found.lang().code();
     let language = languages::find(code).map_or(code, |language| language.code).to_owned();
     vec![Candidate { language, confidence: 0.3 + 0.68 * found.confidence() }]
+}
+
+/// Letters that two languages are told apart by, and letters that one is told by among all. Of the sentences of
+/// `tests/data/languages.tsv` the first says the wrong one of two for 0.2 % (1 % of pairs of words), the second for 0.4 %.
+const APART: usize = 8;
+const AMONG_ALL: usize = 40;
+
+/// The language that a text is surely in instead of `to`: the one it was translated from, or a third. `None` as well where that
+/// cannot be told.
+pub fn other_than(to: &'static Language, from: &'static Language, text: &str) -> Option<&'static Language> {
+    // It knows each language in its usual script.
+    let from = from.in_any_script();
+    let code =
+        |language| ::whatlang::Lang::all().iter().find(|lang| known(**lang) == Some(language)).copied();
+    let known_to = code(to).filter(|_| to != from)?;
+    let letters = text.chars().filter(|c| c.is_alphabetic()).count();
+    if APART <= letters
+        && let Some(known_from) = code(from)
+    {
+        let found = ::whatlang::Detector::with_allowlist(vec![known_to, known_from]).detect(text);
+        if found.is_some_and(|found| found.lang() == known_from && 0.5 <= found.confidence()) {
+            return Some(from);
+        }
+    }
+    if letters < AMONG_ALL {
+        return None;
+    }
+    let found = ::whatlang::detect(text).filter(|found| 0.8 <= found.confidence())?;
+    known(found.lang()).filter(|language| *language != to)
+}
+
+fn known(lang: ::whatlang::Lang) -> Option<&'static Language> {
+    languages::find(lang.code())
 }

@@ -35,6 +35,11 @@ pub trait Engine: Send + Sync {
         false
     }
 
+    /// The chat models that it asks, in their order: none where the host chooses, or it asks none.
+    fn chat_models(&self) -> &[String] {
+        &[]
+    }
+
     /// Whether it has more than one translation of a sentence.
     fn has_variants(&self) -> bool {
         self.is_general()
@@ -57,6 +62,8 @@ pub struct Work<'a> {
     /// Sentences whose translations are known, the best of each first: what an engine finds all at once it is asked for one by
     /// one.
     pub known: &'a RefCell<HashMap<Vec<Part>, Vec<Rendering>>>,
+    /// What was seen of the chat models that were asked.
+    pub chats: &'a RefCell<chat::Seen>,
 }
 
 impl Work<'_> {

@@ -28,6 +28,9 @@ pub struct Outcome {
     pub untranslated: usize,
 }
 
+/// What is partly in the source's language is no more likely right than wrong, however sure the rest is.
+const PARTIAL: f64 = 0.5;
+
 /// A piece-by-piece translation lacks the order of words of the other language.
 const PIECED: f64 = 0.7;
 
@@ -89,12 +92,14 @@ pub fn translate<E>(
     let (text, refused) = assemble(text, format, &units, &pieces, check)?;
     let confidence = if tally.weight > 0.0 { tally.confidence / tally.weight } else { 1.0 };
     let lost = refused as f64 / units.len().max(1) as f64;
+    let untranslated = tally.untranslated + refused;
+    let most = if untranslated == 0 { 1.0 } else { PARTIAL };
     Ok(Outcome {
         text,
-        confidence: (confidence * (1.0 - lost)).clamp(0.0, 1.0),
+        confidence: (confidence * (1.0 - lost)).clamp(0.0, most),
         sentences: tally.sentences,
         pieced: tally.pieced,
-        untranslated: tally.untranslated + refused,
+        untranslated,
     })
 }
 

@@ -177,7 +177,7 @@ fn document(format: Format) -> impl Strategy<Value = String> {
     let pieces = match format {
         Format::Text => common,
         Format::Markdown => [common, markdown].concat(),
-        Format::Html => [common, html].concat(),
+        Format::Html | Format::Subtitles => [common, html].concat(),
     };
     prop::collection::vec(prop::sample::select(pieces), 0..24).prop_map(|pieces| pieces.concat())
 }
@@ -307,6 +307,16 @@ fn check(text: &str, format: Format, terms: &Terms, deeds: &[Deed]) -> Result<()
     Ok(())
 }
 
+const FORMATS: [Format; 4] = [Format::Text, Format::Markdown, Format::Html, Format::Subtitles];
+
+/// A document of lines as what cues say.
+fn subtitles(text: &str) -> String {
+    let cue = |(at, said): (usize, &str)| {
+        format!("{at}\n00:00:{:02},000 --> 00:00:{:02},500\n{said}\n\n", at % 60, at % 60)
+    };
+    text.split("\n\n").enumerate().map(cue).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
@@ -326,15 +336,20 @@ proptest! {
     }
 
     #[test]
+    fn nothing_in_subtitles_comes_to_harm(text in document(Format::Html), terms in terms(), deeds in prop::collection::vec(deed(), 1..8)) {
+        check(&subtitles(&text), Format::Subtitles, &terms, &deeds)?;
+    }
+
+    #[test]
     fn what_an_engine_leaves_as_it_is_stays_as_it_is(text in document(Format::Markdown)) {
-        for format in [Format::Text, Format::Markdown, Format::Html] {
+        for format in FORMATS {
             prop_assert_eq!(run(&text, format, &Terms::none(), &[Deed::Honest]).text, text.clone());
         }
     }
 
     #[test]
     fn any_bytes_are_taken_apart_without_a_gap(text in "\\PC{0,200}") {
-        for format in [Format::Text, Format::Markdown, Format::Html] {
+        for format in FORMATS {
             for unit in format.units(&text, &Rules::default(), &|| false) {
                 let ends: Vec<_> = unit.inlines.iter().map(|inline| inline.range.clone()).collect();
                 prop_assert!(ends.windows(2).all(|pair| pair[0].end == pair[1].start), "{:?}", unit);
@@ -370,6 +385,21 @@ fn words_are_translated_and_nothing_else() {
     assert_eq!(shout(html, Format::Html, &Rules::default()), expected);
     let text = "  Hello %s,\r\n\tyou have {n} of 5 files.\n\n";
     assert_eq!(shout(text, Format::Text, &Rules::default()), "  HELLO %s,\r\n\tYOU HAVE {n} OF 5 FILES.\n\n");
+}
+
+#[test]
+fn what_cues_say_is_translated_and_their_times_stay() {
+    let srt = "\u{feff}1\r\n00:00:01,000 --> 00:00:02,500\r\nHello, <i>my friend</i>.\r\n{\\an8}Look there\r\n\r\n\
+               2\r\n00:00:03,000 --> 00:00:04,000\r\n- Who is it?\r\n- Tom & Jerry.\r\n";
+    let expected = "\u{feff}1\r\n00:00:01,000 --> 00:00:02,500\r\nHELLO, <i>MY FRIEND</i>.\r\n{\\an8}LOOK THERE\r\n\r\n\
+                    2\r\n00:00:03,000 --> 00:00:04,000\r\n- WHO IS IT?\r\n- TOM & JERRY.\r\n";
+    assert_eq!(shout(srt, Format::Subtitles, &Rules::default()), expected);
+    let vtt = "WEBVTT - a film\nKind: captions\n\nSTYLE\n::cue { color: red }\n\nNOTE by hand\n\nintro\n00:01.000 --> 00:02.000 \
+               align:start\n<v Ann>One line\nand <00:01.500>another\n\n00:03.000 --> 00:04.000\n\nnot said\n";
+    let expected = "WEBVTT - a film\nKind: captions\n\nSTYLE\n::cue { color: red }\n\nNOTE by hand\n\nintro\n00:01.000 --> 00:02.000 \
+                    align:start\n<v Ann>ONE LINE\nAND <00:01.500>ANOTHER\n\n00:03.000 --> 00:04.000\n\nnot said\n";
+    assert_eq!(shout(vtt, Format::Subtitles, &Rules::default()), expected);
+    assert_eq!(shout("nothing is said", Format::Subtitles, &Rules::default()), "nothing is said");
 }
 
 #[test]
@@ -425,7 +455,7 @@ fn a_long_line_takes_time_in_proportion() {
 #[test]
 fn nobody_works_on_a_document_that_nobody_waits_for() {
     let text = "<p>item **one**</p>\n\n".repeat(100);
-    for format in [Format::Text, Format::Markdown, Format::Html] {
+    for format in FORMATS {
         // Whoever waits leaves at each of the first looks in turn.
         for looks in 0..40 {
             let left = std::cell::Cell::new(looks);

@@ -1,10 +1,10 @@
 //! Format protection: what is to be translated is taken out of a document, and put back without harm to the rest.
 //!
 //! ```text
-//! text, Markdown, HTML → units of inlines → sentences of parts → an engine → woven → checked → the document again
+//! text, Markdown, HTML, subtitles → units of inlines → sentences of parts → an engine → woven → checked → the document again
 //! ```
 //!
-//! - [`plain`], [`markdown`], [`html`]: a document as *units*: a line, a paragraph, a cell, an element. Every byte outside of a
+//! - [`plain`], [`markdown`], [`html`], [`subtitles`]: a document as *units*: a line, a paragraph, a cell, an element. Every byte outside of a
 //!   unit is kept as it is.
 //! - [`inline`]: what a unit is made of: text, what is kept (a tag, a link's address, a placeholder), line breaks.
 //! - [`spans`]: what is kept within plain words: placeholders, addresses, terms of a glossary.
@@ -25,6 +25,7 @@ mod markdown;
 mod plain;
 mod sentences;
 pub mod spans;
+mod subtitles;
 pub mod weave;
 
 use inline::Unit;
@@ -40,6 +41,8 @@ pub enum Format {
     Markdown,
     /// HTML, a whole page or a part of one.
     Html,
+    /// SubRip or WebVTT.
+    Subtitles,
 }
 
 impl Format {
@@ -49,6 +52,7 @@ impl Format {
             Format::Text => plain::units(text, rules, over),
             Format::Markdown => markdown::units(text, rules, over),
             Format::Html => html::units(text, 0, rules, over),
+            Format::Subtitles => subtitles::units(text, rules, over),
         }
     }
 
@@ -57,7 +61,10 @@ impl Format {
         let words = match self {
             Format::Markdown => markdown::tame(words, source),
             Format::Html if html::is_harmful(words) => return None,
-            Format::Text | Format::Html => words.to_owned(),
+            Format::Subtitles if subtitles::is_harmful(words) && !subtitles::is_harmful(source) => {
+                return None;
+            }
+            Format::Text | Format::Html | Format::Subtitles => words.to_owned(),
         };
         (!spans::has_any(&words)).then_some(words)
     }

@@ -69,8 +69,7 @@ pub fn weave(source: &[Atom], answer: &[Part], format: Format) -> Option<Vec<Ato
     woven.retain(|atom| !matches!(atom, Atom::Text(text) if text.is_empty()));
     let woven = spaced(source, woven, &marks);
     let woven_words = words(&woven);
-    let (before, after) = (counts(&source_words), counts(&woven_words));
-    let numbers_kept = before.iter().all(|(number, count)| after.get(number) == Some(count));
+    let numbers_kept = keeps_numbers(&source_words, &woven_words);
     // A number at an end would be read as a part of the one that stands beside the sentence.
     let ends = |words: &str| {
         let words = words.trim_matches(|c: char| c.is_whitespace() || ".,:/-\u{2013}\u{2019}'".contains(c));
@@ -79,6 +78,12 @@ pub fn weave(source: &[Atom], answer: &[Part], format: Format) -> Option<Vec<Ato
     let (old, new) = (ends(&source_words), ends(&woven_words));
     let numbers_kept = numbers_kept && (old[0] || !new[0]) && (old[1] || !new[1]);
     (numbers_kept && woven_words.chars().any(char::is_alphabetic)).then_some(woven)
+}
+
+/// Whether each number of a text is in another one as often.
+pub fn keeps_numbers(source: &str, answer: &str) -> bool {
+    let (before, after) = (counts(source), counts(answer));
+    before.iter().all(|(number, count)| after.get(number) == Some(count))
 }
 
 /// How often each number is in a text.
