@@ -235,8 +235,9 @@ fn what_is_listed_is_served_and_nothing_else() {
     let says = std::fs::read_to_string(&card).unwrap();
     // It is a link to the card of all tests.
     std::fs::remove_file(&card).unwrap();
-    let knows = says.replacen("context =", "languages = [\"de\", \"en\", \"fr\"]\ncontext =", 1);
-    std::fs::write(&card, knows).unwrap();
+    let mut knows: toml::Table = says.parse().unwrap();
+    knows.insert("languages".to_owned(), toml::Value::try_from(["de", "en", "fr"]).unwrap());
+    std::fs::write(&card, knows.to_string()).unwrap();
     let chosen = "[plugins.settings.\"dev.backplane.translation\"]\nchat_model = \"qwen2.5-coder:0.5b\"\n";
     for (state, settings, listed) in [
         (
