@@ -86,7 +86,8 @@ fn the_help_names_the_variables_of_ours() {
         "BACKPLANE__SECTION__KEY",
         "BACKPLANE_PYPI_INDEX",
         "HF_TOKEN",
-        "docs/configuration.md",
+        "HTTPS_PROXY",
+        "NO_COLOR",
     ] {
         assert!(help.contains(name), "{name}");
     }

@@ -105,7 +105,7 @@ fn parameters_of_a_card_are_checked() {
     for (parameters, says) in [
         (json!({"thread": 1}), "`thread`"),
         (json!({"threads": 0}), "`threads` is 0"),
-        (json!({"max_batch": "many"}), "many"),
+        (json!({"max_batch": "many"}), "`max_batch` must be a whole number"),
     ] {
         let failure = refused(&made(parameters));
         assert_eq!(failure.canonical(), Some(Code::InvalidArgument));
