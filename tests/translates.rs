@@ -408,3 +408,23 @@ fn languages_are_told_by_the_model_that_was_pulled() {
         assert_eq!(answer["result"]["results"][0]["languages"][0]["language"], "de", "{answer}");
     }
 }
+
+/// As in the README, with the engine that is there.
+#[test]
+fn a_card_that_chooses_an_engine_is_pulled_without_files_or_a_format() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let card = folder.path().join("rules.toml");
+    let text = "name = \"by-rules\"\nplugin = \"dev.backplane.translation\"\ncapabilities = [\"translate\"]\n\n\
+                [parameters]\nengines = [\"apertium\"]\n";
+    std::fs::write(&card, text).unwrap();
+    let pulled = server.cli(&["pull", card.to_str().unwrap()]);
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    let params = json!({"text": ["The house"], "source": "en", "target": "es"});
+    let ask =
+        || server.post("/v1/capabilities/translate", &json!({"model": "by-rules", "params": params.clone()}));
+    e2e::until("the model is there", || ask().0 != 404);
+    let (status, answer) = ask();
+    let translation = &answer["result"]["translations"][0];
+    assert_eq!((status, &translation["text"]), (200, &json!("La casa")), "{answer}");
+    assert_eq!(translation["engine"], "apertium");
+}

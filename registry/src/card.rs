@@ -382,8 +382,16 @@ impl Card {
             Kind::Runtime => "library",
         };
         match self.kind {
-            Kind::Model if self.format.is_empty() => {
-                return Err("`format` is missing: name it, such as `gguf` or `onnx`".into());
+            // One that a plugin makes of what others serve is no file of any format.
+            Kind::Model if self.format.is_empty() && (self.plugin.is_none() || !self.files.is_empty()) => {
+                return Err(
+                    "`format` is missing: name it, such as `gguf` or `onnx`; only a card without files \
+                            that names its `plugin` needs none"
+                        .into(),
+                );
+            }
+            Kind::Model if self.capabilities.is_empty() && self.format.is_empty() => {
+                return Err("`capabilities` is missing, and a card without a `format` has no default".into());
             }
             Kind::Model if self.capabilities.is_empty() => {
                 return Err(format!(
@@ -568,6 +576,14 @@ mod tests {
     }
 
     #[test]
+    fn a_card_without_files_needs_no_format_where_it_names_its_plugin() {
+        let card = Card::parse("name = 'm'\nplugin = 'com.acme.x'\ncapabilities = ['translate']\n", "x");
+        let card = card.unwrap();
+        assert_eq!((&*card.format, card.files.len()), ("", 0));
+        assert_eq!(Card::parse(&card.to_toml().unwrap(), "again").unwrap(), card);
+    }
+
+    #[test]
     fn what_does_not_make_sense_is_named() {
         let file = |body: &str| format!("name = 'm'\nformat = 'gguf'\n[[files]]\nrole = 'model'\n{body}\n");
         for (text, says) in [
@@ -582,6 +598,11 @@ mod tests {
             (format!("{MINIMAL}[[files]]\nrole = 'model'\npath = 'b'\n"), "two files have the role `model`"),
             ("name = 'm'\nformat = 'gguf'\n".into(), "no file has the role `model`"),
             ("name = 'm'\n[[files]]\nrole = 'model'\npath = 'm'\n".into(), "`format` is missing"),
+            (
+                "name = 'm'\nplugin = 'com.acme.x'\n[[files]]\nrole = 'model'\npath = 'm'\n".into(),
+                "`format` is missing",
+            ),
+            ("name = 'm'\nplugin = 'com.acme.x'\n".into(), "`capabilities` is missing"),
             (
                 "name = 'm'\nformat = 'odd'\n[[files]]\nrole = 'model'\npath = 'm'\n".into(),
                 "`odd` has no default",
