@@ -6,7 +6,7 @@ use super::wire::{IndexEntry, IndexRequest, RepositoryRequest};
 use crate::call::{self, Call};
 use crate::openai::wire::unsupported;
 use actix_web::HttpResponse;
-use backplane::{ModelInfo, ModelState, Result};
+use backplane::{Caller, ModelInfo, ModelState, Result};
 
 /// `POST /v2/repository/index`
 pub(crate) async fn index(mut call: Call) -> Result<HttpResponse> {
@@ -15,19 +15,21 @@ pub(crate) async fn index(mut call: Call) -> Result<HttpResponse> {
     let list: Vec<IndexEntry> = models
         .into_iter()
         .filter(|info| !only_ready || info.state == ModelState::Ready)
-        .map(IndexEntry::from)
+        .map(|info| IndexEntry::of(info, &call.caller))
         .collect();
     call::json(&list)
 }
 
-impl From<ModelInfo> for IndexEntry {
-    fn from(info: ModelInfo) -> Self {
+impl IndexEntry {
+    /// What a plugin says of a model is for administrators alone.
+    fn of(info: ModelInfo, caller: &Caller) -> Self {
+        let problem = info.problem.filter(|_| caller.is_admin());
         let (state, reason) = match info.state {
             ModelState::Ready => ("READY", String::new()),
             ModelState::Loading => ("LOADING", String::new()),
             ModelState::Closing => ("UNLOADING", String::new()),
-            ModelState::Idle => ("UNAVAILABLE", info.problem.unwrap_or_else(|| "unloaded".to_owned())),
-            ModelState::Failed => ("UNAVAILABLE", info.problem.unwrap_or_else(|| "failed".to_owned())),
+            ModelState::Idle => ("UNAVAILABLE", problem.unwrap_or_else(|| "unloaded".to_owned())),
+            ModelState::Failed => ("UNAVAILABLE", problem.unwrap_or_else(|| "failed".to_owned())),
         };
         Self { name: info.name.to_string(), version: VERSION, state, reason }
     }

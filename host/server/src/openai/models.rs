@@ -2,7 +2,7 @@
 
 use crate::call::{self, Call};
 use actix_web::HttpResponse;
-use backplane::{ModelInfo, ModelState, Result};
+use backplane::{Caller, ModelInfo, ModelState, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -36,13 +36,13 @@ pub(crate) struct Model {
     /// `idle` (opened by the first request), `loading`, `ready`, `closing` or `failed`.
     #[schemars(with = "String")]
     state: ModelState,
-    /// Why it cannot be opened, as far as that is known.
+    /// Why it cannot be opened, as far as that is known, in its plugin's words. For administrators alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
 
-impl From<ModelInfo> for Model {
-    fn from(info: ModelInfo) -> Self {
+impl Model {
+    fn of(info: ModelInfo, caller: &Caller) -> Self {
         let context = [&info.description, &info.card].into_iter().find_map(|said| said["context"].as_u64());
         let modalities = info.card["modalities"].as_array().into_iter().flatten();
         let modalities = modalities.filter_map(|modality| modality.as_str().map(str::to_owned)).collect();
@@ -56,7 +56,7 @@ impl From<ModelInfo> for Model {
             modalities,
             context,
             state: info.state,
-            problem: info.problem,
+            problem: info.problem.filter(|_| caller.is_admin()),
         }
     }
 }
@@ -66,7 +66,7 @@ pub(crate) async fn list(call: Call) -> Result<HttpResponse> {
     // Whoever chooses from the list looks for a copy by its own name, though it is open only once.
     let each = |info: ModelInfo| {
         let copies = info.copies.clone();
-        let model = Model::from(info);
+        let model = Model::of(info, &call.caller);
         let copies = copies.into_iter().map(|id| Model { id, aliases: Vec::new(), ..model.clone() });
         std::iter::once(model.clone()).chain(copies.collect::<Vec<_>>())
     };
@@ -79,5 +79,5 @@ pub(crate) async fn retrieve(call: Call) -> Result<HttpResponse> {
     let asked: String = call.path().await?;
     let host = call.host();
     let meant = host.resolve(&asked).unwrap_or_else(|| asked.into());
-    call::json(&Model::from(host.find(&meant)?))
+    call::json(&Model::of(host.find(&meant)?, &call.caller))
 }

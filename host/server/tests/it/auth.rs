@@ -243,3 +243,39 @@ async fn limits_are_told_and_then_held() {
     assert_eq!(me["role"], json!("user"));
     host.stop().await;
 }
+
+#[actix_web::test]
+async fn what_a_plugin_says_of_a_model_is_told_to_administrators_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let card = folder.path().join("giant.toml");
+    std::fs::write(
+        &card,
+        "name = 'giant'\nformat = 'big'\nplugin = 'test.scripted'\ncapabilities = ['chat']\n\
+        [[files]]\nrole = 'model'\npath = 'weights'\n",
+    )
+    .unwrap();
+    std::fs::write(folder.path().join("weights"), "none").unwrap();
+    let host = start_with(&[("auth.enabled", "true"), ("models.cards", &format!("{:?}", [card]))]);
+    let (user, admin) = (
+        key(&host, Role::User, KeyLimits::default()).await,
+        key(&host, Role::Admin, KeyLimits::default()).await,
+    );
+    let post = async |path: &str, key: &str| {
+        let request = host.client.post(host.url(path)).bearer_auth(key).body("{}");
+        Got::of(request.send().await.unwrap()).await
+    };
+    let load = post("/admin/v1/models/giant/load", &admin).await;
+    let said = load.json()["error"]["message"].as_str().unwrap().to_owned();
+    for (key, is_told) in [(&user, false), (&admin, true)] {
+        let list = get(&host, "/v1/models", Some(key)).await.json();
+        let one = get(&host, "/v1/models/giant", Some(key)).await.json();
+        let listed = list["data"].as_array().unwrap().iter().find(|model| model["id"] == "giant").unwrap();
+        assert_eq!((&one["state"], listed), (&json!("failed"), &one));
+        assert_eq!(one["problem"].as_str().is_some_and(|problem| said.contains(problem)), is_told, "{one}");
+        let index = post("/v2/repository/index", key).await.json();
+        let entry = index.as_array().unwrap().iter().find(|model| model["name"] == "giant").unwrap();
+        assert_eq!(entry["state"], "UNAVAILABLE");
+        assert_eq!(entry["reason"] != "failed", is_told, "{entry}");
+    }
+    host.stop().await;
+}
