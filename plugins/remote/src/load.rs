@@ -138,9 +138,9 @@ async fn look(target: Weak<Target>, mut context: Option<u32>, host: Host) {
 /// Tells whoever reads the log that the upstream serves another context than it did. What the host shows of a model is what was
 /// said when it was opened.
 async fn compare(target: &Target, before: Option<u32>, host: Host) -> Option<u32> {
-    let (Some(was), Ok(found)) = (before, discover::model(&target.client, &target.model).await) else {
-        return before;
-    };
+    // One that was not asked for its context, or did not tell it, is not asked now.
+    let was = before?;
+    let Ok(found) = discover::model(&target.client, &target.model).await else { return before };
     let Some(now) = found.context.filter(|now| *now != was) else { return before };
     let (name, model) = (&target.client.name, &target.model);
     host.log(
