@@ -76,7 +76,7 @@ impl Task for Classify {
         let params: Params = job.request.params()?;
         refuse_unknown::<Params>(&params.extra)?;
         let top_k = count("top_k", params.top_k, self.settings.top_k, self.labels.len() as u32)?;
-        let pictures = job.pictures(params.image.as_deref(), &params.images)?;
+        let pictures = job.pictures(params.image.as_deref(), &params.images, false)?;
         let mut confidences = Vec::new();
         for some in pictures.batches(self.settings.batch) {
             let fitted = job.fitted(&pictures, some, |picture| self.input.fit(picture))?;

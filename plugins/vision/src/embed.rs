@@ -56,7 +56,7 @@ impl Task for Embed {
     fn serve(&self, job: &Job<'_>) -> Result<Done> {
         let params: Params = job.request.params()?;
         refuse_unknown::<Params>(&params.extra)?;
-        let pictures = job.pictures(params.image.as_deref(), &params.images)?;
+        let pictures = job.pictures(params.image.as_deref(), &params.images, false)?;
         let mut rows = Vec::with_capacity(pictures.len());
         for some in pictures.batches(self.batch) {
             let fitted = job.fitted(&pictures, some, |picture| self.input.fit(picture))?;

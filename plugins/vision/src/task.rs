@@ -72,6 +72,11 @@ impl Pictures<'_> {
         (0..all).step_by(batch.max(1)).map(move |from| from..all.min(from.saturating_add(batch)))
     }
 
+    /// The parameter that holds them.
+    fn param(&self) -> &'static str {
+        if 1 < self.files.len() { "images" } else { "image" }
+    }
+
     /// Which of them is at fault, where there are several.
     fn named(&self, at: usize, mut error: Error) -> Error {
         if error.details.get("param").is_none_or(|param| param != "image") {
@@ -112,8 +117,9 @@ impl<'a> Job<'a> {
     /// before anything is done with the others.
     ///
     /// # Errors
-    /// When there is none or too many, or one is no picture that can be read within the limits.
-    pub fn pictures(&self, image: Option<&str>, images: &[String]) -> Result<Pictures<'_>> {
+    /// When there is none or too many, or one is no picture that can be read within the limits, or all are too large together:
+    /// those that are `drawn` sooner, since they are sent back.
+    pub fn pictures(&self, image: Option<&str>, images: &[String], drawn: bool) -> Result<Pictures<'_>> {
         let mut pictures = Pictures { files: Source::all(self.request, image, images)?, all: Vec::new() };
         for (file, source) in pictures.files.iter().enumerate() {
             pictures.all.push(Place { file, page: None });
@@ -128,15 +134,20 @@ impl<'a> Job<'a> {
         if MAX_PICTURES < pictures.len() {
             let message =
                 format!("there are {} pictures, and a request may have {MAX_PICTURES}", pictures.len());
-            return Err(Error::invalid(message).with_param("images"));
+            return Err(Error::invalid(message).with_param(pictures.param()));
         }
         if 1 < pictures.len() {
+            let mut pixels = 0;
             for (at, Place { file, page }) in pictures.all.iter().enumerate() {
                 let source = &pictures.files[*file];
                 let page = page.map(|page| page.directory);
-                self.work(|| source.memory(page, &self.limits))?
-                    .map_err(|error| pictures.named(at, error))?;
+                let needs = self.work(|| source.needs(page, &self.limits))?;
+                let needs = needs.map_err(|error| pictures.named(at, error))?;
+                pixels = needs.pixels.saturating_add(pixels);
             }
+            self.limits
+                .check_all(pictures.len(), pixels, drawn)
+                .map_err(|error| error.with_param(pictures.param()))?;
         }
         Ok(pictures)
     }
@@ -183,9 +194,9 @@ impl<'a> Job<'a> {
         let Place { file, page } = pictures.all[at];
         let (source, page) = (&pictures.files[file], page.map(|page| page.directory));
         let named = |error| pictures.named(at, error);
-        let most = self.work(|| source.memory(page, &self.limits))?.map_err(named)?;
+        let needs = self.work(|| source.needs(page, &self.limits))?.map_err(named)?;
         // Without a thread of the pool: those who have the memory may be waiting for one.
-        let mut share = self.memory.take(most, || self.wanted())?;
+        let mut share = self.memory.take(needs.memory, || self.wanted())?;
         let picture = self.work(|| source.read(page, &self.limits))?.map_err(named)?;
         share.keep(picture.pixels().len() as u64);
         Ok(Held { picture, _share: share })

@@ -10,7 +10,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use support::{base64, file};
+use support::{base64, file, tiff_over};
 
 /// The card of the README, its file made up.
 fn card(folder: &std::path::Path) -> Value {
@@ -126,6 +126,35 @@ fn a_detector_is_added_by_the_card_of_the_readme() {
     assert_eq!(
         instance.submit("vision.detect", &all, vec![]).wait().json()["objects"].as_array().unwrap().len(),
         3
+    );
+}
+
+/// Pages of a file may share their pixels: neither what is sent nor their number bounds what they take.
+#[test]
+fn pictures_of_a_request_have_so_many_pixels_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugin = PluginTest::of(backplane_vision::backplane_export::bp_entry_v1).answering(engine);
+    let plugin = plugin.config(json!({"max_pixels": 10_000}).to_string());
+    let instance = plugin.open(&card(folder.path()).to_string()).unwrap().instance().unwrap();
+    let ask = |pages: usize, draw: bool| {
+        let tiff = tiff_over(100, &[0; 10_000], &vec![0; pages]);
+        let params = json!({"draw": draw}).to_string();
+        let answer =
+            instance.submit("vision.detect", &params, vec![TensorInput::strings("image", &[1], &[&tiff])]);
+        let answer = answer.wait();
+        let failure = answer.failure();
+        match failure {
+            None => Ok(answer.chunks.len()),
+            Some(failure) => Err((failure.details["param"].clone(), failure.message.clone())),
+        }
+    };
+    assert_eq!((ask(16, false), ask(1, true)), (Ok(16), Ok(1)));
+    let (param, message) = ask(17, false).unwrap_err();
+    assert!(param == "image" && message.contains("may have 160000 (16 times `max_pixels`)"), "{message}");
+    let (param, message) = ask(2, true).unwrap_err();
+    assert!(
+        param == "image" && message.contains("that are drawn may have 10000 (`max_pixels`)"),
+        "{message}"
     );
 }
 

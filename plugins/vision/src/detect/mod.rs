@@ -159,8 +159,9 @@ impl Task for Detect {
         let params: Params = job.request.params()?;
         refuse_unknown::<Params>(&params.extra)?;
         let asked = self.asked(&params)?;
-        let pictures = job.pictures(params.image.as_deref(), &params.images)?;
-        if params.draw == Some(true) {
+        let draw = params.draw == Some(true);
+        let pictures = job.pictures(params.image.as_deref(), &params.images, draw)?;
+        if draw {
             return job.each(&pictures, |picture| {
                 let fitted = job.work(|| self.input.fit(picture))??;
                 let found = self.found(job, &[&fitted], &asked)?.concat();

@@ -266,10 +266,9 @@ impl Task for Faces {
         refuse_unknown::<Params>(&params.extra)?;
         let min_score = fraction("min_score", params.min_score, self.settings.thresholds[2])?;
         let min_size = count("min_size", params.min_size, self.settings.min_size, u32::MAX)?.max(CELL);
-        let pictures = job.pictures(params.image.as_deref(), &params.images)?;
-        job.each(&pictures, |picture| {
-            self.look_for(job, picture, min_score, min_size, params.draw == Some(true))
-        })
+        let draw = params.draw == Some(true);
+        let pictures = job.pictures(params.image.as_deref(), &params.images, draw)?;
+        job.each(&pictures, |picture| self.look_for(job, picture, min_score, min_size, draw))
     }
 }
 

@@ -127,7 +127,7 @@ impl Task for Ocr {
         let detect = params.detect.unwrap_or(true);
         // A line that was not found but given is no mistake of the finder's: as with RapidOCR, it stays, however uncertain.
         let min_score = min_score(&params, if detect { self.settings.min_score } else { 0.0 })?;
-        let pictures = job.pictures(params.image.as_deref(), &params.images)?;
+        let pictures = job.pictures(params.image.as_deref(), &params.images, false)?;
         job.each(&pictures, |picture| self.read(job, picture, &params, turns, min_score))
     }
 }

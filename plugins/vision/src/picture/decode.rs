@@ -2,7 +2,7 @@
 //! what is wrong with it.
 
 use super::tiff::{self, Beginning};
-use super::{Limits, Picture, frames, invalid};
+use super::{Limits, Needs, Picture, frames, invalid};
 use backplane_plugin::prelude::*;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
@@ -57,16 +57,16 @@ pub fn pages(bytes: &[u8]) -> Result<Vec<u64>> {
     }
 }
 
-/// Most bytes that [`file`] takes at any time, the picture included.
+/// What [`file`] takes.
 ///
 /// # Errors
 /// As [`file`], as far as its head tells.
-pub fn memory(bytes: &[u8], page: Option<u64>, limits: &Limits) -> Result<u64> {
+pub fn needs(bytes: &[u8], page: Option<u64>, limits: &Limits) -> Result<Needs> {
     let Opened { decoder, most, .. } = opened(bytes, page, limits)?;
     let (width, height) = decoder.dimensions();
     // The pixels as the decoder gives them, of 8 bits with alpha, and without.
-    let unfolded = decoder.total_bytes() + 7 * u64::from(width) * u64::from(height);
-    Ok(most.max(unfolded))
+    let pixels = u64::from(width) * u64::from(height);
+    Ok(Needs { pixels, memory: most.max(decoder.total_bytes() + 7 * pixels) })
 }
 
 /// The picture in a file, or the one on this page of it, as it is meant to be seen: turned as the file asks for, on white where

@@ -40,6 +40,8 @@ impl Default for Limits {
 impl Limits {
     /// The shortest side of a picture that can show anything.
     const MIN_SIDE: u32 = 2;
+    /// The pictures of a request have no more pixels together than so many of the largest: 64 A4 pages at 300 dpi.
+    const LARGEST: u64 = 16;
 
     /// Whether any picture lies within them.
     ///
@@ -68,6 +70,36 @@ impl Limits {
         }
         Ok(())
     }
+
+    /// Whether the pictures of a request may have this many pixels together. Pages of a file can share their bytes, so that
+    /// the size of a request bounds neither the work nor the answer. Those that are drawn are sent back, and take no more
+    /// than one of the largest.
+    ///
+    /// # Errors
+    /// When they are too many.
+    pub fn check_all(&self, pictures: usize, pixels: u64, drawn: bool) -> Result<()> {
+        let most = self.max_pixels.saturating_mul(if drawn { 1 } else { Self::LARGEST });
+        if pixels <= most {
+            return Ok(());
+        }
+        let may = match drawn {
+            true => format!(
+                "that are drawn may have {most} (`max_pixels`); ask for fewer at once, or without `draw`"
+            ),
+            false => format!("may have {most} ({} times `max_pixels`); ask for fewer at once", Self::LARGEST),
+        };
+        let what =
+            format!("the {pictures} pictures have {pixels} pixels together, and those of a request {may}");
+        Err(invalid(what))
+    }
+}
+
+/// What reading a picture takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    pub pixels: u64,
+    /// Most bytes at any time, the picture included.
+    pub memory: u64,
 }
 
 /// What is wrong with a picture.
@@ -182,6 +214,21 @@ mod tests {
         let padded = six().padded(1);
         assert_eq!((padded.width(), padded.height()), (2, 5));
         assert_eq!(reds(&padded), [0, 0, 0, 1, 2, 3, 4, 5, 0, 0]);
+    }
+
+    #[test]
+    fn pictures_of_a_request_are_limited_together_and_drawn_ones_to_what_one_may_have() {
+        let limits = Limits { max_pixels: 100, ..Limits::default() };
+        for (pixels, drawn, most) in [(1600, false, 1600), (100, true, 100)] {
+            assert!(limits.check_all(2, pixels, drawn).is_ok());
+            let refused = limits.check_all(2, pixels + 1, drawn).unwrap_err();
+            let says = format!("the 2 pictures have {} pixels together", pixels + 1);
+            assert!(refused.message.starts_with(&says), "{refused}");
+            assert!(refused.message.contains(&format!("may have {most} (")), "{refused}");
+            assert_eq!(refused.message.contains("without `draw`"), drawn, "{refused}");
+        }
+        let most = Limits { max_pixels: u64::MAX, ..limits };
+        assert!(most.check_all(2, u64::MAX, false).is_ok());
     }
 
     #[test]

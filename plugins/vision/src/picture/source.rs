@@ -1,6 +1,6 @@
 //! Where a request has its pictures: the members `image` or `images` of its parameters, or the tensor `image` beside them.
 
-use super::{Limits, Picture, decode, invalid};
+use super::{Limits, Needs, Picture, decode, invalid};
 use backplane_plugin::prelude::*;
 use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -105,16 +105,17 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Most bytes that reading it takes, the picture included.
+    /// What reading it takes.
     ///
     /// # Errors
     /// As [`Source::read`], as far as a file's head tells.
-    pub fn memory(&self, page: Option<u64>, limits: &Limits) -> Result<u64> {
+    pub fn needs(&self, page: Option<u64>, limits: &Limits) -> Result<Needs> {
         match self {
-            Self::File(bytes) => decode::memory(bytes, page, limits),
+            Self::File(bytes) => decode::needs(bytes, page, limits),
             Self::Pixels { width, height, .. } => {
                 limits.check(*width, *height)?;
-                Ok(3 * u64::from(*width) * u64::from(*height))
+                let pixels = u64::from(*width) * u64::from(*height);
+                Ok(Needs { pixels, memory: 3 * pixels })
             }
         }
     }

@@ -111,6 +111,37 @@ pub fn base64(bytes: &[u8]) -> String {
     base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
 }
 
+/// A TIFF of one strip, grey, so many pixels each way, and a directory over it for each of these kinds (tag 254): 0 a page,
+/// 1 one made smaller, 4 a mask.
+pub fn tiff_over(side: u16, strip: &[u8], kinds: &[u32]) -> Vec<u8> {
+    assert_eq!(strip.len(), usize::from(side) * usize::from(side));
+    let directories = 8 + strip.len() as u32;
+    let mut bytes = [b"II\x2a\0", &directories.to_le_bytes()[..], strip].concat();
+    for (place, kind) in (1..).zip(kinds) {
+        let entries = [
+            (254, *kind),
+            (256, side.into()),
+            (257, side.into()),
+            (258, 8),
+            (259, 1),
+            (262, 1),
+            (273, 8),
+            (277, 1),
+            (278, side.into()),
+            (279, strip.len() as u32),
+        ];
+        bytes.extend((entries.len() as u16).to_le_bytes());
+        for (tag, value) in entries {
+            let (tag, kind) = (u16::to_le_bytes(tag), 4_u16.to_le_bytes());
+            bytes.extend([&tag[..], &kind, &1_u32.to_le_bytes(), &value.to_le_bytes()].concat());
+        }
+        let next = directories + place * (6 + 12 * entries.len() as u32);
+        let last = place as usize == kinds.len();
+        bytes.extend(if last { 0 } else { next }.to_le_bytes());
+    }
+    bytes
+}
+
 /// A TIFF with these pages.
 pub fn tiff_of(pages: &[RgbImage]) -> Vec<u8> {
     let mut whole = Vec::new();
