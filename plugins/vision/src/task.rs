@@ -47,18 +47,14 @@ pub struct Pictures<'a> {
     all: Vec<Place>,
 }
 
-/// The file that a picture is in.
+/// Where a picture is.
 #[derive(Clone, Copy)]
 struct Place {
     file: usize,
-    page: Option<Page>,
-}
-
-/// A page of a file with several.
-#[derive(Clone, Copy)]
-struct Page {
-    number: usize,
-    directory: u64,
+    /// Of a file with several pages, from 1.
+    page: Option<usize>,
+    /// Of a TIFF, where it is not the first.
+    directory: Option<u64>,
 }
 
 impl Pictures<'_> {
@@ -82,13 +78,13 @@ impl Pictures<'_> {
         if error.details.get("param").is_none_or(|param| param != "image") {
             return error;
         }
-        let Place { file, page } = self.all[at];
+        let Place { file, page, .. } = self.all[at];
         let file = (1 < self.files.len()).then(|| format!("images[{file}]"));
         let name = match (&file, page) {
             (None, None) => return error,
             (Some(file), None) => format!("`{file}`"),
-            (None, Some(page)) => format!("page {}", page.number),
-            (Some(file), Some(page)) => format!("page {} of `{file}`", page.number),
+            (None, Some(page)) => format!("page {page}"),
+            (Some(file), Some(page)) => format!("page {page} of `{file}`"),
         };
         error.message = format!("{name}: {}", error.message);
         match file {
@@ -122,12 +118,17 @@ impl<'a> Job<'a> {
     pub fn pictures(&self, image: Option<&str>, images: &[String], drawn: bool) -> Result<Pictures<'_>> {
         let mut pictures = Pictures { files: Source::all(self.request, image, images)?, all: Vec::new() };
         for (file, source) in pictures.files.iter().enumerate() {
-            pictures.all.push(Place { file, page: None });
+            pictures.all.push(Place { file, page: None, directory: None });
             let pages =
                 self.work(|| source.pages())?.map_err(|error| pictures.named(pictures.len() - 1, error))?;
-            if 1 < pages.len() {
+            if !pages.is_empty() {
                 pictures.all.pop();
-                let page = |(number, directory)| Place { file, page: Some(Page { number, directory }) };
+                let several = 1 < pages.len();
+                let page = |(number, directory)| Place {
+                    file,
+                    page: several.then_some(number),
+                    directory: Some(directory),
+                };
                 pictures.all.extend((1..).zip(pages).map(page));
             }
         }
@@ -138,10 +139,9 @@ impl<'a> Job<'a> {
         }
         if 1 < pictures.len() {
             let mut pixels = 0;
-            for (at, Place { file, page }) in pictures.all.iter().enumerate() {
+            for (at, Place { file, directory, .. }) in pictures.all.iter().enumerate() {
                 let source = &pictures.files[*file];
-                let page = page.map(|page| page.directory);
-                let needs = self.work(|| source.needs(page, &self.limits))?;
+                let needs = self.work(|| source.needs(*directory, &self.limits))?;
                 let needs = needs.map_err(|error| pictures.named(at, error))?;
                 pixels = needs.pixels.saturating_add(pixels);
             }
@@ -191,13 +191,13 @@ impl<'a> Job<'a> {
     }
 
     fn read(&self, pictures: &Pictures<'_>, at: usize) -> Result<Held> {
-        let Place { file, page } = pictures.all[at];
-        let (source, page) = (&pictures.files[file], page.map(|page| page.directory));
+        let Place { file, directory, .. } = pictures.all[at];
+        let source = &pictures.files[file];
         let named = |error| pictures.named(at, error);
-        let needs = self.work(|| source.needs(page, &self.limits))?.map_err(named)?;
+        let needs = self.work(|| source.needs(directory, &self.limits))?.map_err(named)?;
         // Without a thread of the pool: those who have the memory may be waiting for one.
         let mut share = self.memory.take(needs.memory, || self.wanted())?;
-        let picture = self.work(|| source.read(page, &self.limits))?.map_err(named)?;
+        let picture = self.work(|| source.read(directory, &self.limits))?.map_err(named)?;
         share.keep(picture.pixels().len() as u64);
         Ok(Held { picture, _share: share })
     }

@@ -12,7 +12,7 @@ use image::codecs::gif::GifEncoder;
 use image::{DynamicImage, Frame, GrayImage, ImageBuffer, ImageFormat, Luma, Rgba, RgbaImage};
 use serde_json::Value;
 use std::io::Write;
-use support::{Reader, file, page, plugin, tiff_of};
+use support::{Reader, file, page, plugin, tiff_joined, tiff_of, tiff_over};
 
 fn instance(reader: &Reader) -> Instance {
     plugin().open(&reader.json()).unwrap().instance().unwrap()
@@ -176,4 +176,21 @@ fn a_picture_is_turned_as_its_file_asks() {
     let answer = send(&instance(&reader), &turned).unwrap();
     assert_eq!((&answer["width"], &answer["height"]), (&Value::from(400), &Value::from(800)));
     assert_eq!(send(&instance(&reader), &jpeg).unwrap()["width"], 800);
+}
+
+/// What a TIFF says to be a mask, or a page made smaller, is no page, be it the first.
+#[test]
+fn a_thumbnail_before_the_page_is_not_read_for_it() {
+    let reader = Reader::new();
+    let instance = instance(&reader);
+    let small = tiff_over(40, &[255; 1600], &[1]);
+    let large = file(page(2), ImageFormat::Tiff);
+    let both = tiff_joined(&[small.clone(), large.clone()]);
+    let read = send(&instance, &both).unwrap();
+    assert_eq!(read, send(&instance, &large).unwrap());
+    assert_eq!(send(&instance, &tiff_joined(&[large, small.clone()])).unwrap(), read);
+    assert_eq!(send(&instance, &small).unwrap()["width"], 40, "the only one is the page");
+    // Where there is one page, it has no number.
+    let refused = send(&instance, &tiff_joined(&[small, tiff_over(1, &[0], &[0])])).unwrap_err();
+    assert!(refused.starts_with("the picture is 1x1"), "{refused}");
 }

@@ -46,7 +46,7 @@ fn opened<'a>(
     Ok(Opened { decoder, format, name, most })
 }
 
-/// Where the pages of a file are that has several; none of one with a single picture.
+/// Where the pages of a file are; none where its first picture is the only one.
 ///
 /// # Errors
 /// When they cannot be told.

@@ -56,7 +56,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Where the pages of a file are that has several; none of one with a single picture.
+    /// Where the pages of a file are; none where its first picture is the only one.
     ///
     /// # Errors
     /// When they cannot be told.

@@ -54,7 +54,8 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// Where the directories of a TIFF's pages stand, in their order. Of a file that is no more than its head there are none.
+/// Where the directories of a TIFF's pages stand, in their order. None where the first is the only one, and of a file that is no
+/// more than its head.
 ///
 /// # Errors
 /// When a page is missing, or leads back to one before it.
@@ -82,7 +83,7 @@ pub fn pages(bytes: &[u8]) -> Result<Vec<u64>> {
         pages.extend(page.then_some(next));
         next = following;
     }
-    Ok(if pages.is_empty() { vec![first] } else { pages })
+    Ok(if pages == [first] { Vec::new() } else { pages })
 }
 
 /// The bytes of a file, those at its beginning put in the place of its own.
@@ -184,7 +185,13 @@ mod tests {
             Beginning::own(&bytes).read_to_end(&mut own).unwrap();
             assert_eq!(own, bytes);
         }
-        assert_eq!(pages(&file(false, true, &[1])).unwrap().len(), 1, "the only one is the page");
+        for only in [&[1][..], &[0], &[0, 1], &[1, 4]] {
+            assert!(pages(&file(false, true, only)).unwrap().is_empty(), "the first is the page: {only:?}");
+        }
+        for second in [&[1, 0][..], &[4, 2, 1]] {
+            let bytes = file(false, true, second);
+            assert_eq!(pages(&bytes).unwrap(), [8 + 18], "{second:?}");
+        }
     }
 
     #[test]

@@ -144,10 +144,16 @@ pub fn tiff_over(side: u16, strip: &[u8], kinds: &[u32]) -> Vec<u8> {
 
 /// A TIFF with these pages.
 pub fn tiff_of(pages: &[RgbImage]) -> Vec<u8> {
+    let files: Vec<_> = pages.iter().map(|page| file(page.clone(), ImageFormat::Tiff)).collect();
+    tiff_joined(&files)
+}
+
+/// A TIFF with the first pages of these.
+pub fn tiff_joined(files: &[Vec<u8>]) -> Vec<u8> {
     let mut whole = Vec::new();
     let mut link: Option<usize> = None;
-    for page in pages {
-        let mut one = file(page.clone(), ImageFormat::Tiff);
+    for one in files {
+        let mut one = one.clone();
         let shift = whole.len() as u32;
         let directory = u32::from_le_bytes(one[4..8].try_into().unwrap()) as usize;
         let entries = usize::from(u16::from_le_bytes(one[directory..directory + 2].try_into().unwrap()));
