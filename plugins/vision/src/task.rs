@@ -68,6 +68,19 @@ impl Pictures<'_> {
         (0..all).step_by(batch.max(1)).map(move |from| from..all.min(from.saturating_add(batch)))
     }
 
+    fn too_many(&self) -> Error {
+        let message = match self.files.len() {
+            1 => format!("the file has more pages than the {MAX_PICTURES} pictures that a request may have"),
+            files if files <= MAX_PICTURES => {
+                format!(
+                    "the {files} files have more pages than the {MAX_PICTURES} pictures that a request may have"
+                )
+            }
+            files => format!("there are {files} pictures, and a request may have {MAX_PICTURES}"),
+        };
+        Error::invalid(message).with_param(self.param())
+    }
+
     /// The parameter that holds them.
     fn param(&self) -> &'static str {
         if 1 < self.files.len() { "images" } else { "image" }
@@ -117,10 +130,18 @@ impl<'a> Job<'a> {
     /// those that are `drawn` sooner, since they are sent back.
     pub fn pictures(&self, image: Option<&str>, images: &[String], drawn: bool) -> Result<Pictures<'_>> {
         let mut pictures = Pictures { files: Source::all(self.request, image, images)?, all: Vec::new() };
+        if MAX_PICTURES < pictures.files.len() {
+            return Err(pictures.too_many());
+        }
         for (file, source) in pictures.files.iter().enumerate() {
+            // Each of the files behind it has one at least.
+            let most = MAX_PICTURES - pictures.len() - (pictures.files.len() - file - 1);
             pictures.all.push(Place { file, page: None, directory: None });
-            let pages =
-                self.work(|| source.pages())?.map_err(|error| pictures.named(pictures.len() - 1, error))?;
+            let pages = self.work(|| source.pages(most))?;
+            let pages = pages.map_err(|error| pictures.named(pictures.len() - 1, error))?;
+            if most < pages.len() {
+                return Err(pictures.too_many());
+            }
             if !pages.is_empty() {
                 pictures.all.pop();
                 let several = 1 < pages.len();
@@ -131,11 +152,6 @@ impl<'a> Job<'a> {
                 };
                 pictures.all.extend((1..).zip(pages).map(page));
             }
-        }
-        if MAX_PICTURES < pictures.len() {
-            let message =
-                format!("there are {} pictures, and a request may have {MAX_PICTURES}", pictures.len());
-            return Err(Error::invalid(message).with_param(pictures.param()));
         }
         if 1 < pictures.len() {
             let mut pixels = 0;

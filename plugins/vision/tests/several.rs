@@ -7,7 +7,7 @@ mod support;
 use backplane_testkit::TensorInput;
 use image::ImageFormat;
 use serde_json::json;
-use support::{Reader, base64, file, page, plugin, tiff_of};
+use support::{Reader, base64, file, page, plugin, tiff_of, tiff_over};
 
 #[test]
 fn each_page_and_each_file_has_a_piece_of_its_own() {
@@ -46,6 +46,12 @@ fn each_page_and_each_file_has_a_piece_of_its_own() {
         (vec![&narrow[..]], "image", "page 2: "),
         (vec![&png[..], &narrow], "images[1]", "page 2 of `images[1]`: "),
         (vec![&png[..]; 65], "images", "there are 65 pictures"),
+        (vec![&tiff_over(2, &[0; 4], &[0; 65])], "image", "the file has more pages than the 64"),
+        (
+            vec![&png, &tiff_over(2, &[0; 4], &[0; 63]), &png],
+            "images",
+            "the 3 files have more pages than the 64",
+        ),
     ] {
         let refused = refused(&files);
         assert!(refused.0 == param && refused.1.starts_with(says), "{refused:?}");

@@ -46,13 +46,13 @@ fn opened<'a>(
     Ok(Opened { decoder, format, name, most })
 }
 
-/// Where the pages of a file are; none where its first picture is the only one.
+/// Where the pages of a file are; none where its first picture is the only one. Those beyond `most` and one are not looked for.
 ///
 /// # Errors
 /// When they cannot be told.
-pub fn pages(bytes: &[u8]) -> Result<Vec<u64>> {
+pub fn pages(bytes: &[u8], most: usize) -> Result<Vec<u64>> {
     match image::guess_format(bytes) {
-        Ok(ImageFormat::Tiff) => Ok(tiff::pages(bytes)?),
+        Ok(ImageFormat::Tiff) => Ok(tiff::pages(bytes, most)?),
         _ => Ok(Vec::new()),
     }
 }

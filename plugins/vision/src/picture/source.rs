@@ -56,13 +56,14 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Where the pages of a file are; none where its first picture is the only one.
+    /// Where the pages of a file are; none where its first picture is the only one. Those beyond `most` and one are not looked
+    /// for.
     ///
     /// # Errors
     /// When they cannot be told.
-    pub fn pages(&self) -> Result<Vec<u64>> {
+    pub fn pages(&self, most: usize) -> Result<Vec<u64>> {
         match self {
-            Self::File(bytes) => decode::pages(bytes),
+            Self::File(bytes) => decode::pages(bytes, most),
             Self::Pixels { .. } => Ok(Vec::new()),
         }
     }

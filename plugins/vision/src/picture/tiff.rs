@@ -5,8 +5,10 @@ use backplane_plugin::prelude::*;
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Cursor, Read, Seek, SeekFrom};
 
-/// Pages that are counted; no request may have as many.
-const MAX_PAGES: usize = 4096;
+/// Directories of a file, pages or not, and entries of one. They can overlap, so that the length of a file bounds neither; what
+/// programs write has a tenth of it.
+const MAX_DIRECTORIES: usize = 512;
+const MAX_ENTRIES: u64 = 512;
 /// The tag that says what a picture is for, and the bits of it that say that it is no page: made smaller, a mask.
 const KIND: u64 = 254;
 const NO_PAGE: u64 = 0b101;
@@ -37,10 +39,15 @@ impl<'a> Layout<'a> {
         if self.big { (8, 8, 8, 20) } else { (4, 4, 2, 12) }
     }
 
+    /// How many entries a directory has.
+    fn entries(&self, at: u64) -> Option<u64> {
+        self.number(at, self.lengths().2)
+    }
+
     /// Whether the directory is that of a page, and where the next one stands; 0 for none.
     fn directory(&self, at: u64) -> Option<(bool, u64)> {
         let (_, offset, count, entry) = self.lengths();
-        let entries = self.number(at, count)?;
+        let entries = self.entries(at)?;
         let first = at.checked_add(count)?;
         let next = self.number(first.checked_add(entries.checked_mul(entry)?)?, offset)?;
         let kind =
@@ -55,21 +62,31 @@ impl<'a> Layout<'a> {
 }
 
 /// Where the directories of a TIFF's pages stand, in their order. None where the first is the only one, and of a file that is no
-/// more than its head.
+/// more than its head. Those beyond `most` and one are not looked for.
 ///
 /// # Errors
-/// When a page is missing, or leads back to one before it.
-pub fn pages(bytes: &[u8]) -> Result<Vec<u64>> {
+/// When a page is missing, leads back to one before it, or is described at a length that none is.
+pub fn pages(bytes: &[u8], most: usize) -> Result<Vec<u64>> {
     let layout = Layout::of(bytes);
     let (at, size, ..) = layout.lengths();
     let Some(first) = layout.number(at, size) else { return Ok(Vec::new()) };
     let (mut pages, mut seen, mut next) = (Vec::new(), BTreeSet::new(), first);
-    while next != 0 {
+    while next != 0 && pages.len() <= most {
         if !seen.insert(next) {
             return Err(invalid("the TIFF is damaged: its pages go round in a circle"));
         }
-        if MAX_PAGES < seen.len() {
-            return Err(invalid(format!("the TIFF has more than {MAX_PAGES} pages")));
+        if MAX_DIRECTORIES < seen.len() {
+            let what = "the TIFF has more than";
+            return Err(invalid(format!(
+                "{what} {MAX_DIRECTORIES} pictures, those counted that are no pages"
+            )));
+        }
+        if let Some(entries) = layout.entries(next).filter(|entries| MAX_ENTRIES < *entries) {
+            let message = format!(
+                "the TIFF is damaged: picture {} of it has {entries} tags, and {MAX_ENTRIES} are read",
+                seen.len()
+            );
+            return Err(invalid(message));
         }
         let Some((page, following)) = layout.directory(next) else {
             // Of the first one the decoder says what is wrong.
@@ -176,33 +193,46 @@ mod tests {
     fn pages_are_found_and_small_pictures_of_them_are_none() {
         for (big, little) in [(false, true), (false, false), (true, true), (true, false)] {
             let bytes = file(big, little, &[2, 1, 2, 0, 4]);
-            let found = pages(&bytes).unwrap();
+            let found = pages(&bytes, 64).unwrap();
             assert_eq!(found.len(), 3, "{big} {little} {found:?}");
             let mut begun = Vec::new();
             Beginning::with_page(&bytes, found[1]).read_to_end(&mut begun).unwrap();
-            assert_eq!((begun.len(), pages(&begun).unwrap()), (bytes.len(), found[1..].to_vec()));
+            assert_eq!((begun.len(), pages(&begun, 64).unwrap()), (bytes.len(), found[1..].to_vec()));
             let mut own = Vec::new();
             Beginning::own(&bytes).read_to_end(&mut own).unwrap();
             assert_eq!(own, bytes);
         }
         for only in [&[1][..], &[0], &[0, 1], &[1, 4]] {
-            assert!(pages(&file(false, true, only)).unwrap().is_empty(), "the first is the page: {only:?}");
+            assert!(
+                pages(&file(false, true, only), 64).unwrap().is_empty(),
+                "the first is the page: {only:?}"
+            );
         }
         for second in [&[1, 0][..], &[4, 2, 1]] {
             let bytes = file(false, true, second);
-            assert_eq!(pages(&bytes).unwrap(), [8 + 18], "{second:?}");
+            assert_eq!(pages(&bytes, 64).unwrap(), [8 + 18], "{second:?}");
         }
+    }
+
+    /// Every byte of it may be the beginning of a directory of any length.
+    #[test]
+    fn what_overlaps_is_not_looked_at_again_and_again() {
+        let message = |bytes: &[u8]| pages(bytes, 64).unwrap_err().message;
+        let many = [b"II\x2a\0\x08\0\0\0", &[0xff; 800_000][..]].concat();
+        assert!(message(&many).contains("picture 1 of it has 65535 tags"), "{}", message(&many));
+        assert!(message(&file(true, true, &[1; 513])).contains("more than 512 pictures"));
+        assert_eq!(pages(&file(false, true, &[0; 10_000]), 64).unwrap().len(), 65, "one more, to be refused");
     }
 
     #[test]
     fn a_chain_that_ends_nowhere_is_refused() {
         let bytes = file(false, true, &[2, 2, 2]);
-        let found = pages(&bytes).unwrap();
+        let found = pages(&bytes, 64).unwrap();
         let mut circle = bytes.clone();
         let last = bytes.len() - 4;
         circle[last..].copy_from_slice(&(found[0] as u32).to_le_bytes());
-        assert!(pages(&circle).unwrap_err().message.contains("circle"));
-        assert!(pages(&bytes[..last]).unwrap_err().message.contains("picture 3 of it is missing"));
-        assert!(pages(&bytes[..12]).unwrap().is_empty() && pages(b"II").unwrap().is_empty());
+        assert!(pages(&circle, 64).unwrap_err().message.contains("circle"));
+        assert!(pages(&bytes[..last], 64).unwrap_err().message.contains("picture 3 of it is missing"));
+        assert!(pages(&bytes[..12], 64).unwrap().is_empty() && pages(b"II", 64).unwrap().is_empty());
     }
 }
