@@ -4,7 +4,7 @@ use crate::card::{Section, Sections};
 use crate::fit::{self, Fit, Input, Usual};
 use crate::graph::Graph;
 use crate::range::{count, within};
-use crate::task::{Job, MAX_PICTURES, Task, mean};
+use crate::task::{Job, MAX_PICTURES, Place, Task, mean};
 use backplane_plugin::payload::classify::Label;
 use backplane_plugin::payload::vision_classify::{Chunk as Answer, Params};
 use backplane_plugin::prelude::*;
@@ -79,11 +79,11 @@ impl Task for Classify {
         let pictures = job.pictures(params.image.as_deref(), &params.images, false)?;
         let mut confidences = Vec::new();
         for some in pictures.batches(self.settings.batch) {
-            let fitted = job.fitted(&pictures, some, |picture| self.input.fit(picture))?;
+            let fitted = job.fitted(&pictures, some.clone(), |picture| self.input.fit(picture))?;
             let tensor = job.work(|| self.input.tensor(&fitted))??;
             let output = self.settings.output.as_deref();
-            for numbers in self.graph.rows(job, tensor, output, fitted.len())? {
-                let (answer, confidence) = self.answer(&numbers, top_k as usize)?;
+            for (at, numbers) in some.zip(self.graph.rows(job, tensor, output, fitted.len())?) {
+                let (answer, confidence) = self.answer(pictures.place(at), &numbers, top_k as usize)?;
                 job.request.push_json(&answer)?;
                 confidences.extend(confidence);
             }
@@ -94,7 +94,7 @@ impl Task for Classify {
 
 impl Classify {
     /// What the numbers for one picture say.
-    fn answer(&self, numbers: &[f32], top_k: usize) -> Result<(Answer, Option<f64>)> {
+    fn answer(&self, place: Place, numbers: &[f32], top_k: usize) -> Result<(Answer, Option<f64>)> {
         if numbers.len() != self.labels.len() {
             let odd = format!("gave {} numbers for {} labels", numbers.len(), self.labels.len());
             return Err(self.graph.odd(&odd));
@@ -102,7 +102,8 @@ impl Classify {
         let labels = best(&self.settings.activation.of(numbers), top_k);
         let confidence = labels.first().map(|(_, score)| f64::from(*score));
         let label = |(place, score): (usize, f32)| Label { label: self.labels[place].clone(), score };
-        Ok((Answer { labels: labels.into_iter().map(label).collect(), ..Answer::default() }, confidence))
+        let (Place { image, page }, labels) = (place, labels.into_iter().map(label).collect());
+        Ok((Answer { image, page, labels, ..Answer::default() }, confidence))
     }
 }
 

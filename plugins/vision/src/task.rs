@@ -44,12 +44,23 @@ pub const MAX_PICTURES: usize = 64;
 /// The pictures of a request, not read yet.
 pub struct Pictures<'a> {
     files: Vec<Source<'a>>,
-    all: Vec<Place>,
+    all: Vec<One>,
+    /// Whether an answer says which it is about.
+    listed: bool,
+}
+
+/// Which picture of a request an answer is about, where that is to be said.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The file, from 0.
+    pub image: Option<u32>,
+    /// Of a file with several pages, from 1.
+    pub page: Option<u32>,
 }
 
 /// Where a picture is.
 #[derive(Clone, Copy)]
-struct Place {
+struct One {
     file: usize,
     /// Of a file with several pages, from 1.
     page: Option<usize>,
@@ -60,6 +71,13 @@ struct Place {
 impl Pictures<'_> {
     pub fn len(&self) -> usize {
         self.all.len()
+    }
+
+    /// Which of them this one is.
+    pub fn place(&self, at: usize) -> Place {
+        let One { file, page, .. } = self.all[at];
+        let listed = self.listed || 1 < self.len();
+        Place { image: listed.then_some(file as u32), page: page.map(|page| page as u32) }
     }
 
     /// Their places, so many at a time.
@@ -91,7 +109,7 @@ impl Pictures<'_> {
         if error.details.get("param").is_none_or(|param| param != "image") {
             return error;
         }
-        let Place { file, page, .. } = self.all[at];
+        let One { file, page, .. } = self.all[at];
         let file = (1 < self.files.len()).then(|| format!("images[{file}]"));
         let name = match (&file, page) {
             (None, None) => return error,
@@ -129,14 +147,15 @@ impl<'a> Job<'a> {
     /// When there is none or too many, or one is no picture that can be read within the limits, or all are too large together:
     /// those that are `drawn` sooner, since they are sent back.
     pub fn pictures(&self, image: Option<&str>, images: &[String], drawn: bool) -> Result<Pictures<'_>> {
-        let mut pictures = Pictures { files: Source::all(self.request, image, images)?, all: Vec::new() };
+        let files = Source::all(self.request, image, images)?;
+        let mut pictures = Pictures { files, all: Vec::new(), listed: !images.is_empty() };
         if MAX_PICTURES < pictures.files.len() {
             return Err(pictures.too_many());
         }
         for (file, source) in pictures.files.iter().enumerate() {
             // Each of the files behind it has one at least.
             let most = MAX_PICTURES - pictures.len() - (pictures.files.len() - file - 1);
-            pictures.all.push(Place { file, page: None, directory: None });
+            pictures.all.push(One { file, page: None, directory: None });
             let pages = self.work(|| source.pages(most))?;
             let pages = pages.map_err(|error| pictures.named(pictures.len() - 1, error))?;
             if most < pages.len() {
@@ -145,7 +164,7 @@ impl<'a> Job<'a> {
             if !pages.is_empty() {
                 pictures.all.pop();
                 let several = 1 < pages.len();
-                let page = |(number, directory)| Place {
+                let page = |(number, directory)| One {
                     file,
                     page: several.then_some(number),
                     directory: Some(directory),
@@ -155,7 +174,7 @@ impl<'a> Job<'a> {
         }
         if 1 < pictures.len() {
             let mut pixels = 0;
-            for (at, Place { file, directory, .. }) in pictures.all.iter().enumerate() {
+            for (at, One { file, directory, .. }) in pictures.all.iter().enumerate() {
                 let source = &pictures.files[*file];
                 let needs = self.work(|| source.needs(*directory, &self.limits))?;
                 let needs = needs.map_err(|error| pictures.named(at, error))?;
@@ -175,12 +194,13 @@ impl<'a> Job<'a> {
     pub fn each(
         &self,
         pictures: &Pictures<'_>,
-        answer: impl Fn(&Picture) -> Result<(Chunk, Option<f64>)>,
+        answer: impl Fn(&Picture, Place) -> Result<(Chunk, Option<f64>)>,
     ) -> Result<Done> {
         let mut confidences = Vec::new();
         for at in 0..pictures.len() {
             let picture = self.read(pictures, at)?;
-            let (chunk, confidence) = answer(&picture).map_err(|error| pictures.named(at, error))?;
+            let (chunk, confidence) =
+                answer(&picture, pictures.place(at)).map_err(|error| pictures.named(at, error))?;
             // Who reads the answer may take a while.
             drop(picture);
             self.request.push(&chunk)?;
@@ -207,7 +227,7 @@ impl<'a> Job<'a> {
     }
 
     fn read(&self, pictures: &Pictures<'_>, at: usize) -> Result<Held> {
-        let Place { file, directory, .. } = pictures.all[at];
+        let One { file, directory, .. } = pictures.all[at];
         let source = &pictures.files[file];
         let named = |error| pictures.named(at, error);
         let needs = self.work(|| source.needs(directory, &self.limits))?.map_err(named)?;

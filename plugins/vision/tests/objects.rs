@@ -116,7 +116,10 @@ fn a_detector_is_added_by_the_card_of_the_readme() {
         let answer = instance.submit("vision.detect", &params, vec![]).wait();
         assert!(answer.is_done(), "{:?}", answer.failure());
         let [first, second] = &answer.chunks[..] else { panic!("{:?}", answer.chunks) };
-        assert_eq!((&first.json["width"], &second.json), (&json!(400), &found));
+        let mut listed = found.clone();
+        listed["image"] = json!(1);
+        assert_eq!((&first.json["width"], &first.json["image"]), (&json!(400), &json!(0)));
+        assert_eq!(second.json, listed);
         assert_eq!((first.tensors.len(), second.tensors.len()), (usize::from(draw), usize::from(draw)));
     }
 
@@ -220,6 +223,10 @@ fn a_classifier_says_in_its_card_how_its_numbers_are_made() {
         let best: Vec<&Value> = answer.chunks.iter().map(|chunk| &chunk.json["labels"][0]["label"]).collect();
         // The numbers of the card make every blue larger than any red.
         assert_eq!(best, ["red", "blue", "red"], "{batch}");
+        assert!(
+            (0..3).eq(answer.chunks.iter().map(|chunk| chunk.json["image"].as_u64().unwrap())),
+            "{batch}"
+        );
         assert_eq!(runs.load(Ordering::Relaxed), 3_usize.div_ceil(batch));
     }
 }

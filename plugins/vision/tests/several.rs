@@ -30,6 +30,18 @@ fn each_page_and_each_file_has_a_piece_of_its_own() {
     let images: Vec<String> = [&png, &tiff].map(|file| base64(file)).into();
     let answer = instance.submit("vision.ocr", &json!({"images": images}).to_string(), vec![]).wait();
     assert_eq!(answer.chunks.len(), 4, "{:?}", answer.failure());
+    // Each says which it is about.
+    let places: Vec<_> = answer
+        .chunks
+        .iter()
+        .map(|chunk| (chunk.json["image"].as_u64(), chunk.json["page"].as_u64()))
+        .collect();
+    let tiff_page = |page| (Some(1), Some(page));
+    assert_eq!(places, [(Some(0), None), tiff_page(1), tiff_page(2), tiff_page(3)]);
+    for (params, image) in [(json!({"images": [images[0]]}), Some(0)), (json!({"image": images[0]}), None)] {
+        let answer = instance.submit("vision.ocr", &params.to_string(), vec![]).wait().json();
+        assert_eq!((answer["image"].as_u64(), answer.get("page")), (image, None), "{answer}");
+    }
 
     // What is wrong with one is told by its place.
     let refused = |files: &[&[u8]]| read(files).unwrap_err();

@@ -30,6 +30,12 @@ pub struct Params {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Chunk {
+    /// Which file of the request it is in, from 0. Absent where the request has one picture, and not as `images`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<u32>,
+    /// Which page of the file, from 1. Absent where the file has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page: Option<u32>,
     /// The labels, likeliest first.
     pub labels: Vec<Label>,
     /// What we do not know.

@@ -35,6 +35,12 @@ pub struct Params {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Chunk {
+    /// Which file of the request it is in, from 0. Absent where the request has one picture, and not as `images`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<u32>,
+    /// Which page of the file, from 1. Absent where the file has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page: Option<u32>,
     /// Width of the picture in pixels, as it is meant to be seen: after the turn that its file asks for.
     pub width: u32,
     /// Its height.

@@ -12,7 +12,7 @@ use crate::fit::{self, Fit, Fitted, Input, Usual};
 use crate::graph::Graph;
 use crate::picture::Picture;
 use crate::range::{count, fraction, within};
-use crate::task::{Job, MAX_PICTURES, Task, mean};
+use crate::task::{Job, MAX_PICTURES, Place, Task, mean};
 use backplane_plugin::payload::vision_detect::{Chunk as Answer, Object, Params};
 use backplane_plugin::prelude::*;
 use boxes::{Edges, Found, suppress};
@@ -117,7 +117,7 @@ impl Detect {
     }
 
     /// What was found in a picture of this size.
-    fn answer(&self, [width, height]: [u32; 2], found: &[Found]) -> Answer {
+    fn answer(&self, place: Place, [width, height]: [u32; 2], found: &[Found]) -> Answer {
         let object = |one: &Found| {
             let edges = one.edges.within(width, height);
             Object {
@@ -127,7 +127,9 @@ impl Detect {
                 edges: [edges.left, edges.top, edges.right, edges.bottom],
             }
         };
-        Answer { width, height, objects: found.iter().map(object).collect(), ..Answer::default() }
+        let Place { image, page } = place;
+        let objects = found.iter().map(object).collect();
+        Answer { image, page, width, height, objects, ..Answer::default() }
     }
 }
 
@@ -162,10 +164,10 @@ impl Task for Detect {
         let draw = params.draw == Some(true);
         let pictures = job.pictures(params.image.as_deref(), &params.images, draw)?;
         if draw {
-            return job.each(&pictures, |picture| {
+            return job.each(&pictures, |picture, place| {
                 let fitted = job.work(|| self.input.fit(picture))??;
                 let found = self.found(job, &[&fitted], &asked)?.concat();
-                let answer = self.answer([picture.width(), picture.height()], &found);
+                let answer = self.answer(place, [picture.width(), picture.height()], &found);
                 let drawn = job.work(|| drawn(picture, &answer.objects))??;
                 Ok((Chunk::json(&answer)?.tensor(drawn), confidence(&answer)))
             });
@@ -173,11 +175,11 @@ impl Task for Detect {
         let mut confidences = Vec::new();
         for some in pictures.batches(self.settings.batch) {
             let fit = |picture: &Picture| Ok(([picture.width(), picture.height()], self.input.fit(picture)?));
-            let fitted = job.fitted(&pictures, some, fit)?;
+            let fitted = job.fitted(&pictures, some.clone(), fit)?;
             let found =
                 self.found(job, &fitted.iter().map(|(_, fitted)| fitted).collect::<Vec<_>>(), &asked)?;
-            for ((size, _), found) in fitted.iter().zip(&found) {
-                let answer = self.answer(*size, found);
+            for ((at, (size, _)), found) in some.zip(&fitted).zip(&found) {
+                let answer = self.answer(pictures.place(at), *size, found);
                 job.request.push_json(&answer)?;
                 confidences.extend(confidence(&answer));
             }

@@ -14,7 +14,7 @@ use crate::draw::{Canvas, Mark};
 use crate::graph::Graph;
 use crate::picture::Picture;
 use crate::range::{count, fraction, within};
-use crate::task::{Job, Task, mean};
+use crate::task::{Job, Place, Task, mean};
 use area::{MAX_PIXELS, Sums};
 use backplane_plugin::Answer as Given;
 use backplane_plugin::payload::vision_faces::{Chunk as Answer, Face, Landmarks, Params};
@@ -268,7 +268,13 @@ impl Task for Faces {
         let min_size = count("min_size", params.min_size, self.settings.min_size, u32::MAX)?.max(CELL);
         let draw = params.draw == Some(true);
         let pictures = job.pictures(params.image.as_deref(), &params.images, draw)?;
-        job.each(&pictures, |picture| self.look_for(job, picture, min_score, min_size, draw))
+        job.each(&pictures, |picture, place| {
+            let (faces, drawn) = self.look_for(job, picture, min_score, min_size, draw)?;
+            let confidence = mean(&faces.iter().map(|face| f64::from(face.score)).collect::<Vec<_>>());
+            let (Place { image, page }, width, height) = (place, picture.width(), picture.height());
+            let answer = Answer { image, page, width, height, faces, ..Answer::default() };
+            Ok((drawn.into_iter().fold(Chunk::json(&answer)?, Chunk::tensor), confidence))
+        })
     }
 }
 
@@ -280,7 +286,7 @@ impl Faces {
         min_score: f32,
         min_size: u32,
         draw: bool,
-    ) -> Result<(Chunk, Option<f64>)> {
+    ) -> Result<(Vec<Face>, Option<Tensor>)> {
         // A larger picture has its smallest faces in pixels to spare.
         let pixels = u64::from(picture.width()) * u64::from(picture.height());
         let scale = (MAX_PIXELS as f64 / pixels as f64).sqrt().min(1.0);
@@ -311,11 +317,8 @@ impl Faces {
             }
         };
         let faces: Vec<Face> = named.iter().map(face).filter(|face| face.score >= min_score).collect();
-        let confidence = mean(&faces.iter().map(|face| f64::from(face.score)).collect::<Vec<_>>());
         let drawn = if draw { Some(job.work(|| drawn(picture, &faces))??) } else { None };
-        let answer = Answer { width: picture.width(), height: picture.height(), faces, ..Answer::default() };
-        let chunk = drawn.into_iter().fold(Chunk::json(&answer)?, Chunk::tensor);
-        Ok((chunk, confidence))
+        Ok((faces, drawn))
     }
 }
 

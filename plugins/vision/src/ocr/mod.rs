@@ -23,7 +23,7 @@ mod turn;
 use crate::card::{Section, Sections};
 use crate::picture::Picture;
 use crate::range::within;
-use crate::task::{Job, Task};
+use crate::task::{Job, Place, Task};
 use backplane_plugin::payload::ocr::{Chunk as Answer, Line, Params};
 use backplane_plugin::prelude::*;
 use boxes::Quad;
@@ -128,7 +128,21 @@ impl Task for Ocr {
         // A line that was not found but given is no mistake of the finder's: as with RapidOCR, it stays, however uncertain.
         let min_score = min_score(&params, if detect { self.settings.min_score } else { 0.0 })?;
         let pictures = job.pictures(params.image.as_deref(), &params.images, false)?;
-        job.each(&pictures, |picture| self.read(job, picture, &params, turns, min_score))
+        job.each(&pictures, |picture, Place { image, page }| {
+            let lines = self.read(job, picture, &params, turns, min_score)?;
+            let confidence = confidence(&lines);
+            let answer = Answer {
+                image,
+                page,
+                width: picture.width(),
+                height: picture.height(),
+                text: layout::text(&lines),
+                markdown: layout::markdown(&lines),
+                lines,
+                ..Answer::default()
+            };
+            Ok((Chunk::json(&answer)?, confidence))
+        })
     }
 }
 
@@ -140,12 +154,12 @@ impl Ocr {
         params: &Params,
         turns: Option<&turn::Turner>,
         min_score: f32,
-    ) -> Result<(Chunk, Option<f64>)> {
+    ) -> Result<Vec<Line>> {
         let mut found = self.find(job, picture, params.detect.unwrap_or(true))?;
         if let Some(turner) = turns {
             turner.turn(job, found.iter_mut().map(|line| &mut line.crop).collect())?;
         }
-        let lines = if params.recognize.unwrap_or(true) {
+        Ok(if params.recognize.unwrap_or(true) {
             let texts = self.reader.read(job, &found.iter().map(|line| &line.crop).collect::<Vec<_>>())?;
             let words = params.words.unwrap_or_default();
             let line = |(found, text): (&Found, read::Read)| Line {
@@ -161,18 +175,8 @@ impl Ocr {
             found.iter().zip(texts).map(line).filter(|line| line.score >= min_score).collect()
         } else {
             let line = |line: Found| Line { corners: line.corners, score: line.score, ..Line::default() };
-            found.into_iter().map(line).collect::<Vec<_>>()
-        };
-        let confidence = confidence(&lines);
-        let answer = Answer {
-            width: picture.width(),
-            height: picture.height(),
-            text: layout::text(&lines),
-            markdown: layout::markdown(&lines),
-            lines,
-            ..Answer::default()
-        };
-        Ok((Chunk::json(&answer)?, confidence))
+            found.into_iter().map(line).collect()
+        })
     }
 }
 
