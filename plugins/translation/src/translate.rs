@@ -20,6 +20,8 @@ use std::sync::atomic::Ordering;
 const TEXTS: usize = 1000;
 /// Most alternatives to a translation.
 const ALTERNATIVES: u32 = 5;
+/// Why a text is refused that no chat model could translate anything of.
+const UNTRANSLATED: &str = "untranslated";
 
 /// A model that translates.
 pub struct Translator {
@@ -75,28 +77,32 @@ impl Translator {
         // What is left is the same for each of them.
         let texts = std::mem::take(&mut params.text);
         let (mut confidence, mut usage) = (1.0_f64, backplane_plugin::payload::Usage::default());
+        let as_it_is = |text: &String, confidence| Translation {
+            text: text.clone(),
+            engine: "none".to_owned(),
+            confidence,
+            ..Translation::default()
+        };
+        // Texts that nothing was done of wait for one that something was done of: an error must come before any answer.
+        let mut waiting = Vec::new();
+        let (mut refused, mut any) = (None, false);
         for (text, (source, detected)) in texts.iter().zip(sources) {
-            let mut translation = if source == target {
-                Translation {
-                    text: text.clone(),
-                    engine: "none".to_owned(),
-                    confidence: 1.0,
-                    ..Translation::default()
+            let pair = Pair { from: source, to: target };
+            let answer = match self.models.serving(pair) {
+                _ if source == target => Ok(as_it_is(text, 1.0)),
+                Some(model) => ask(model, pair, text, &params, request),
+                None => {
+                    self.text(text, format, &rules, pair, params.alternatives.unwrap_or(0), request, counters)
                 }
-            } else {
-                let pair = Pair { from: source, to: target };
-                match self.models.serving(pair) {
-                    Some(model) => ask(model, pair, text, &params, request)?,
-                    None => self.text(
-                        text,
-                        format,
-                        &rules,
-                        pair,
-                        params.alternatives.unwrap_or(0),
-                        request,
-                        counters,
-                    )?,
+            };
+            let is_done = answer.is_ok();
+            let mut translation = match answer {
+                // The other texts are not lost for it.
+                Err(error) if error.reason.as_deref() == Some(UNTRANSLATED) && 1 < texts.len() => {
+                    refused.get_or_insert(error);
+                    Translation { untranslated: 1, ..as_it_is(text, 0.0) }
                 }
+                answer => answer?,
             };
             translation.source = source.code.to_owned();
             if params.target != target.code {
@@ -107,7 +113,18 @@ impl Translator {
             confidence = confidence.min(translation.confidence * detected.unwrap_or(1.0));
             usage.prompt_tokens += crate::words(text);
             usage.completion_tokens += crate::words(&translation.text);
-            request.push_json(&Answer { translations: vec![translation], ..Answer::default() })?;
+            waiting.push(translation);
+            any |= is_done;
+            if any {
+                for translation in waiting.drain(..) {
+                    request.push_json(&Answer { translations: vec![translation], ..Answer::default() })?;
+                }
+            }
+        }
+        if let Some(error) = refused
+            && !any
+        {
+            return Err(error);
         }
         Ok(Done { usage: Some(usage), confidence: Some(confidence) })
     }
@@ -252,10 +269,7 @@ fn nothing_done(pair: Pair, failures: &str) -> Error {
          the order in which they are to be asked, as `chat_model` in [plugins.settings.\"dev.backplane.translation\"]",
         pair.from.name, pair.from.code, pair.to.name, pair.to.code
     );
-    of_pair(
-        Error::new(Code::FailedPrecondition, message).with_reason("untranslated").with_param("text"),
-        pair,
-    )
+    of_pair(Error::new(Code::FailedPrecondition, message).with_reason(UNTRANSLATED).with_param("text"), pair)
 }
 
 /// With the pair by its codes, of which the source may have been detected.

@@ -179,6 +179,33 @@ fn what_no_chat_model_can_do_is_an_error_that_names_each() {
     assert_eq!(&*failure.reason, "language_pair_not_found");
 }
 
+/// What was done of the others was paid for.
+#[test]
+fn a_text_that_no_chat_model_can_do_is_answered_as_it_was_among_others() {
+    let long = "A very long sentence about the friend of my brother, who has lived in another town by the sea for many years, \
+                and who comes to see us when the winter is over.";
+    let models = Models::new(&json!("better"));
+    let ask = |texts: Value| translate(&models.0, &json!({"text": texts, "source": "en", "target": "es"}));
+    for (texts, expected) in [
+        (json!([HOUSE, HOUSE, long]), json!([CASA, CASA, long])),
+        (json!([long, HOUSE, long]), json!([long, CASA, long])),
+        (json!([long, "1"]), json!([long, "1"])),
+    ] {
+        let translations = ask(texts.clone()).unwrap();
+        let found: Vec<_> = translations.iter().map(|translation| translation["text"].clone()).collect();
+        assert_eq!(json!(found), expected);
+        for translation in &translations {
+            let is_done = translation["text"] != long;
+            let untranslated = if is_done { Value::Null } else { json!(1) };
+            assert_eq!(translation["untranslated"], untranslated, "{translation}");
+            assert!(is_done || translation["confidence"].as_f64().unwrap() <= 0.5, "{translation}");
+        }
+    }
+    for texts in [json!([long]), json!([long, long])] {
+        assert_eq!(ask(texts).unwrap_err().reason, "untranslated");
+    }
+}
+
 #[test]
 fn a_model_that_can_do_nothing_of_a_text_is_asked_for_no_more_of_it() {
     let sentences = |count: usize| (0..count).map(|n| format!("The {}house is old.\n", "very ".repeat(n)));
