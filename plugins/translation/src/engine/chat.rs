@@ -59,15 +59,17 @@ impl Seen {
     }
 
     fn answers(&mut self, asked: &str, model: String) {
-        if !self.answered.iter().any(|(_, known)| *known == model) {
-            self.answered.push((asked.to_owned(), model));
+        let answer = (asked.to_owned(), model);
+        if !self.answered.contains(&answer) {
+            self.answered.push(answer);
         }
     }
 
     fn fails(&mut self, asked: &str, model: &str, how: How) {
         // What is kept can be kept from it: the sentence is asked for piece by piece.
         let one = usize::from(!matches!(how, How::Flawed(Flaw::Kept)));
-        match self.failed.iter_mut().find(|failed| failed.model == model) {
+        // One model may be asked by two names, and one name may lead to two models.
+        match self.failed.iter_mut().find(|failed| failed.asked == asked && failed.model == model) {
             Some(failed) => (failed.how, failed.sentences) = (how, failed.sentences + one),
             None => {
                 let (asked, model) = (asked.to_owned(), model.to_owned());
@@ -77,8 +79,9 @@ impl Seen {
     }
 
     fn is_hopeless(&self, asked: &str) -> bool {
-        let fails = |failed: &Failed| failed.asked == asked && HOPELESS <= failed.sentences;
-        self.failed.iter().any(fails) && !self.answered.iter().any(|(answered, _)| answered == asked)
+        let failures = self.failed.iter().filter(|failed| failed.asked == asked);
+        HOPELESS <= failures.map(|failed| failed.sentences).sum()
+            && !self.answered.iter().any(|(answered, _)| answered == asked)
     }
 
     /// What each model did wrong, for people; nothing where none did.
@@ -93,8 +96,13 @@ impl Seen {
                 How::Refused(error) => format!("{name} gave no answer: {}", error.message),
             }
         });
-        let told: Vec<String> = told.collect();
-        (!told.is_empty()).then(|| told.join("; "))
+        let mut once: Vec<String> = Vec::new();
+        for told in told {
+            if !once.contains(&told) {
+                once.push(told);
+            }
+        }
+        (!once.is_empty()).then(|| once.join("; "))
     }
 }
 
@@ -407,6 +415,25 @@ mod tests {
 
     fn pair() -> Pair {
         Pair { from: find("en").unwrap(), to: find("es").unwrap() }
+    }
+
+    #[test]
+    fn each_name_that_a_model_is_asked_by_has_a_count_of_its_own() {
+        let mut seen = Seen::default();
+        for _ in 0..HOPELESS {
+            assert!(!seen.is_hopeless("small") && !seen.is_hopeless("alias"));
+            for name in ["small", "alias"] {
+                seen.fails(name, "small", How::Flawed(Flaw::Empty));
+            }
+        }
+        assert!(seen.is_hopeless("small") && seen.is_hopeless("alias"));
+        assert_eq!(seen.failures(pair()).as_deref(), Some("the chat model `small` answered nothing"));
+        // Who could do something is not hopeless, by whichever of its names.
+        for name in ["small", "alias"] {
+            seen.answers(name, "small".to_owned());
+            assert!(!seen.is_hopeless(name), "{name}");
+        }
+        assert_eq!(seen.models(), ["small"]);
     }
 
     #[test]
