@@ -73,6 +73,12 @@ impl Translator {
             payload::Format::Html => Format::Html,
             payload::Format::Subtitles => Format::Subtitles,
         };
+        for (at, text) in params.text.iter().enumerate() {
+            if let Some(flaw) = format.flaw(text) {
+                let param = if params.text.len() == 1 { "text".to_owned() } else { format!("text[{at}]") };
+                return Err(Error::invalid(format!("`{param}` {flaw}")).with_param(param));
+            }
+        }
         let sources = sources(&params, target, request)?;
         // What is left is the same for each of them.
         let texts = std::mem::take(&mut params.text);

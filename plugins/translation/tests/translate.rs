@@ -241,3 +241,22 @@ fn a_translation_that_is_half_one_is_not_sure() {
     assert_eq!((&translation["untranslated"], &translation["models"]), (&json!(1), &json!(["better"])));
     assert!(translation["confidence"].as_f64().unwrap() <= 0.5, "{translation}");
 }
+
+#[test]
+fn subtitles_have_a_cue_and_may_end_their_lines_by_a_return() {
+    let models = Models::new(&json!("better"));
+    let ask = |texts: Value| {
+        let params = json!({"text": texts, "source": "en", "target": "es", "format": "subtitles"});
+        translate(&models.0, &params)
+    };
+    let cue = |text: &str| format!("WEBVTT\r\r00:01.000 --> 00:02.000\r{text}\r\rNOTE {HOUSE}\r");
+    assert_eq!(ask(json!([cue(HOUSE)])).unwrap()[0]["text"], cue(CASA));
+    models.asked();
+    for (texts, param) in [(json!([HOUSE]), "text"), (json!([cue(HOUSE), HOUSE]), "text[1]")] {
+        let failure = ask(texts).unwrap_err();
+        assert_eq!((failure.code, &failure.details["param"]), (Code::InvalidArgument as i32, &json!(param)));
+        assert!(failure.message.contains("00:00:01,000 --> 00:00:02,500"), "{}", failure.message);
+    }
+    // Before any work.
+    assert!(models.asked().is_empty());
+}

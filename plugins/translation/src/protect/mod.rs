@@ -56,6 +56,13 @@ impl Format {
         }
     }
 
+    /// Why a text is none of these.
+    pub fn flaw(self, text: &str) -> Option<&'static str> {
+        (self == Format::Subtitles && !subtitles::has_cue(text)).then_some(
+            "has no subtitle in it: the times of one stand in a line such as `00:00:01,000 --> 00:00:02,500`, and what it says below",
+        )
+    }
+
     /// Words of an engine, as they may stand here; `None` if they would be more than words. `source` is what they translate.
     fn tame(self, words: &str, source: &str) -> Option<String> {
         let words = match self {

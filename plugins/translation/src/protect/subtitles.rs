@@ -9,21 +9,50 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 /// What sets the times of a cue apart.
-pub const ARROW: &str = "-->";
+const ARROW: &str = "-->";
+
+/// Whether a line has the times of a cue: `00:00:01,000 --> 00:00:02,500`, with whatever says where it is shown.
+fn is_times(line: &str) -> bool {
+    let Some((from, to)) = line.split_once(ARROW) else { return false };
+    let is_time = |c: char| c.is_ascii_digit() || c == ' ' || ":.,".contains(c);
+    let from = from.trim();
+    from.contains(':')
+        && from.chars().all(is_time)
+        && to.trim_start().starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// Lines with their ends: `\r\n`, `\n`, or `\r` alone, which WebVTT allows.
+fn lines(mut rest: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let end = match rest.find(['\r', '\n']) {
+            Some(at) if rest[at..].starts_with("\r\n") => at + 2,
+            Some(at) => at + 1,
+            None => rest.len(),
+        };
+        let (line, behind) = rest.split_at(end);
+        rest = behind;
+        (!line.is_empty()).then_some(line)
+    })
+}
+
+/// Whether there is a cue at all.
+pub fn has_cue(text: &str) -> bool {
+    lines(text).any(is_times)
+}
 
 /// The units of subtitles: what each cue says, and of a dialogue what each says.
 pub fn units(text: &str, rules: &Rules, over: &dyn Fn() -> bool) -> Vec<Unit> {
     let mut units = Vec::new();
     let mut says: Option<Range<usize>> = None;
     let mut at = 0;
-    for line in text.split_inclusive('\n') {
+    for line in lines(text) {
         if over() {
             break;
         }
         let end = at + line.len();
         says = match says {
             // After its times, until a line is empty.
-            _ if line.contains(ARROW) => {
+            _ if is_times(line) => {
                 push(&mut units, text, says, rules, over);
                 Some(end..end)
             }
@@ -70,4 +99,29 @@ pub fn is_harmful(words: &str) -> bool {
         || words.contains(ARROW)
         || words.trim_start().starts_with(['-', '\u{2013}', '\u{2014}'])
         || words.contains("{\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_end_as_webvtt_has_them() {
+        let split = |text| lines(text).collect::<Vec<_>>();
+        assert_eq!(split("a\r\nb\rc\nd\r\r\n\r"), ["a\r\n", "b\r", "c\n", "d\r", "\r\n", "\r"]);
+        assert_eq!(split("\r\n\n"), ["\r\n", "\n"]);
+        assert_eq!(split(""), [""; 0]);
+    }
+
+    #[test]
+    fn times_make_a_cue() {
+        for times in
+            ["00:01.000 --> 00:02.000 line:0", "1:00:01,0-->1:00:02,0", " 00:00:01,000 -->  00:00:02,000\r"]
+        {
+            assert!(has_cue(&format!("1\n{times}\nHi.\n")), "{times}");
+        }
+        for text in ["", "Hello.\n", "WEBVTT\n", "a --> b", "9 --> 10", "It is 9:00 --> 10:00"] {
+            assert!(!has_cue(text), "{text}");
+        }
+    }
 }
