@@ -14,6 +14,7 @@ use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
 };
 use actix_web::{HttpRequest, HttpResponse, web};
+use backplane::payload::{chat, complete};
 use backplane::{Answer, Caller, Error, ErrorCode, Host, Reply, Request, Result, Tensor};
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
@@ -191,21 +192,29 @@ impl Call {
     /// JSON with the headers that tell of an answer.
     pub(crate) fn answer(
         &self,
+        capability: &str,
         answer: &Answer,
         ignored: &[String],
         body: &impl Serialize,
     ) -> Result<HttpResponse> {
         let mut response = json(body)?;
-        self.tell(answer, ignored, response.headers_mut());
+        self.tell(capability, answer, ignored, response.headers_mut());
         Ok(response)
     }
 
     /// Writes the headers that tell of an answer.
-    pub(crate) fn tell(&self, answer: &Answer, ignored: &[String], headers: &mut HeaderMap) {
+    pub(crate) fn tell(
+        &self,
+        capability: &str,
+        answer: &Answer,
+        ignored: &[String],
+        headers: &mut HeaderMap,
+    ) {
         head::route(&answer.route, answer.cache, headers);
         crate::limits::write(&answer.limits, headers);
         head::confidence(answer.done.confidence.or(answer.route.confidence), headers);
-        let generated = 0 < answer.done.usage.completion_tokens;
+        // Others count words as tokens.
+        let generated = matches!(capability, chat::CAPABILITY | complete::CAPABILITY);
         head::timing(&answer.done.timing, generated, self.started.elapsed(), headers);
         head::ignored(ignored, headers);
     }

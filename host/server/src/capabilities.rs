@@ -225,7 +225,7 @@ pub(crate) async fn call(mut call: Call) -> Result<HttpResponse> {
     }
     let answer = call.ask(asked).await?;
     let mut response = whole(&answer, as_binary)?;
-    call.tell(&answer, &ignored, response.headers_mut());
+    call.tell(&name, &answer, &ignored, response.headers_mut());
     Ok(response)
 }
 

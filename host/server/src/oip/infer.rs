@@ -70,7 +70,7 @@ pub(crate) async fn infer(mut call: Call) -> Result<HttpResponse> {
     let response =
         InferResponse { model_name: &model.name, model_version: VERSION, id: request.id.as_deref(), outputs };
     let mut response = assemble(&response, &tensors)?;
-    call.tell(&answer, &ignored, response.headers_mut());
+    call.tell(payload::CAPABILITY, &answer, &ignored, response.headers_mut());
     Ok(response)
 }
 

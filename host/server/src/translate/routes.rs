@@ -131,7 +131,7 @@ pub(crate) async fn translate(mut call: Call) -> Result<HttpResponse> {
         }),
         alternatives: (alternatives > 0).then(|| each(|text| text.alternatives.clone().into())),
     };
-    call.answer(&answer, &ignored, &body)
+    call.answer(translate::CAPABILITY, &answer, &ignored, &body)
 }
 
 /// What is to be translated.
@@ -248,7 +248,7 @@ pub(crate) async fn detect(mut call: Call) -> Result<HttpResponse> {
         // As LibreTranslate says of what has no letters.
         body.push(Detected { confidence: 0.0, language: "en".to_owned() });
     }
-    call.answer(&answer, &ignored, &body)
+    call.answer(detect::CAPABILITY, &answer, &ignored, &body)
 }
 
 /// `GET /languages`. Without a key: what can be translated is no secret, and clients ask before they have one.
@@ -328,7 +328,7 @@ pub(crate) async fn translate_file(mut call: Call) -> Result<HttpResponse> {
     );
     let url = format!("{}/download_file/{name}", call.own_url());
     call.files().put(name, text.into(), Instant::now());
-    call.answer(&answer, &ignored, &TranslatedFile { translated_file_url: url })
+    call.answer(translate::CAPABILITY, &answer, &ignored, &TranslatedFile { translated_file_url: url })
 }
 
 /// `GET /download_file/{name}`: whoever knows the name may have it, as a browser that follows the link does.

@@ -128,10 +128,10 @@ async fn ask<P: JsonSchema>(mut call: Call, capability: &str, several: Several) 
     let model = answer.route.model.to_string();
     // A file may have had several pages.
     if several == Several::Each && (listed || 1 < results.len()) {
-        return call.answer(&answer, &[], &Told { model, answer: json!({ "results": results }) });
+        return call.answer(capability, &answer, &[], &Told { model, answer: json!({ "results": results }) });
     }
     let result = if results.is_empty() { Map::new() } else { results.swap_remove(0) };
-    call.answer(&answer, &[], &Told { model, answer: result })
+    call.answer(capability, &answer, &[], &Told { model, answer: result })
 }
 
 /// The pieces of an answer, each with its tensors as members.

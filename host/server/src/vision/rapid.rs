@@ -104,5 +104,5 @@ pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
         (index, line)
     };
     let lines: BTreeMap<usize, Line> = read.lines.into_iter().enumerate().map(line).collect();
-    call.answer(&answer, &ignored, &lines)
+    call.answer(ocr::CAPABILITY, &answer, &ignored, &lines)
 }

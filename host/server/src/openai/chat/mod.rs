@@ -32,5 +32,5 @@ pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
     }
     let answer = call.ask(request).await.map_err(|error| too_long(error, "messages"))?;
     let body = answer::whole(&call.id, &answer, telling)?;
-    call.answer(&answer, &ignored, &body)
+    call.answer(CAPABILITY, &answer, &ignored, &body)
 }

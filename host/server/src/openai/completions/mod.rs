@@ -41,7 +41,7 @@ pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
     let answers = asked.map_err(|error| too_long(error, "prompt"))?;
     let body = answer::whole(&call.id, &answers, telling)?;
     match answers.first() {
-        Some(first) => call.answer(first, &ignored, &body),
+        Some(first) => call.answer(CAPABILITY, first, &ignored, &body),
         None => crate::call::json(&body),
     }
 }

@@ -21,5 +21,5 @@ pub(crate) async fn create(mut call: Call) -> Result<HttpResponse> {
     let request = call.request(CAPABILITY, model, &params, Vec::new(), &options)?;
     let answer = call.ask(request).await.map_err(|error| too_long(error, "input"))?;
     let (numbers, dimensions) = wire::vectors(&answer, inputs)?;
-    call.answer(&answer, &ignored, &wire::Embeddings::of(&answer, &numbers, dimensions, encoding))
+    call.answer(CAPABILITY, &answer, &ignored, &wire::Embeddings::of(&answer, &numbers, dimensions, encoding))
 }
