@@ -238,7 +238,9 @@ fn what_is_listed_is_served_and_nothing_else() {
     let mut knows: toml::Table = says.parse().unwrap();
     knows.insert("languages".to_owned(), toml::Value::try_from(["de", "en", "fr"]).unwrap());
     std::fs::write(&card, knows.to_string()).unwrap();
-    let chosen = "[plugins.settings.\"dev.backplane.translation\"]\nchat_model = \"qwen2.5-coder:0.5b\"\n";
+    // A route, by another name.
+    let chosen = "[models.aliases]\ngood = \"best\"\n[models.routes.\"best\"]\nmodels = [\"smollm2\", \"qwen2.5-coder:0.5b\"]\n\
+                  [plugins.settings.\"dev.backplane.translation\"]\nchat_model = \"good\"\n";
     for (state, settings, listed) in [
         (
             state,
@@ -276,6 +278,25 @@ fn what_is_listed_is_served_and_nothing_else() {
         let said = json_of(server, body);
         let refused = "Italian (it) is not available as a target language from German (de)";
         assert_eq!(said, (400, json!({"error": refused})));
+        let body = json!({"q": ["The house is big and white, and the city is far from here.", "Mein Bruder wohnt in einem großen Haus am See."],
+                          "source": "auto", "target": "es"});
+        let (status, answer) = json_of(server, body);
+        let refused = "q[1]: Spanish (es) is not available as a target language from German (de)";
+        assert_eq!((status, &answer["error"]), (400, &json!(refused)));
+        // Codes in other forms.
+        for (source, target) in
+            [("en-US", "gl"), ("EN", "gl"), ("en", "gl-ES"), ("en", "zt"), ("en_GB", "ZH-tw")]
+        {
+            let body = json!({"q": "The house is big.", "source": source, "target": target});
+            let (status, answer) = json_of(server, body);
+            let said = answer["error"].as_str().unwrap();
+            assert!(
+                status == 400 && said.contains(" is not available as a target language from English (en)"),
+                "{said}"
+            );
+        }
+        let body = json!({"q": "The house", "source": "EN-us", "target": "es-MX"});
+        assert_eq!(json_of(server, body).1["translatedText"], "La casa");
     }
 }
 

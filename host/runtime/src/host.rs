@@ -347,6 +347,18 @@ impl Host {
         health
     }
 
+    /// The models that a request for `asked` may go to, in their order: by name, alias, route, or `"*"`.
+    pub fn models_of(&self, asked: &str) -> Vec<ModelInfo> {
+        let table = self.0.parts.router.table();
+        let names = match table.resolve(asked) {
+            Some(Target::Model(name)) => vec![name.to_string()],
+            Some(Target::Route(_, cascade)) => cascade.models.clone(),
+            None => Vec::new(),
+        };
+        drop(table);
+        names.iter().filter_map(|name| self.model(name)).collect()
+    }
+
     /// The recorder; `render()` gives the Prometheus text.
     pub fn metrics(&self) -> &Metrics {
         &self.0.parts.metrics

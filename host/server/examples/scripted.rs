@@ -5,7 +5,7 @@
 //! word by word, as far as `max_tokens` allows: a word is a token. `embed` and `tensor.infer` compute something small. `test.unforeseen` is a capability that no host
 //! has heard of; `vision.ocr` and its sisters give back what they were asked, too. `acme/script:2` says that it sees.
 
-use backplane_plugin::payload::{FinishReason, Usage, chat, complete, embed, tensor};
+use backplane_plugin::payload::{FinishReason, Usage, chat, complete, embed, languages, tensor, translate};
 use backplane_plugin::prelude::*;
 use backplane_plugin::serde::Deserialize;
 use std::time::Duration;
@@ -92,6 +92,8 @@ impl Model for Opened {
             complete::CAPABILITY => answer_complete(request),
             embed::CAPABILITY => answer_embed(request),
             tensor::CAPABILITY => answer_tensors(request),
+            translate::CAPABILITY => answer_translate(request),
+            languages::CAPABILITY => answer_languages(),
             _ => answer_unforeseen(request),
         }))
     }
@@ -244,6 +246,28 @@ fn answer_unforeseen(request: &Request) -> Result<Done> {
     Ok(Done::new().confidence(0.75))
 }
 
+/// In capitals, and with a word counted as a token.
+fn answer_translate(request: &Request) -> Result<Done> {
+    let params: translate::Params = request.params()?;
+    let translation = |text: &String| translate::Translation {
+        text: text.to_uppercase(),
+        source: params.source.clone(),
+        engine: "capitals".to_owned(),
+        confidence: 1.0,
+        ..translate::Translation::default()
+    };
+    let translations = params.text.iter().map(translation).collect();
+    request.push_json(&translate::Chunk { translations, ..translate::Chunk::default() })?;
+    let usage = Usage { prompt_tokens: 1, completion_tokens: 1, ..Usage::default() };
+    Ok(Done { usage: Some(usage), ..Done::new() })
+}
+
+/// Late, and without a list.
+fn answer_languages() -> Result<Done> {
+    std::thread::sleep(Duration::from_secs(2));
+    Err(Error::new(Code::NotFound, "there is no list"))
+}
+
 export_plugin!(
     Scripted,
     concat!(
@@ -257,13 +281,15 @@ export_plugin!(
             { name = "embed", version = 1 },
             { name = "tensor.infer", version = 1 },
             { name = "test.unforeseen", version = 1 },
+            { name = "translate", version = 1 },
+            { name = "language.list", version = 1 },
             { name = "vision.classify", version = 1 },
             { name = "vision.detect", version = 1 },
             { name = "vision.embed", version = 1 },
             { name = "vision.ocr", version = 1 },
         ]
         models = [
-            { name = "script", capabilities = ["chat", "complete", "embed", "tensor.infer", "test.unforeseen", "vision.classify", "vision.detect", "vision.embed", "vision.ocr"] },
+            { name = "script", capabilities = ["chat", "complete", "embed", "tensor.infer", "test.unforeseen", "translate", "language.list", "vision.classify", "vision.detect", "vision.embed", "vision.ocr"] },
             { name = "acme/script:2", capabilities = ["chat"], modalities = ["text", "image"] },
         ]
         "#

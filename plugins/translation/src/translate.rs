@@ -239,8 +239,10 @@ impl Translator {
     pub fn list(&self, request: &Request) -> Result<Done> {
         let list: list::Params = request.params()?;
         refuse_unknown::<list::Params>(&list.extra)?;
+        // As a request to translate reads it.
+        let source = languages::find(&list.source).map(Language::in_any_script);
         let language = |from: &'static Language| {
-            let is_wanted = list.source.is_empty() || list.source == from.code;
+            let is_wanted = list.source.is_empty() || source == Some(from.in_any_script());
             let into = |to: &&'static Language| {
                 let served =
                     |engine: &&Arc<dyn Engine>| !engine.is_general() && engine.serves(Pair { from, to });

@@ -12,6 +12,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Files that can be translated, by the end of their names.
@@ -150,21 +152,35 @@ async fn ask(
 ) -> Result<(Answer, Vec<translate::Translation>, bool)> {
     let (source, target) = (fields.required("source")?, fields.required("target")?);
     let auto = source == "auto";
-    let count = asked.texts.len();
+    let texts = asked.texts;
+    let count = texts.len();
+    let model = fields.text("model").map(str::to_owned);
+    // The list is of what is served where no model is named.
+    let list = match model {
+        Some(_) => None,
+        None => served(call, if auto { "" } else { source }, options).await?,
+    };
+    if let Some(list) = &list {
+        let refuse = |source: &str| match list.refused(source, target) {
+            Some((from, to)) if !list.others_may_serve(call, from, to) => Err(words::no_such_pair(from, to)),
+            _ => Ok(()),
+        };
+        if auto {
+            for (at, language) in told(call, list, &texts, options).await? {
+                refuse(&language).map_err(|error| of_text(error, at, count))?;
+            }
+        } else {
+            refuse(source)?;
+        }
+    }
     let params = translate::Params {
-        text: asked.texts,
+        text: texts,
         source: source.to_owned(),
         target: target.to_owned(),
         format: asked.format,
         alternatives: (asked.alternatives > 0).then_some(asked.alternatives),
         ..translate::Params::default()
     };
-    let model = fields.text("model").map(str::to_owned);
-    // The list is of what is served where no model is named.
-    let by_list = model.is_none();
-    if by_list && !auto {
-        refuse_unlisted(call, source, target).await?;
-    }
     let request = call.request(translate::CAPABILITY, model, &params, Vec::new(), options)?;
     let answer = match call.ask(request).await {
         Ok(answer) => answer,
@@ -174,10 +190,13 @@ async fn ask(
                 error.details.get(name).and_then(Value::as_str).unwrap_or(asked).to_owned()
             };
             let (source, target) = (code("source", source), code("target", target));
-            if by_list && auto && error.reason == "untranslated" {
-                refuse_unlisted(call, &source, &target).await?;
+            if let Some(list) = &list
+                && error.reason == "untranslated"
+                && let Some((from, to)) = list.refused(&source, &target)
+            {
+                return Err(words::no_such_pair(from, to));
             }
-            return Err(explain(call, error, &source, &target).await);
+            return Err(explain(call, options, list, error, &source, &target).await);
         }
     };
     let translations: Vec<_> =
@@ -185,9 +204,14 @@ async fn ask(
     if translations.len() != count {
         return Err(Error::internal("the plugin gave another number of translations than it was asked for"));
     }
-    for text in translations.iter().filter(|text| by_list && auto && text.engine == CHAT) {
-        let target = if text.target.is_empty() { target } else { &text.target };
-        refuse_unlisted(call, &text.source, target).await?;
+    // Which language a text is in, and who would answer, may not have been known before.
+    if let Some(list) = list.filter(|list| list.plugin == answer.route.plugin) {
+        for (at, text) in translations.iter().enumerate().filter(|(_, text)| text.engine == CHAT) {
+            let target = if text.target.is_empty() { target } else { &text.target };
+            if let Some((from, to)) = list.refused(&text.source, target) {
+                return Err(of_text(words::no_such_pair(from, to), at, count));
+            }
+        }
     }
     Ok((answer, translations, auto))
 }
@@ -195,32 +219,74 @@ async fn ask(
 /// The engine that is asked for whatever pair no other serves.
 const CHAT: &str = "chat";
 
-/// Refuses what `/languages` does not list, so that a client can believe it. Codes that are none of the list's are the plugin's
-/// to judge.
-async fn refuse_unlisted(call: &Call, source: &str, target: &str) -> Result<()> {
-    let list = served(call, source).await.map_err(words::failed)?;
-    let named = |code: &str| list.languages.iter().find(|language| language.code == code);
-    match (named(source), named(target)) {
-        (Some(from), Some(to)) if source != target && !from.targets.contains(&to.code) => {
-            Err(words::no_such_pair(from, to))
-        }
-        _ => Ok(()),
+/// An error of one text, which is named where there are several.
+fn of_text(mut error: Error, at: usize, count: usize) -> Error {
+    if 1 < count {
+        error.message = format!("q[{at}]: {}", error.message);
+        error.param = Some(format!("q[{at}]"));
     }
+    error
+}
+
+/// The languages of texts as far as they are told from each alone, each with its place: short ones of several are told together,
+/// by who translates.
+async fn told(
+    call: &Call,
+    list: &Served,
+    texts: &[String],
+    options: &Options,
+) -> Result<Vec<(usize, String)>> {
+    let is_long = |text: &str| text.chars().nth(40).is_some();
+    let places: Vec<usize> =
+        (0..).zip(texts).filter(|(_, text)| texts.len() == 1 || is_long(text)).map(|(at, _)| at).collect();
+    let text: Vec<String> = places.iter().filter_map(|at| texts.get(*at).cloned()).collect();
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let params = detect::Params { text, ..detect::Params::default() };
+    let mut request = call.request(detect::CAPABILITY, None, &params, Vec::new(), options)?;
+    request.caller = Caller::internal("languages");
+    let answer = match call.ask(request).await {
+        Ok(answer) => answer,
+        Err(error) if is_over(&error) => return Err(words::failed(error)),
+        // Who translates may know without.
+        Err(_) => return Ok(Vec::new()),
+    };
+    let results = chunks::<detect::Chunk>(&answer)?.into_iter().flat_map(|chunk| chunk.results);
+    let known = |(at, result): (usize, detect::Detected)| {
+        let mut languages = result.languages.into_iter().map(|found| found.language);
+        Some((at, languages.find(|code| list.named(code).is_some())?))
+    };
+    Ok(places.into_iter().zip(results).filter_map(known).collect())
+}
+
+/// Whether nobody waits any more.
+fn is_over(error: &Error) -> bool {
+    matches!(error.code, ErrorCode::Cancelled | ErrorCode::DeadlineExceeded)
 }
 
 /// An error of a plugin in LibreTranslate's words.
-async fn explain(call: &Call, error: Error, source: &str, target: &str) -> Error {
+async fn explain(
+    call: &Call,
+    options: &Options,
+    list: Option<Served>,
+    error: Error,
+    source: &str,
+    target: &str,
+) -> Error {
     match error.reason.as_ref() {
         "language_not_supported" if error.param.as_deref() == Some("source") => {
             words::unsupported(source, "source")
         }
         "language_not_supported" => words::unsupported(target, "target"),
         "language_pair_not_found" => {
-            let Ok(list) = list(call, source).await else { return words::failed(error) };
-            let named = |code: &str| list.languages.iter().find(|language| language.code == code);
-            match (named(source), named(target)) {
-                (Some(from), Some(to)) => words::no_such_pair(from, to),
-                _ => Error::invalid(error.message).with_reason("language_pair_not_found"),
+            let list = match list {
+                None => served(call, source, options).await.unwrap_or_default(),
+                list => list,
+            };
+            match list.as_ref().and_then(|list| list.pair(source, target)) {
+                Some((from, to)) => words::no_such_pair(from, to),
+                None => Error::invalid(error.message).with_reason("language_pair_not_found"),
             }
         }
         _ => words::failed(error),
@@ -253,18 +319,19 @@ pub(crate) async fn detect(mut call: Call) -> Result<HttpResponse> {
 
 /// `GET /languages`. Without a key: what can be translated is no secret, and clients ask before they have one.
 pub(crate) async fn languages(call: Call) -> Result<HttpResponse> {
-    let list = served(&call, "").await.map_err(words::failed)?;
-    let is_target =
-        |code: &str| list.languages.iter().any(|other| other.targets.iter().any(|target| target == code));
+    let list = list(&call, "", &call.options()?).await.map_err(words::failed)?;
+    let targets: Vec<BTreeSet<&str>> = list.languages.iter().map(|from| list.targets(from)).collect();
+    let is_target = |code: &str| targets.iter().any(|targets| targets.contains(code));
     let body: Vec<Language> = list
         .languages
         .iter()
-        .filter(|language| !language.targets.is_empty() || is_target(&language.code))
-        .map(|language| {
+        .zip(&targets)
+        .filter(|(language, targets)| !targets.is_empty() || is_target(&language.code))
+        .map(|(language, targets)| {
             // Into itself, as LibreTranslate lists it: the text as it is.
-            let itself = std::iter::once(&language.code);
-            let mut targets: Vec<String> = language.targets.iter().chain(itself).cloned().collect();
-            targets.sort_unstable();
+            let itself = std::iter::once(&*language.code);
+            let targets: BTreeSet<&str> = targets.iter().copied().chain(itself).collect();
+            let targets = targets.into_iter().map(str::to_owned).collect();
             Language { code: language.code.clone(), name: language.name.clone(), targets }
         })
         .collect();
@@ -366,56 +433,121 @@ fn plain_name(name: &str, target: &str) -> String {
     format!("{}_{}.{}", plain(stem).trim_matches('.'), plain(target), plain(end))
 }
 
-/// What can be translated into what, from `source` or from any language: by engines made for the pair, and by chat models as
-/// far as their cards say that they know both.
-async fn served(call: &Call, source: &str) -> Result<languages::Chunk> {
-    let mut list = list(call, source).await?;
-    if !list.chat {
-        return Ok(list);
+/// What can be translated into what: by engines made for the pair, and by chat models as far as their cards say that they know
+/// both.
+struct Served {
+    languages: Vec<languages::Language>,
+    /// For each chat model that is asked, the languages that it knows.
+    known: Vec<Vec<String>>,
+    /// Who says so.
+    plugin: Arc<str>,
+}
+
+impl Served {
+    fn language(&self, code: &str) -> Option<&languages::Language> {
+        self.languages.iter().find(|language| language.code.eq_ignore_ascii_case(code))
     }
-    let codes: Vec<String> = list.languages.iter().map(|language| language.code.clone()).collect();
-    for known in known_to_chat(call, &list.chat_models) {
-        let wanted = |language: &&mut languages::Language| source.is_empty() || language.code == source;
-        for language in list.languages.iter_mut().filter(wanted) {
-            if known.contains(&language.code) {
-                language.targets.extend(codes.iter().filter(|code| known.contains(code)).cloned());
-            }
-        }
+
+    /// The language of a code in any of its forms: `EN_us`, `zh-TW`.
+    fn named(&self, code: &str) -> Option<&languages::Language> {
+        let code = code.trim();
+        let mut tags = code.split(['-', '_']);
+        let main = match &*tags.next().unwrap_or_default().to_ascii_lowercase() {
+            // LibreTranslate's own.
+            "zt" => return self.language("zh-Hant"),
+            "pb" => "pt".to_owned(),
+            main => main.to_owned(),
+        };
+        let tags: Vec<&str> = tags.collect();
+        let is_script = |tag: &&str| tag.len() == 4 && tag.chars().all(|c| c.is_ascii_alphabetic());
+        let is_traditional = |tag: &&str| ["tw", "hk", "mo"].iter().any(|own| tag.eq_ignore_ascii_case(own));
+        let script = tags.iter().copied().find(is_script);
+        let script = script.or_else(|| (main == "zh" && tags.iter().any(is_traditional)).then_some("Hant"));
+        let language = self.language(&main);
+        let is_usual =
+            |script: &str| language?.scripts.first().map(|usual| usual.eq_ignore_ascii_case(script));
+        self.language(code).or_else(|| match script {
+            Some(script) if is_usual(script) != Some(true) => self.language(&format!("{main}-{script}")),
+            _ => language,
+        })
     }
-    for language in &mut list.languages {
-        language.targets.retain(|target| *target != language.code);
-        language.targets.sort_unstable();
-        language.targets.dedup();
+
+    /// The languages of two codes. The script of the source counts where that alone is to become another.
+    fn pair(&self, source: &str, target: &str) -> Option<(&languages::Language, &languages::Language)> {
+        let main = |code: &str| self.language(code.split('-').next().unwrap_or_default());
+        let (from, to) = (self.named(source)?, self.named(target)?);
+        let (main_from, main_to) = (main(&from.code).unwrap_or(from), main(&to.code).unwrap_or(to));
+        Some((if main_from.code == main_to.code { from } else { main_from }, to))
     }
-    Ok(list)
+
+    /// The languages of a pair that is not served. Codes that are none of the list's are the plugin's to judge.
+    fn refused(&self, source: &str, target: &str) -> Option<(&languages::Language, &languages::Language)> {
+        self.pair(source, target).filter(|(from, to)| {
+            let know = |known: &Vec<String>| known.contains(&from.code) && known.contains(&to.code);
+            from.code != to.code && !from.targets.contains(&to.code) && !self.known.iter().any(know)
+        })
+    }
+
+    /// Whether the router may choose a model for a pair of which the list does not tell: another plugin's, or one with files of
+    /// its own. Its card may say which languages it is for.
+    fn others_may_serve(&self, call: &Call, from: &languages::Language, to: &languages::Language) -> bool {
+        call.host().models().iter().any(|model| {
+            let known = card_languages(model);
+            model.problem.is_none()
+                && model.capabilities.iter().any(|own| own == translate::CAPABILITY)
+                && (*model.plugin != *self.plugin || !model.format.is_empty())
+                && (known.is_empty() || known.contains(&from.code) && known.contains(&to.code))
+        })
+    }
+
+    /// What a language can be translated into.
+    fn targets<'a>(&'a self, from: &'a languages::Language) -> BTreeSet<&'a str> {
+        let known = self.known.iter().filter(|known| known.contains(&from.code)).flatten();
+        let known = known.filter(|code| self.languages.iter().any(|language| language.code == **code));
+        let targets = from.targets.iter().chain(known).map(|code| &**code);
+        targets.filter(|code| *code != from.code).collect()
+    }
+}
+
+/// What is served from `source`, or from any language; `None` where nothing tells.
+///
+/// # Errors
+/// When nobody waits any more.
+async fn served(call: &Call, source: &str, options: &Options) -> Result<Option<Served>> {
+    match list(call, source, options).await {
+        Ok(served) => Ok(Some(served)),
+        Err(error) if is_over(&error) => Err(words::failed(error)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The languages that a model's card says it knows.
+fn card_languages(model: &ModelInfo) -> Vec<String> {
+    let listed = model.card["languages"].as_array().into_iter().flatten();
+    listed.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// For each chat model that is asked, the languages that its card says it knows: any of them where none is named.
 fn known_to_chat(call: &Call, named: &[String]) -> Vec<Vec<String>> {
     let host = call.host();
-    let known = |model: ModelInfo| -> Vec<String> {
-        let listed = model.card["languages"].as_array().into_iter().flatten();
-        listed.filter_map(Value::as_str).map(str::to_owned).collect()
+    let is_chat =
+        |model: &ModelInfo| model.problem.is_none() && model.capabilities.iter().any(|own| own == CHAT);
+    let models = match named {
+        [] => host.models().into_iter().filter(is_chat).collect(),
+        names => names.iter().flat_map(|name| host.models_of(name)).collect::<Vec<_>>(),
     };
-    match named {
-        [] => host
-            .models()
-            .into_iter()
-            .filter(|model| model.problem.is_none() && model.capabilities.iter().any(|own| own == CHAT))
-            .map(known)
-            .collect(),
-        names => names.iter().filter_map(|name| host.model(name)).map(known).collect(),
-    }
+    models.iter().map(card_languages).collect()
 }
 
-/// The languages, with what engines made for a pair translate each into.
-async fn list(call: &Call, source: &str) -> Result<languages::Chunk> {
-    let options = Options::default();
+async fn list(call: &Call, source: &str, options: &Options) -> Result<Served> {
     let params = languages::Params { source: source.to_owned(), ..languages::Params::default() };
+    let options = Options { deadline: options.deadline, ..Options::default() };
     let mut request = call.request(languages::CAPABILITY, None, &params, Vec::new(), &options)?;
     request.caller = Caller::internal("languages");
     let answer = call.ask(request).await?;
-    Ok(chunks(&answer)?.into_iter().next().unwrap_or_default())
+    let list = chunks::<languages::Chunk>(&answer)?.into_iter().next().unwrap_or_default();
+    let known = if list.chat { known_to_chat(call, &list.chat_models) } else { Vec::new() };
+    Ok(Served { languages: list.languages, known, plugin: answer.route.plugin })
 }
 
 /// The pieces of an answer.

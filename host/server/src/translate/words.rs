@@ -52,9 +52,13 @@ pub(crate) fn key(error: Error) -> Error {
 
 /// What failed while it was translated. The capability's `text` is `q` here.
 pub(crate) fn failed(mut error: Error) -> Error {
-    if error.param.as_deref() == Some("text") {
-        error.param = Some("q".to_owned());
-        error.message = error.message.replace("`text`", "`q`");
+    let is_text = |rest: &str| rest.is_empty() || rest.starts_with('[');
+    if let Some(rest) =
+        error.param.as_deref().and_then(|param| param.strip_prefix("text")).filter(|rest| is_text(rest))
+    {
+        let (text, q) = (format!("`text{rest}`"), format!("q{rest}"));
+        error.message = error.message.replace(&text, &format!("`{q}`"));
+        error.param = Some(q);
     }
     match error.code {
         ErrorCode::ResourceExhausted => error.message = format!("Slowdown: {}", error.message),
@@ -83,6 +87,8 @@ mod tests {
         // What is wrong with the request is said as it is, by the name that the caller gave it.
         let out = failed(Error::new(ErrorCode::OutOfRange, "`text` has 9 texts").with_param("text"));
         assert_eq!((&*out.message, out.param.as_deref()), ("`q` has 9 texts", Some("q")));
+        let second = failed(Error::invalid("`text[1]` has no subtitle").with_param("text[1]"));
+        assert_eq!((&*second.message, second.param.as_deref()), ("`q[1]` has no subtitle", Some("q[1]")));
         assert_eq!(said(ErrorCode::InvalidArgument, "`glossary` is wrong"), "`glossary` is wrong");
     }
 
