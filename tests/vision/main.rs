@@ -92,7 +92,12 @@ page.save(sys.argv[2], save_all=True, append_images=[page.rotate(180), page], co
     let read = post("/v1/vision/ocr?model=pp-ocr", "image/tiff", std::fs::read(&tiff).unwrap());
     let read = read["results"].as_array().unwrap();
     let of = |page: usize| read[page]["lines"].as_array().unwrap().len();
-    assert_eq!((read.len(), &read[0], &read[2]["lines"]), (3, &read[2], &any["result"]["lines"]));
+    assert_eq!(
+        (read.len(), &read[0]["lines"], &read[2]["lines"]),
+        (3, &read[2]["lines"], &any["result"]["lines"])
+    );
+    let places = read.iter().map(|page| (page["image"].as_u64(), page["page"].as_u64()));
+    assert!(places.eq((1..=3).map(|page| (Some(0), Some(page)))), "{}", read[1]);
     assert!(0 < of(1) && read[1]["lines"] != read[0]["lines"], "{}", read[1]);
 
     // Of several pictures each has its answer, whatever becomes of the others.

@@ -107,7 +107,8 @@ fn pictures_show_what_the_graphs_say_when_they_are_driven_directly() {
         assert_eq!(status, 200, "{answer}");
         let results = answer["results"].as_array().unwrap();
         assert_eq!(results.len(), names.len());
-        for (name, result) in names.iter().zip(results) {
+        for (place, (name, result)) in names.iter().zip(results).enumerate() {
+            assert_eq!((result["image"].as_u64(), result.get("page")), (Some(place as u64), None), "{task}");
             let alone = ask(&server, task, &picture(name), json!({}));
             let (ours, theirs) = (result[found].as_array().unwrap(), alone[found].as_array().unwrap());
             assert_eq!(ours.len(), theirs.len(), "{task} {name}");
