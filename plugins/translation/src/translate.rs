@@ -197,6 +197,8 @@ impl Translator {
                 }
                 // An alternative that fails is one that there is not.
                 let other = match run(engine, variant, &RefCell::default()) {
+                    // Nor is one of which words are as they were.
+                    Ok(other) if best.untranslated < other.untranslated => continue,
                     Ok(other) => other.text,
                     Err(error) if matches!(error.code, Code::Cancelled | Code::DeadlineExceeded) => {
                         return Err(error);

@@ -21,6 +21,9 @@ fn is_times(line: &str) -> bool {
         && to.trim_start().starts_with(|c: char| c.is_ascii_digit())
 }
 
+/// What stands before the words of one who speaks.
+const DASHES: [char; 3] = ['-', '\u{2013}', '\u{2014}'];
+
 /// Lines with their ends: `\r\n`, `\n`, or `\r` alone, which WebVTT allows.
 fn lines(mut rest: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
@@ -61,7 +64,7 @@ pub fn units(text: &str, rules: &Rules, over: &dyn Fn() -> bool) -> Vec<Unit> {
                 None
             }
             // Another one speaks.
-            Some(range) if line.trim_start().starts_with(['-', '\u{2013}', '\u{2014}']) => {
+            Some(range) if line.trim_start().starts_with(DASHES) => {
                 push(&mut units, text, Some(range), rules, over);
                 Some(at..end)
             }
@@ -83,7 +86,12 @@ fn push(
 ) {
     // WebVTT's times within a cue, and places on the screen as SubRip's players read them: what they part is said apart.
     static PARTS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"<[0-9:.]+>|\{\\[^}\n]*\}").ok());
-    let Some(Range { start, end }) = says else { return };
+    let Some(Range { mut start, end }) = says else { return };
+    // The dash is no word of theirs: an engine that leaves it out would have two speak as one.
+    let words = text[start..end].trim_start();
+    if words.starts_with(DASHES) {
+        start = end - words.trim_start_matches(|c: char| DASHES.contains(&c) || c.is_whitespace()).len();
+    }
     let said = &text[start..end];
     let mut at = 0;
     let parts = PARTS.as_ref().into_iter().flat_map(|parts| parts.find_iter(said));
@@ -97,7 +105,7 @@ fn push(
 pub fn is_harmful(words: &str) -> bool {
     html::is_harmful(words)
         || words.contains(ARROW)
-        || words.trim_start().starts_with(['-', '\u{2013}', '\u{2014}'])
+        || words.trim_start().starts_with(DASHES)
         || words.contains("{\\")
 }
 
@@ -111,6 +119,15 @@ mod tests {
         assert_eq!(split("a\r\nb\rc\nd\r\r\n\r"), ["a\r\n", "b\r", "c\n", "d\r", "\r\n", "\r"]);
         assert_eq!(split("\r\n\n"), ["\r\n", "\n"]);
         assert_eq!(split(""), [""; 0]);
+    }
+
+    #[test]
+    fn who_speaks_is_kept_from_engines() {
+        let text = "1\n00:01.000 --> 00:02.000\n- Where is it?\n \u{2013} Here,\nat the river.\n\n\
+            2\n00:03.000 --> 00:04.000\n-\n\n3\n00:05.000 --> 00:06.000\nA well-known man.\n";
+        let units = units(text, &Rules::default(), &|| false);
+        let said: Vec<&str> = units.iter().map(|unit| text[unit.range()].trim()).collect();
+        assert_eq!(said, ["Where is it?", "Here,\nat the river.", "A well-known man."]);
     }
 
     #[test]
