@@ -348,13 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn every_flavour_is_called_as_it_is_set() {
-        for name in ["openai", "vllm", "llama-cpp", "ollama", "backplane"] {
-            assert_eq!(serde_json::from_value::<Flavour>(json!(name)).unwrap().name(), name);
-        }
-    }
-
-    #[test]
     fn a_card_names_a_server_or_says_it_all() {
         let settings: Settings = toml::from_str(
             "[upstreams.vllm]\nurl = 'http://gpu:8000/v1'\nflavour = 'vllm'\nidle_timeout = '30s'\n\
