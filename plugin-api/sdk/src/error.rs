@@ -133,25 +133,6 @@ impl Error {
     }
 }
 
-/// Reads settings, or a section of a card. What does not fit is named by where it stands.
-///
-/// ```
-/// use backplane_plugin::prelude::*;
-/// #[derive(Debug, serde::Deserialize)]
-/// # #[serde(crate = "backplane_plugin::serde")]
-/// struct Settings {
-///     threads: u32,
-/// }
-/// let error = backplane_plugin::from_json::<Settings>(&json!({ "threads": "two" })).unwrap_err();
-/// assert!(error.message.starts_with("`threads` must be a whole number"), "{error}");
-/// ```
-///
-/// # Errors
-/// `InvalidArgument` with the name of the member at fault.
-pub fn from_json<T: DeserializeOwned>(value: &Value) -> Result<T> {
-    Error::of_params(value.to_string().as_bytes())
-}
-
 /// Where a value does not fit its type, and how.
 pub(crate) struct Misfit {
     /// `upstreams.gpu.url`, or `.` for all of it.
@@ -196,8 +177,19 @@ impl Misfit {
 }
 
 /// Reads what the configuration says under `[plugins.settings."ID"]`, which [`Plugin::init`](crate::Plugin::init) is given. A
-/// setting that does not fit is an error with its path: ``[plugins.settings."com.example.count"]: `words` must be a number; got a
-/// string``.
+/// setting that does not fit is named by where it stands.
+///
+/// ```
+/// use backplane_plugin::prelude::*;
+/// #[derive(Debug, serde::Deserialize)]
+/// # #[serde(crate = "backplane_plugin::serde")]
+/// struct Settings {
+///     threads: u32,
+/// }
+/// let error = backplane_plugin::settings::<Settings>("com.example.count", &json!({ "threads": "two" })).unwrap_err();
+/// let says = "[plugins.settings.\"com.example.count\"]: `threads` must be a whole number";
+/// assert!(error.message.starts_with(says), "{error}");
+/// ```
 ///
 /// # Errors
 /// When one does not fit.

@@ -70,7 +70,7 @@ pub use backplane_abi::payload;
 pub use backplane_abi::payload::tensor::{Description, TensorSpec};
 pub use call::{Answer, AnswerTensor, Call};
 pub use device::{Device, DeviceMemory, DeviceTensor, Input, Ready};
-pub use error::{Error, Result, from_json, refuse_unknown, settings};
+pub use error::{Error, Result, refuse_unknown, settings};
 pub use host::{Host, Level};
 pub use license::{License, Standing};
 pub use plugin::{

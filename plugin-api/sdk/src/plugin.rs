@@ -261,8 +261,21 @@ impl ModelSpec {
     /// # Errors
     /// When they do not fit.
     pub fn parameters<T: DeserializeOwned>(&self) -> Result<T> {
-        Misfit::or(&Value::Object(self.parameters.clone()), "what it says").map_err(|misfit| {
-            let message = format!("[parameters] of model `{}`: {}", self.name, misfit.message);
+        self.read("[parameters]", &Value::Object(self.parameters.clone()))
+    }
+
+    /// One of the parameters as a type: a table of its own, for cards of several parts. `None` where it is not there.
+    ///
+    /// # Errors
+    /// When it does not fit.
+    pub fn section<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let section = self.parameters.get(name);
+        section.map(|section| self.read(&format!("[parameters.{name}]"), section)).transpose()
+    }
+
+    fn read<T: DeserializeOwned>(&self, place: &str, value: &Value) -> Result<T> {
+        Misfit::or(value, "what it says").map_err(|misfit| {
+            let message = format!("{place} of model `{}`: {}", self.name, misfit.message);
             Error::invalid(message).with_param("parameters")
         })
     }

@@ -31,8 +31,7 @@ impl Settings {
     /// # Errors
     /// When it says something else.
     pub fn of(config: &Value) -> Result<Self> {
-        serde_json::from_value(config.clone())
-            .map_err(|error| Error::invalid(format!("settings of the cuda plugin: {error}")))
+        backplane_plugin::settings(crate::CudaPlugin::ID, config)
     }
 }
 
@@ -47,9 +46,7 @@ fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     };
     let bytes = number.trim_end().parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
     bytes.ok_or_else(|| {
-        serde::de::Error::custom(format!(
-            "`memory` is {value}, and must be a size such as \"512MiB\" or \"4GiB\""
-        ))
+        serde::de::Error::custom(format!("{value} is not a size such as \"512MiB\" or \"4GiB\""))
     })
 }
 

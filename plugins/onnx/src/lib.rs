@@ -57,8 +57,7 @@ impl Plugin for OnnxPlugin {
     const ID: &'static str = "dev.backplane.onnx";
 
     fn init(host: Host, config: &Value) -> Result<Self> {
-        let settings: Settings = serde_json::from_value(config.clone())
-            .map_err(|error| Error::invalid(format!("settings of the onnx plugin: {error}")))?;
+        let settings: Settings = backplane_plugin::settings(Self::ID, config)?;
         let runtime = Runtime::new(settings, host);
         if let Err(error) = runtime.check() {
             host.log(Level::Warn, error.message);

@@ -81,7 +81,8 @@ fn a_missing_or_wrong_runtime_is_said_and_a_right_one_is_picked_up() {
     let typo = PluginTest::of(backplane_onnx::backplane_export::bp_entry_v1).config(r#"{"runtme":"/x"}"#);
     let failure = typo.open(&made.json()).err().unwrap();
     assert!(
-        failure.message.contains("settings of the onnx plugin") && failure.message.contains("`runtme`"),
+        failure.message.contains("[plugins.settings.\"dev.backplane.onnx\"]")
+            && failure.message.contains("`runtme`"),
         "{failure}"
     );
 

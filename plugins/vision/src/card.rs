@@ -2,7 +2,6 @@
 
 use backplane_plugin::prelude::*;
 use serde::de::DeserializeOwned;
-use serde_json::Map;
 
 /// The format this plugin opens.
 pub const FORMAT: &str = "vision";
@@ -17,10 +16,7 @@ pub trait Section: DeserializeOwned + Default {
 }
 
 /// The sections of a card.
-pub struct Sections<'a> {
-    model: &'a str,
-    sections: &'a Map<String, Value>,
-}
+pub struct Sections<'a>(&'a ModelSpec);
 
 impl<'a> Sections<'a> {
     /// Those of a model: only for what it is to serve.
@@ -38,7 +34,7 @@ impl<'a> Sections<'a> {
             );
             return Err(Error::invalid(message).with_param("parameters"));
         }
-        Ok(Self { model: &model.name, sections: &model.parameters })
+        Ok(Self(model))
     }
 
     /// The section for a task, its defaults where the card says nothing.
@@ -46,12 +42,12 @@ impl<'a> Sections<'a> {
     /// # Errors
     /// When it does not fit; the message names the section.
     pub fn read<T: Section>(&self, task: &str) -> Result<T> {
-        let Some(section) = self.sections.get(task) else { return Ok(T::default()) };
-        let read = backplane_plugin::from_json::<T>(section).map_err(|error| error.message);
-        read.and_then(|read| read.check().map(|()| read)).map_err(|error| {
-            Error::invalid(format!("[parameters.{task}] of model `{}`: {error}", self.model))
+        let section: T = self.0.section(task)?.unwrap_or_default();
+        section.check().map_err(|error| {
+            Error::invalid(format!("[parameters.{task}] of model `{}`: {error}", self.0.name))
                 .with_param("parameters")
-        })
+        })?;
+        Ok(section)
     }
 }
 

@@ -45,9 +45,10 @@ impl Plugin for VisionPlugin {
     const ID: &'static str = "dev.backplane.vision";
 
     fn init(_host: Host, config: &Value) -> Result<Self> {
-        let limits: Limits = backplane_plugin::from_json(config)
-            .map_err(|error| Error::invalid(format!("settings of the vision plugin: {error}")))?;
-        limits.possible().map_err(|what| Error::invalid(format!("settings of the vision plugin: {what}")))?;
+        let limits: Limits = backplane_plugin::settings(Self::ID, config)?;
+        limits
+            .possible()
+            .map_err(|what| Error::invalid(format!("[plugins.settings.\"{}\"]: {what}", Self::ID)))?;
         Ok(Self { limits })
     }
 

@@ -86,7 +86,7 @@ fn a_setting_that_cannot_be_is_refused_by_its_name() {
         (json!({"max_side": 1}), "`max_side` is 1"),
     ] {
         let refused = plugin().config(settings.to_string()).open(&reader.json()).err().unwrap();
-        assert!(refused.message.starts_with("settings of the vision plugin: "), "{refused}");
+        assert!(refused.message.starts_with("[plugins.settings.\"dev.backplane.vision\"]: "), "{refused}");
         assert!(refused.message.contains(says), "{refused}");
     }
 }
