@@ -59,8 +59,7 @@ pub(crate) async fn ocr(mut call: Call) -> Result<HttpResponse> {
     };
     let (mut params, mut tensors, mut model) = (ocr::Params::default(), vec![], None);
     // RapidOCR's server reads the form alone.
-    let mut ignored: Vec<String> =
-        multipart::urlencoded(call.query().as_bytes())?.into_iter().map(|part| part.name).collect();
+    let mut ignored: Vec<String> = call.unread_query().collect();
     for part in parts {
         match part.name.as_str() {
             "image_file" => tensors.push(pictures(&[part.data])?),
